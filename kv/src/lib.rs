@@ -1,0 +1,22 @@
+//! The data model of RaftKV: keys, values, commands, batches, sessions, slots and limits.
+//!
+//! Pure: no I/O, no clock, no locks. Everything that goes into the replicated log or onto the disk is encoded here,
+//! with a version, and decoding never panics on any bytes.
+
+mod batch;
+mod codec;
+mod command;
+mod key;
+mod limits;
+mod outcome;
+mod slot;
+mod value;
+
+pub use batch::{Batch, Proposal};
+pub use codec::{CodecError, FORMAT_VERSION};
+pub use command::{Command, Idempotency, Op, Precondition};
+pub use key::{Key, KeyError};
+pub use limits::Limits;
+pub use outcome::{Answer, Outcome};
+pub use slot::{SLOTS, slot_of};
+pub use value::{Value, ValueError};

@@ -1,0 +1,63 @@
+//! [`Answer`]: what applying a [`Proposal`](crate::Proposal) gave.
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec;
+
+/// What became of one operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The value is stored.
+    Set {
+        /// Of the key, from now on.
+        revision: u64,
+        /// Whether the key did not exist before.
+        created: bool,
+    },
+    /// The key is gone.
+    Deleted {
+        /// Of the deletion; 0 when there was nothing to delete.
+        revision: u64,
+        /// Whether there was something to delete.
+        existed: bool,
+    },
+    /// The precondition did not hold; nothing changed.
+    PreconditionFailed {
+        /// The key's revision at that moment; 0 = no such key.
+        current: u64,
+    },
+    /// The `Idempotency-Key` was used with another request; nothing changed.
+    IdempotencyMismatch,
+    /// This group does not own the key's slot; nothing changed.
+    WrongGroup,
+    /// An earlier request with the same `Idempotency-Key` had this outcome; nothing changed now.
+    Replayed(Box<Outcome>),
+}
+
+/// What became of a proposal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// The session is open under this id.
+    SessionOpened {
+        /// Never 0, never used before in this group.
+        session: u64,
+    },
+    /// One per operation, in order.
+    Applied(Vec<Outcome>),
+    /// The session is not known (any more); nothing changed now. An earlier attempt may have been applied.
+    SessionExpired,
+    /// The sequence is below what the sender said it has the answers of; nothing changed now.
+    Stale,
+}
+
+impl Answer {
+    /// Encodes it, version first.
+    pub fn encode(&self) -> bytes::Bytes {
+        codec::encode(self)
+    }
+
+    /// Decodes what [`encode`](Self::encode) made. Never panics.
+    pub fn decode(bytes: &[u8]) -> Result<Self, codec::CodecError> {
+        codec::decode(bytes)
+    }
+}

@@ -1,0 +1,1 @@
+//! The sidecar process of a RaftKV node.

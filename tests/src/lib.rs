@@ -1,0 +1,1 @@
+//! Cluster and fault tests: real processes and real containers.
