@@ -1,1 +1,3 @@
-//! The sidecar process of a RaftKV node.
+//! The consensus process of a RaftKV node: Raft (openraft) over a write-ahead log, driving a state machine behind gRPC.
+
+pub mod types;

@@ -1,0 +1,84 @@
+//! The types openraft is made of here: one place that hides its generics.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+openraft::declare_raft_types!(
+    /// RaftKV's choice of openraft's types.
+    pub TypeConfig:
+        D = Command,
+        R = Answer,
+        NodeId = u64,
+        Node = Member,
+);
+
+/// A raft id: random, made at a node's first start, never reused.
+pub type NodeId = u64;
+/// A position in the log with the leader that made it.
+pub type LogId = openraft::alias::LogIdOf<TypeConfig>;
+/// The leader of a term.
+pub type LeaderId = openraft::alias::LeaderIdOf<TypeConfig>;
+/// A vote, granted or not.
+pub type Vote = openraft::alias::VoteOf<TypeConfig>;
+/// A log entry.
+pub type Entry = openraft::alias::EntryOf<TypeConfig>;
+/// What an entry carries.
+pub type EntryPayload = openraft::alias::EntryPayloadOf<TypeConfig>;
+/// A membership with the log id it was stored at.
+pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
+/// A membership.
+pub type Membership = openraft::Membership<NodeId, Member>;
+/// What a snapshot is of.
+pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
+
+/// What a log entry asks of the state machine: opaque bytes and the leader's clock.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// The leader's wall clock when it proposed this, in milliseconds since the Unix epoch.
+    pub clock_ms: u64,
+    /// The engine's own encoding.
+    pub payload: Bytes,
+}
+
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Command({} bytes)", self.payload.len())
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// The state machine's opaque answer.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Answer(pub Bytes);
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Answer({} bytes)", self.0.len())
+    }
+}
+
+/// A member of the group, as the replicated membership keeps it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Member {
+    /// The operator's name for it (NODE_ID); unique among the members.
+    pub name: String,
+    /// host:port of its raft listener.
+    pub raft_address: String,
+    /// host:port of its management API.
+    pub management_address: String,
+    /// host:port of its engine's HTTP API.
+    pub http_address: String,
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.raft_address)
+    }
+}
