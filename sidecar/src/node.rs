@@ -1,0 +1,92 @@
+//! [`Node`]: this node as every part of the sidecar sees it, from waiting for a cluster to stopping.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::engine_client::EngineClient;
+use crate::identity::Identity;
+use crate::log_store::LogStore;
+use crate::network::Peers;
+use crate::state_machine::RemoteStateMachine;
+use crate::types::TypeConfig;
+
+/// The running Raft of this node.
+pub type Raft = openraft::Raft<TypeConfig, RemoteStateMachine>;
+
+/// What exists once the node is part of a cluster.
+pub struct Group {
+    /// The cluster all members belong to; never changes.
+    pub cluster_id: String,
+    /// Consensus.
+    pub raft: Raft,
+    /// Channels to the other members.
+    pub peers: Peers,
+    /// The write-ahead log, for figures.
+    pub log: LogStore,
+}
+
+/// Where this node is in its life.
+#[derive(Clone)]
+pub enum Phase {
+    /// In no cluster yet: answers Identify and Adopt, refuses everything else.
+    Waiting,
+    /// Part of a cluster.
+    Running(Arc<Group>),
+    /// Giving leadership away and going: new proposals are refused.
+    Stopping(Arc<Group>),
+}
+
+/// This node. Cheap to clone.
+#[derive(Clone)]
+pub struct Node {
+    /// Who it is; fixed for the life of its data directory.
+    pub identity: Arc<Identity>,
+    /// The connection to its engine.
+    pub engine: EngineClient,
+    phase: Arc<watch::Sender<Phase>>,
+}
+
+impl Node {
+    /// A node that waits.
+    pub fn new(identity: Arc<Identity>, engine: EngineClient) -> Self {
+        Self { identity, engine, phase: Arc::new(watch::Sender::new(Phase::Waiting)) }
+    }
+
+    /// Where it is now.
+    pub fn phase(&self) -> Phase {
+        self.phase.borrow().clone()
+    }
+
+    /// To wait for changes.
+    pub fn watch_phase(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    /// The group, unless it still waits.
+    pub fn group(&self) -> Option<Arc<Group>> {
+        match &*self.phase.borrow() {
+            Phase::Waiting => None,
+            Phase::Running(group) | Phase::Stopping(group) => Some(group.clone()),
+        }
+    }
+
+    /// Whether new work is taken.
+    pub fn is_running(&self) -> bool {
+        matches!(&*self.phase.borrow(), Phase::Running(_))
+    }
+
+    /// From waiting to running.
+    pub fn set_running(&self, group: Arc<Group>) {
+        self.phase.send_replace(Phase::Running(group));
+    }
+
+    /// From running to stopping. Nothing happens in a node that waits.
+    pub fn set_stopping(&self) {
+        self.phase.send_modify(|phase| {
+            if let Phase::Running(group) = phase {
+                *phase = Phase::Stopping(group.clone());
+            }
+        });
+    }
+}
