@@ -1,1 +1,29 @@
-//! Process plumbing shared by the binaries: telemetry, shutdown, exit codes, configuration.
+//! Process plumbing shared by the binaries: telemetry, metrics, panics, shutdown, exit codes, configuration and the
+//! gRPC transport.
+//!
+//! A `main` is expected to be boring:
+//!
+//! ```no_run
+//! use raftkv_runtime::{exit, metrics, panic, shutdown::Shutdown, telemetry};
+//!
+//! # async fn run(_: Shutdown) -> Result<(), std::io::Error> { Ok(()) }
+//! # #[tokio::main]
+//! # async fn main() {
+//! panic::abort_on_panic();
+//! telemetry::init("info", telemetry::LogFormat::Text).unwrap_or_else(|error| exit::fatal(exit::USAGE, error));
+//! metrics::install().unwrap_or_else(|error| exit::fatal(exit::SOFTWARE, error));
+//! let shutdown = Shutdown::new();
+//! shutdown.signals().unwrap_or_else(|error| exit::fatal(exit::IO, error));
+//! if let Err(error) = run(shutdown).await {
+//!     exit::fatal(exit::IO, error);
+//! }
+//! # }
+//! ```
+
+pub mod config;
+pub mod exit;
+pub mod grpc;
+pub mod metrics;
+pub mod panic;
+pub mod shutdown;
+pub mod telemetry;

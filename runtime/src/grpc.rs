@@ -1,0 +1,39 @@
+//! gRPC transport between our processes: Unix sockets within a node, TCP between nodes.
+//!
+//! One set of HTTP/2 settings for both ends, fit for low latency and for snapshots at full speed.
+
+mod channel;
+mod endpoint;
+mod listener;
+
+use std::time::Duration;
+
+pub use channel::{ChannelOptions, connect, connect_lazy};
+pub use endpoint::{Endpoint, EndpointError};
+pub use listener::{Connection, Listener, ListenerError};
+
+/// Flow-control window of a stream. Large enough that neither a batch of entries nor a snapshot ever waits for a
+/// window update; the defaults of HTTP/2 (64 KiB) would stall each of them.
+const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+/// Flow-control window of a connection: several streams at full speed.
+const CONNECTION_WINDOW_BYTES: u32 = 4 * STREAM_WINDOW_BYTES;
+/// Largest frame. Larger than the default of 16 KiB for fewer system calls, small enough that a snapshot chunk does not
+/// hold up a small message on the same connection.
+const FRAME_BYTES: u32 = 128 * 1024;
+/// How often an idle or silent connection is asked whether it still works.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// How long the answer may take.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Streams a peer may have open on one connection. Ours are few and long-lived.
+const MAX_STREAMS: u32 = 1024;
+
+/// A tonic server with our HTTP/2 settings; add services and serve it on [`Listener::into_stream`].
+pub fn server() -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES)
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+}
