@@ -1,0 +1,158 @@
+//! [`ReadBarriers`]: up to where a read must have applied to be linearizable.
+//!
+//! ReadIndex as in Ongaro's Raft thesis, section 6.4: the leader notes its commit index and then confirms with a quorum
+//! that it still leads. All questions that wait when a confirmation begins share it; one that arrives later waits for the
+//! next, because an older confirmation says nothing about writes acknowledged since.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use openraft::ReadPolicy;
+use raftkv_proto::consensus::{
+    BarrierMode, ReadBarrierRequest, ReadBarrierResponse, Refused, RefusedReason, read_barrier_response::Outcome,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::forward::Forwarder;
+use crate::network::Lane;
+use crate::node::{Group, Node};
+use crate::types::{Member, NodeId};
+
+/// Questions waiting for the next confirmation; beyond that, callers wait.
+const QUEUE: usize = 4_096;
+
+type BarrierForwarder = Forwarder<ReadBarrierRequest, ReadBarrierResponse>;
+type Question = (BarrierMode, oneshot::Sender<Outcome>);
+
+/// Answers barriers for this node's engine and, on the leader, for other nodes. Cheap to clone.
+#[derive(Clone)]
+pub struct ReadBarriers {
+    node: Node,
+    questions: mpsc::Sender<Question>,
+    forwarder: Arc<Mutex<Option<(NodeId, Arc<BarrierForwarder>)>>>,
+}
+
+impl ReadBarriers {
+    /// Barriers of `node`. Starts the task that confirms leadership; it ends when all clones are gone.
+    pub fn new(node: Node) -> Self {
+        let (questions, waiting) = mpsc::channel(QUEUE);
+        tokio::spawn(confirm(node.clone(), waiting));
+        Self { node, questions, forwarder: Arc::default() }
+    }
+
+    /// Asks here or, where another node leads, there.
+    pub async fn barrier(&self, request: ReadBarrierRequest) -> ReadBarrierResponse {
+        let (id, timeout) = (request.id, Duration::from_millis(u64::from(request.timeout_ms)));
+        let outcome = match self.node.group() {
+            None => refused(RefusedReason::NoLeader, "this node is in no cluster yet"),
+            Some(group) => match group.raft.as_leader() {
+                Ok(_) => self.ask(request.mode(), timeout).await,
+                Err(forward) => match (forward.leader_id, forward.leader_node) {
+                    (Some(leader), Some(member)) if leader != self.node.identity.raft_id => {
+                        self.forward(&group, leader, &member, request, timeout).await
+                    }
+                    _ => refused(RefusedReason::NoLeader, "no leader is known"),
+                },
+            },
+        };
+        ReadBarrierResponse { id, outcome: Some(outcome) }
+    }
+
+    /// Answers for a follower: never forwarded again.
+    pub async fn barrier_as_leader(&self, request: ReadBarrierRequest) -> ReadBarrierResponse {
+        let timeout = Duration::from_millis(u64::from(request.timeout_ms));
+        ReadBarrierResponse { id: request.id, outcome: Some(self.ask(request.mode(), timeout).await) }
+    }
+
+    async fn ask(&self, mode: BarrierMode, timeout: Duration) -> Outcome {
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            self.questions.send((mode, reply)).await.ok()?;
+            answer.await.ok()
+        };
+        match tokio::time::timeout(timeout, asked).await {
+            Ok(Some(outcome)) => outcome,
+            Ok(None) => refused(RefusedReason::ShuttingDown, "this node is stopping"),
+            Err(_) => refused(RefusedReason::NoLeader, "no quorum confirmed the leader in time"),
+        }
+    }
+
+    async fn forward(
+        &self,
+        group: &Arc<Group>,
+        leader: NodeId,
+        member: &Member,
+        request: ReadBarrierRequest,
+        timeout: Duration,
+    ) -> Outcome {
+        let forwarder = self.forwarder_to(group, leader, member);
+        match tokio::time::timeout(timeout, forwarder.call(request)).await {
+            Ok(Ok(response)) => {
+                response.outcome.unwrap_or_else(|| refused(RefusedReason::NoLeader, "the leader answered nothing"))
+            }
+            // A question changes nothing: lost and never sent are the same.
+            Ok(Err(_)) => refused(RefusedReason::NoLeader, "the leader cannot be reached"),
+            Err(_) => refused(RefusedReason::NoLeader, "the leader did not answer in time"),
+        }
+    }
+
+    fn forwarder_to(&self, group: &Arc<Group>, leader: NodeId, member: &Member) -> Arc<BarrierForwarder> {
+        let mut current = self.forwarder.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((to, forwarder)) = &*current
+            && *to == leader
+            && !forwarder.is_closed()
+        {
+            return forwarder.clone();
+        }
+        let (peers, address) = (group.peers.clone(), member.raft_address.clone());
+        let forwarder = Arc::new(Forwarder::start(move |requests| async move {
+            let mut client = peers
+                .client(&address, Lane::Forward)
+                .map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+            Ok(client.forward_read_barrier(peers.request(leader, requests)).await?.into_inner())
+        }));
+        *current = Some((leader, forwarder.clone()));
+        forwarder
+    }
+}
+
+/// Confirms leadership for all questions that wait, again and again.
+async fn confirm(node: Node, mut waiting: mpsc::Receiver<Question>) {
+    let mut questions: Vec<Question> = Vec::new();
+    while waiting.recv_many(&mut questions, QUEUE).await > 0 {
+        let (lease, index): (Vec<_>, Vec<_>) =
+            questions.drain(..).partition(|(mode, _)| *mode == BarrierMode::Lease);
+        let Some(group) = node.group() else {
+            continue;
+        };
+        if !lease.is_empty() {
+            let outcome = match read_index(&group, ReadPolicy::LeaseRead).await {
+                // The lease has run out: ask a quorum.
+                Outcome::Refused(_) => read_index(&group, ReadPolicy::ReadIndex).await,
+                outcome => outcome,
+            };
+            answer(lease, &outcome);
+        }
+        if !index.is_empty() {
+            answer(index, &read_index(&group, ReadPolicy::ReadIndex).await);
+        }
+    }
+}
+
+fn answer(questions: Vec<Question>, outcome: &Outcome) {
+    for (_, reply) in questions {
+        // Whoever asked may have given up.
+        let _ = reply.send(outcome.clone());
+    }
+}
+
+async fn read_index(group: &Group, policy: ReadPolicy) -> Outcome {
+    match group.raft.get_read_linearizer(policy).await {
+        Ok(linearizer) => Outcome::NextIndex(linearizer.read_log_id().index() + 1),
+        Err(error) => refused(RefusedReason::NoLeader, &error.to_string()),
+    }
+}
+
+fn refused(reason: RefusedReason, message: &str) -> Outcome {
+    Outcome::Refused(Refused { reason: reason.into(), message: message.to_owned() })
+}

@@ -1,0 +1,158 @@
+//! [`EngineClient`]: the connection to this node's engine, its state machine.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use raftkv_proto::MAX_MESSAGE_BYTES;
+use raftkv_proto::state_machine::state_machine_client::StateMachineClient;
+use raftkv_proto::state_machine::{
+    ApplyRequest, ApplyResponse, EngineStatus, GetPositionRequest, GetStatusRequest, PersistRequest, Position,
+    SnapshotChunk, SnapshotOutRequest, StagedSnapshot,
+};
+use raftkv_runtime::grpc::ChannelOptions;
+use tokio::sync::{mpsc, watch};
+use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
+
+/// How often the engine is asked for a sign of life.
+const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+/// An engine silent for this long counts as gone. A refused connection counts at once.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// Waits between attempts of a call that must succeed in the end.
+const RETRY_FIRST: Duration = Duration::from_millis(20);
+/// The longest of them.
+const RETRY_LAST: Duration = Duration::from_millis(250);
+/// Apply requests read ahead of the connection.
+const APPLY_QUEUE: usize = 4;
+
+/// The connection to the engine. Cheap to clone; a broken connection is made again by itself.
+#[derive(Clone)]
+pub struct EngineClient {
+    client: StateMachineClient<Channel>,
+    connected: Arc<watch::Sender<bool>>,
+}
+
+/// An open stream of entries to apply.
+pub struct ApplyStream {
+    requests: mpsc::Sender<ApplyRequest>,
+    responses: Streaming<ApplyResponse>,
+}
+
+impl EngineClient {
+    /// A client that connects on first use.
+    pub fn new(endpoint: &raftkv_runtime::grpc::Endpoint) -> Result<Self, tonic::transport::Error> {
+        let client = StateMachineClient::new(raftkv_runtime::grpc::connect_lazy(endpoint, ChannelOptions::default())?)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        Ok(Self { client, connected: Arc::new(watch::Sender::new(false)) })
+    }
+
+    /// Whether the engine answers. Kept true to life by [`watch_engine`](Self::watch_engine).
+    pub fn connected(&self) -> watch::Receiver<bool> {
+        self.connected.subscribe()
+    }
+
+    /// Asks the engine for a sign of life for ever; to be run as a task.
+    pub async fn watch_engine(self) {
+        loop {
+            let answer = tokio::time::timeout(PROBE_TIMEOUT, self.position()).await;
+            let alive = matches!(answer, Ok(Ok(_)));
+            let changed = self.connected.send_if_modified(|connected| std::mem::replace(connected, alive) != alive);
+            if changed && alive {
+                tracing::info!("the engine answers");
+            } else if changed {
+                let reason = match answer {
+                    Ok(Ok(_)) => String::new(),
+                    Ok(Err(status)) => status.message().to_owned(),
+                    Err(_) => format!("no answer within {PROBE_TIMEOUT:?}"),
+                };
+                tracing::warn!(reason, "the engine is gone");
+            }
+            tokio::time::sleep(PROBE_INTERVAL).await;
+        }
+    }
+
+    /// Where the state machine stands.
+    pub async fn position(&self) -> Result<Position, Status> {
+        Ok(self.client.clone().get_position(GetPositionRequest {}).await?.into_inner())
+    }
+
+    /// Makes everything applied so far durable; says up to where.
+    pub async fn persist(&self) -> Result<Position, Status> {
+        Ok(self.client.clone().persist(PersistRequest {}).await?.into_inner())
+    }
+
+    /// Figures for operators.
+    pub async fn status(&self) -> Result<EngineStatus, Status> {
+        Ok(self.client.clone().get_status(GetStatusRequest {}).await?.into_inner())
+    }
+
+    /// Opens a stream of the whole state.
+    pub async fn snapshot_out(&self) -> Result<Streaming<SnapshotChunk>, Status> {
+        Ok(self.client.clone().snapshot_out(SnapshotOutRequest {}).await?.into_inner())
+    }
+
+    /// Sends a whole state to be verified and made durable beside the live one.
+    pub async fn snapshot_in(
+        &self,
+        chunks: impl futures::Stream<Item = SnapshotChunk> + Send + 'static,
+    ) -> Result<StagedSnapshot, Status> {
+        Ok(self.client.clone().snapshot_in(chunks).await?.into_inner())
+    }
+
+    /// Makes a staged state the live one.
+    pub async fn activate(&self, token: u64) -> Result<Position, Status> {
+        Ok(self.client.clone().activate_snapshot(StagedSnapshot { token }).await?.into_inner())
+    }
+
+    /// Opens a stream of entries to apply.
+    pub async fn apply_stream(&self) -> Result<ApplyStream, Status> {
+        let (requests, receiver) = mpsc::channel(APPLY_QUEUE);
+        let receiver = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        let responses = self.client.clone().apply(receiver).await?.into_inner();
+        Ok(ApplyStream { requests, responses })
+    }
+
+    /// Repeats a call until it succeeds: the engine may be gone for as long as it takes. Gives up only on an answer that
+    /// says that repeating cannot help.
+    pub async fn until_done<T, F>(&self, what: &str, mut call: impl FnMut(Self) -> F) -> Result<T, Status>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let mut wait = RETRY_FIRST;
+        loop {
+            match call(self.clone()).await {
+                Ok(done) => return Ok(done),
+                Err(status) if is_final(status.code()) => return Err(status),
+                Err(status) => tracing::debug!(what, %status, "the engine does not answer, trying again"),
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(RETRY_LAST);
+        }
+    }
+}
+
+impl ApplyStream {
+    /// Sends one request and waits for its answer.
+    pub async fn apply(&mut self, request: ApplyRequest) -> Result<ApplyResponse, Status> {
+        if self.requests.send(request).await.is_err() {
+            // The reason, when there is one, waits on the other side.
+            return Err(match self.responses.message().await {
+                Err(status) => status,
+                Ok(_) => Status::unavailable("the apply stream was closed"),
+            });
+        }
+        match self.responses.message().await? {
+            Some(response) => Ok(response),
+            None => Err(Status::unavailable("the apply stream ended")),
+        }
+    }
+}
+
+/// Whether an answer of this kind says that the same call can never succeed.
+pub fn is_final(code: Code) -> bool {
+    matches!(
+        code,
+        Code::FailedPrecondition | Code::InvalidArgument | Code::DataLoss | Code::Unimplemented | Code::OutOfRange
+    )
+}

@@ -1,0 +1,290 @@
+//! [`PeerNetwork`]: openraft's client to one member, on one lane.
+
+use std::future::Future;
+use std::time::Duration;
+
+use futures::stream::BoxStream;
+use futures::{FutureExt, Stream, StreamExt};
+use openraft::base::BoxFuture;
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
+use openraft::network::{Backoff, RPCOption, RPCTypes, v2::RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use prost::Message;
+use raftkv_proto::raft as proto;
+use raftkv_proto::state_machine::SnapshotChunk;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::peers::{Lane, Peers, RaftClient};
+use crate::types::{Member, NodeId, TypeConfig, Vote};
+use crate::wire::{self, AppendOutcome};
+
+/// How long a peer may take to answer an append that is under way: far longer than an fsync on a busy disk, and then
+/// the stream is made anew.
+const APPEND_RESPONSE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a snapshot transfer may stand still (the receiver makes it durable before it answers).
+const SNAPSHOT_STALL_DEADLINE: Duration = Duration::from_secs(120);
+/// Appends read ahead of the connection.
+const APPEND_QUEUE: usize = 16;
+/// Waits between attempts to reach a peer that is gone.
+const BACKOFF: [Duration; 4] =
+    [Duration::from_millis(20), Duration::from_millis(50), Duration::from_millis(100), Duration::from_millis(200)];
+
+/// What stands for a snapshot, depending on where it is on its way.
+pub enum SnapshotData {
+    /// The engine's own state, made durable: nothing to carry.
+    Durable,
+    /// The engine's state, streaming out. The header was read.
+    Outgoing(Box<Outgoing>),
+    /// Received, verified and made durable in the engine under this token, not yet live.
+    Staged(u64),
+}
+
+/// A snapshot on its way out of the engine.
+pub struct Outgoing {
+    /// The first chunk, already read.
+    pub header: SnapshotChunk,
+    /// The others.
+    pub rest: tonic::Streaming<SnapshotChunk>,
+}
+
+/// openraft's client to one member.
+pub struct PeerNetwork {
+    peers: Peers,
+    target: NodeId,
+    address: String,
+    lane: Lane,
+}
+
+impl PeerNetwork {
+    pub(super) fn new(peers: Peers, target: NodeId, member: &Member, lane: Lane) -> Self {
+        Self { peers, target, address: member.raft_address.clone(), lane }
+    }
+
+    fn client(&self, lane: Lane) -> Result<RaftClient, Unreachable<TypeConfig>> {
+        self.peers.client(&self.address, lane).map_err(|error| Unreachable::new(&error))
+    }
+
+    /// A call that is small and urgent, within `deadline`.
+    async fn urgent<T>(
+        &self,
+        action: RPCTypes,
+        deadline: Duration,
+        call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    ) -> Result<T, RPCError<TypeConfig>> {
+        match tokio::time::timeout(deadline, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            // Whatever the reason, trying again at once would not help.
+            Ok(Err(status)) => Err(Unreachable::new(&status).into()),
+            Err(_) => Err(Timeout { action, id: 0, target: self.target, timeout: deadline }.into()),
+        }
+    }
+
+    async fn heartbeat(
+        &self,
+        request: AppendEntriesRequest<TypeConfig>,
+        deadline: Duration,
+    ) -> Result<AppendOutcome, RPCError<TypeConfig>> {
+        let mut client = self.client(Lane::Heartbeat)?;
+        let request = self.peers.request(self.target, wire::append_request(request));
+        let response = self.urgent(RPCTypes::AppendEntries, deadline, client.heartbeat(request)).await?;
+        wire::parse_append_response(response).map_err(|error| NetworkError::new(&error).into())
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for PeerNetwork {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+        Ok(match self.heartbeat(request, option.hard_ttl()).await? {
+            Ok(matched) if matched == last => AppendEntriesResponse::Success,
+            Ok(matched) => AppendEntriesResponse::PartialSuccess(matched),
+            Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
+            Err(StreamAppendError::HigherVote(higher)) => AppendEntriesResponse::HigherVote(higher),
+        })
+    }
+
+    /// Many appends in flight on one stream; responses come in order.
+    fn stream_append<'s, S>(
+        &'s mut self,
+        mut input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<AppendOutcome, RPCError<TypeConfig>>>, RPCError<TypeConfig>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        Box::pin(async move {
+            if self.lane == Lane::Heartbeat {
+                // openraft sends heartbeats as streams of one.
+                let outcomes = futures::stream::once(async move {
+                    match input.next().await {
+                        Some(request) => Some(self.heartbeat(request, option.hard_ttl()).await),
+                        None => None,
+                    }
+                });
+                return Ok(outcomes.filter_map(std::future::ready).boxed());
+            }
+
+            let mut client = self.client(self.lane)?;
+            // In flight = sent and not answered: only then a silent peer is overdue.
+            let in_flight = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+            let sent = in_flight.clone();
+            let (sender, receiver) = tokio::sync::mpsc::channel(APPEND_QUEUE);
+            let pump = tokio::spawn(async move {
+                while let Some(request) = input.next().await {
+                    sent.add_permits(1);
+                    if sender.send(wire::append_request(request)).await.is_err() {
+                        break;
+                    }
+                }
+            });
+            let pump = AbortOnDrop(pump);
+            let request = self.peers.request(self.target, ReceiverStream::new(receiver));
+            let open = client.append(request);
+            let responses = match tokio::time::timeout(APPEND_RESPONSE_DEADLINE, open).await {
+                Ok(Ok(response)) => response.into_inner(),
+                Ok(Err(status)) => return Err(Unreachable::new(&status).into()),
+                Err(elapsed) => return Err(Unreachable::new(&elapsed).into()),
+            };
+            let outcomes = futures::stream::unfold(Some((responses, in_flight, pump)), |state| async move {
+                let (mut responses, in_flight, pump) = state?;
+                // Wait without a deadline until something is in flight, then with one.
+                let next = tokio::select! {
+                    biased;
+                    next = responses.next() => Some(next),
+                    permit = in_flight.acquire() => { if let Ok(permit) = permit { permit.forget(); } None }
+                };
+                let next = match next {
+                    Some(next) => {
+                        // Its permit is taken now that it was answered.
+                        if let Ok(permit) = in_flight.try_acquire() { permit.forget(); }
+                        next
+                    }
+                    None => match tokio::time::timeout(APPEND_RESPONSE_DEADLINE, responses.next()).await {
+                        Ok(next) => next,
+                        Err(elapsed) => return Some((Err(Unreachable::new(&elapsed).into()), None)),
+                    },
+                };
+                match next? {
+                    Ok(response) => match wire::parse_append_response(response) {
+                        Ok(outcome) => Some((Ok(outcome), Some((responses, in_flight, pump)))),
+                        Err(error) => Some((Err(NetworkError::new(&error).into()), None)),
+                    },
+                    Err(status) => Some((Err(Unreachable::new(&status).into()), None)),
+                }
+            });
+            Ok(outcomes.boxed())
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let mut client = self.client(Lane::Heartbeat)?;
+        let request = self.peers.request(self.target, wire::vote_request(&request, false));
+        let response = self.urgent(RPCTypes::Vote, option.hard_ttl(), client.vote(request)).await?;
+        wire::parse_vote_response(response).map_err(|error| NetworkError::new(&error).into())
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let mut client = self.client(Lane::Heartbeat)?;
+        let request = self.peers.request(self.target, wire::vote_request(&request, true));
+        let response = self.urgent(RPCTypes::Vote, option.hard_ttl(), client.vote(request)).await?;
+        wire::parse_vote_response(response).map_err(|error| NetworkError::new(&error).into())
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: openraft::alias::SnapshotOf<TypeConfig, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let SnapshotData::Outgoing(outgoing) = snapshot.snapshot else {
+            return Err(Unreachable::from_string("the snapshot carries no data to send").into());
+        };
+        let begin = proto::SnapshotBegin {
+            vote: Some(wire::vote(&vote)),
+            last_log_id: snapshot.meta.last_log_id.as_ref().map(wire::log_id),
+            membership: wire::stored_membership_bytes(&snapshot.meta.last_membership),
+        };
+        let Outgoing { header, rest } = *outgoing;
+        let begin = proto::SnapshotPart { kind: Some(proto::snapshot_part::Kind::Begin(begin)) };
+        let progress = std::sync::Arc::new(tokio::sync::Notify::new());
+        let moved = progress.clone();
+        // A read error at the source ends the stream early; the receiver then misses the trailer and refuses it.
+        let chunks = futures::stream::once(std::future::ready(Ok(header))).chain(rest);
+        let chunks = tokio_stream::StreamExt::map_while(chunks, move |chunk| {
+            moved.notify_one();
+            let chunk = chunk.inspect_err(|status| tracing::warn!(%status, "reading the snapshot broke off")).ok();
+            chunk.map(|chunk| proto::SnapshotPart {
+                kind: Some(proto::snapshot_part::Kind::Chunk(chunk.encode_to_vec().into())),
+            })
+        });
+        let parts = futures::stream::once(std::future::ready(begin)).chain(chunks);
+
+        let mut client = self.client(Lane::Snapshot)?;
+        let call = client.snapshot(self.peers.request(self.target, parts));
+        let (mut call, mut cancel) = (std::pin::pin!(call), std::pin::pin!(cancel.fuse()));
+        let response = loop {
+            tokio::select! {
+                response = &mut call => break response.map_err(|status| Unreachable::new(&status))?,
+                closed = &mut cancel => return Err(closed.into()),
+                // Every chunk that moves starts the clock anew.
+                () = progress.notified() => {}
+                () = tokio::time::sleep(SNAPSHOT_STALL_DEADLINE) => {
+                    return Err(Unreachable::from_string("the snapshot transfer stands still").into());
+                }
+            }
+        };
+        let vote = wire::parse_vote(response.into_inner().vote).map_err(|error| NetworkError::new(&error))?;
+        Ok(SnapshotResponse::new(vote))
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let mut client = self.client(Lane::Heartbeat)?;
+        let message = proto::TransferLeaderRequest {
+            from_leader: Some(wire::vote(request.from_leader())),
+            to_node_id: *request.to_node_id(),
+            last_log_id: request.last_log_id().map(wire::log_id),
+        };
+        let message = self.peers.request(self.target, message);
+        let response = self.urgent(RPCTypes::TransferLeader, option.hard_ttl(), client.transfer_leader(message)).await?;
+        if response.accepted {
+            return Ok(Ok(()));
+        }
+        // The peer's exact reason does not matter to openraft: it may try again.
+        Err(Unreachable::from_string(response.message).into())
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        let last = BACKOFF[BACKOFF.len() - 1];
+        Some(Backoff::new(BACKOFF.into_iter().chain(std::iter::repeat(last))))
+    }
+}
+
+/// A task that does not outlive its stream.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

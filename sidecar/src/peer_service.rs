@@ -1,0 +1,280 @@
+//! [`PeerService`]: answers the other members' sidecars.
+
+use std::sync::Arc;
+
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use openraft::raft::TransferLeaderRequest;
+use prost::Message;
+use raftkv_proto::consensus::{ProposeRequest, ProposeResponse, ReadBarrierRequest, ReadBarrierResponse};
+use raftkv_proto::raft as proto;
+use raftkv_proto::raft::raft_server::{Raft as RaftService, RaftServer};
+use raftkv_proto::state_machine::SnapshotChunk;
+use raftkv_proto::{CLUSTER_ID_HEADER, MAX_MESSAGE_BYTES, TARGET_ID_HEADER, WIRE_VERSION, WIRE_VERSION_HEADER};
+use tokio::sync::Semaphore;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::barrier::ReadBarriers;
+use crate::lifecycle::Lifecycle;
+use crate::network::SnapshotData;
+use crate::node::{Group, Node};
+use crate::proposals::Proposals;
+use crate::types::{SnapshotMeta, TypeConfig};
+use crate::wire::{self, WireError};
+
+/// Requests of one stream that are worked on at the same time; beyond that the stream waits.
+const MAX_IN_FLIGHT: usize = 256;
+
+type AnswerStream<T> = BoxStream<'static, Result<T, Status>>;
+
+/// The gRPC service that peers call.
+pub struct PeerService {
+    node: Node,
+    lifecycle: Arc<Lifecycle>,
+    proposals: Proposals,
+    barriers: ReadBarriers,
+    /// One snapshot comes in at a time.
+    receiving: Arc<Semaphore>,
+}
+
+impl PeerService {
+    /// The service over this node's parts, ready to be added to a server.
+    pub fn server(
+        node: Node,
+        lifecycle: Arc<Lifecycle>,
+        proposals: Proposals,
+        barriers: ReadBarriers,
+    ) -> RaftServer<Self> {
+        let service = Self { node, lifecycle, proposals, barriers, receiving: Arc::new(Semaphore::new(1)) };
+        RaftServer::new(service)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// The group, when the message is really meant for this node in this cluster.
+    fn checked_group(&self, metadata: &MetadataMap) -> Result<Arc<Group>, Status> {
+        let header = |name: &str| metadata.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let (cluster, target, version) =
+            (header(CLUSTER_ID_HEADER), header(TARGET_ID_HEADER), header(WIRE_VERSION_HEADER));
+        if version != WIRE_VERSION.to_string() {
+            return Err(Status::failed_precondition(format!(
+                "wire version {version:?} is not spoken here; this node speaks {WIRE_VERSION}"
+            )));
+        }
+        let Some(group) = self.node.group() else {
+            self.lifecycle.foreign_contact(cluster);
+            return Err(Status::unavailable("this node is in no cluster yet"));
+        };
+        if cluster != group.cluster_id {
+            return Err(Status::failed_precondition(format!(
+                "this node is in cluster {}, the message is for cluster {cluster:?}",
+                group.cluster_id
+            )));
+        }
+        if target != self.node.identity.raft_id.to_string() {
+            return Err(Status::failed_precondition(format!(
+                "this node's raft id is {}, the message is for {target:?}",
+                self.node.identity.raft_id
+            )));
+        }
+        Ok(group)
+    }
+
+    fn identity(&self) -> proto::Identity {
+        let identity = &self.node.identity;
+        proto::Identity {
+            raft_id: identity.raft_id,
+            name: identity.name.clone(),
+            cluster_id: self.node.group().map(|group| group.cluster_id.clone()).unwrap_or_default(),
+            raft_address: identity.raft_address.clone(),
+            management_address: identity.management_address.clone(),
+            http_address: identity.http_address.clone(),
+            wire_version: WIRE_VERSION,
+        }
+    }
+}
+
+fn raft_failed(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(format!("consensus is not running: {error}"))
+}
+
+#[tonic::async_trait]
+impl RaftService for PeerService {
+    type AppendStream = AnswerStream<proto::AppendResponse>;
+    type ForwardProposeStream = AnswerStream<ProposeResponse>;
+    type ForwardReadBarrierStream = AnswerStream<ReadBarrierResponse>;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<proto::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        let group = self.checked_group(request.metadata())?;
+        // A request that cannot be read ends the stream: what comes after it must not be appended without it.
+        let requests = tokio_stream::StreamExt::map_while(request.into_inner(), |request| {
+            let parsed = request.map_err(|status| status.to_string()).and_then(|request| {
+                wire::parse_append_request(request).map_err(|error: WireError| error.to_string())
+            });
+            parsed.inspect_err(|error| tracing::debug!(error, "the append stream ends")).ok()
+        });
+        let outcomes = group.raft.stream_append(Box::pin(requests));
+        Ok(Response::new(outcomes.map(|outcome| outcome.map(wire::append_response).map_err(raft_failed)).boxed()))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<proto::AppendRequest>,
+    ) -> Result<Response<proto::AppendResponse>, Status> {
+        use openraft::raft::{AppendEntriesResponse, StreamAppendError};
+        let group = self.checked_group(request.metadata())?;
+        let request = wire::parse_append_request(request.into_inner())?;
+        let previous = request.prev_log_id;
+        let last = request.entries.last().map(|entry| entry.log_id).or(previous);
+        let outcome = match group.raft.append_entries(request).await.map_err(raft_failed)? {
+            AppendEntriesResponse::Success => Ok(last),
+            AppendEntriesResponse::PartialSuccess(matched) => Ok(matched),
+            AppendEntriesResponse::HigherVote(higher) => Err(StreamAppendError::HigherVote(higher)),
+            AppendEntriesResponse::Conflict => match previous {
+                Some(previous) => Err(StreamAppendError::Conflict(previous)),
+                None => return Err(Status::internal("a conflict at the start of the log cannot be")),
+            },
+        };
+        Ok(Response::new(wire::append_response(outcome)))
+    }
+
+    async fn vote(&self, request: Request<proto::VoteRequest>) -> Result<Response<proto::VoteResponse>, Status> {
+        let group = self.checked_group(request.metadata())?;
+        if !self.lifecycle.votes_allowed() {
+            return Err(Status::unavailable(
+                "this node has just restarted; it votes once a lease it may have granted before has run out",
+            ));
+        }
+        let message = request.into_inner();
+        let pre_vote = message.pre_vote;
+        let message = wire::parse_vote_request(message)?;
+        let response = match pre_vote {
+            true => group.raft.pre_vote(message).await,
+            false => group.raft.vote(message).await,
+        };
+        Ok(Response::new(wire::vote_response(&response.map_err(raft_failed)?)))
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<proto::SnapshotPart>>,
+    ) -> Result<Response<proto::SnapshotResponse>, Status> {
+        use proto::snapshot_part::Kind;
+        let group = self.checked_group(request.metadata())?;
+        let Ok(_receiving) = self.receiving.clone().try_acquire_owned() else {
+            return Err(Status::resource_exhausted("another snapshot is being received"));
+        };
+        let mut parts = request.into_inner();
+        let Some(proto::SnapshotPart { kind: Some(Kind::Begin(begin)) }) = parts.message().await? else {
+            return Err(Status::invalid_argument("a snapshot begins with its description"));
+        };
+        let vote = wire::parse_vote(begin.vote)?;
+        let meta = SnapshotMeta {
+            last_log_id: begin.last_log_id.map(wire::parse_log_id).transpose()?,
+            last_membership: wire::parse_stored_membership(&begin.membership)?,
+        };
+        tracing::info!(from = %vote, up_to = ?meta.last_log_id.map(|id| id.index()), "receiving a snapshot");
+        let started = std::time::Instant::now();
+        let staged = self.node.engine.snapshot_in(chunks(parts)).await?;
+        tracing::info!(took = ?started.elapsed(), "the snapshot is received and durable, installing");
+        let snapshot = openraft::alias::SnapshotOf::<TypeConfig, SnapshotData> {
+            meta,
+            snapshot: SnapshotData::Staged(staged.token),
+        };
+        let response = group.raft.install_full_snapshot(vote, snapshot).await.map_err(raft_failed)?;
+        Ok(Response::new(proto::SnapshotResponse { vote: Some(wire::vote(&response.vote)) }))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<proto::TransferLeaderRequest>,
+    ) -> Result<Response<proto::TransferLeaderResponse>, Status> {
+        let group = self.checked_group(request.metadata())?;
+        let message = request.into_inner();
+        let message = TransferLeaderRequest::<TypeConfig>::new(
+            wire::parse_vote(message.from_leader)?,
+            message.to_node_id,
+            message.last_log_id.map(wire::parse_log_id).transpose()?,
+        );
+        if message.to_node_id() == &self.node.identity.raft_id && !*self.node.engine.connected().borrow() {
+            return Ok(Response::new(proto::TransferLeaderResponse {
+                accepted: false,
+                message: "the engine of this node is gone".to_owned(),
+            }));
+        }
+        let answer = group.raft.handle_transfer_leader(message).await.map_err(raft_failed)?;
+        Ok(Response::new(match answer {
+            Ok(()) => proto::TransferLeaderResponse { accepted: true, message: String::new() },
+            Err(error) => proto::TransferLeaderResponse { accepted: false, message: error.to_string() },
+        }))
+    }
+
+    async fn forward_propose(
+        &self,
+        request: Request<Streaming<ProposeRequest>>,
+    ) -> Result<Response<Self::ForwardProposeStream>, Status> {
+        self.checked_group(request.metadata())?;
+        let proposals = self.proposals.clone();
+        Ok(Response::new(answer_all(request.into_inner(), move |request| {
+            let proposals = proposals.clone();
+            async move { proposals.propose_as_leader(request).await }
+        })))
+    }
+
+    async fn forward_read_barrier(
+        &self,
+        request: Request<Streaming<ReadBarrierRequest>>,
+    ) -> Result<Response<Self::ForwardReadBarrierStream>, Status> {
+        self.checked_group(request.metadata())?;
+        let barriers = self.barriers.clone();
+        Ok(Response::new(answer_all(request.into_inner(), move |request| {
+            let barriers = barriers.clone();
+            async move { barriers.barrier_as_leader(request).await }
+        })))
+    }
+
+    async fn identify(
+        &self,
+        _request: Request<proto::IdentifyRequest>,
+    ) -> Result<Response<proto::Identity>, Status> {
+        Ok(Response::new(self.identity()))
+    }
+
+    async fn adopt(&self, request: Request<proto::AdoptRequest>) -> Result<Response<proto::Identity>, Status> {
+        let request = request.into_inner();
+        self.lifecycle
+            .adopt(&request.cluster_id, request.raft_id)
+            .await
+            .map_err(|error| Status::failed_precondition(error.to_string()))?;
+        Ok(Response::new(self.identity()))
+    }
+}
+
+/// Answers every request of a stream, many at a time, in the order they get done. Ends with the stream.
+pub fn answer_all<Q, A, F, W>(requests: Streaming<Q>, work: F) -> BoxStream<'static, Result<A, Status>>
+where
+    Q: Send + 'static,
+    A: Send + 'static,
+    F: Fn(Q) -> W + Send + 'static,
+    W: Future<Output = A> + Send + 'static,
+{
+    requests
+        .take_while(|request| std::future::ready(request.is_ok()))
+        .filter_map(|request| std::future::ready(request.ok()))
+        .map(work)
+        .buffer_unordered(MAX_IN_FLIGHT)
+        .map(Ok)
+        .boxed()
+}
+
+/// The chunks inside the parts. Ends early at anything unreadable: the engine then misses the trailer and refuses.
+fn chunks(parts: Streaming<proto::SnapshotPart>) -> impl Stream<Item = SnapshotChunk> + Send + 'static {
+    tokio_stream::StreamExt::map_while(parts, |part| match part.ok()?.kind? {
+        proto::snapshot_part::Kind::Chunk(bytes) => SnapshotChunk::decode(bytes).ok(),
+        proto::snapshot_part::Kind::Begin(_) => None,
+    })
+}

@@ -1,0 +1,110 @@
+//! What can go wrong with the log, named by what the operator does next.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Why the log cannot be opened, read or written.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum WalError {
+    /// Something that was durable is not what was written. Nothing of this log is served.
+    #[error(
+        "the log is damaged: {}, byte {offset}: {what}. This is not a write cut short by a crash: entries that were \
+         acknowledged may be lost. Keep this node stopped, wipe its data directory (or move it away) and start it \
+         again: it rejoins empty and gets the data from the other members",
+        file.display()
+    )]
+    Damaged {
+        /// The damaged file.
+        file: PathBuf,
+        /// Where in it.
+        offset: u64,
+        /// What is wrong there.
+        what: String,
+    },
+    /// The file was written by a newer release.
+    #[error("{}: log format version {found} is not known to this release (it knows {known}): run the release that wrote it", file.display())]
+    UnsupportedVersion {
+        /// The file.
+        file: PathBuf,
+        /// The version found.
+        found: u32,
+        /// The version this release reads and writes.
+        known: u32,
+    },
+    /// Another process has the log open.
+    #[error("{} is in use by another process: two processes must never share a log", file.display())]
+    Locked {
+        /// The lock file.
+        file: PathBuf,
+    },
+    /// The operating system refused an operation.
+    #[error("could not {action} {}: {source}", file.display())]
+    Io {
+        /// What was tried, as a verb phrase.
+        action: &'static str,
+        /// On which file.
+        file: PathBuf,
+        /// Its answer.
+        source: Arc<io::Error>,
+    },
+    /// An earlier write or fsync failed: what is on disk is not known any more, so nothing more is written.
+    #[error("the log takes no more writes after a failure: {0}")]
+    Poisoned(Arc<WalError>),
+    /// The log was closed.
+    #[error("the log is closed")]
+    Closed,
+    /// The caller would leave a hole in the log or overwrite an entry.
+    #[error("entry {found} does not follow: the log's next entry is {expected}")]
+    NotConsecutive {
+        /// The next index of the log.
+        expected: u64,
+        /// The index given.
+        found: u64,
+    },
+    /// An entry too large for the format.
+    #[error("an append of {bytes} bytes is more than the log takes at once ({limit})")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+}
+
+impl WalError {
+    pub(super) fn io(action: &'static str, file: &Path, source: io::Error) -> Self {
+        Self::Io {
+            action,
+            file: file.to_path_buf(),
+            source: Arc::new(source),
+        }
+    }
+
+    pub(super) fn damaged(file: &Path, offset: u64, what: impl Into<String>) -> Self {
+        Self::Damaged {
+            file: file.to_path_buf(),
+            offset,
+            what: what.into(),
+        }
+    }
+
+    /// True when the log's files are not what was written to them.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. })
+    }
+}
+
+impl From<WalError> for io::Error {
+    fn from(error: WalError) -> Self {
+        let kind = match &error {
+            WalError::Damaged { .. } => io::ErrorKind::InvalidData,
+            WalError::UnsupportedVersion { .. } => io::ErrorKind::Unsupported,
+            WalError::Locked { .. } => io::ErrorKind::ResourceBusy,
+            WalError::Io { source, .. } => source.kind(),
+            WalError::Poisoned(_) | WalError::Closed => io::ErrorKind::BrokenPipe,
+            WalError::NotConsecutive { .. } | WalError::TooLarge { .. } => io::ErrorKind::InvalidInput,
+        };
+        Self::new(kind, error)
+    }
+}
