@@ -6,8 +6,10 @@
 mod batch;
 mod codec;
 mod command;
+mod json;
 mod key;
 mod limits;
+mod msgpack;
 mod outcome;
 mod slot;
 mod value;
@@ -19,4 +21,9 @@ pub use key::{Key, KeyError};
 pub use limits::Limits;
 pub use outcome::{Answer, Outcome};
 pub use slot::{SLOTS, slot_of};
-pub use value::{Value, ValueError};
+pub use value::{Kind, Value, ValueError};
+
+/// Appends `text` to `out` as a JSON string, quoted and escaped.
+pub fn write_json_string(text: &str, out: &mut Vec<u8>) {
+    json::write_string(text, out);
+}

@@ -1,6 +1,6 @@
 //! [`Answer`]: what applying a [`Proposal`](crate::Proposal) gave.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::codec;
 
@@ -30,8 +30,32 @@ pub enum Outcome {
     IdempotencyMismatch,
     /// This group does not own the key's slot; nothing changed.
     WrongGroup,
-    /// An earlier request with the same `Idempotency-Key` had this outcome; nothing changed now.
-    Replayed(Box<Outcome>),
+    /// An earlier request with the same `Idempotency-Key` had this outcome, which is never itself a replay; nothing
+    /// changed now.
+    Replayed(#[serde(deserialize_with = "not_replayed")] Box<Outcome>),
+}
+
+/// What may stand in [`Outcome::Replayed`]. Decoding goes through it because the decoder counts no depth for enums: a
+/// replay within a replay without end would exhaust the stack.
+#[derive(Deserialize)]
+enum Original {
+    Set { revision: u64, created: bool },
+    Deleted { revision: u64, existed: bool },
+    PreconditionFailed { current: u64 },
+    IdempotencyMismatch,
+    WrongGroup,
+}
+
+fn not_replayed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Box<Outcome>, D::Error> {
+    Original::deserialize(deserializer).map(|original| {
+        Box::new(match original {
+            Original::Set { revision, created } => Outcome::Set { revision, created },
+            Original::Deleted { revision, existed } => Outcome::Deleted { revision, existed },
+            Original::PreconditionFailed { current } => Outcome::PreconditionFailed { current },
+            Original::IdempotencyMismatch => Outcome::IdempotencyMismatch,
+            Original::WrongGroup => Outcome::WrongGroup,
+        })
+    })
 }
 
 /// What became of a proposal.

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 
-use crate::Limits;
+use crate::msgpack::{Scanner, Token};
+use crate::{Limits, json};
 
 /// One MsgPack value (nil, bool, int, float, str, bin, array, map), as the bytes that encode it.
 ///
@@ -11,14 +12,38 @@ use crate::Limits;
 #[serde(transparent)]
 pub struct Value(#[serde(with = "crate::codec::bin")] Bytes);
 
+/// What sort of value a [`Value`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing.
+    Nil,
+    /// True or false.
+    Bool,
+    /// An integer of up to 64 bits, with or without sign.
+    Int,
+    /// A float of 32 or 64 bits.
+    Float,
+    /// A text.
+    Str,
+    /// Bytes.
+    Bin,
+    /// A sequence of values.
+    Array,
+    /// A sequence of pairs of values.
+    Map,
+}
+
 /// Why some bytes are not a [`Value`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ValueError {
     /// Not well-formed MsgPack.
     #[error("not well-formed MsgPack: {0}")]
     Malformed(String),
+    /// Not well-formed JSON, or JSON that cannot be kept exactly.
+    #[error("not well-formed JSON: {0}")]
+    MalformedJson(String),
     /// More bytes than one value.
-    #[error("{extra} bytes too many after the MsgPack value")]
+    #[error("{extra} bytes too many after the value")]
     TrailingBytes {
         /// How many.
         extra: usize,
@@ -55,6 +80,101 @@ impl Value {
         Self::sized(out.into(), limits)
     }
 
+    /// Exactly one MsgPack value: well-formed, its str valid UTF-8, without extension types, nothing after it.
+    pub fn from_msgpack(bytes: impl Into<Bytes>, limits: &Limits) -> Result<Self, ValueError> {
+        let (value, rest) = Self::split_first(bytes, limits)?;
+        match rest.len() {
+            0 => Ok(value),
+            extra => Err(ValueError::TrailingBytes { extra }),
+        }
+    }
+
+    /// The MsgPack value at the front of `bytes`, checked as by [`from_msgpack`](Self::from_msgpack), and what
+    /// follows it. Both share the bytes.
+    pub fn split_first(
+        bytes: impl Into<Bytes>,
+        limits: &Limits,
+    ) -> Result<(Self, Bytes), ValueError> {
+        let mut bytes = bytes.into();
+        let mut scanner = Scanner::new(&bytes);
+        scanner.skip_value(limits.max_value_depth)?;
+        let len = scanner.position();
+        let rest = bytes.split_off(len);
+        Ok((Self::sized(bytes, limits)?, rest))
+    }
+
+    /// The value that a JSON text says. Integers of up to 64 bits, with or without sign, and floats are kept exactly;
+    /// what cannot be (a larger integer, a key that is there twice) is refused, as is anything after the text.
+    pub fn from_json(json: &[u8], limits: &Limits) -> Result<Self, ValueError> {
+        Self::sized(
+            json::to_msgpack(json, limits.max_value_depth)?.into(),
+            limits,
+        )
+    }
+
+    /// The value as JSON, where JSON can say it exactly: `None` when it holds bin, a map key that is no string or is
+    /// there twice, or a float that is not finite.
+    ///
+    /// A float always has a fraction or an exponent, so that [`from_json`](Self::from_json) reads a float again. A
+    /// float of 32 bits is written with all the digits of the same number in 64 bits.
+    pub fn to_json(&self) -> Option<Vec<u8>> {
+        let mut out = Vec::with_capacity(self.0.len() + 16);
+        self.write_json(&mut out).then_some(out)
+    }
+
+    /// Appends what [`to_json`](Self::to_json) returns. False when there is no such JSON; `out` is then as before.
+    pub fn write_json(&self, out: &mut Vec<u8>) -> bool {
+        let before = out.len();
+        let done = json::write_json(&self.0, out);
+        if !done {
+            out.truncate(before);
+        }
+        done
+    }
+
+    /// What sort of value it is.
+    pub fn kind(&self) -> Kind {
+        match self.0.first().copied().unwrap_or(0xc0) {
+            0x00..=0x7f | 0xcc..=0xd3 | 0xe0..=0xff => Kind::Int,
+            0x80..=0x8f | 0xde | 0xdf => Kind::Map,
+            0x90..=0x9f | 0xdc | 0xdd => Kind::Array,
+            0xa0..=0xbf | 0xd9..=0xdb => Kind::Str,
+            0xc2 | 0xc3 => Kind::Bool,
+            0xca | 0xcb => Kind::Float,
+            0xc4..=0xc6 => Kind::Bin,
+            // Extension types and 0xc1 are in no value that was checked.
+            0xc0 | 0xc1 | 0xc7..=0xc9 | 0xd4..=0xd8 => Kind::Nil,
+        }
+    }
+
+    /// The text of a str.
+    pub fn as_str(&self) -> Option<&str> {
+        match (self.kind(), Scanner::new(&self.0).token()) {
+            (Kind::Str, Ok(Token::Str(text))) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The bytes of a bin.
+    pub fn as_bin(&self) -> Option<&[u8]> {
+        match (self.kind(), Scanner::new(&self.0).token()) {
+            (Kind::Bin, Ok(Token::Bin(bytes))) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// The bytes of a str or a bin, without their MsgPack header, shared.
+    pub fn content(&self) -> Option<Bytes> {
+        let header = match self.0.first()? {
+            0xa0..=0xbf => 1,
+            0xc4 | 0xd9 => 2,
+            0xc5 | 0xda => 3,
+            0xc6 | 0xdb => 5,
+            _ => return None,
+        };
+        (header <= self.0.len()).then(|| self.0.slice(header..))
+    }
+
     /// A value that was checked before it was stored. Does not check again.
     pub fn from_stored(bytes: impl Into<Bytes>) -> Self {
         Self(bytes.into())
@@ -72,7 +192,10 @@ impl Value {
 
     fn sized(bytes: Bytes, limits: &Limits) -> Result<Self, ValueError> {
         if bytes.len() > limits.max_value_bytes {
-            return Err(ValueError::TooLarge { len: bytes.len(), limit: limits.max_value_bytes });
+            return Err(ValueError::TooLarge {
+                len: bytes.len(),
+                limit: limits.max_value_bytes,
+            });
         }
         Ok(Self(bytes))
     }

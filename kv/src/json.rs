@@ -1,0 +1,501 @@
+//! JSON to MsgPack and back, exactly: no number is rounded, no key is lost, nothing recurses.
+
+use std::collections::HashSet;
+use std::io::Write;
+use std::ops::Range;
+
+use crate::ValueError;
+use crate::msgpack::{Scanner, Token};
+
+/// Translates exactly one JSON text to MsgPack.
+pub(crate) fn to_msgpack(json: &[u8], max_depth: usize) -> Result<Vec<u8>, ValueError> {
+    let text = std::str::from_utf8(json)
+        .map_err(|e| ValueError::MalformedJson(format!("not UTF-8 at byte {}", e.valid_up_to())))?;
+    let mut parser = Parser {
+        text,
+        at: 0,
+        body: Vec::with_capacity(json.len()),
+        headers: Vec::new(),
+        open: Vec::new(),
+        keys: Vec::new(),
+        max_depth,
+    };
+    parser.document()?;
+    Ok(parser.assemble())
+}
+
+/// A container whose header is written when its size is known.
+struct Header {
+    /// Where in the body its content begins.
+    at: usize,
+    is_map: bool,
+    count: u32,
+}
+
+/// A container not closed yet.
+struct Open {
+    header: usize,
+    is_map: bool,
+    /// Index of its first key in `Parser::keys`.
+    first_key: usize,
+}
+
+/// What may come next.
+#[derive(Clone, Copy, PartialEq)]
+enum Expect {
+    Value,
+    /// A value, or the end of an array just opened.
+    ValueOrEnd,
+    /// A key, or the end of an object just opened.
+    KeyOrEnd,
+    Key,
+    /// A comma, or the end of the container, or of the text.
+    CommaOrEnd,
+}
+
+struct Parser<'a> {
+    text: &'a str,
+    at: usize,
+    /// Everything but the headers of containers. MsgPack wants their sizes first, JSON tells them last.
+    body: Vec<u8>,
+    headers: Vec<Header>,
+    open: Vec<Open>,
+    /// Where in the body the keys of the open objects are.
+    keys: Vec<Range<usize>>,
+    max_depth: usize,
+}
+
+impl Parser<'_> {
+    fn document(&mut self) -> Result<(), ValueError> {
+        let mut expect = Expect::Value;
+        loop {
+            self.skip_space();
+            if expect == Expect::CommaOrEnd && self.open.is_empty() {
+                return match self.text.len() - self.at {
+                    0 => Ok(()),
+                    extra => Err(ValueError::TrailingBytes { extra }),
+                };
+            }
+            let Some(byte) = self.peek() else {
+                return Err(self.error("it ends within a value"));
+            };
+            let in_map = self.open.last().is_some_and(|o| o.is_map);
+            expect = match (expect, byte) {
+                (Expect::CommaOrEnd, b',') => {
+                    self.at += 1;
+                    if in_map { Expect::Key } else { Expect::Value }
+                }
+                (Expect::CommaOrEnd | Expect::KeyOrEnd, b'}') if in_map => self.close()?,
+                (Expect::CommaOrEnd | Expect::ValueOrEnd, b']') if !in_map => self.close()?,
+                (Expect::CommaOrEnd, _) => {
+                    return Err(self.error("expected a comma or the end of the container"));
+                }
+                (Expect::Key | Expect::KeyOrEnd, b'"') => {
+                    self.key()?;
+                    Expect::Value
+                }
+                (Expect::Key | Expect::KeyOrEnd, _) => {
+                    return Err(self.error("expected a string as key"));
+                }
+                (Expect::Value | Expect::ValueOrEnd, _) => self.value(byte)?,
+            };
+        }
+    }
+
+    /// Reads one scalar, or opens a container.
+    fn value(&mut self, byte: u8) -> Result<Expect, ValueError> {
+        // An object counts its keys.
+        if let Some(open) = self.open.last()
+            && !open.is_map
+        {
+            self.headers[open.header].count += 1;
+        }
+        match byte {
+            b'{' | b'[' => {
+                if self.open.len() >= self.max_depth {
+                    return Err(ValueError::TooDeep {
+                        limit: self.max_depth,
+                    });
+                }
+                self.at += 1;
+                let is_map = byte == b'{';
+                self.open.push(Open {
+                    header: self.headers.len(),
+                    is_map,
+                    first_key: self.keys.len(),
+                });
+                self.headers.push(Header {
+                    at: self.body.len(),
+                    is_map,
+                    count: 0,
+                });
+                return Ok(if is_map {
+                    Expect::KeyOrEnd
+                } else {
+                    Expect::ValueOrEnd
+                });
+            }
+            b'"' => {
+                self.string()?;
+            }
+            b'-' | b'0'..=b'9' => self.number()?,
+            b't' => self.word("true", 0xc3)?,
+            b'f' => self.word("false", 0xc2)?,
+            b'n' => self.word("null", 0xc0)?,
+            _ => return Err(self.error("expected a value")),
+        }
+        Ok(Expect::CommaOrEnd)
+    }
+
+    fn key(&mut self) -> Result<(), ValueError> {
+        let key = self.string()?;
+        self.keys.push(key);
+        if let Some(open) = self.open.last() {
+            self.headers[open.header].count += 1;
+        }
+        self.skip_space();
+        if self.peek() != Some(b':') {
+            return Err(self.error("expected a colon"));
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<Expect, ValueError> {
+        if let Some(open) = self.open.pop() {
+            if open.is_map {
+                let keys = self.keys[open.first_key..]
+                    .iter()
+                    .map(|range| &self.body[range.clone()]);
+                if let Some(key) = first_duplicate(keys) {
+                    let key = String::from_utf8_lossy(key)
+                        .chars()
+                        .take(64)
+                        .collect::<String>();
+                    return Err(self.error(&format!(
+                        "the key {key:?} is there twice in the object that ends"
+                    )));
+                }
+            }
+            self.keys.truncate(open.first_key);
+        }
+        self.at += 1;
+        Ok(Expect::CommaOrEnd)
+    }
+
+    fn word(&mut self, word: &str, marker: u8) -> Result<(), ValueError> {
+        if !self.text.as_bytes()[self.at..].starts_with(word.as_bytes()) {
+            return Err(self.error("expected a value"));
+        }
+        self.at += word.len();
+        self.body.push(marker);
+        Ok(())
+    }
+
+    fn number(&mut self) -> Result<(), ValueError> {
+        let bytes = self.text.as_bytes();
+        let start = self.at;
+        let digits = |mut at: usize| {
+            while bytes.get(at).is_some_and(u8::is_ascii_digit) {
+                at += 1;
+            }
+            at
+        };
+        let mut at = start + usize::from(bytes[start] == b'-');
+        let whole = at;
+        at = digits(at);
+        if at == whole || (bytes[whole] == b'0' && at > whole + 1) {
+            return Err(self.error("malformed number"));
+        }
+        let mut is_integer = true;
+        if bytes.get(at) == Some(&b'.') {
+            is_integer = false;
+            let fraction = at + 1;
+            at = digits(fraction);
+            if at == fraction {
+                return Err(self.error("malformed number"));
+            }
+        }
+        if matches!(bytes.get(at), Some(b'e' | b'E')) {
+            is_integer = false;
+            let sign = at + 1;
+            let exponent = sign + usize::from(matches!(bytes.get(sign), Some(b'+' | b'-')));
+            at = digits(exponent);
+            if at == exponent {
+                return Err(self.error("malformed number"));
+            }
+        }
+        let literal = &self.text[start..at];
+        // Writing to memory cannot fail.
+        if is_integer && literal != "-0" {
+            if let Ok(n) = literal.parse::<u64>() {
+                let _ = rmp::encode::write_uint(&mut self.body, n);
+            } else if let Ok(n) = literal.parse::<i64>() {
+                let _ = rmp::encode::write_sint(&mut self.body, n);
+            } else {
+                return Err(self.error("an integer that does not fit 64 bits"));
+            }
+        } else {
+            match literal.parse::<f64>() {
+                Ok(n) if n.is_finite() => {
+                    let _ = rmp::encode::write_f64(&mut self.body, n);
+                }
+                _ => return Err(self.error("a number that does not fit a 64-bit float")),
+            }
+        }
+        self.at = at;
+        Ok(())
+    }
+
+    /// Reads a string into the body; returns where its bytes are there.
+    fn string(&mut self) -> Result<Range<usize>, ValueError> {
+        self.at += 1;
+        let rest = &self.text.as_bytes()[self.at..];
+        let plain = rest
+            .iter()
+            .position(|&b| b == b'"' || b == b'\\' || b < 0x20);
+        let Some(plain) = plain else {
+            return Err(self.error("a string that does not end"));
+        };
+        if rest[plain] == b'"' {
+            // The common case: nothing to unescape, so the length is known.
+            let _ = rmp::encode::write_str(&mut self.body, &self.text[self.at..self.at + plain]);
+            self.at += plain + 1;
+            return Ok(self.body.len() - plain..self.body.len());
+        }
+        let text = self.unescape()?;
+        let _ = rmp::encode::write_str(&mut self.body, &text);
+        Ok(self.body.len() - text.len()..self.body.len())
+    }
+
+    fn unescape(&mut self) -> Result<String, ValueError> {
+        let mut out = String::new();
+        loop {
+            let rest = &self.text[self.at..];
+            let Some(plain) = rest
+                .bytes()
+                .position(|b| b == b'"' || b == b'\\' || b < 0x20)
+            else {
+                return Err(self.error("a string that does not end"));
+            };
+            out.push_str(&rest[..plain]);
+            self.at += plain;
+            match rest.as_bytes()[plain] {
+                b'"' => {
+                    self.at += 1;
+                    return Ok(out);
+                }
+                b'\\' => {
+                    self.at += 1;
+                    out.push(self.escape()?);
+                }
+                _ => return Err(self.error("a control character in a string")),
+            }
+        }
+    }
+
+    /// Reads what follows a backslash.
+    fn escape(&mut self) -> Result<char, ValueError> {
+        let byte = self.peek();
+        self.at += 1;
+        Ok(match byte {
+            Some(b @ (b'"' | b'\\' | b'/')) => char::from(b),
+            Some(b'b') => '\u{8}',
+            Some(b'f') => '\u{c}',
+            Some(b'n') => '\n',
+            Some(b'r') => '\r',
+            Some(b't') => '\t',
+            Some(b'u') => {
+                let unit = self.hex4()?;
+                let code = if (0xd800..0xdc00).contains(&unit) {
+                    if !self.text.as_bytes()[self.at..].starts_with(b"\\u") {
+                        return Err(self.error("half of a surrogate pair"));
+                    }
+                    self.at += 2;
+                    let low = self.hex4()?;
+                    if !(0xdc00..0xe000).contains(&low) {
+                        return Err(self.error("half of a surrogate pair"));
+                    }
+                    0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00)
+                } else {
+                    unit
+                };
+                match char::from_u32(code) {
+                    Some(c) => c,
+                    None => return Err(self.error("half of a surrogate pair")),
+                }
+            }
+            _ => return Err(self.error("an unknown escape")),
+        })
+    }
+
+    fn hex4(&mut self) -> Result<u32, ValueError> {
+        let unit = self
+            .text
+            .as_bytes()
+            .get(self.at..self.at + 4)
+            .and_then(|hex| {
+                hex.iter()
+                    .try_fold(0, |n, &b| Some(n << 4 | char::from(b).to_digit(16)?))
+            });
+        let Some(unit) = unit else {
+            return Err(self.error("\\u without four hexadecimal digits"));
+        };
+        self.at += 4;
+        Ok(unit)
+    }
+
+    /// Puts the headers where they belong.
+    fn assemble(self) -> Vec<u8> {
+        if self.headers.is_empty() {
+            return self.body;
+        }
+        let mut out = Vec::with_capacity(self.body.len() + self.headers.len() * 5);
+        let mut copied = 0;
+        for header in &self.headers {
+            out.extend_from_slice(&self.body[copied..header.at]);
+            copied = header.at;
+            let _ = if header.is_map {
+                rmp::encode::write_map_len(&mut out, header.count)
+            } else {
+                rmp::encode::write_array_len(&mut out, header.count)
+            };
+        }
+        out.extend_from_slice(&self.body[copied..]);
+        out
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn skip_space(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+            self.at += 1;
+        }
+    }
+
+    fn error(&self, what: &str) -> ValueError {
+        ValueError::MalformedJson(format!("{what} at byte {}", self.at.min(self.text.len())))
+    }
+}
+
+/// Few keys are compared with one another; many go through a hash set.
+fn first_duplicate<'a>(keys: impl Iterator<Item = &'a [u8]> + Clone) -> Option<&'a [u8]> {
+    const FEW: usize = 8;
+    if keys.clone().nth(FEW).is_none() {
+        return keys
+            .clone()
+            .enumerate()
+            .find(|(i, key)| keys.clone().take(*i).any(|k| k == *key))
+            .map(|(_, key)| key);
+    }
+    let mut seen = HashSet::new();
+    keys.into_iter().find(|key| !seen.insert(*key))
+}
+
+/// A container being written.
+struct Writing<'a> {
+    is_map: bool,
+    /// Values (keys count too) still missing.
+    left: u64,
+    first: bool,
+    keys: Vec<&'a [u8]>,
+}
+
+/// Appends the value as JSON. False when JSON cannot say it exactly; `out` is then unfinished.
+pub(crate) fn write_json(msgpack: &[u8], out: &mut Vec<u8>) -> bool {
+    let mut scanner = Scanner::new(msgpack);
+    let mut open: Vec<Writing<'_>> = Vec::new();
+    loop {
+        let Ok(token) = scanner.token() else {
+            return false;
+        };
+        let mut is_key = false;
+        if let Some(around) = open.last_mut() {
+            is_key = around.is_map && around.left.is_multiple_of(2);
+            if around.is_map && !is_key {
+                out.push(b':');
+            } else if !std::mem::take(&mut around.first) {
+                out.push(b',');
+            }
+            around.left -= 1;
+            if is_key {
+                let Token::Str(key) = token else {
+                    return false;
+                };
+                around.keys.push(key.as_bytes());
+            }
+        }
+        // Writing to memory cannot fail.
+        let _ = match token {
+            Token::Nil => out.write_all(b"null"),
+            Token::Bool(true) => out.write_all(b"true"),
+            Token::Bool(false) => out.write_all(b"false"),
+            Token::Negative(n) => write!(out, "{n}"),
+            Token::Unsigned(n) => write!(out, "{n}"),
+            // Debug always writes a fraction or an exponent, so that it is read as a float again.
+            Token::Float32(n) if n.is_finite() => write!(out, "{:?}", f64::from(n)),
+            Token::Float64(n) if n.is_finite() => write!(out, "{n:?}"),
+            Token::Float32(_) | Token::Float64(_) | Token::Bin(_) => return false,
+            Token::Str(text) => {
+                write_string(text, out);
+                Ok(())
+            }
+            Token::Array(n) => {
+                open.push(Writing {
+                    is_map: false,
+                    left: u64::from(n),
+                    first: true,
+                    keys: Vec::new(),
+                });
+                out.write_all(b"[")
+            }
+            Token::Map(n) => {
+                open.push(Writing {
+                    is_map: true,
+                    left: 2 * u64::from(n),
+                    first: true,
+                    keys: Vec::new(),
+                });
+                out.write_all(b"{")
+            }
+        };
+        debug_assert!(!is_key || matches!(token, Token::Str(_)));
+        while let Some(done) = open.pop_if(|container| container.left == 0) {
+            if done.is_map && first_duplicate(done.keys.iter().copied()).is_some() {
+                return false;
+            }
+            out.push(if done.is_map { b'}' } else { b']' });
+        }
+        if open.is_empty() {
+            return scanner.position() == msgpack.len();
+        }
+    }
+}
+
+/// Appends `text` as a JSON string.
+pub(crate) fn write_string(text: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    let mut copied = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        let escape: &[u8] = match byte {
+            b'"' => b"\\\"",
+            b'\\' => b"\\\\",
+            b'\n' => b"\\n",
+            b'\r' => b"\\r",
+            b'\t' => b"\\t",
+            0..0x20 => b"",
+            _ => continue,
+        };
+        out.extend_from_slice(&text.as_bytes()[copied..at]);
+        copied = at + 1;
+        if escape.is_empty() {
+            let _ = write!(out, "\\u{byte:04x}");
+        } else {
+            out.extend_from_slice(escape);
+        }
+    }
+    out.extend_from_slice(&text.as_bytes()[copied..]);
+    out.push(b'"');
+}

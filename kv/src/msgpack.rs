@@ -1,0 +1,157 @@
+//! [`Scanner`]: walks MsgPack bytes token by token, without building a tree and without recursion.
+
+use crate::ValueError;
+
+/// One step of a walk. A container is followed by its content.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Token<'a> {
+    Nil,
+    Bool(bool),
+    /// A negative integer.
+    Negative(i64),
+    /// Zero or a positive integer.
+    Unsigned(u64),
+    Float32(f32),
+    Float64(f64),
+    Str(&'a str),
+    Bin(&'a [u8]),
+    /// So many values follow.
+    Array(u32),
+    /// So many pairs follow.
+    Map(u32),
+}
+
+/// Reads tokens from the front of some bytes.
+#[derive(Debug, Clone)]
+pub(crate) struct Scanner<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Scanner<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    /// How many bytes were read.
+    pub(crate) fn position(&self) -> usize {
+        self.at
+    }
+
+    /// The next token; an error names the byte it was found at.
+    pub(crate) fn token(&mut self) -> Result<Token<'a>, ValueError> {
+        let start = self.at;
+        let marker = self.take(1)?[0];
+        Ok(match marker {
+            0x00..=0x7f => Token::Unsigned(u64::from(marker)),
+            0x80..=0x8f => Token::Map(u32::from(marker & 0x0f)),
+            0x90..=0x9f => Token::Array(u32::from(marker & 0x0f)),
+            0xa0..=0xbf => self.str(usize::from(marker & 0x1f))?,
+            0xc0 => Token::Nil,
+            0xc2 => Token::Bool(false),
+            0xc3 => Token::Bool(true),
+            0xc4 => self.bin(1)?,
+            0xc5 => self.bin(2)?,
+            0xc6 => self.bin(4)?,
+            0xca => Token::Float32(f32::from_bits(self.uint(4)? as u32)),
+            0xcb => Token::Float64(f64::from_bits(self.uint(8)?)),
+            0xcc => Token::Unsigned(self.uint(1)?),
+            0xcd => Token::Unsigned(self.uint(2)?),
+            0xce => Token::Unsigned(self.uint(4)?),
+            0xcf => Token::Unsigned(self.uint(8)?),
+            0xd0 => signed(i64::from(self.uint(1)? as u8 as i8)),
+            0xd1 => signed(i64::from(self.uint(2)? as u16 as i16)),
+            0xd2 => signed(i64::from(self.uint(4)? as u32 as i32)),
+            0xd3 => signed(self.uint(8)? as i64),
+            0xd9 => self.sized_str(1)?,
+            0xda => self.sized_str(2)?,
+            0xdb => self.sized_str(4)?,
+            0xdc => Token::Array(self.uint(2)? as u32),
+            0xdd => Token::Array(self.uint(4)? as u32),
+            0xde => Token::Map(self.uint(2)? as u32),
+            0xdf => Token::Map(self.uint(4)? as u32),
+            0xe0..=0xff => Token::Negative(i64::from(marker as i8)),
+            0xc7..=0xc9 | 0xd4..=0xd8 => {
+                return Err(malformed(
+                    "an extension type, which is not supported,",
+                    start,
+                ));
+            }
+            0xc1 => return Err(malformed("the byte 0xc1, which MsgPack never uses,", start)),
+        })
+    }
+
+    /// Reads exactly one value with all its content; containers may be nested `max_depth` deep.
+    pub(crate) fn skip_value(&mut self, max_depth: usize) -> Result<(), ValueError> {
+        // How many values each open container still misses. Bounded by `max_depth`, not by the input.
+        let mut open: Vec<u64> = Vec::new();
+        loop {
+            let children = match self.token()? {
+                Token::Array(n) => Some(u64::from(n)),
+                Token::Map(n) => Some(2 * u64::from(n)),
+                _ => None,
+            };
+            if let Some(children) = children {
+                if open.len() >= max_depth {
+                    return Err(ValueError::TooDeep { limit: max_depth });
+                }
+                open.push(children);
+            } else if let Some(left) = open.last_mut() {
+                *left -= 1;
+            }
+            // A container that is complete is itself one value of the container around it.
+            while let Some(&0) = open.last() {
+                open.pop();
+                if let Some(left) = open.last_mut() {
+                    *left -= 1;
+                }
+            }
+            if open.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn take(&mut self, len: usize) -> Result<&'a [u8], ValueError> {
+        let rest = &self.bytes[self.at..];
+        if rest.len() < len {
+            return Err(ValueError::Malformed(format!(
+                "it ends at byte {} within a value",
+                self.bytes.len()
+            )));
+        }
+        self.at += len;
+        Ok(&rest[..len])
+    }
+
+    fn uint(&mut self, width: usize) -> Result<u64, ValueError> {
+        let bytes = self.take(width)?;
+        Ok(bytes.iter().fold(0, |n, &b| n << 8 | u64::from(b)))
+    }
+
+    fn bin(&mut self, width: usize) -> Result<Token<'a>, ValueError> {
+        let len = self.uint(width)? as usize;
+        self.take(len).map(Token::Bin)
+    }
+
+    fn sized_str(&mut self, width: usize) -> Result<Token<'a>, ValueError> {
+        let len = self.uint(width)? as usize;
+        self.str(len)
+    }
+
+    fn str(&mut self, len: usize) -> Result<Token<'a>, ValueError> {
+        let start = self.at;
+        let bytes = self.take(len)?;
+        std::str::from_utf8(bytes)
+            .map(Token::Str)
+            .map_err(|_| malformed("a str that is not UTF-8", start))
+    }
+}
+
+fn signed(n: i64) -> Token<'static> {
+    u64::try_from(n).map_or(Token::Negative(n), Token::Unsigned)
+}
+
+fn malformed(what: &str, at: usize) -> ValueError {
+    ValueError::Malformed(format!("{what} at byte {at}"))
+}
