@@ -1,0 +1,258 @@
+//! openraft's log on the write-ahead log.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, Range, RangeBounds};
+
+use bytes::Bytes;
+use futures::{Stream, TryStreamExt, stream};
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::{LogState, OptionalSend, RaftLogReader};
+use tokio::sync::{oneshot, watch};
+
+use crate::types::{Command, Entry, EntryPayload, LeaderId, LogId, Membership, TypeConfig, Vote};
+use crate::wal::{self, Ballot, Leader, Position, ReadLimit, Wal, WalError, WalOptions};
+
+/// Entries and bytes read at once for replication and applying, at least one entry. It bounds a replication message, and
+/// the memory a node catching up costs.
+pub const READ_LIMIT: ReadLimit = ReadLimit {
+    entries: 4096,
+    bytes: 1024 * 1024,
+};
+
+// Kinds of entries in the log. A kind's encoding never changes; another encoding gets another number.
+const BLANK: u8 = 0;
+/// The payload's bytes; the clock is the entry's stamp.
+const COMMAND: u8 = 1;
+/// A membership as JSON.
+const MEMBERSHIP_JSON: u8 = 2;
+
+/// The log as openraft wants it. Clones are the same log, and readers of it.
+#[derive(Debug, Clone)]
+pub struct LogStore {
+    wal: Wal,
+}
+
+impl LogStore {
+    /// Opens the log in `options.dir`, or makes a new one there. Blocks while it reads the log.
+    ///
+    /// # Errors
+    ///
+    /// As [`Wal::open`].
+    pub fn open(options: WalOptions) -> Result<Self, WalError> {
+        Wal::open(options).map(Self::new)
+    }
+
+    /// A store on a log that is open.
+    pub fn new(wal: Wal) -> Self {
+        Self { wal }
+    }
+
+    /// The log below.
+    pub fn wal(&self) -> &Wal {
+        &self.wal
+    }
+
+    /// Follows the index after the last entry that is durable here: an entry is applied only once this is above its index.
+    pub fn durable(&self) -> watch::Receiver<u64> {
+        self.wal.durable()
+    }
+
+    /// Reads entries; those in memory without leaving the task, others on a thread that may block.
+    async fn read(&self, range: Range<u64>, limit: ReadLimit) -> io::Result<Vec<Entry>> {
+        let plan = self.wal.read(range, limit);
+        let entries = if plan.is_cached() {
+            plan.load()?
+        } else {
+            tokio::task::spawn_blocking(move || plan.load())
+                .await
+                .map_err(io::Error::other)??
+        };
+        entries.into_iter().map(decode).collect()
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = io::Result<Entry>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        // In portions: what is to be applied after a restart may be far more than memory.
+        let store = self.clone();
+        let range = clamp(&range, &self.wal);
+        stream::try_unfold((store, range), |(store, range)| async move {
+            if range.is_empty() {
+                return Ok(None);
+            }
+            let portion = store.read(range.clone(), READ_LIMIT).await?;
+            match portion.first() {
+                Some(entry) if entry.log_id.index == range.start => {}
+                _ => return Err(io::Error::other(format!("entry {} left the log while being read", range.start))),
+            }
+            let next = range.start + portion.len() as u64;
+            Ok(Some((stream::iter(portion.into_iter().map(Ok)), (store, next..range.end))))
+        })
+        .try_flatten()
+    }
+
+    async fn try_get_log_entries<RB>(&mut self, range: RB) -> io::Result<Vec<Entry>>
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        self.read(clamp(&range, &self.wal), ReadLimit::NONE).await
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.wal.vote().map(|ballot| Vote {
+            leader_id: from_leader(ballot.leader),
+            committed: ballot.committed,
+        }))
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        if start < self.wal.bounds().start {
+            // What begins later would be sent as if it followed `start`. Nothing is a heartbeat, and a snapshot is next.
+            return Ok(Vec::new());
+        }
+        let entries = self.read(start..end, READ_LIMIT).await?;
+        // Purged in between.
+        let whole = entries.first().is_none_or(|entry| entry.log_id.index == start);
+        Ok(if whole { entries } else { Vec::new() })
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        let bounds = self.wal.bounds();
+        Ok(LogState {
+            last_purged_log_id: bounds.purged.map(from_position),
+            last_log_id: bounds.last.map(from_position),
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self::LogReader {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let ballot = Ballot {
+            leader: to_leader(vote.leader_id),
+            committed: vote.committed,
+        };
+        let (done, durable) = oneshot::channel();
+        let done = move |result| {
+            // Nobody waits any more when the node is stopping.
+            let _ = done.send(result);
+        };
+        self.wal.save_vote(ballot, Some(Box::new(done)))?;
+        durable.await.map_err(|_| WalError::Closed)??;
+        Ok(())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        Ok(self.wal.save_committed(committed.map(to_position))?)
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        Ok(self.wal.committed().map(from_position))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries = entries.into_iter().map(encode).collect::<io::Result<Vec<_>>>()?;
+        self.wal.room().await;
+        let done = move |result: Result<(), WalError>| callback.io_completed(result.map_err(io::Error::from));
+        Ok(self.wal.append(entries, Some(Box::new(done)))?)
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
+        Ok(self.wal.truncate_after(last_log_id.map(to_position), None)?)
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
+        Ok(self.wal.purge(to_position(log_id), None)?)
+    }
+}
+
+fn clamp(range: &impl RangeBounds<u64>, wal: &Wal) -> Range<u64> {
+    let bounds = wal.bounds();
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(last) => last.saturating_add(1),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => u64::MAX,
+    };
+    start.max(bounds.start)..end.min(bounds.next)
+}
+
+fn encode(entry: Entry) -> io::Result<wal::Entry> {
+    let (kind, stamp, data) = match entry.payload {
+        EntryPayload::Blank => (BLANK, 0, Bytes::new()),
+        EntryPayload::Normal(command) => (COMMAND, command.clock_ms, command.payload),
+        EntryPayload::Membership(membership) => (MEMBERSHIP_JSON, 0, serde_json::to_vec(&membership)?.into()),
+    };
+    let position = to_position(entry.log_id);
+    Ok(wal::Entry {
+        position,
+        kind,
+        stamp,
+        data,
+    })
+}
+
+fn decode(entry: wal::Entry) -> io::Result<Entry> {
+    let payload = match entry.kind {
+        BLANK => EntryPayload::Blank,
+        COMMAND => EntryPayload::Normal(Command {
+            clock_ms: entry.stamp,
+            payload: entry.data,
+        }),
+        MEMBERSHIP_JSON => EntryPayload::Membership(serde_json::from_slice::<Membership>(&entry.data)?),
+        kind => {
+            let index = entry.position.index;
+            let message = format!("entry {index} is of kind {kind}, unknown to this release: run the one that wrote it");
+            return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+        }
+    };
+    Ok(Entry {
+        log_id: from_position(entry.position),
+        payload,
+    })
+}
+
+fn to_leader(leader: LeaderId) -> Leader {
+    Leader {
+        term: leader.term,
+        node: leader.node_id,
+    }
+}
+
+fn from_leader(leader: Leader) -> LeaderId {
+    LeaderId {
+        term: leader.term,
+        node_id: leader.node,
+    }
+}
+
+fn to_position(log_id: LogId) -> Position {
+    Position {
+        leader: to_leader(log_id.leader_id),
+        index: log_id.index,
+    }
+}
+
+fn from_position(position: Position) -> LogId {
+    LogId {
+        leader_id: from_leader(position.leader),
+        index: position.index,
+    }
+}

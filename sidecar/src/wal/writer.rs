@@ -1,0 +1,228 @@
+//! The writer's thread: turns all that waits into one frame, one write and one fsync, over and over.
+
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use super::WalError;
+use super::disk::Location;
+use super::frame::{self, Place};
+use super::janitor::Janitor;
+use super::log::Shared;
+use super::options::IoStep;
+use super::queue::{Batch, Change, Operation};
+use super::record::Record;
+use super::segment::{self, Segment, SegmentHeader};
+
+/// Where the next frame goes. Only this thread writes, and it has one frame under way at a time: so a frame that is on
+/// disk proves the one before it durable, which recovery relies on.
+pub(super) struct Writer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) janitor: Janitor,
+    pub(super) log: u64,
+    pub(super) active: Arc<Segment>,
+    pub(super) offset: u64,
+    pub(super) next_sequence: u64,
+    pub(super) frame: Vec<u8>,
+}
+
+/// A frame's buffer larger than this is given back after use.
+const KEEP_BUFFER: usize = 8 * 1024 * 1024;
+
+impl Writer {
+    /// Writes until the queue is closed and empty, or something fails.
+    pub(super) fn run(mut self) {
+        while let Some(mut batch) = self.shared.queue.take(self.shared.options.frame_bytes) {
+            match self.write(&batch) {
+                Ok(()) => {
+                    for operation in &mut batch.operations {
+                        if let Some(done) = operation.done.take() {
+                            done(Ok(()));
+                        }
+                    }
+                }
+                Err(error) => return self.fail(batch.operations, error),
+            }
+        }
+    }
+
+    /// Nothing is tried again: after a failed write or fsync it is not known what is on disk, and the kernel may have
+    /// dropped the pages, so that a second fsync would succeed without having written them.
+    fn fail(&self, mut operations: Vec<Operation>, error: WalError) {
+        let error = Arc::new(error);
+        operations.extend(self.shared.queue.poison(&error));
+        (self.shared.options.fatal)(&error);
+        for done in operations.into_iter().filter_map(|operation| operation.done) {
+            done(Err(WalError::Poisoned(Arc::clone(&error))));
+        }
+    }
+
+    fn write(&mut self, batch: &Batch) -> Result<(), WalError> {
+        let mut locations = Vec::new();
+        self.fill(batch, &mut locations);
+        if self.frame.len() > frame::HEADER {
+            self.make_room(&mut locations)?;
+            self.flush(locations.len())?;
+        }
+        self.publish(batch, &locations)
+    }
+
+    /// Encodes the batch into the frame's buffer. Locations are relative to the frame.
+    fn fill(&mut self, batch: &Batch, locations: &mut Vec<Location>) {
+        if self.frame.capacity() > KEEP_BUFFER {
+            self.frame = Vec::new();
+        }
+        self.frame.clear();
+        self.frame.resize(frame::HEADER, 0);
+        for operation in &batch.operations {
+            match &operation.change {
+                Change::Append(entries) => {
+                    for entry in entries {
+                        let offset = self.frame.len() as u32;
+                        let crc = entry.encode(&mut self.frame);
+                        let len = self.frame.len() as u32 - offset;
+                        let segment = 0;
+                        locations.push(Location {
+                            segment,
+                            offset,
+                            len,
+                            crc,
+                        });
+                    }
+                }
+                Change::Vote(ballot) => Record::Vote(*ballot).encode(&mut self.frame),
+                Change::Truncate(after) => Record::Truncate(*after).encode(&mut self.frame),
+                Change::Purge(upto) => Record::Purge(*upto).encode(&mut self.frame),
+            }
+        }
+        if let Some(committed) = batch.committed {
+            Record::Committed(committed).encode(&mut self.frame);
+        }
+    }
+
+    /// Sees to it that the frame fits the active segment, else begins the next one; makes the locations absolute.
+    fn make_room(&mut self, locations: &mut [Location]) -> Result<(), WalError> {
+        let size = (self.frame.len() + frame::TRAILER) as u64;
+        if self.offset + size > self.active.capacity && self.offset > segment::HEADER as u64 {
+            self.rotate()?;
+        } else if self.offset > self.active.capacity / 2 {
+            self.janitor.prepare();
+        }
+        let mut shift = self.offset as u32;
+        if self.offset == segment::HEADER as u64 {
+            let mut opening = vec![0; frame::HEADER];
+            Record::Checkpoint(self.shared.read().disk.checkpoint()).encode(&mut opening);
+            shift += (opening.len() - frame::HEADER) as u32;
+            opening.extend_from_slice(&self.frame[frame::HEADER..]);
+            self.frame = opening;
+        }
+        for location in locations {
+            location.offset += shift;
+            location.segment = self.active.ordinal;
+        }
+        Ok(())
+    }
+
+    /// Begins the next segment. It is durable, header and name, before a frame goes into it.
+    fn rotate(&mut self) -> Result<(), WalError> {
+        let options = &self.shared.options;
+        options
+            .fault(IoStep::Rotate)
+            .map_err(|error| WalError::io("create a segment in", &options.dir, error))?;
+        let file = self.janitor.prepared()?;
+        let header = SegmentHeader {
+            log: self.log,
+            first_sequence: self.next_sequence,
+        };
+        let path = segment::publish(&options.dir, &file, header)?;
+        let segment = Arc::new(Segment::new(
+            self.active.ordinal + 1,
+            self.next_sequence,
+            path,
+            file,
+            options.segment_bytes,
+            segment::HEADER as u64,
+        ));
+        self.shared.write().segments.insert(segment.ordinal, Arc::clone(&segment));
+        self.active = segment;
+        self.offset = segment::HEADER as u64;
+        Ok(())
+    }
+
+    /// Writes the frame and makes it durable. A frame larger than its segment makes the file grow.
+    fn flush(&mut self, entries: usize) -> Result<(), WalError> {
+        let place = Place {
+            log: self.log,
+            segment: self.active.first_sequence,
+            sequence: self.next_sequence,
+            offset: self.offset as usize,
+        };
+        frame::seal(place, &mut self.frame);
+        let path = &self.active.path;
+        let options = &self.shared.options;
+        options
+            .fault(IoStep::Write)
+            .and_then(|()| self.active.file.write_all_at(&self.frame, self.offset))
+            .map_err(|error| WalError::io("write", path, error))?;
+        let started = Instant::now();
+        options
+            .fault(IoStep::Sync)
+            .and_then(|()| self.active.file.sync_data())
+            .map_err(|error| WalError::io("fsync", path, error))?;
+        let metrics = &self.shared.metrics;
+        metrics.fsync.record(started.elapsed());
+        metrics.frames.increment(1);
+        metrics.bytes.increment(self.frame.len() as u64);
+        metrics.frame_entries.record(entries as f64);
+        self.offset += self.frame.len() as u64;
+        self.next_sequence += 1;
+        Ok(())
+    }
+
+    /// Tells everyone what is durable now.
+    fn publish(&mut self, batch: &Batch, locations: &[Location]) -> Result<(), WalError> {
+        let mut guard = self.shared.write();
+        let state = &mut *guard;
+        let mut locations = locations.iter();
+        let mut purged = false;
+        for operation in &batch.operations {
+            match &operation.change {
+                Change::Append(entries) => {
+                    for (entry, location) in entries.iter().zip(locations.by_ref()) {
+                        state.disk.append(entry.position, *location)?;
+                    }
+                }
+                Change::Vote(ballot) => state.disk.apply(Record::Vote(*ballot)),
+                Change::Truncate(after) => state.disk.apply(Record::Truncate(*after)),
+                Change::Purge(upto) => {
+                    purged = true;
+                    state.disk.apply(Record::Purge(*upto));
+                }
+            }
+            state.durable = operation.number;
+        }
+        if let Some(committed) = batch.committed {
+            state.disk.apply(Record::Committed(committed));
+        }
+        self.active.set_used(self.offset);
+        state.cache.evict(self.shared.options.cache_bytes, state.durable);
+        let unneeded = if purged { state.take_unneeded() } else { Vec::new() };
+        let bytes = state.log_bytes();
+        self.shared.tell_durable(state);
+        drop(guard);
+        self.shared.metrics.log_bytes.set(bytes as f64);
+        self.janitor.remove(unneeded);
+        Ok(())
+    }
+}
+
+impl Shared {
+    pub(super) fn read(&self) -> std::sync::RwLockReadGuard<'_, super::state::State> {
+        // A panic ends the process; were it caught, the state behind the lock would still be whole between operations.
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn write(&self) -> std::sync::RwLockWriteGuard<'_, super::state::State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
