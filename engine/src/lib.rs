@@ -1,4 +1,20 @@
-//! The engine process of a RaftKV node.
+//! The engine process of a RaftKV node: the data, and the HTTP API in front of it.
+//!
+//! It owns the [`store`] and serves the [`state_machine`] service that the sidecar applies committed entries through.
+//! Writes go the other way: the [`proposer`] packs them into batches for the sidecar's `Consensus` service, and reads
+//! ask the [`barrier`] lanes how far they must have applied. [`backend`] puts that behind the HTTP surfaces, and [`run`]
+//! starts and stops it all.
 
+pub mod backend;
+mod backoff;
+pub mod barrier;
+mod budget;
+pub mod config;
+pub mod consensus_client;
+pub mod disk_guard;
+mod membership;
+pub mod proposer;
 pub mod state_machine;
 pub mod store;
+mod stream_link;
+mod trouble;

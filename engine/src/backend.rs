@@ -1,0 +1,194 @@
+//! [`EngineBackend`]: one group's key-value store, as the HTTP surfaces see it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use raftkv_api::{
+    Backend, BackendError, Entry, ListRequest, Membership, Page, Read, RequestContext, ServedBy,
+};
+use raftkv_kv::{Key, Op, Outcome};
+use raftkv_proto::consensus::ConsensusStatus;
+use tokio::sync::{Mutex, Semaphore};
+
+use crate::barrier::Barriers;
+use crate::budget::Budget;
+use crate::consensus_client::ConsensusClient;
+use crate::disk_guard::DiskGuard;
+use crate::membership;
+use crate::proposer::Proposer;
+use crate::store::{Store, StoreError};
+
+/// Listings that read the store at once: each keeps a thread busy, and the disk serves few better than many.
+const MAX_RUNNING_SCANS: usize = 8;
+/// Listings that run or wait their turn; the next one is told to come back.
+const MAX_SCANS: usize = 256;
+/// When a listing that was turned away should come back.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long the answer to "are you ready" is kept: load balancers ask often, and the truth changes by elections.
+const READY_KEPT: Duration = Duration::from_millis(500);
+/// A sidecar that does not say how it is within this is not ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A [`Backend`] over the local store, with writes and freshness through the sidecar. Cloning shares everything.
+#[derive(Clone)]
+pub struct EngineBackend {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    name: String,
+    store: Store,
+    consensus: ConsensusClient,
+    proposer: Proposer,
+    barriers: Barriers,
+    disk: DiskGuard,
+    scans: Budget,
+    running_scans: Arc<Semaphore>,
+    ready: Mutex<Option<(Instant, Result<(), BackendError>)>>,
+}
+
+impl EngineBackend {
+    /// Puts the parts together. `name` is the node's.
+    pub fn new(
+        name: String,
+        store: Store,
+        consensus: ConsensusClient,
+        proposer: Proposer,
+        barriers: Barriers,
+        disk: DiskGuard,
+    ) -> Self {
+        let shared = Shared {
+            name,
+            store,
+            consensus,
+            proposer,
+            barriers,
+            disk,
+            scans: Budget::new(MAX_SCANS),
+            running_scans: Arc::new(Semaphore::new(MAX_RUNNING_SCANS)),
+            ready: Mutex::new(None),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    async fn scan(&self, deadline: Instant, request: ListRequest) -> Result<(Page, u64), BackendError> {
+        let late = || BackendError::DeadlineExceeded("the listing was not done in time".to_owned());
+        let Some(share) = self.shared.scans.take(1) else {
+            return Err(BackendError::Overloaded { retry_after: RETRY_AFTER });
+        };
+        let turn = Arc::clone(&self.shared.running_scans).acquire_owned();
+        let turn = match tokio::time::timeout_at(deadline.into(), turn).await {
+            Ok(Ok(turn)) => turn,
+            Ok(Err(_)) => return Err(BackendError::ShuttingDown),
+            Err(_) => return Err(late()),
+        };
+        let store = self.shared.store.clone();
+        let scan = tokio::task::spawn_blocking(move || {
+            // Kept until the scan is done, though its client may be gone before.
+            let (_share, _turn) = (share, turn);
+            let revision = store.revision();
+            store.list(&request).map(|page| (page, revision))
+        });
+        match tokio::time::timeout_at(deadline.into(), scan).await {
+            Ok(Ok(page)) => page.map_err(read_failed),
+            Ok(Err(_)) => Err(BackendError::ShuttingDown),
+            Err(_) => Err(late()),
+        }
+    }
+
+    async fn ask_ready(&self) -> Result<(), BackendError> {
+        let status = self.shared.consensus.status(Instant::now() + READY_TIMEOUT).await?;
+        check_ready(&status).map_err(|why| BackendError::Unavailable(why.to_owned()))
+    }
+}
+
+impl Backend for EngineBackend {
+    async fn write(&self, ctx: RequestContext, ops: Vec<Op>) -> Result<Vec<Outcome>, BackendError> {
+        self.shared.disk.check(&ops)?;
+        self.shared.proposer.propose(ops, ctx.deadline).await
+    }
+
+    async fn get(&self, ctx: RequestContext, key: Key) -> Result<Read<Option<Entry>>, BackendError> {
+        self.shared.barriers.wait(ctx.consistency, ctx.deadline).await?;
+        // Taken before the read: what the read sees is at least that new.
+        let store_revision = self.shared.store.revision();
+        // On this thread: one lookup costs less than handing it to another.
+        let value = self.shared.store.get(&key).map_err(read_failed)?;
+        Ok(Read { value, store_revision, consistency: ctx.consistency })
+    }
+
+    async fn list(&self, ctx: RequestContext, request: ListRequest) -> Result<Read<Page>, BackendError> {
+        self.shared.barriers.wait(ctx.consistency, ctx.deadline).await?;
+        let (value, store_revision) = self.scan(ctx.deadline, request).await?;
+        Ok(Read { value, store_revision, consistency: ctx.consistency })
+    }
+
+    async fn join(&self, ctx: RequestContext, name: String, raft_address: String) -> Result<String, BackendError> {
+        self.shared.consensus.join(ctx.deadline, name, raft_address).await
+    }
+
+    async fn remove(&self, ctx: RequestContext, name: String) -> Result<String, BackendError> {
+        self.shared.consensus.remove(ctx.deadline, name).await
+    }
+
+    async fn membership(&self, ctx: RequestContext) -> Result<Membership, BackendError> {
+        let status = self.shared.consensus.status(ctx.deadline).await?;
+        Ok(Membership { stats: membership::stats(&status) })
+    }
+
+    fn served_by(&self) -> ServedBy {
+        ServedBy { node: self.shared.name.clone() }
+    }
+
+    async fn ready(&self) -> Result<(), BackendError> {
+        // Held while asking: many who ask at once share one answer.
+        let mut kept = self.shared.ready.lock().await;
+        if let Some((at, answer)) = &*kept
+            && at.elapsed() < READY_KEPT
+        {
+            return answer.clone();
+        }
+        let answer = self.ask_ready().await;
+        *kept = Some((Instant::now(), answer.clone()));
+        answer
+    }
+}
+
+/// Whether a node in this state can answer requests; if not, why.
+fn check_ready(status: &ConsensusStatus) -> Result<(), &'static str> {
+    match status.role.as_str() {
+        "waiting" => Err("this node has not joined a cluster yet"),
+        "removed" => Err("this node was removed from its cluster"),
+        "learner" => Err("this node is still catching up"),
+        _ if status.leader_raft_id == 0 => Err("no leader is known"),
+        _ => Ok(()),
+    }
+}
+
+fn read_failed(error: StoreError) -> BackendError {
+    match error {
+        StoreError::Stopped => BackendError::ShuttingDown,
+        error => {
+            tracing::error!("read from the store: {error}");
+            BackendError::Internal(error.to_string())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(role: &str, leader_raft_id: u64) -> ConsensusStatus {
+        ConsensusStatus { role: role.to_owned(), leader_raft_id, ..ConsensusStatus::default() }
+    }
+
+    #[test]
+    fn a_node_is_ready_when_it_is_a_voter_and_knows_a_leader() {
+        assert!(check_ready(&status("leader", 7)).is_ok());
+        assert!(check_ready(&status("follower", 7)).is_ok());
+        for (role, leader) in [("follower", 0), ("candidate", 0), ("learner", 7), ("waiting", 0), ("removed", 7)] {
+            assert!(check_ready(&status(role, leader)).is_err(), "{role}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! [`Backoff`]: how long to wait before the next try.
+
+use std::time::Duration;
+
+/// Doubling waits between two bounds, shortened at random by up to a half so that nodes do not try in step.
+#[derive(Debug, Clone)]
+pub(crate) struct Backoff {
+    first: Duration,
+    most: Duration,
+    next: Duration,
+}
+
+impl Backoff {
+    /// Waits of about `first`, then twice that, up to `most`.
+    pub(crate) const fn new(first: Duration, most: Duration) -> Self {
+        Self { first, most, next: first }
+    }
+
+    /// How long to wait now; the next answer is longer.
+    pub(crate) fn wait(&mut self) -> Duration {
+        let wait = self.next;
+        self.next = (self.next * 2).min(self.most);
+        wait.mul_f64(rand::random_range(0.5..=1.0))
+    }
+
+    /// Something worked: the next trouble is a new one.
+    pub(crate) fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_the_bound_and_start_again_after_success() {
+        let first = Duration::from_millis(10);
+        let most = Duration::from_millis(250);
+        let mut backoff = Backoff::new(first, most);
+        let waits: Vec<Duration> = (0..10).map(|_| backoff.wait()).collect();
+        assert!(waits[0] <= first && waits[0] >= first / 2);
+        assert!(waits.iter().all(|wait| *wait <= most));
+        assert!(waits[9] >= most / 2);
+        backoff.reset();
+        assert!(backoff.wait() <= first);
+    }
+}

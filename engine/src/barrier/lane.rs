@@ -1,0 +1,255 @@
+//! [`Lane`]: the loop behind the barriers of one mode.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use raftkv_proto::consensus::read_barrier_response::Outcome;
+use raftkv_proto::consensus::{BarrierMode, ReadBarrierRequest, ReadBarrierResponse, RefusedReason};
+use raftkv_runtime::shutdown::Shutdown;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::sleep_until;
+
+use crate::backoff::Backoff;
+use crate::stream_link::{LinkEvent, StreamLink};
+use crate::trouble::Trouble;
+
+/// A barrier that takes longer than this does not hold up the reads that came after it: the next one leaves.
+const SLOW_BARRIER: Duration = Duration::from_millis(50);
+/// Barriers without an answer at once. Each costs the leader a round to its quorum, so more than one is only for
+/// when one is slow.
+const MAX_BARRIERS_IN_FLIGHT: usize = 4;
+/// The sidecar gets this long for a barrier; then the reads ask again, which finds a new leader.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A sidecar that has not answered this long after it should have, never will.
+const OVERDUE: Duration = Duration::from_millis(250);
+/// First wait after a refusal: most are elections, over within a few of these.
+const FIRST_REFUSAL_WAIT: Duration = Duration::from_millis(5);
+/// Longest wait after a refusal.
+const LONGEST_REFUSAL_WAIT: Duration = Duration::from_millis(100);
+
+/// A read that waits for its barrier.
+#[derive(Debug)]
+pub(super) struct PendingRead {
+    pub(super) deadline: Instant,
+    pub(super) passed: oneshot::Sender<()>,
+}
+
+/// A barrier without an answer yet, and the reads that came before it left.
+#[derive(Debug)]
+struct Sent {
+    id: u64,
+    at: Instant,
+    answer_by: Instant,
+    reads: Vec<PendingRead>,
+}
+
+/// Reads that may be served once the store has applied everything below `next_index`.
+#[derive(Debug)]
+struct Confirmed {
+    next_index: u64,
+    reads: Vec<PendingRead>,
+}
+
+/// The reads of one mode, from their coming to the moment they may be served.
+#[derive(Debug)]
+pub(super) struct Lane {
+    mode: BarrierMode,
+    link: StreamLink<ReadBarrierRequest, ReadBarrierResponse>,
+    queue: mpsc::UnboundedReceiver<PendingRead>,
+    applied: watch::Receiver<u64>,
+    /// No barrier has left for them yet.
+    waiting: Vec<PendingRead>,
+    /// In the order they left.
+    sent: VecDeque<Sent>,
+    confirmed: Vec<Confirmed>,
+    next_id: u64,
+    closed_until: Option<Instant>,
+    refusals: Backoff,
+    trouble: Trouble,
+}
+
+impl Lane {
+    pub(super) fn new(
+        mode: BarrierMode,
+        link: StreamLink<ReadBarrierRequest, ReadBarrierResponse>,
+        queue: mpsc::UnboundedReceiver<PendingRead>,
+        applied: watch::Receiver<u64>,
+        trouble: Trouble,
+    ) -> Self {
+        Self {
+            mode,
+            link,
+            queue,
+            applied,
+            waiting: Vec::new(),
+            sent: VecDeque::new(),
+            confirmed: Vec::new(),
+            next_id: 1,
+            closed_until: None,
+            refusals: Backoff::new(FIRST_REFUSAL_WAIT, LONGEST_REFUSAL_WAIT),
+            trouble,
+        }
+    }
+
+    pub(super) async fn run(mut self, stop: Shutdown) {
+        loop {
+            let now = Instant::now();
+            self.expire(now);
+            self.dispatch(now);
+            let due = self.next_due();
+            tokio::select! {
+                biased;
+                event = self.link.next() => self.on_event(event),
+                () = stop.wait() => return,
+                changed = self.applied.changed(), if !self.confirmed.is_empty() => {
+                    if changed.is_err() {
+                        // The store is gone: nothing can be read any more.
+                        return;
+                    }
+                    self.release();
+                }
+                Some(read) = self.queue.recv(), if self.can_send(now) => self.waiting.push(read),
+                () = sleep_until(due.unwrap_or(now).into()), if due.is_some() => {}
+            }
+        }
+    }
+
+    fn can_send(&self, now: Instant) -> bool {
+        self.link.is_open()
+            && self.sent.len() < MAX_BARRIERS_IN_FLIGHT
+            && self.sent.back().is_none_or(|last| now >= last.at + SLOW_BARRIER)
+            && self.closed_until.is_none_or(|until| now >= until)
+    }
+
+    /// When something can be done that cannot be done now, if time is all it needs.
+    fn next_due(&self) -> Option<Instant> {
+        let slow = (self.sent.len() < MAX_BARRIERS_IN_FLIGHT)
+            .then(|| self.sent.back().map(|last| last.at + SLOW_BARRIER))
+            .flatten();
+        let overdue = self.sent.front().map(|first| first.answer_by);
+        [slow.filter(|slow| *slow > Instant::now()), overdue, self.closed_until].into_iter().flatten().min()
+    }
+
+    /// Sends one barrier for all reads that are here.
+    fn dispatch(&mut self, now: Instant) {
+        if self.closed_until.is_some_and(|until| now >= until) {
+            self.closed_until = None;
+        }
+        if !self.can_send(now) {
+            return;
+        }
+        while let Ok(read) = self.queue.try_recv() {
+            self.waiting.push(read);
+        }
+        self.waiting.retain(|read| !read.passed.is_closed());
+        let Some(deadline) = self.waiting.iter().map(|read| read.deadline).max() else { return };
+        let timeout = deadline.saturating_duration_since(now).min(ATTEMPT_TIMEOUT);
+        let id = self.next_id;
+        self.next_id += 1;
+        let request = ReadBarrierRequest {
+            id,
+            mode: self.mode.into(),
+            timeout_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX).max(1),
+        };
+        if self.link.send(request).is_err() {
+            self.hold_back("the sidecar takes no requests".to_owned(), now);
+            return;
+        }
+        metrics::histogram!("raftkv_engine_barrier_reads").record(self.waiting.len() as f64);
+        let reads = std::mem::take(&mut self.waiting);
+        self.sent.push_back(Sent { id, at: now, answer_by: now + timeout + OVERDUE, reads });
+    }
+
+    fn on_event(&mut self, event: LinkEvent<ReadBarrierResponse>) {
+        let now = Instant::now();
+        match event {
+            LinkEvent::Opened => {}
+            LinkEvent::Answer(ReadBarrierResponse { id, outcome }) => self.on_answer(id, outcome, now),
+            LinkEvent::NotOpened(status) => {
+                self.trouble.note(format!("the sidecar cannot be reached: {}", status.message()));
+                self.drop_abandoned();
+            }
+            LinkEvent::Lost(status) => {
+                self.trouble.note(format!("the sidecar was lost: {}", status.message()));
+                // Asking again has no effect but an answer.
+                for sent in std::mem::take(&mut self.sent) {
+                    self.waiting.extend(sent.reads);
+                }
+            }
+        }
+    }
+
+    fn on_answer(&mut self, id: u64, outcome: Option<Outcome>, now: Instant) {
+        let Some(at) = self.sent.iter().position(|sent| sent.id == id) else { return };
+        match outcome {
+            Some(Outcome::NextIndex(next_index)) => {
+                self.refusals.reset();
+                self.trouble.clear();
+                // Barriers that left earlier have readers who came earlier still: this one is good for them, too.
+                let reads = self.sent.drain(..=at).flat_map(|sent| sent.reads).collect();
+                self.confirmed.push(Confirmed { next_index, reads });
+                self.release();
+            }
+            Some(Outcome::Refused(refused)) => {
+                let reason = match refused.reason() {
+                    _ if !refused.message.is_empty() => refused.message,
+                    RefusedReason::NoLeader => "no leader".to_owned(),
+                    RefusedReason::Overloaded => "the leader has too much waiting".to_owned(),
+                    RefusedReason::ShuttingDown => "the sidecar is stopping".to_owned(),
+                    RefusedReason::TooLarge | RefusedReason::Unspecified => "refused".to_owned(),
+                };
+                self.ask_again(at, reason, now);
+            }
+            None => self.ask_again(at, "the sidecar answered nothing".to_owned(), now),
+        }
+    }
+
+    fn ask_again(&mut self, at: usize, reason: String, now: Instant) {
+        if let Some(sent) = self.sent.remove(at) {
+            self.waiting.extend(sent.reads);
+        }
+        metrics::counter!("raftkv_engine_barriers_refused_total").increment(1);
+        self.hold_back(reason, now);
+    }
+
+    fn hold_back(&mut self, reason: String, now: Instant) {
+        self.trouble.note(reason);
+        if self.closed_until.is_none() {
+            self.closed_until = Some(now + self.refusals.wait());
+        }
+    }
+
+    /// Lets go the reads whose index is applied.
+    fn release(&mut self) {
+        let applied = *self.applied.borrow_and_update();
+        self.confirmed.retain_mut(|confirmed| {
+            if confirmed.next_index > applied {
+                confirmed.reads.retain(|read| !read.passed.is_closed());
+                return !confirmed.reads.is_empty();
+            }
+            for read in confirmed.reads.drain(..) {
+                // Its reader may have left.
+                let _ = read.passed.send(());
+            }
+            false
+        });
+    }
+
+    /// Takes back the reads of barriers that will not be answered any more.
+    fn expire(&mut self, now: Instant) {
+        while self.sent.front().is_some_and(|first| now >= first.answer_by) {
+            let reads = self.sent.pop_front().map(|sent| sent.reads);
+            self.waiting.extend(reads.into_iter().flatten());
+            self.trouble.note("the sidecar does not answer".to_owned());
+            self.drop_abandoned();
+        }
+    }
+
+    /// While no barrier can leave, reads whose readers have left would pile up.
+    fn drop_abandoned(&mut self) {
+        while let Ok(read) = self.queue.try_recv() {
+            self.waiting.push(read);
+        }
+        self.waiting.retain(|read| !read.passed.is_closed());
+    }
+}

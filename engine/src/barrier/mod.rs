@@ -1,0 +1,81 @@
+//! [`Barriers`]: what makes a read of local data linearizable.
+
+mod lane;
+
+use std::time::{Duration, Instant};
+
+use raftkv_api::{BackendError, Consistency};
+use raftkv_proto::consensus::BarrierMode;
+use raftkv_runtime::shutdown::Shutdown;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::budget::Budget;
+use crate::consensus_client::ConsensusClient;
+use crate::trouble::Trouble;
+
+use lane::{Lane, PendingRead};
+
+/// Reads that may wait for a barrier; the next one is told to come back.
+pub const MAX_WAITING_READS: usize = 16 * 1024;
+/// When a reader that was turned away should come back.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Asks consensus up to where a read must have applied, and waits until the store has.
+///
+/// All reads that wait when a barrier leaves share it. A read never uses a barrier that left before the read came:
+/// it might miss a write that was acknowledged in between. Cloning shares the lanes.
+#[derive(Debug, Clone)]
+pub struct Barriers {
+    linearizable: mpsc::UnboundedSender<PendingRead>,
+    lease: mpsc::UnboundedSender<PendingRead>,
+    waiting: Budget,
+    trouble: Trouble,
+}
+
+impl Barriers {
+    /// Starts the tasks behind it. `applied` is the store's next index.
+    ///
+    /// After `stop` the tasks end at once: whoever drains requests does so before.
+    pub fn start(
+        client: &ConsensusClient,
+        applied: watch::Receiver<u64>,
+        stop: &Shutdown,
+    ) -> (Self, Vec<JoinHandle<()>>) {
+        let trouble = Trouble::default();
+        let lane = |mode| {
+            let (sender, reads) = mpsc::unbounded_channel();
+            let lane = Lane::new(mode, client.read_barriers(), reads, applied.clone(), trouble.clone());
+            (sender, tokio::spawn(lane.run(stop.clone())))
+        };
+        let (linearizable, linearizable_task) = lane(BarrierMode::ReadIndex);
+        let (lease, lease_task) = lane(BarrierMode::Lease);
+        let waiting = Budget::new(MAX_WAITING_READS);
+        (Self { linearizable, lease, waiting, trouble }, vec![linearizable_task, lease_task])
+    }
+
+    /// Returns once a read of the store has the freshness asked for.
+    ///
+    /// # Errors
+    /// `Unavailable` at the deadline: a node cut off from its group says so instead of serving something old.
+    pub async fn wait(&self, consistency: Consistency, deadline: Instant) -> Result<(), BackendError> {
+        let lane = match consistency {
+            Consistency::Stale => return Ok(()),
+            Consistency::Linearizable => &self.linearizable,
+            Consistency::Lease => &self.lease,
+        };
+        let Some(_share) = self.waiting.take(1) else {
+            metrics::counter!("raftkv_engine_reads_shed_total").increment(1);
+            return Err(BackendError::Overloaded { retry_after: RETRY_AFTER });
+        };
+        let (passed, waiter) = oneshot::channel();
+        if lane.send(PendingRead { deadline, passed }).is_err() {
+            return Err(BackendError::ShuttingDown);
+        }
+        match tokio::time::timeout_at(deadline.into(), waiter).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(BackendError::ShuttingDown),
+            Err(_) => Err(BackendError::Unavailable(self.trouble.explain("no read barrier before the deadline"))),
+        }
+    }
+}

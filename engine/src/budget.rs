@@ -1,0 +1,70 @@
+//! [`Budget`]: a bound on what may wait, checked before any work is begun.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// So many units (requests, bytes) may be taken at once; more is refused, never waited for.
+#[derive(Debug, Clone)]
+pub(crate) struct Budget {
+    taken: Arc<AtomicUsize>,
+    limit: usize,
+}
+
+/// A part of a [`Budget`], given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Share {
+    taken: Arc<AtomicUsize>,
+    units: usize,
+}
+
+impl Budget {
+    /// Nothing is taken yet.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { taken: Arc::default(), limit }
+    }
+
+    /// Takes `units`, or nothing when they are not to be had. Somebody who asks for more than the limit gets it when
+    /// nothing else is taken: what is allowed by the limits of a request is possible at some time.
+    pub(crate) fn take(&self, units: usize) -> Option<Share> {
+        let before = self.taken.fetch_add(units, Ordering::Relaxed);
+        // Made first, so that a refusal gives back.
+        let share = Share { taken: Arc::clone(&self.taken), units };
+        (before == 0 || before.saturating_add(units) <= self.limit).then_some(share)
+    }
+
+    /// How much is taken.
+    pub(crate) fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.taken.fetch_sub(self.units, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_above_the_limit_and_gives_back_on_drop() {
+        let budget = Budget::new(10);
+        let first = budget.take(6).expect("6 of 10");
+        assert!(budget.take(5).is_none(), "11 of 10");
+        assert_eq!(budget.taken(), 6, "the refused share was given back");
+        let _second = budget.take(4).expect("10 of 10");
+        drop(first);
+        assert_eq!(budget.taken(), 4);
+    }
+
+    #[test]
+    fn what_is_larger_than_the_limit_goes_alone() {
+        let budget = Budget::new(10);
+        let large = budget.take(100).expect("nothing else is there");
+        assert!(budget.take(1).is_none());
+        drop(large);
+        assert!(budget.take(1).is_some());
+    }
+}

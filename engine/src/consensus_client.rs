@@ -1,0 +1,117 @@
+//! [`ConsensusClient`]: what the engine asks of its sidecar.
+
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use raftkv_api::BackendError;
+use raftkv_proto::MAX_MESSAGE_BYTES;
+use raftkv_proto::consensus::consensus_client::ConsensusClient as Rpc;
+use raftkv_proto::consensus::{
+    ConsensusStatus, GetStatusRequest, JoinRequest, ProposeRequest, ProposeResponse, ReadBarrierRequest,
+    ReadBarrierResponse, RemoveRequest,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+use crate::stream_link::StreamLink;
+
+/// The sidecar, over one connection that is made again whenever it breaks. Cloning shares the connection.
+#[derive(Debug, Clone)]
+pub struct ConsensusClient {
+    rpc: Rpc<Channel>,
+}
+
+impl ConsensusClient {
+    /// A client over `channel`, which connects when first used.
+    pub fn new(channel: Channel) -> Self {
+        let rpc = Rpc::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        Self { rpc }
+    }
+
+    /// The stream of proposals.
+    pub(crate) fn proposals(&self) -> StreamLink<ProposeRequest, ProposeResponse> {
+        let rpc = self.rpc.clone();
+        StreamLink::new(move |requests| {
+            let mut rpc = rpc.clone();
+            async move { Ok(rpc.propose(ReceiverStream::new(requests)).await?.into_inner()) }.boxed()
+        })
+    }
+
+    /// A stream of read barriers.
+    pub(crate) fn read_barriers(&self) -> StreamLink<ReadBarrierRequest, ReadBarrierResponse> {
+        let rpc = self.rpc.clone();
+        StreamLink::new(move |requests| {
+            let mut rpc = rpc.clone();
+            async move { Ok(rpc.read_barrier(ReceiverStream::new(requests)).await?.into_inner()) }.boxed()
+        })
+    }
+
+    /// The state of consensus as this node knows it.
+    pub async fn status(&self, deadline: Instant) -> Result<ConsensusStatus, BackendError> {
+        let mut rpc = self.rpc.clone();
+        within(deadline, rpc.get_status(GetStatusRequest {}), Effect::None).await
+    }
+
+    /// Adds a node to the group; returns what was done, in words.
+    pub async fn join(&self, deadline: Instant, name: String, raft_address: String) -> Result<String, BackendError> {
+        let mut rpc = self.rpc.clone();
+        let request = with_timeout(JoinRequest { name, raft_address }, deadline);
+        Ok(within(deadline, rpc.join(request), Effect::Membership).await?.result)
+    }
+
+    /// Removes a node from the group; returns what was done, in words.
+    pub async fn remove(&self, deadline: Instant, name: String) -> Result<String, BackendError> {
+        let mut rpc = self.rpc.clone();
+        let request = with_timeout(RemoveRequest { name }, deadline);
+        Ok(within(deadline, rpc.remove(request), Effect::Membership).await?.result)
+    }
+}
+
+/// What a call may have changed when its answer is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    None,
+    Membership,
+}
+
+fn with_timeout<T>(message: T, deadline: Instant) -> Request<T> {
+    let mut request = Request::new(message);
+    // Zero is not a timeout gRPC can carry.
+    request.set_timeout(deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
+    request
+}
+
+async fn within<T>(
+    deadline: Instant,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    effect: Effect,
+) -> Result<T, BackendError> {
+    match tokio::time::timeout_at(deadline.into(), call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(error_of(&status, effect)),
+        Err(_) => Err(error_of(&Status::deadline_exceeded("the sidecar did not answer in time"), effect)),
+    }
+}
+
+fn error_of(status: &Status, effect: Effect) -> BackendError {
+    let message = status.message().to_owned();
+    match status.code() {
+        Code::InvalidArgument
+        | Code::FailedPrecondition
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::OutOfRange
+        | Code::PermissionDenied => BackendError::Rejected(message),
+        Code::Unavailable => BackendError::Unavailable(message),
+        Code::ResourceExhausted => BackendError::Overloaded { retry_after: Duration::from_secs(1) },
+        // The call may have been cut after it took effect.
+        Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Aborted if effect == Effect::Membership => {
+            BackendError::OutcomeUnknown(message)
+        }
+        Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => BackendError::Unavailable(message),
+        _ => BackendError::Internal(format!("the sidecar answered {}: {message}", status.code())),
+    }
+}

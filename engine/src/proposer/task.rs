@@ -1,0 +1,433 @@
+//! [`Task`]: the loop behind a [`Proposer`](super::Proposer).
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use raftkv_api::BackendError;
+use raftkv_kv::{Answer, Proposal};
+use raftkv_proto::consensus::propose_response::Outcome as Proposed;
+use raftkv_proto::consensus::{ProposeRequest, ProposeResponse, Refused, RefusedReason};
+use raftkv_runtime::shutdown::Shutdown;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, sleep_until};
+
+use super::batch::{InFlight, Progress};
+use super::request::Request;
+use super::session::Session;
+use super::{MAX_BATCH_BYTES, MAX_BATCH_OPS, MAX_BATCHES_IN_FLIGHT, unknown};
+use crate::backoff::Backoff;
+use crate::stream_link::{LinkEvent, StreamLink};
+use crate::trouble::Trouble;
+
+/// The sidecar gets this long to answer a proposal; then it is asked again, which finds a new leader where the old one
+/// went silent. Longer than an election, shorter than a client's usual deadline.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The sidecar is given less time than is left, so that its "refused" comes before the client's deadline and the
+/// client hears "not applied" rather than "unknown": a tenth of what is left, at most this.
+const MOST_ANSWER_MARGIN: Duration = Duration::from_millis(50);
+/// A sidecar that has not answered this long after it should have, never will: treat the proposal as lost.
+const OVERDUE: Duration = Duration::from_millis(500);
+/// First wait after a refusal: most are elections, over within a few of these.
+const FIRST_REFUSAL_WAIT: Duration = Duration::from_millis(5);
+/// Longest wait after a refusal.
+const LONGEST_REFUSAL_WAIT: Duration = Duration::from_millis(100);
+/// How often deadlines of batches in flight are looked at. Writers have exact timers of their own; this only frees.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Owns everything a proposal needs; nothing here is shared but the queue.
+#[derive(Debug)]
+pub(super) struct Task {
+    link: StreamLink<ProposeRequest, ProposeResponse>,
+    queue: mpsc::UnboundedReceiver<Request>,
+    /// Taken from the queue and not in a batch: it did not fit, or its batch was refused.
+    waiting: VecDeque<Request>,
+    batches: Vec<InFlight>,
+    session: Session,
+    next_id: u64,
+    /// After a refusal nothing new is proposed before this.
+    closed_until: Option<Instant>,
+    refusals: Backoff,
+    trouble: Trouble,
+    was_connected: bool,
+}
+
+impl Task {
+    pub(super) fn new(
+        link: StreamLink<ProposeRequest, ProposeResponse>,
+        queue: mpsc::UnboundedReceiver<Request>,
+        trouble: Trouble,
+    ) -> Self {
+        trouble.note("the sidecar has not been reached yet".to_owned());
+        Self {
+            link,
+            queue,
+            waiting: VecDeque::new(),
+            batches: Vec::with_capacity(MAX_BATCHES_IN_FLIGHT),
+            session: Session::Closed,
+            next_id: 1,
+            closed_until: None,
+            refusals: Backoff::new(FIRST_REFUSAL_WAIT, LONGEST_REFUSAL_WAIT),
+            trouble,
+            was_connected: false,
+        }
+    }
+
+    /// Runs until `stop` is triggered and everything taken is answered, or `grace` is over.
+    ///
+    /// Whoever waits when it ends learns from the dropped reply channel that no answer comes, and from its ticket
+    /// whether its operations may have been applied.
+    pub(super) async fn run(mut self, stop: Shutdown, grace: Duration) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut stop_by: Option<Instant> = None;
+        loop {
+            let now = Instant::now();
+            self.dispatch(now);
+            if let Some(stop_by) = stop_by
+                && (now >= stop_by || self.is_idle())
+            {
+                break;
+            }
+            let due = self.next_due();
+            tokio::select! {
+                biased;
+                event = self.link.next() => self.on_event(event),
+                () = stop.wait(), if stop_by.is_none() => {
+                    self.queue.close();
+                    stop_by = Some(Instant::now() + grace);
+                }
+                Some(request) = self.queue.recv(), if self.can_propose(now) => self.waiting.push_back(request),
+                () = sleep_until(due.unwrap_or(now).into()), if due.is_some() => {}
+                _ = tick.tick(), if stop_by.is_some() || !self.is_idle() => self.expire(Instant::now()),
+            }
+        }
+        if !self.is_idle() {
+            let requests = self.waiting.len() + self.queue.len();
+            tracing::warn!(requests, batches = self.batches.len(), "stopped with writes unanswered: the grace period is over");
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.batches.is_empty() && self.waiting.is_empty() && self.queue.is_empty()
+    }
+
+    /// Whether a new request could leave, so that taking one from the queue is of use.
+    fn can_propose(&self, now: Instant) -> bool {
+        self.link.is_open()
+            && self.batches.len() < MAX_BATCHES_IN_FLIGHT
+            && !matches!(self.session, Session::Opening { .. })
+            && self.closed_until.is_none_or(|until| now >= until)
+    }
+
+    /// When something can be sent that cannot be sent now, if time is all it needs.
+    fn next_due(&self) -> Option<Instant> {
+        if !self.link.is_open() {
+            return None;
+        }
+        let resend = self.batches.iter().filter_map(|batch| match batch.progress {
+            Progress::Resend { not_before } => Some(not_before),
+            Progress::Sent { .. } => None,
+        });
+        resend.chain(self.closed_until).min()
+    }
+
+    /// Sends everything that can be sent.
+    fn dispatch(&mut self, now: Instant) {
+        if !self.link.is_open() {
+            return;
+        }
+        self.resend(now);
+        if self.closed_until.is_some_and(|until| now >= until) {
+            self.closed_until = None;
+        }
+        while self.can_propose(now) {
+            let Session::Open { session, next_sequence } = self.session else {
+                if self.has_requests() {
+                    self.open_session(now);
+                }
+                return;
+            };
+            let requests = self.take_requests();
+            if requests.is_empty() {
+                return;
+            }
+            self.session = Session::Open { session, next_sequence: next_sequence + 1 };
+            let acknowledged_below = self.lowest_outstanding(session).unwrap_or(next_sequence);
+            let batch = InFlight::new(session, next_sequence, acknowledged_below, requests, now);
+            self.batches.push(batch);
+            self.send_batch(self.batches.len() - 1, now);
+        }
+    }
+
+    fn resend(&mut self, now: Instant) {
+        for at in (0..self.batches.len()).rev() {
+            let Progress::Resend { not_before } = self.batches[at].progress else { continue };
+            if self.batches[at].is_abandoned(now) {
+                self.give_up(at);
+            } else if now >= not_before {
+                metrics::counter!("raftkv_engine_proposals_repeated_total").increment(1);
+                self.send_batch(at, now);
+            }
+        }
+    }
+
+    fn send_batch(&mut self, at: usize, now: Instant) {
+        let batch = &self.batches[at];
+        let (payload, deadline) = (batch.payload.clone(), batch.deadline);
+        match self.send(payload, deadline, now) {
+            Some((id, answer_by)) => self.batches[at].progress = Progress::Sent { id, answer_by },
+            // Not handed over: as if the sidecar had refused it.
+            None => self.batches[at].resend_later(now),
+        }
+    }
+
+    /// Hands a proposal to the sidecar; its id, and when the answer is overdue.
+    fn send(&mut self, payload: Bytes, deadline: Instant, now: Instant) -> Option<(u64, Instant)> {
+        let left = deadline.saturating_duration_since(now);
+        let timeout = left.saturating_sub((left / 10).min(MOST_ANSWER_MARGIN)).min(ATTEMPT_TIMEOUT);
+        let id = self.next_id;
+        self.next_id += 1;
+        let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX).max(1);
+        self.link.send(ProposeRequest { id, payload, timeout_ms }).ok()?;
+        Some((id, now + timeout + OVERDUE))
+    }
+
+    fn open_session(&mut self, now: Instant) {
+        if let Some((id, answer_by)) = self.send(Proposal::OpenSession.encode(), now + ATTEMPT_TIMEOUT, now) {
+            self.session = Session::Opening { id, answer_by };
+        }
+    }
+
+    fn has_requests(&mut self) -> bool {
+        if self.waiting.is_empty() {
+            self.waiting.extend(self.queue.try_recv());
+        }
+        !self.waiting.is_empty()
+    }
+
+    /// The requests of the next batch, in order, at least one if any waits.
+    fn take_requests(&mut self) -> Vec<Request> {
+        let (mut taken, mut ops, mut bytes) = (Vec::new(), 0, 0);
+        while self.has_requests() {
+            let Some(request) = self.waiting.front() else { break };
+            ops += request.ops().len();
+            bytes += request.bytes();
+            if !taken.is_empty() && (ops > MAX_BATCH_OPS || bytes > MAX_BATCH_BYTES) {
+                break;
+            }
+            let Some(request) = self.waiting.pop_front() else { break };
+            // Refused once and its writer gone since, or withdrawn.
+            if request.is_abandoned() || !request.mark_proposed() {
+                ops -= request.ops().len();
+                bytes -= request.bytes();
+                continue;
+            }
+            taken.push(request);
+        }
+        taken
+    }
+
+    fn lowest_outstanding(&self, session: u64) -> Option<u64> {
+        self.batches.iter().filter(|batch| batch.session == session).map(|batch| batch.sequence).min()
+    }
+
+    fn on_event(&mut self, event: LinkEvent<ProposeResponse>) {
+        let now = Instant::now();
+        match event {
+            LinkEvent::Opened => {
+                tracing::info!("sidecar connected");
+                metrics::gauge!("raftkv_engine_sidecar_connected").set(1.0);
+                self.was_connected = true;
+            }
+            LinkEvent::Answer(ProposeResponse { id, outcome }) => self.on_answer(id, outcome, now),
+            LinkEvent::NotOpened(status) => {
+                if !self.was_connected {
+                    tracing::debug!("sidecar not reached: {}", status.message());
+                }
+                self.trouble.note(format!("the sidecar cannot be reached: {}", status.message()));
+            }
+            LinkEvent::Lost(status) => {
+                tracing::warn!(batches = self.batches.len(), "sidecar lost: {}", status.message());
+                metrics::gauge!("raftkv_engine_sidecar_connected").set(0.0);
+                self.trouble.note(format!("the sidecar was lost: {}", status.message()));
+                if matches!(self.session, Session::Opening { .. }) {
+                    self.session = Session::Closed;
+                }
+                for batch in &mut self.batches {
+                    if matches!(batch.progress, Progress::Sent { .. }) {
+                        batch.lost(now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_answer(&mut self, id: u64, outcome: Option<Proposed>, now: Instant) {
+        let outcome = outcome.unwrap_or_else(|| Proposed::Unknown(Default::default()));
+        if self.session.is_opening_as(id) {
+            self.on_session(outcome, now);
+        } else if let Some(at) = self.batches.iter().position(|batch| batch.is_sent_as(id)) {
+            match outcome {
+                Proposed::Applied(applied) => self.on_applied(at, &applied.answer),
+                Proposed::Refused(refused) => self.on_refused(at, &refused, now),
+                Proposed::Unknown(unknown) => {
+                    self.trouble.note(unknown.message);
+                    self.batches[at].lost(now);
+                }
+            }
+        }
+        // Otherwise an answer to what was given up: nobody waits for it.
+    }
+
+    fn on_session(&mut self, outcome: Proposed, now: Instant) {
+        self.session = Session::Closed;
+        let reason = match outcome {
+            Proposed::Applied(applied) => match Answer::decode(&applied.answer) {
+                Ok(Answer::SessionOpened { session }) => {
+                    tracing::info!(session, "write session opened");
+                    self.session = Session::Open { session, next_sequence: 1 };
+                    self.worked();
+                    return;
+                }
+                other => {
+                    tracing::error!(?other, "opening a session was answered with something else");
+                    "no session was opened".to_owned()
+                }
+            },
+            Proposed::Refused(refused) => describe(&refused),
+            Proposed::Unknown(unknown) => unknown.message,
+        };
+        // Asking twice is harmless: a session nobody uses expires.
+        self.hold_back(reason, now);
+    }
+
+    fn on_applied(&mut self, at: usize, answer: &[u8]) {
+        let batch = self.batches.swap_remove(at);
+        match Answer::decode(answer) {
+            Ok(Answer::Applied(outcomes)) => {
+                self.worked();
+                let sequence = batch.sequence;
+                if let Err(got) = batch.answer(outcomes) {
+                    tracing::error!(sequence, got, "not as many outcomes as operations");
+                }
+            }
+            Ok(Answer::SessionExpired) => self.on_session_expired(batch),
+            Ok(Answer::Stale) => {
+                // A sequence is only given up together with its waiters.
+                tracing::error!(session = batch.session, sequence = batch.sequence, "a batch in use is called stale");
+                batch.fail(&unknown("the batch was called stale"));
+            }
+            Ok(Answer::SessionOpened { .. }) => {
+                tracing::error!(sequence = batch.sequence, "a batch was answered as if it opened a session");
+                batch.fail(&unknown("the answer is of the wrong kind"));
+            }
+            Err(error) => {
+                tracing::error!(sequence = batch.sequence, "an answer cannot be decoded: {error}");
+                batch.fail(&unknown("the answer cannot be read"));
+            }
+        }
+    }
+
+    fn on_session_expired(&mut self, batch: InFlight) {
+        if self.session.is(batch.session) {
+            tracing::info!(session = batch.session, "write session expired");
+            self.session = Session::Closed;
+        }
+        if batch.maybe_applied {
+            // An earlier send may have been applied while the session was known; nobody remembers.
+            batch.fail(&unknown("the session expired while the write was being repeated"));
+        } else {
+            self.put_back(batch);
+        }
+    }
+
+    fn on_refused(&mut self, at: usize, refused: &Refused, now: Instant) {
+        let reason = describe(refused);
+        metrics::counter!("raftkv_engine_proposals_refused_total").increment(1);
+        if refused.reason() == RefusedReason::TooLarge && !self.batches[at].maybe_applied {
+            let batch = self.batches.swap_remove(at);
+            batch.fail(&BackendError::Internal(reason));
+            return;
+        }
+        if self.batches[at].maybe_applied {
+            // This send was not applied, but an earlier one may be: only the same sequence finds out.
+            self.batches[at].resend_later(now);
+        } else {
+            // Definitely not applied: its requests are as good as new, and can be withdrawn again.
+            let batch = self.batches.swap_remove(at);
+            self.put_back(batch);
+        }
+        self.hold_back(reason, now);
+    }
+
+    /// The requests of a batch that was definitely not applied wait again, before all others. Its sequence is not
+    /// used again.
+    fn put_back(&mut self, batch: InFlight) {
+        for request in batch.requests.into_iter().rev() {
+            request.mark_waiting();
+            if !request.is_abandoned() {
+                self.waiting.push_front(request);
+            }
+        }
+    }
+
+    /// Nobody waits for it any more. The next batch of the session says that this sequence is not repeated; what is
+    /// still on its way is stale from then on.
+    fn give_up(&mut self, at: usize) {
+        let batch = self.batches.swap_remove(at);
+        metrics::counter!("raftkv_engine_batches_given_up_total").increment(1);
+        tracing::debug!(session = batch.session, sequence = batch.sequence, "batch given up: all its writers have left");
+    }
+
+    /// Frees what nobody waits for, and repeats what should have been answered long ago.
+    fn expire(&mut self, now: Instant) {
+        for at in (0..self.batches.len()).rev() {
+            if self.batches[at].is_abandoned(now) {
+                self.give_up(at);
+            } else if let Progress::Sent { answer_by, .. } = self.batches[at].progress
+                && now >= answer_by
+            {
+                self.trouble.note("the sidecar does not answer".to_owned());
+                self.batches[at].lost(now);
+            }
+        }
+        if let Session::Opening { answer_by, .. } = self.session
+            && now >= answer_by
+        {
+            self.session = Session::Closed;
+        }
+        // While nothing can be proposed, those who left would pile up.
+        if !self.can_propose(now) {
+            while let Ok(request) = self.queue.try_recv() {
+                self.waiting.push_back(request);
+            }
+            self.waiting.retain(|request| !request.is_abandoned());
+        }
+    }
+
+    fn hold_back(&mut self, reason: String, now: Instant) {
+        self.trouble.note(reason);
+        // Several refusals of one moment are one trouble.
+        if self.closed_until.is_none() {
+            self.closed_until = Some(now + self.refusals.wait());
+        }
+    }
+
+    fn worked(&mut self) {
+        self.refusals.reset();
+        self.closed_until = None;
+        self.trouble.clear();
+    }
+}
+
+fn describe(refused: &Refused) -> String {
+    match refused.reason() {
+        _ if !refused.message.is_empty() => refused.message.clone(),
+        RefusedReason::NoLeader => "no leader".to_owned(),
+        RefusedReason::Overloaded => "the leader has too much waiting".to_owned(),
+        RefusedReason::ShuttingDown => "the sidecar is stopping".to_owned(),
+        RefusedReason::TooLarge => "the proposal is larger than a log entry may be".to_owned(),
+        RefusedReason::Unspecified => "refused".to_owned(),
+    }
+}

@@ -1,0 +1,144 @@
+//! [`StreamLink`]: one bidirectional stream to the sidecar, opened again for ever.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream};
+use tokio::sync::mpsc;
+use tokio::time::Sleep;
+use tonic::{Status, Streaming};
+
+use crate::backoff::Backoff;
+
+/// First wait before a stream is opened again: a sidecar that restarts is back within tens of milliseconds.
+const FIRST_WAIT: Duration = Duration::from_millis(10);
+/// Longest wait: what a client may lose to it after the sidecar is back.
+const LONGEST_WAIT: Duration = Duration::from_millis(250);
+/// A sidecar that takes longer than this to accept a stream is hung; try again rather than wait for it.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Requests handed over and not yet taken by the connection. The owner of a link bounds what it has in flight far
+/// below; this only makes a forgotten bound visible.
+const SEND_BUFFER: usize = 256;
+
+/// A request was not handed over: the other side has certainly not seen it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NotSent;
+
+/// What happened on a link.
+#[derive(Debug)]
+pub(crate) enum LinkEvent<A> {
+    /// Requests can be sent from now on.
+    Opened,
+    /// An answer came.
+    Answer(A),
+    /// The stream could not be opened; it will be tried again.
+    NotOpened(Status),
+    /// The stream broke; it will be opened again. Requests without an answer may have been seen or not.
+    Lost(Status),
+}
+
+type Opening<A> = BoxFuture<'static, Result<Streaming<A>, Status>>;
+
+/// A stream of requests `Q` and answers `A` that is opened again whenever it breaks, with bounded backoff.
+///
+/// It does not repeat requests: only their sender knows which may be repeated.
+pub(crate) struct StreamLink<Q, A> {
+    open: Box<dyn Fn(mpsc::Receiver<Q>) -> Opening<A> + Send>,
+    state: State<Q, A>,
+    backoff: Backoff,
+}
+
+enum State<Q, A> {
+    Pausing(Pin<Box<Sleep>>),
+    Opening { requests: mpsc::Sender<Q>, opening: Opening<A> },
+    Open { requests: mpsc::Sender<Q>, answers: Box<Streaming<A>> },
+}
+
+impl<Q, A: 'static> StreamLink<Q, A> {
+    /// A link whose streams are made by `open` from the receiving end of the requests. The first is opened when
+    /// [`next`](Self::next) is first polled.
+    pub(crate) fn new(open: impl Fn(mpsc::Receiver<Q>) -> Opening<A> + Send + 'static) -> Self {
+        Self {
+            open: Box::new(open),
+            state: State::Pausing(Box::pin(tokio::time::sleep(Duration::ZERO))),
+            backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),
+        }
+    }
+
+    /// Whether requests can be sent.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open { .. })
+    }
+
+    /// Hands a request over. `Ok` promises nothing about its arrival.
+    pub(crate) fn send(&mut self, request: Q) -> Result<(), NotSent> {
+        match &self.state {
+            State::Open { requests, .. } => requests.try_send(request).map_err(|_| NotSent),
+            State::Pausing(_) | State::Opening { .. } => Err(NotSent),
+        }
+    }
+
+    /// What happens next. Cancel-safe: nothing is lost when the future is dropped.
+    pub(crate) async fn next(&mut self) -> LinkEvent<A> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<LinkEvent<A>> {
+        loop {
+            match &mut self.state {
+                State::Pausing(pause) => {
+                    ready!(pause.as_mut().poll_unpin(cx));
+                    let (requests, receiver) = mpsc::channel(SEND_BUFFER);
+                    self.state = State::Opening { requests, opening: with_timeout((self.open)(receiver)) };
+                }
+                State::Opening { requests, opening } => match ready!(opening.poll_unpin(cx)) {
+                    Ok(answers) => {
+                        self.state = State::Open { requests: requests.clone(), answers: Box::new(answers) };
+                        return Poll::Ready(LinkEvent::Opened);
+                    }
+                    Err(status) => {
+                        self.pause();
+                        return Poll::Ready(LinkEvent::NotOpened(status));
+                    }
+                },
+                State::Open { answers, .. } => {
+                    let status = match ready!(Pin::new(answers.as_mut()).poll_next(cx)) {
+                        Some(Ok(answer)) => {
+                            // Only an answer shows that it works: a sidecar may accept streams and drop them.
+                            self.backoff.reset();
+                            return Poll::Ready(LinkEvent::Answer(answer));
+                        }
+                        Some(Err(status)) => status,
+                        None => Status::unavailable("the sidecar ended the stream"),
+                    };
+                    self.pause();
+                    return Poll::Ready(LinkEvent::Lost(status));
+                }
+            }
+        }
+    }
+
+    fn pause(&mut self) {
+        self.state = State::Pausing(Box::pin(tokio::time::sleep(self.backoff.wait())));
+    }
+}
+
+fn with_timeout<A: 'static>(opening: Opening<A>) -> Opening<A> {
+    tokio::time::timeout(OPEN_TIMEOUT, opening)
+        .map(|opened| opened.unwrap_or_else(|_| Err(Status::unavailable("the sidecar does not accept the stream"))))
+        .boxed()
+}
+
+impl<Q, A> fmt::Debug for StreamLink<Q, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.state {
+            State::Pausing(_) => "pausing",
+            State::Opening { .. } => "opening",
+            State::Open { .. } => "open",
+        };
+        write!(f, "StreamLink({state})")
+    }
+}
