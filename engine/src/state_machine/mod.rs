@@ -1,6 +1,30 @@
-//! The gRPC service that consensus drives the [`Store`] with.
+//! The gRPC service through which consensus drives the [`Store`].
+//!
+//! Errors become status codes here and nowhere else, see [`status`]:
+//!
+//! | code                  | meaning                                                                        |
+//! |-----------------------|--------------------------------------------------------------------------------|
+//! | `FAILED_PRECONDITION` | entries are missing before these, or a snapshot that is not wanted here        |
+//! | `DATA_LOSS`           | stored data or a received snapshot is damaged                                  |
+//! | `INVALID_ARGUMENT`    | a message that the contract does not allow                                     |
+//! | `ABORTED`             | another apply stream has taken over                                            |
+//! | `UNAVAILABLE`         | the store has stopped: this process is ending                                  |
+//! | `INTERNAL`            | the disk failed; this process is ending                                        |
 
-use crate::store::Store;
+mod apply;
+mod snapshot;
+mod status;
+
+use std::pin::Pin;
+
+use futures::Stream;
+use raftkv_proto::MAX_MESSAGE_BYTES;
+use raftkv_proto::state_machine as pb;
+use raftkv_proto::state_machine::state_machine_server::{StateMachine, StateMachineServer};
+use tokio::sync::watch;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::store::{Position, Store, StoreError};
 
 /// What of the status the store does not know.
 #[derive(Clone, Debug, Default)]
@@ -14,15 +38,105 @@ pub struct ServiceInfo {
 /// Serves `raftkv_proto::state_machine` over a [`Store`].
 #[derive(Clone)]
 pub struct StateMachineService {
-    #[allow(dead_code)]
     store: Store,
-    #[allow(dead_code)]
     info: ServiceInfo,
+    /// Number of the apply stream that is in charge: the newest. Older ones end when they see another number.
+    streams: watch::Sender<u64>,
 }
 
 impl StateMachineService {
     /// Over `store`.
     pub fn new(store: Store, info: ServiceInfo) -> Self {
-        Self { store, info }
+        Self { store, info, streams: watch::Sender::new(0) }
+    }
+
+    /// The tonic service, with the message limits of the contract.
+    pub fn into_server(self) -> StateMachineServer<Self> {
+        StateMachineServer::new(self)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+}
+
+type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl StateMachine for StateMachineService {
+    type ApplyStream = BoxStream<pb::ApplyResponse>;
+    type SnapshotOutStream = BoxStream<pb::SnapshotChunk>;
+
+    async fn get_position(&self, _: Request<pb::GetPositionRequest>) -> Result<Response<pb::Position>, Status> {
+        Ok(Response::new(position(self.store.position())))
+    }
+
+    async fn apply(
+        &self,
+        request: Request<Streaming<pb::ApplyRequest>>,
+    ) -> Result<Response<Self::ApplyStream>, Status> {
+        let stream = apply::start(self.store.clone(), request.into_inner(), &self.streams);
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn persist(&self, _: Request<pb::PersistRequest>) -> Result<Response<pb::Position>, Status> {
+        let store = self.store.clone();
+        Ok(Response::new(position(blocking(move || store.persist()).await?)))
+    }
+
+    async fn snapshot_out(
+        &self,
+        _: Request<pb::SnapshotOutRequest>,
+    ) -> Result<Response<Self::SnapshotOutStream>, Status> {
+        Ok(Response::new(Box::pin(snapshot::send(self.store.clone()))))
+    }
+
+    async fn snapshot_in(
+        &self,
+        request: Request<Streaming<pb::SnapshotChunk>>,
+    ) -> Result<Response<pb::StagedSnapshot>, Status> {
+        let token = snapshot::receive(self.store.clone(), request.into_inner()).await?;
+        Ok(Response::new(pb::StagedSnapshot { token }))
+    }
+
+    async fn activate_snapshot(
+        &self,
+        request: Request<pb::StagedSnapshot>,
+    ) -> Result<Response<pb::Position>, Status> {
+        let token = request.into_inner().token;
+        let activated = self.store.activate(token).await.map_err(|error| status::of_store(&error))?;
+        Ok(Response::new(position(activated)))
+    }
+
+    async fn get_status(&self, _: Request<pb::GetStatusRequest>) -> Result<Response<pb::EngineStatus>, Status> {
+        let store = self.store.clone();
+        let found = blocking(move || store.status()).await?;
+        Ok(Response::new(pb::EngineStatus {
+            position: Some(position(found.position)),
+            revision: found.revision,
+            keys: found.keys,
+            disk_bytes: found.disk_bytes,
+            disk_free_bytes: found.disk_free_bytes,
+            disk_nearly_full: found.disk_free_bytes < self.info.disk_reserve_bytes,
+            generation: found.generation,
+            http_address: self.info.http_address.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }))
+    }
+}
+
+fn position(position: Position) -> pb::Position {
+    pb::Position {
+        next_index: position.next_index,
+        log_id: position.log_id,
+        membership: position.membership,
+    }
+}
+
+/// Runs what blocks on the disk off the async workers.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, Status> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(|error| status::of_store(&error)),
+        Err(error) => Err(Status::internal(format!("a storage task ended early: {error}"))),
     }
 }

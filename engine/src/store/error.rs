@@ -2,17 +2,19 @@
 
 use std::path::PathBuf;
 
+use raftkv_runtime::exit;
+
 /// Why opening or reading failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Stored bytes are damaged. Never served; the node's copy must be installed again.
+    /// Stored bytes are damaged. Never served; the node's copy must be installed anew.
     #[error("the stored data is damaged: {0}")]
     Corrupt(String),
     /// The operating system or the storage engine failed.
-    #[error("storage: {0}")]
+    #[error("the storage engine failed: {0}")]
     Storage(#[source] fjall::Error),
-    /// A file could not be read or written.
-    #[error("{action} {}: {source}", path.display())]
+    /// A file could not be handled.
+    #[error("cannot {action} {}: {source}", path.display())]
     Io {
         /// What was tried, as a verb.
         action: &'static str,
@@ -27,12 +29,16 @@ pub enum StoreError {
         /// The directory.
         path: PathBuf,
     },
-    /// The directory was written by another version, or by hand. Nothing was changed.
+    /// Written by another version, or by hand. Nothing was changed.
     #[error("{0}")]
     Unsupported(String),
-    /// A snapshot was refused; the live state is untouched.
+    /// A snapshot that may be whole but is not wanted: another format, an older state, an unknown token. The live
+    /// state is untouched.
     #[error("snapshot refused: {0}")]
     SnapshotRefused(String),
+    /// A snapshot that is not whole. The live state is untouched and nothing is left behind.
+    #[error("snapshot damaged: {0}")]
+    SnapshotDamaged(String),
     /// The store has stopped: the process is ending.
     #[error("the store has stopped")]
     Stopped,
@@ -41,7 +47,7 @@ pub enum StoreError {
 /// Why entries were not applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApplyError {
-    /// The request begins beyond the position: entries are missing. Nothing was applied.
+    /// Entries are missing before this one. Nothing of the request was applied.
     #[error("entry {got} cannot be applied: the next one is {expected}")]
     Gap {
         /// What was sent.
@@ -49,10 +55,36 @@ pub enum ApplyError {
         /// What is due.
         expected: u64,
     },
-    /// Applying failed in a way that the other replicas do not share: the process is ending.
+    /// Applying failed in a way that the other replicas need not share: the process is ending.
     #[error("applying failed and this process is ending: {0}")]
     Fatal(String),
     /// The store has stopped.
     #[error("the store has stopped")]
     Stopped,
+}
+
+/// Why the process must end: going on could lose data or let replicas differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fatal {
+    /// What the process should end with, see [`raftkv_runtime::exit`].
+    pub exit_code: exit::ExitCode,
+    /// Why.
+    pub message: String,
+}
+
+impl Fatal {
+    /// The disk failed us.
+    pub(super) fn io(message: String) -> Self {
+        Self { exit_code: exit::IO, message }
+    }
+
+    /// What is stored is damaged.
+    pub(super) fn data(message: String) -> Self {
+        Self { exit_code: exit::DATA, message }
+    }
+
+    /// Something that must not happen.
+    pub(super) fn software(message: String) -> Self {
+        Self { exit_code: exit::SOFTWARE, message }
+    }
 }

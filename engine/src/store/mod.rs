@@ -1,55 +1,41 @@
-//! The replicated state on disk.
+//! The replicated state on disk, over fjall.
+//!
+//! [`Store`] is the handle. One thread changes the state ([`applier`]), by rules that depend on nothing but the entries
+//! of the log ([`machine`]), in batches that become visible as a whole ([`txn`]). Readers see a moment between two
+//! batches ([`read`]). The live state is one *generation*, a directory with a fjall database ([`generation`],
+//! [`directory`]); a snapshot that is received becomes the next generation ([`snapshot`]). What the keys and records
+//! look like is in [`layout`] and [`record`].
+//!
+//! Promises:
+//!
+//! - Data, counters, sessions and the applied position change in one batch: what is recovered after a crash is the
+//!   state after some prefix of the entries applied, never less than what was persisted.
+//! - No record is served whose checksum does not hold.
+//! - Replicas at the same position hold the same state, whatever the requests were that brought them there.
+//!
+//! Not promised: that what was applied survives a loss of power before [`Store::persist`]. The log does that.
 
+mod applier;
+mod directory;
 mod error;
+mod frame;
+mod generation;
+mod handle;
+mod layout;
+mod machine;
+mod meta;
+mod read;
+mod record;
+mod sessions;
+mod shared;
+mod snapshot;
+mod txn;
 mod types;
 
-use std::path::Path;
-
-use bytes::Bytes;
-use raftkv_api::{Entry, ListRequest, Page};
-use raftkv_kv::Key;
-
-pub use error::{ApplyError, StoreError};
+pub use error::{ApplyError, Fatal, StoreError};
+pub use frame::SNAPSHOT_FORMAT;
+pub use handle::{FatalHook, Store, StoreOptions, Ticket};
+pub use machine::StateLimits;
+pub use read::Verified;
+pub use snapshot::{SnapshotHeader, SnapshotPart, SnapshotReader};
 pub use types::{Applied, ApplyEntry, EntryKind, Position, StoreStatus};
-
-/// How to open a [`Store`].
-#[derive(Default)]
-pub struct StoreOptions {}
-
-/// Handle to the state. Cheap to clone.
-#[derive(Clone)]
-pub struct Store {}
-
-#[allow(missing_docs, unused_variables, clippy::unimplemented)]
-impl Store {
-    pub fn open(dir: &Path, options: StoreOptions) -> Result<Store, StoreError> {
-        unimplemented!()
-    }
-    pub fn position(&self) -> Position {
-        unimplemented!()
-    }
-    pub fn applied(&self) -> tokio::sync::watch::Receiver<u64> {
-        unimplemented!()
-    }
-    pub fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        unimplemented!()
-    }
-    pub fn list(&self, request: &ListRequest) -> Result<Page, StoreError> {
-        unimplemented!()
-    }
-    pub fn revision(&self) -> u64 {
-        unimplemented!()
-    }
-    pub fn status(&self) -> Result<StoreStatus, StoreError> {
-        unimplemented!()
-    }
-    pub async fn apply(&self, entries: Vec<ApplyEntry>) -> Result<Applied, ApplyError> {
-        unimplemented!()
-    }
-    pub fn persist(&self) -> Result<Position, StoreError> {
-        unimplemented!()
-    }
-    pub fn state_hash(&self) -> u64 {
-        unimplemented!()
-    }
-}

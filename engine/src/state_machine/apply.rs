@@ -1,0 +1,92 @@
+//! The `Apply` stream.
+
+use futures::{Stream, StreamExt};
+use raftkv_proto::state_machine as pb;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::status;
+use crate::store::{ApplyEntry, EntryKind, Store, Ticket};
+
+/// Requests of one stream that may be under way. What is beyond waits in the connection, and then at the sender.
+const IN_FLIGHT: usize = 64;
+
+/// Applies what `requests` brings, in order, and gives the answers in the same order. From now on this stream is the one
+/// in charge: older ones end with `ABORTED`. What they have queued is still applied before anything of this one.
+pub(super) fn start(
+    store: Store,
+    requests: Streaming<pb::ApplyRequest>,
+    streams: &watch::Sender<u64>,
+) -> impl Stream<Item = Result<pb::ApplyResponse, Status>> + Send + use<> {
+    let mut number = 0;
+    streams.send_modify(|newest| {
+        *newest += 1;
+        number = *newest;
+    });
+    let (tickets, queue) = mpsc::channel(IN_FLIGHT);
+    // Ends when the sender does, when the answers are no longer wanted, or when another stream takes over.
+    tokio::spawn(feed(store, requests, tickets, number, streams.subscribe()));
+    ReceiverStream::new(queue).then(|ticket: Result<Ticket, Status>| async {
+        let applied = ticket?.wait().await.map_err(|error| status::of_apply(&error))?;
+        Ok(pb::ApplyResponse { next_index: applied.next_index, answers: applied.answers })
+    })
+}
+
+async fn feed(
+    store: Store,
+    mut requests: Streaming<pb::ApplyRequest>,
+    tickets: mpsc::Sender<Result<Ticket, Status>>,
+    number: u64,
+    mut newest: watch::Receiver<u64>,
+) {
+    let ended: Status = loop {
+        // Room first: a request that is taken must be answered.
+        let permit = tokio::select! {
+            biased;
+            _ = newest.wait_for(|&newest| newest != number) => break taken_over(),
+            permit = tickets.reserve() => match permit {
+                Ok(permit) => permit,
+                Err(_) => return,
+            },
+        };
+        let request = tokio::select! {
+            biased;
+            _ = newest.wait_for(|&newest| newest != number) => break taken_over(),
+            _ = tickets.closed() => return,
+            request = requests.message() => request,
+        };
+        let entries = match request {
+            Ok(Some(request)) => request.entries.into_iter().map(entry).collect::<Result<Vec<_>, _>>(),
+            Ok(None) => return,
+            Err(status) => {
+                tracing::debug!(%status, "the apply stream broke");
+                return;
+            }
+        };
+        let entries = match entries {
+            Ok(entries) => entries,
+            Err(status) => break status,
+        };
+        match store.submit(entries).await {
+            Ok(ticket) => permit.send(Ok(ticket)),
+            Err(error) => break status::of_apply(&error),
+        }
+    };
+    let _ = tickets.send(Err(ended)).await;
+}
+
+fn taken_over() -> Status {
+    Status::aborted("another apply stream has taken over")
+}
+
+fn entry(entry: pb::Entry) -> Result<ApplyEntry, Status> {
+    let kind = match entry.kind {
+        Some(pb::entry::Kind::Payload(payload)) => EntryKind::Payload(payload),
+        Some(pb::entry::Kind::Membership(membership)) => EntryKind::Membership(membership),
+        Some(pb::entry::Kind::Blank(_)) => EntryKind::Blank,
+        // A kind that this version does not know: taking it for blank would lose what it says.
+        None => return Err(Status::invalid_argument(format!("entry {} is of no known kind", entry.index))),
+    };
+    Ok(ApplyEntry { index: entry.index, log_id: entry.log_id, clock_ms: entry.clock_ms, kind })
+}

@@ -1,0 +1,43 @@
+//! Errors of the store as gRPC status codes.
+
+use tonic::Status;
+
+use crate::store::{ApplyError, StoreError};
+
+/// For everything but applying.
+pub(super) fn of_store(error: &StoreError) -> Status {
+    let text = error.to_string();
+    match error {
+        StoreError::Corrupt(_) | StoreError::SnapshotDamaged(_) => Status::data_loss(text),
+        StoreError::SnapshotRefused(_) | StoreError::Unsupported(_) => Status::failed_precondition(text),
+        StoreError::Locked { .. } | StoreError::Stopped => Status::unavailable(text),
+        StoreError::Storage(_) | StoreError::Io { .. } => Status::internal(text),
+    }
+}
+
+/// For applying.
+pub(super) fn of_apply(error: &ApplyError) -> Status {
+    let text = error.to_string();
+    match error {
+        ApplyError::Gap { .. } => Status::failed_precondition(text),
+        ApplyError::Fatal(_) => Status::internal(text),
+        ApplyError::Stopped => Status::unavailable(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    #[test]
+    fn the_codes_of_the_contract() {
+        let gap = ApplyError::Gap { got: 3, expected: 1 };
+        assert_eq!(of_apply(&gap).code(), Code::FailedPrecondition);
+        assert_eq!(of_store(&StoreError::Corrupt(String::new())).code(), Code::DataLoss);
+        assert_eq!(of_store(&StoreError::SnapshotDamaged(String::new())).code(), Code::DataLoss);
+        assert_eq!(of_store(&StoreError::SnapshotRefused(String::new())).code(), Code::FailedPrecondition);
+        assert_eq!(of_store(&StoreError::Stopped).code(), Code::Unavailable);
+    }
+}

@@ -1,0 +1,215 @@
+//! [`Applier`]: the one thread that changes the state.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use super::generation::Generation;
+use super::machine::{Fault, Machine};
+use super::sessions::Sessions;
+use super::shared::Shared;
+use super::txn::Txn;
+use super::{Applied, ApplyEntry, ApplyError, Fatal, Position, StoreError};
+
+/// Requests are merged into one batch until it has this many changes: about a millisecond of work.
+const ROUND_RECORDS: usize = 4_096;
+/// And at most this many requests: their answers wait for the whole batch.
+const ROUND_REQUESTS: usize = 64;
+/// Beyond this many full memtables waiting for their flush, applying pauses: it bounds memory, in smaller steps than
+/// fjall's own limit of four.
+const SEALED_MEMTABLES: usize = 2;
+const FLUSH_PAUSE: Duration = Duration::from_millis(2);
+/// A flush that takes longer than this is not waited for here; fjall's own limit still holds.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the thread is asked to do, in order.
+pub(super) enum Job {
+    Apply { entries: Vec<ApplyEntry>, reply: oneshot::Sender<Result<Applied, ApplyError>> },
+    Activate { token: u64, reply: oneshot::Sender<Result<Position, StoreError>> },
+    Stop,
+}
+
+/// Owns the order of all changes.
+pub(super) struct Applier {
+    shared: Arc<Shared>,
+    generation: Arc<Generation>,
+    machine: Machine,
+}
+
+impl Applier {
+    /// Over the live generation, whose sessions are given.
+    pub(super) fn new(shared: Arc<Shared>, sessions: Sessions) -> Self {
+        let generation = shared.live();
+        let machine = Machine::new(shared.limits, sessions);
+        Self { shared, generation, machine }
+    }
+
+    /// Works until it is told to stop, every handle is gone, or the state could not be changed.
+    pub(super) fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let mut held = None;
+        loop {
+            let Some(job) = held.take().or_else(|| jobs.blocking_recv()) else { return };
+            let outcome = match job {
+                Job::Stop => return,
+                Job::Activate { token, reply } => {
+                    // Nobody waiting is no reason not to have done it.
+                    let _ = reply.send(self.activate(token));
+                    Ok(())
+                }
+                Job::Apply { entries, reply } => {
+                    let mut round = vec![(entries, reply)];
+                    self.round(&mut round, &mut jobs, &mut held)
+                }
+            };
+            if let Err(fatal) = outcome {
+                self.shared.stop(fatal);
+                return;
+            }
+        }
+    }
+
+    /// Applies the first request and those that are waiting behind it, in one batch.
+    fn round(
+        &mut self,
+        requests: &mut Vec<(Vec<ApplyEntry>, oneshot::Sender<Result<Applied, ApplyError>>)>,
+        jobs: &mut mpsc::Receiver<Job>,
+        held: &mut Option<Job>,
+    ) -> Result<(), Fatal> {
+        self.wait_for_flush();
+        let mut txn = Txn::new(&self.generation);
+        let mut done = Vec::new();
+        let mut failure = None;
+        let mut entries_applied = 0u64;
+        while let Some((entries, reply)) = requests.pop() {
+            let first = txn.meta.position.next_index;
+            match apply_request(&mut self.machine, &mut txn, entries) {
+                Ok(answers) => {
+                    let next_index = txn.meta.position.next_index;
+                    entries_applied += next_index - first;
+                    done.push((reply, Ok(Applied { next_index, answers })));
+                }
+                Err(RequestFailure::Gap(gap)) => done.push((reply, Err(gap))),
+                Err(RequestFailure::Fault(fault)) => {
+                    failure = Some((reply, fault));
+                    break;
+                }
+            }
+            if txn.len() >= ROUND_RECORDS || done.len() >= ROUND_REQUESTS {
+                break;
+            }
+            match jobs.try_recv() {
+                Ok(Job::Apply { entries, reply }) => requests.push((entries, reply)),
+                Ok(other) => *held = Some(other),
+                Err(_) => {}
+            }
+        }
+
+        if let Some((reply, fault)) = failure {
+            // Nothing of the round was committed: after the restart it comes again.
+            let fatal = self.describe(&fault);
+            let error = ApplyError::Fatal(fatal.message.clone());
+            for reply in done.into_iter().map(|(reply, _)| reply).chain([reply]) {
+                let _ = reply.send(Err(error.clone()));
+            }
+            return Err(fatal);
+        }
+
+        if entries_applied > 0 {
+            let started = Instant::now();
+            let committed = txn.commit();
+            match committed {
+                Ok(meta) => {
+                    let next_index = meta.position.next_index;
+                    self.generation.publish(meta);
+                    // After the commit is visible: who waits for this position must find it.
+                    self.shared.applied.send_replace(next_index);
+                }
+                Err(error) => {
+                    let fatal = Fatal::io(format!("a batch could not be written: {error}"));
+                    let error = ApplyError::Fatal(fatal.message.clone());
+                    for (reply, _) in done {
+                        let _ = reply.send(Err(error.clone()));
+                    }
+                    return Err(fatal);
+                }
+            }
+            metrics::counter!("raftkv_engine_applied_entries_total").increment(entries_applied);
+            metrics::counter!("raftkv_engine_apply_batches_total").increment(1);
+            metrics::histogram!("raftkv_engine_commit_seconds").record(started.elapsed().as_secs_f64());
+        }
+        for (reply, result) in done {
+            let _ = reply.send(result);
+        }
+        Ok(())
+    }
+
+    /// Lets flushes catch up with writes.
+    fn wait_for_flush(&self) {
+        let started = Instant::now();
+        while self.generation.keyspace.sealed_memtable_count() > SEALED_MEMTABLES
+            && started.elapsed() < FLUSH_PATIENCE
+        {
+            std::thread::sleep(FLUSH_PAUSE);
+        }
+    }
+
+    fn activate(&mut self, token: u64) -> Result<Position, StoreError> {
+        // None: it is live already, the answer to an earlier call was lost.
+        if let Some((generation, sessions)) = self.shared.activate(token)? {
+            self.machine = Machine::new(self.shared.limits, sessions);
+            let old = std::mem::replace(&mut self.generation, generation);
+            self.shared.remove_when_unused(old);
+        }
+        let position = self.generation.with_meta(|meta| meta.position.clone());
+        self.shared.applied.send_replace(position.next_index);
+        Ok(position)
+    }
+
+    fn describe(&self, fault: &Fault) -> Fatal {
+        match fault {
+            Fault::Undecodable { .. } => Fatal::software(format!(
+                "{fault}. Was it written by a newer version? This node cannot go on without applying it"
+            )),
+            Fault::Storage { source: StoreError::Corrupt(why), .. } => {
+                self.shared.directory.mark_damaged(self.generation.number, why);
+                Fatal::data(format!(
+                    "{fault}. The next start puts the damaged generation aside, to be installed anew from the group"
+                ))
+            }
+            Fault::Storage { .. } => Fatal::io(fault.to_string()),
+        }
+    }
+}
+
+enum RequestFailure {
+    Gap(ApplyError),
+    Fault(Fault),
+}
+
+/// Applies one request, or nothing of it.
+fn apply_request(
+    machine: &mut Machine,
+    txn: &mut Txn<'_>,
+    entries: Vec<ApplyEntry>,
+) -> Result<Vec<Bytes>, RequestFailure> {
+    let mut expected = txn.meta.position.next_index;
+    for entry in &entries {
+        if entry.index > expected {
+            return Err(RequestFailure::Gap(ApplyError::Gap { got: entry.index, expected }));
+        }
+        if entry.index == expected {
+            expected += 1;
+        }
+    }
+    let mut answers = Vec::with_capacity(entries.len());
+    for entry in entries {
+        if entry.index < txn.meta.position.next_index {
+            answers.push(Bytes::new());
+        } else {
+            answers.push(machine.apply(txn, entry).map_err(RequestFailure::Fault)?);
+        }
+    }
+    Ok(answers)
+}

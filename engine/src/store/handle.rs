@@ -1,0 +1,257 @@
+//! [`Store`]: the handle.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use raftkv_api::{Entry, ListRequest, Page};
+use raftkv_kv::Key;
+use raftkv_runtime::exit;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::applier::{Applier, Job};
+use super::directory::Directory;
+use super::generation::{Generation, OpenFailure};
+use super::read::Verified;
+use super::sessions::Sessions;
+use super::shared::Shared;
+use super::snapshot::{self, SnapshotHeader, SnapshotPart, SnapshotReader};
+use super::{Applied, ApplyEntry, ApplyError, Fatal, Position, StateLimits, StoreError, StoreStatus};
+
+/// Requests that may wait for the apply thread before the sender has to.
+const APPLY_QUEUE: usize = 64;
+
+/// Default of [`StoreOptions::cache_bytes`]. With two or three memtables it leaves an engine well below 400 MB.
+const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Called once when the store cannot go on; normally does not return.
+pub type FatalHook = Box<dyn Fn(Fatal) + Send + Sync>;
+
+/// How to open a [`Store`].
+pub struct StoreOptions {
+    /// Memory for blocks read from the disk.
+    pub cache_bytes: u64,
+    /// What the replicated state keeps. The same on every replica.
+    pub limits: StateLimits,
+    /// What to do when the store cannot go on. Ends the process by default; a test may record it instead, and then
+    /// finds the store stopped.
+    pub fatal: FatalHook,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            cache_bytes: CACHE_BYTES,
+            limits: StateLimits::default(),
+            fatal: Box::new(|fatal| exit::fatal(fatal.exit_code, fatal.message)),
+        }
+    }
+}
+
+/// The replicated state on disk. Cheap to clone; all clones are the same store.
+///
+/// What was applied is visible when [`apply`](Self::apply) returns, survives the death of the process, and survives the
+/// machine's only after [`persist`](Self::persist): the replicated log is the durability.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+    jobs: mpsc::Sender<Job>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+/// A request that is on its way through the apply thread.
+pub struct Ticket(oneshot::Receiver<Result<Applied, ApplyError>>);
+
+impl Ticket {
+    /// Waits until it is applied.
+    pub async fn wait(self) -> Result<Applied, ApplyError> {
+        self.0.await.unwrap_or(Err(ApplyError::Stopped))
+    }
+}
+
+impl Store {
+    /// Opens the store in `dir`, and creates it where there is none. Blocks.
+    ///
+    /// A damaged state is put aside, and the store begins empty, at position 0, so that a snapshot of the group can be
+    /// installed. Anything else that is wrong is an error and changes nothing.
+    pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
+        let StoreOptions { cache_bytes, limits, fatal } = options;
+        let directory = Directory::open(dir)?;
+        let current = directory.current()?;
+        directory.remove_others(current)?;
+        let (live, sessions) = open_live(&directory, current, cache_bytes)?;
+        let shared = Arc::new(Shared::new(directory, live, limits, cache_bytes, fatal));
+        let applier = Applier::new(Arc::clone(&shared), sessions);
+        let (jobs, queue) = mpsc::channel(APPLY_QUEUE);
+        let thread = std::thread::Builder::new()
+            .name("store-apply".to_owned())
+            .spawn(move || applier.run(queue))
+            .map_err(|source| StoreError::Io { action: "start a thread for", path: dir.to_owned(), source })?;
+        Ok(Self { shared, jobs, thread: Arc::new(Mutex::new(Some(thread))) })
+    }
+
+    /// Stops the apply thread after what is queued and waits for it. Blocks. Reads go on until the last handle is gone.
+    pub fn close(&self) {
+        // A full queue is waited for; a thread that is gone needs no message.
+        let _ = self.jobs.blocking_send(Job::Stop);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the apply thread had panicked");
+        }
+    }
+
+    /// How far it has applied.
+    pub fn position(&self) -> Position {
+        self.shared.live().with_meta(|meta| meta.position.clone())
+    }
+
+    /// The index of the next entry, as it moves: everything below is visible to reads. It moves back when a damaged
+    /// state was put aside and never otherwise.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.shared.applied.subscribe()
+    }
+
+    /// The revision counter: the number of effective operations since the group began.
+    pub fn revision(&self) -> u64 {
+        self.shared.live().with_meta(|meta| meta.revision)
+    }
+
+    /// A number that is the same on all replicas at the same position, and differs as soon as any record does.
+    pub fn state_hash(&self) -> u64 {
+        self.shared.live().with_meta(super::meta::Meta::state_hash)
+    }
+
+    /// Reads one key. Mostly from memory; at worst a few blocks from the disk.
+    pub fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        self.shared.live().view().get(key)
+    }
+
+    /// Reads a page of keys, all as of one moment. Blocks on the disk.
+    pub fn list(&self, request: &ListRequest) -> Result<Page, StoreError> {
+        self.shared.live().view().list(request)
+    }
+
+    /// Reads the whole state and checks every record and all sums. Blocks, for long.
+    pub fn verify(&self) -> Result<Verified, StoreError> {
+        self.shared.live().view().verify()
+    }
+
+    /// Free bytes of the file system the store is on. One system call.
+    pub fn disk_free_bytes(&self) -> Result<u64, StoreError> {
+        self.shared.directory.disk_free_bytes()
+    }
+
+    /// Figures for operators. Reads a few directories.
+    pub fn status(&self) -> Result<StoreStatus, StoreError> {
+        let live = self.shared.live();
+        let meta = live.meta();
+        Ok(StoreStatus {
+            state_hash: meta.state_hash(),
+            position: meta.position,
+            revision: meta.revision,
+            keys: meta.keys,
+            sessions: meta.sessions,
+            idempotency_records: meta.idempotency,
+            clock_ms: meta.clock_ms,
+            disk_bytes: self.shared.directory.disk_bytes(),
+            disk_free_bytes: self.disk_free_bytes()?,
+            generation: live.number,
+        })
+    }
+
+    /// Applies committed entries in order and waits until reads see them. Entries applied before are skipped.
+    pub async fn apply(&self, entries: Vec<ApplyEntry>) -> Result<Applied, ApplyError> {
+        self.submit(entries).await?.wait().await
+    }
+
+    /// Queues committed entries; requests are applied in the order in which this returns. Waits while the queue is
+    /// full.
+    pub async fn submit(&self, entries: Vec<ApplyEntry>) -> Result<Ticket, ApplyError> {
+        let (reply, ticket) = oneshot::channel();
+        self.jobs.send(Job::Apply { entries, reply }).await.map_err(|_| ApplyError::Stopped)?;
+        Ok(Ticket(ticket))
+    }
+
+    /// [`apply`](Self::apply) for threads outside of a runtime.
+    pub fn apply_blocking(&self, entries: Vec<ApplyEntry>) -> Result<Applied, ApplyError> {
+        let (reply, ticket) = oneshot::channel();
+        self.jobs.blocking_send(Job::Apply { entries, reply }).map_err(|_| ApplyError::Stopped)?;
+        ticket.blocking_recv().unwrap_or(Err(ApplyError::Stopped))
+    }
+
+    /// Makes everything that is applied now durable and says up to where that is at least. Blocks. An error ends the
+    /// process: what a failed fsync has lost, a second one does not bring back.
+    pub fn persist(&self) -> Result<Position, StoreError> {
+        if self.shared.is_stopped() {
+            return Err(StoreError::Stopped);
+        }
+        self.shared.live().persist().inspect_err(|error| {
+            self.shared.stop(Fatal::io(format!("the state could not be made durable: {error}")));
+        })
+    }
+
+    /// The whole state of this moment as a stream. The reader blocks on the disk.
+    pub fn snapshot_out(&self) -> Result<SnapshotReader, StoreError> {
+        SnapshotReader::new(&self.shared.live())
+    }
+
+    /// Receives a whole state, verifies it, makes it durable beside the live one and returns its token. Blocks as long
+    /// as `next` does, which gives the parts and `None` once the stream has ended. On any error nothing is left behind.
+    /// One at a time: a second caller waits.
+    pub fn stage_snapshot(
+        &self,
+        header: &SnapshotHeader,
+        next: impl FnMut() -> Option<SnapshotPart>,
+    ) -> Result<u64, StoreError> {
+        snapshot::stage(&self.shared, header, next)
+    }
+
+    /// Makes a staged snapshot the live state, atomically, also across a crash. Reads go on meanwhile. Refused when it
+    /// is older than the live state.
+    pub async fn activate(&self, token: u64) -> Result<Position, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(Job::Activate { token, reply }).await.map_err(|_| StoreError::Stopped)?;
+        answer.await.unwrap_or(Err(StoreError::Stopped))
+    }
+}
+
+/// Opens the live generation, or an empty one where there is none or the live one is damaged.
+fn open_live(
+    directory: &Directory,
+    current: Option<u64>,
+    cache_bytes: u64,
+) -> Result<(Generation, Sessions), StoreError> {
+    if let Some(number) = current {
+        let opened = match directory.damage_of(number) {
+            Some(why) => Err(OpenFailure::Damaged(why)),
+            None => Generation::open(&directory.generation(number), number, cache_bytes)
+                .and_then(|generation| Ok((Sessions::load(&generation)?, generation))),
+        };
+        match opened {
+            Ok((sessions, generation)) => {
+                // Where CURRENT was missing and there was no doubt.
+                directory.set_current(number)?;
+                return Ok((generation, sessions));
+            }
+            Err(OpenFailure::Other(error)) => return Err(error),
+            Err(OpenFailure::Damaged(why)) => {
+                let kept = directory.put_aside(number)?;
+                tracing::error!(
+                    generation = number,
+                    kept = %kept.display(),
+                    "THE STATE OF THIS NODE IS DAMAGED ({why}). It is put aside and this node begins empty, at position \
+                     0: a snapshot from the other members of its group will be installed. Nothing acknowledged is lost \
+                     as long as a majority of the group is whole"
+                );
+            }
+        }
+    }
+    let number = directory.next_number()?;
+    // What a crash may have left of an earlier attempt.
+    directory.remove_others(None)?;
+    let generation = Generation::create(&directory.generation(number), number, cache_bytes)?;
+    directory.set_current(number)?;
+    Ok((generation, Sessions::default()))
+}

@@ -1,0 +1,130 @@
+//! Which keys the one keyspace holds.
+//!
+//! The first byte of a key is its class. The first two classes belong to this node; the others are the replicated
+//! state, and a snapshot is the meta record followed by them in key order.
+//!
+//! | tag  | key after the tag                  | record                                              |
+//! |------|------------------------------------|-----------------------------------------------------|
+//! | 0x00 |                                    | the meta record: position, counters, clock          |
+//! | 0x01 | batch number                       | chain link: only the last batch's may exist         |
+//! | 0x10 | session id                         | session                                             |
+//! | 0x11 | session id, sequence               | the batch's encoded answer                          |
+//! | 0x20 | slot, client's key                 | outcome kept for an `Idempotency-Key`               |
+//! | 0x21 | expiry time, slot, client's key    | index of 0x20 by time, empty                        |
+//! | 0x30 | expiry time, key                   | index of the values that expire, empty              |
+//! | 0x40 | key                                | value with its revisions and expiry time            |
+//!
+//! All numbers in keys are big-endian, so that byte order is numeric order.
+
+use fjall::Slice;
+
+/// The meta record, outside every scanned range: it is overwritten by every batch.
+pub(super) const META: u8 = 0x00;
+/// Chain links, local to the node.
+pub(super) const LINK: u8 = 0x01;
+/// The first class of the replicated state.
+pub(super) const STATE: u8 = 0x10;
+/// Sessions.
+pub(super) const SESSION: u8 = 0x10;
+/// Answers of batches.
+pub(super) const ANSWER: u8 = 0x11;
+/// Outcomes kept for an `Idempotency-Key`.
+pub(super) const IDEMPOTENCY: u8 = 0x20;
+/// [`IDEMPOTENCY`] by expiry time.
+pub(super) const IDEMPOTENCY_EXPIRY: u8 = 0x21;
+/// Values that expire, by time.
+pub(super) const VALUE_EXPIRY: u8 = 0x30;
+/// Values.
+pub(super) const DATA: u8 = 0x40;
+
+/// The meta record's key.
+pub(super) const META_KEY: [u8; 1] = [META];
+
+/// Length of a tag and a number.
+const NUMBERED: usize = 9;
+
+/// Key of a class that is told apart by one number.
+pub(super) fn numbered(tag: u8, number: u64) -> [u8; NUMBERED] {
+    let mut key = [tag; NUMBERED];
+    key[1..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// The number behind the tag; `None` when the key is too short to have one.
+pub(super) fn number_of(key: &[u8]) -> Option<u64> {
+    key.get(1..NUMBERED)?.try_into().ok().map(u64::from_be_bytes)
+}
+
+/// Key of a batch's answer.
+pub(super) fn answer(session: u64, sequence: u64) -> [u8; 17] {
+    let mut key = [ANSWER; 17];
+    key[1..9].copy_from_slice(&session.to_be_bytes());
+    key[9..].copy_from_slice(&sequence.to_be_bytes());
+    key
+}
+
+/// Session and sequence of an answer's key.
+pub(super) fn answer_of(key: &[u8]) -> Option<(u64, u64)> {
+    let sequence = key.get(9..17)?.try_into().ok().map(u64::from_be_bytes)?;
+    (key.len() == 17).then_some((number_of(key)?, sequence))
+}
+
+/// Key of a value.
+pub(super) fn data(key: &[u8]) -> Slice {
+    tagged(&[DATA], key)
+}
+
+/// Key of the outcome of an `Idempotency-Key` used in `slot`.
+pub(super) fn idempotency(slot: u16, key: &[u8]) -> Slice {
+    let [high, low] = slot.to_be_bytes();
+    tagged(&[IDEMPOTENCY, high, low], key)
+}
+
+/// Key in an expiry index of the record under `key`, whose own tag is dropped.
+pub(super) fn expiry(tag: u8, at_ms: u64, key: &[u8]) -> Slice {
+    tagged(&numbered(tag, at_ms), &key[1..])
+}
+
+/// The key of the record that a key of an expiry index stands for.
+pub(super) fn expiring(tag: u8, index_key: &[u8]) -> Slice {
+    tagged(&[tag], &index_key[NUMBERED..])
+}
+
+fn tagged(head: &[u8], tail: &[u8]) -> Slice {
+    // Most keys fit: one copy on the stack instead of an allocation.
+    let mut buffer = [0u8; 256];
+    let len = head.len() + tail.len();
+    if let Some(target) = buffer.get_mut(..len) {
+        target[..head.len()].copy_from_slice(head);
+        target[head.len()..].copy_from_slice(tail);
+        Slice::from(&*target)
+    } else {
+        Slice::from([head, tail].concat())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_expiry_key_leads_back_to_its_record() {
+        let record = idempotency(0x1234, b"once");
+        let index = expiry(IDEMPOTENCY_EXPIRY, 77, &record);
+        assert_eq!(number_of(&index), Some(77));
+        assert_eq!(&*expiring(IDEMPOTENCY, &index), &*record);
+    }
+
+    #[test]
+    fn long_keys_are_not_cut() {
+        let long = vec![7u8; 4096];
+        assert_eq!(&data(&long)[1..], &long[..]);
+    }
+
+    #[test]
+    fn answers_sort_by_session_then_sequence() {
+        assert!(answer(1, u64::MAX) < answer(2, 0));
+        assert_eq!(answer_of(&answer(3, 9)), Some((3, 9)));
+        assert_eq!(answer_of(&numbered(SESSION, 3)), None);
+    }
+}

@@ -1,0 +1,357 @@
+//! [`Machine`]: what an entry of the log does to the state.
+//!
+//! Deterministic: a function of the entries so far, never of a local clock, of chance, or of how entries were grouped
+//! into requests. All replicas therefore hold the same state at the same position, which
+//! [`Store::state_hash`](super::Store::state_hash) makes visible.
+
+use bytes::Bytes;
+use raftkv_kv::{
+    Answer, Batch, CodecError, Command, Idempotency, Op, Outcome, Precondition, Proposal, slot_of,
+};
+
+use super::record::{self, DataRecord, IdempotencyRecord, SessionRecord, Trace};
+use super::sessions::Sessions;
+use super::txn::Txn;
+use super::{ApplyEntry, EntryKind, StoreError, layout};
+
+/// How much the replicated state keeps, and how long. The same on every replica of a group, always: a difference is a
+/// difference of state. Set otherwise in tests only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateLimits {
+    /// A session not used for longer than this, by the replicated clock, is expired.
+    pub session_ms: u64,
+    /// Most sessions; the least recently used goes first.
+    pub sessions: usize,
+    /// Most answers of one session. Its sender says which ones it has, so only a broken one gets here; what is dropped
+    /// then counts as acknowledged.
+    pub answers_per_session: usize,
+    /// The longest an outcome is kept for an `Idempotency-Key`, whatever the request says.
+    pub idempotency_ms: u64,
+    /// Most outcomes kept; what expires first goes first.
+    pub idempotency: u64,
+    /// Most expired values, and most expired outcomes, and most expired sessions removed with one entry: an entry
+    /// stays cheap when a million of them expire at once. Until they are removed they are invisible.
+    pub sweep: usize,
+}
+
+impl Default for StateLimits {
+    fn default() -> Self {
+        Self {
+            session_ms: 60 * 60 * 1000,
+            sessions: 10_000,
+            answers_per_session: 1_024,
+            idempotency_ms: 7 * 24 * 60 * 60 * 1000,
+            idempotency: 1_000_000,
+            sweep: 128,
+        }
+    }
+}
+
+/// Why an entry could not be applied. Other replicas may have applied it: the process must end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    /// A newer version wrote it, or it is not of ours at all.
+    #[error("entry {index} cannot be decoded: {source}")]
+    Undecodable { index: u64, source: CodecError },
+    /// The state could not be read.
+    #[error("entry {index}: {source}")]
+    Storage { index: u64, source: StoreError },
+}
+
+/// The rules, and what they remember between entries. Everything here can be built anew from the store.
+pub(super) struct Machine {
+    limits: StateLimits,
+    sessions: Sessions,
+    /// No value expires before this time. A hint that spares scans: it never decides anything.
+    value_due_ms: u64,
+    /// No kept outcome expires before this time. A hint as well.
+    idempotency_due_ms: u64,
+}
+
+impl Machine {
+    pub(super) fn new(limits: StateLimits, sessions: Sessions) -> Self {
+        Self { limits, sessions, value_due_ms: 0, idempotency_due_ms: 0 }
+    }
+
+    /// Applies the next entry and returns its encoded answer; empty for an entry with no payload.
+    pub(super) fn apply(&mut self, txn: &mut Txn<'_>, entry: ApplyEntry) -> Result<Bytes, Fault> {
+        let index = entry.index;
+        let fault = |source| Fault::Storage { index, source };
+        txn.meta.clock_ms = txn.meta.clock_ms.max(entry.clock_ms);
+        self.sweep(txn).map_err(fault)?;
+        let answer = match entry.kind {
+            EntryKind::Blank => Bytes::new(),
+            EntryKind::Membership(membership) => {
+                txn.meta.position.membership = membership;
+                Bytes::new()
+            }
+            EntryKind::Payload(payload) => {
+                let proposal =
+                    Proposal::decode(&payload).map_err(|source| Fault::Undecodable { index, source })?;
+                match proposal {
+                    Proposal::OpenSession => self.open_session(txn, index),
+                    Proposal::Batch(batch) => self.batch(txn, batch).map_err(fault)?,
+                }
+            }
+        };
+        txn.meta.position.next_index = index + 1;
+        txn.meta.position.log_id = entry.log_id;
+        Ok(answer)
+    }
+
+    /// Ids are log indexes, so none is ever used twice; plus one, so none is 0.
+    fn open_session(&mut self, txn: &mut Txn<'_>, index: u64) -> Bytes {
+        let session = index + 1;
+        while self.sessions.len() >= self.limits.sessions.max(1) {
+            let Some((oldest, _)) = self.sessions.oldest() else { break };
+            self.close_session(txn, oldest);
+        }
+        let key = layout::numbered(layout::SESSION, session);
+        let record = SessionRecord { acknowledged_below: 0, used_ms: txn.meta.clock_ms };
+        let trace = txn.put(key, record.seal(&key), None);
+        self.sessions.insert(session, record, trace);
+        txn.meta.sessions += 1;
+        Answer::SessionOpened { session }.encode()
+    }
+
+    fn close_session(&mut self, txn: &mut Txn<'_>, id: u64) {
+        if let Some(session) = self.sessions.remove(id) {
+            txn.remove(layout::numbered(layout::SESSION, id), session.trace);
+            for (sequence, trace) in session.answers {
+                txn.remove(layout::answer(id, sequence), trace);
+            }
+            txn.meta.sessions -= 1;
+        }
+    }
+
+    fn batch(&mut self, txn: &mut Txn<'_>, batch: Batch) -> Result<Bytes, StoreError> {
+        let clock_ms = txn.meta.clock_ms;
+        let (id, sequence) = (batch.session, batch.sequence);
+        match self.sessions.get(id) {
+            Some(session) if !self.is_expired(session.record.used_ms, clock_ms) => {}
+            _ => return Ok(Answer::SessionExpired.encode()),
+        }
+        let Some(session) = self.sessions.touch(id, clock_ms) else {
+            return Ok(Answer::SessionExpired.encode());
+        };
+
+        session.record.acknowledged_below = session.record.acknowledged_below.max(batch.acknowledged_below);
+        while let Some(oldest) = session.answers.first_entry()
+            && *oldest.key() < session.record.acknowledged_below
+        {
+            let (sequence, trace) = oldest.remove_entry();
+            txn.remove(layout::answer(id, sequence), trace);
+        }
+        let is_stale = sequence < session.record.acknowledged_below;
+        let is_repeat = session.answers.contains_key(&sequence);
+        if !is_stale && !is_repeat && session.answers.len() >= self.limits.answers_per_session {
+            if let Some((dropped, trace)) = session.answers.pop_first() {
+                txn.remove(layout::answer(id, dropped), trace);
+                session.record.acknowledged_below = dropped + 1;
+            }
+        }
+        let key = layout::numbered(layout::SESSION, id);
+        session.trace = txn.put(key, session.record.seal(&key), Some(session.trace));
+
+        // Asked again: dropping an answer may have raised the mark above this very batch.
+        if is_stale || sequence < session.record.acknowledged_below {
+            return Ok(Answer::Stale.encode());
+        }
+        let key = layout::answer(id, sequence);
+        if is_repeat {
+            let record = txn.get(&key)?.ok_or_else(|| {
+                StoreError::Corrupt(format!("the answer of batch {sequence} of session {id} is missing"))
+            })?;
+            return Ok(record::answer_of(&record));
+        }
+
+        let mut outcomes = Vec::with_capacity(batch.ops.len());
+        for op in batch.ops {
+            outcomes.push(self.op(txn, op)?);
+        }
+        let answer = Answer::Applied(outcomes).encode();
+        let trace = txn.put(key, record::seal(&key, &[&answer]), None);
+        if let Some(session) = self.sessions.touch(id, clock_ms) {
+            session.answers.insert(sequence, trace);
+        }
+        Ok(answer)
+    }
+
+    fn op(&mut self, txn: &mut Txn<'_>, op: Op) -> Result<Outcome, StoreError> {
+        let Some(idempotency) = op.idempotency else {
+            return self.command(txn, op.command, op.precondition);
+        };
+        let key = layout::idempotency(slot_of(op.command.key().as_bytes()), &idempotency.key);
+        if let Some(record) = txn.get(&key)? {
+            let kept = IdempotencyRecord::parse(&key, &record)?;
+            if kept.expires_at_ms > txn.meta.clock_ms {
+                return Ok(if kept.fingerprint == idempotency.fingerprint {
+                    Outcome::Replayed(Box::new(kept.outcome))
+                } else {
+                    Outcome::IdempotencyMismatch
+                });
+            }
+            // Expired and not swept yet.
+            txn.remove_index(layout::expiry(layout::IDEMPOTENCY_EXPIRY, kept.expires_at_ms, &key));
+            txn.remove(key.clone(), Trace::of(&record));
+            txn.meta.idempotency -= 1;
+        }
+        let outcome = self.command(txn, op.command, op.precondition)?;
+        self.keep(txn, key, &idempotency, &outcome);
+        Ok(outcome)
+    }
+
+    fn keep(&mut self, txn: &mut Txn<'_>, key: fjall::Slice, idempotency: &Idempotency, outcome: &Outcome) {
+        let keep_ms = idempotency.keep_ms.min(self.limits.idempotency_ms);
+        let expires_at_ms = txn.meta.clock_ms.saturating_add(keep_ms);
+        let record =
+            IdempotencyRecord { fingerprint: idempotency.fingerprint, expires_at_ms, outcome: outcome.clone() };
+        txn.put_index(layout::expiry(layout::IDEMPOTENCY_EXPIRY, expires_at_ms, &key));
+        let record = record.seal(&key);
+        txn.put(key, record, None);
+        txn.meta.idempotency += 1;
+        self.idempotency_due_ms = self.idempotency_due_ms.min(expires_at_ms);
+    }
+
+    fn command(
+        &mut self,
+        txn: &mut Txn<'_>,
+        command: Command,
+        precondition: Option<Precondition>,
+    ) -> Result<Outcome, StoreError> {
+        let key = layout::data(command.key().as_bytes());
+        let stored = match txn.get(&key)? {
+            Some(record) => Some(DataRecord::parse(&key, record)?),
+            None => None,
+        };
+        let live = stored.as_ref().filter(|record| record.is_live(txn.meta.clock_ms));
+        let current = live.map_or(0, |record| record.revision);
+        let holds = match precondition {
+            None => true,
+            Some(Precondition::Absent) => live.is_none(),
+            Some(Precondition::Present) => live.is_some(),
+            Some(Precondition::Revision(revision)) => live.is_some() && revision == current,
+        };
+        if !holds {
+            return Ok(Outcome::PreconditionFailed { current });
+        }
+        match command {
+            Command::Set { value, expires_at_ms, .. } => {
+                txn.meta.revision += 1;
+                let revision = txn.meta.revision;
+                let created = live.is_none();
+                let create_revision = live.map_or(revision, |record| record.create_revision);
+                let old_expiry = stored.as_ref().map_or(0, |record| record.expires_at_ms);
+                if old_expiry != expires_at_ms {
+                    if old_expiry != 0 {
+                        txn.remove_index(layout::expiry(layout::VALUE_EXPIRY, old_expiry, &key));
+                    }
+                    if expires_at_ms != 0 {
+                        txn.put_index(layout::expiry(layout::VALUE_EXPIRY, expires_at_ms, &key));
+                        self.value_due_ms = self.value_due_ms.min(expires_at_ms);
+                    }
+                }
+                if stored.is_none() {
+                    txn.meta.keys += 1;
+                }
+                let record =
+                    DataRecord::seal(&key, revision, create_revision, expires_at_ms, value.as_msgpack());
+                txn.put(key, record, stored.map(|record| record.trace()));
+                Ok(Outcome::Set { revision, created })
+            }
+            Command::Delete { .. } => match live {
+                // An expired one is left to the sweep: for everybody it is gone already.
+                None => Ok(Outcome::Deleted { revision: 0, existed: false }),
+                Some(record) => {
+                    txn.meta.revision += 1;
+                    let revision = txn.meta.revision;
+                    remove_value(txn, key, record);
+                    Ok(Outcome::Deleted { revision, existed: true })
+                }
+            },
+        }
+    }
+
+    /// Removes some of what has expired. Part of every entry, so it happens at the same point on every replica.
+    fn sweep(&mut self, txn: &mut Txn<'_>) -> Result<(), StoreError> {
+        let clock_ms = txn.meta.clock_ms;
+        for _ in 0..self.limits.sweep {
+            match self.sessions.oldest() {
+                Some((id, used_ms)) if self.is_expired(used_ms, clock_ms) => self.close_session(txn, id),
+                _ => break,
+            }
+        }
+        if self.value_due_ms <= clock_ms {
+            self.sweep_values(txn, clock_ms)?;
+        }
+        let surplus = txn.meta.idempotency.saturating_sub(self.limits.idempotency);
+        if self.idempotency_due_ms <= clock_ms || surplus > 0 {
+            self.sweep_idempotency(txn, clock_ms, surplus as usize)?;
+        }
+        Ok(())
+    }
+
+    fn sweep_values(&mut self, txn: &mut Txn<'_>, clock_ms: u64) -> Result<(), StoreError> {
+        let tag = layout::VALUE_EXPIRY;
+        // One more than is removed: it says when the next sweep is due.
+        let keys = txn.index_keys(tag, self.value_due_ms, u64::MAX, self.limits.sweep + 1)?;
+        self.value_due_ms = u64::MAX;
+        for (count, index_key) in keys.into_iter().enumerate() {
+            let at_ms = layout::number_of(&index_key).unwrap_or_default();
+            if at_ms > clock_ms || count == self.limits.sweep {
+                self.value_due_ms = at_ms;
+                break;
+            }
+            let key = layout::expiring(layout::DATA, &index_key);
+            let record = txn.get(&key)?.ok_or_else(|| dangling(&index_key))?;
+            let record = DataRecord::parse(&key, record)?;
+            if record.expires_at_ms != at_ms {
+                return Err(dangling(&index_key));
+            }
+            remove_value(txn, key, &record);
+        }
+        Ok(())
+    }
+
+    fn sweep_idempotency(&mut self, txn: &mut Txn<'_>, clock_ms: u64, surplus: usize) -> Result<(), StoreError> {
+        let tag = layout::IDEMPOTENCY_EXPIRY;
+        // The surplus is bounded by what the entry before has added.
+        let most = self.limits.sweep.max(surplus);
+        let keys = txn.index_keys(tag, self.idempotency_due_ms, u64::MAX, most + 1)?;
+        self.idempotency_due_ms = u64::MAX;
+        for (count, index_key) in keys.into_iter().enumerate() {
+            let at_ms = layout::number_of(&index_key).unwrap_or_default();
+            let goes = count < surplus || (at_ms <= clock_ms && count < most);
+            if !goes {
+                self.idempotency_due_ms = at_ms;
+                break;
+            }
+            let key = layout::expiring(layout::IDEMPOTENCY, &index_key);
+            let record = txn.get(&key)?.ok_or_else(|| dangling(&index_key))?;
+            if IdempotencyRecord::expiry_of(&key, &record)? != at_ms {
+                return Err(dangling(&index_key));
+            }
+            txn.remove_index(index_key);
+            txn.remove(key, Trace::of(&record));
+            txn.meta.idempotency -= 1;
+        }
+        Ok(())
+    }
+
+    fn is_expired(&self, used_ms: u64, clock_ms: u64) -> bool {
+        used_ms.saturating_add(self.limits.session_ms) < clock_ms
+    }
+}
+
+/// Removes a stored value, live or expired, and its place in the expiry index.
+fn remove_value(txn: &mut Txn<'_>, key: fjall::Slice, record: &DataRecord) {
+    if record.expires_at_ms != 0 {
+        txn.remove_index(layout::expiry(layout::VALUE_EXPIRY, record.expires_at_ms, &key));
+    }
+    txn.remove(key, record.trace());
+    txn.meta.keys -= 1;
+}
+
+fn dangling(index_key: &[u8]) -> StoreError {
+    StoreError::Corrupt(format!("the expiry index {} points to no such record", index_key.escape_ascii()))
+}

@@ -1,0 +1,211 @@
+//! Snapshots: the whole state as a stream of parts, out of one store and into another.
+//!
+//! A stream is a header, frames, a trailer. Both directions need the memory of a few frames, whatever the state's size.
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
+use fjall::{PersistMode, Slice};
+
+use super::directory::sync_directory;
+use super::frame::{FrameReader, FrameWriter, SNAPSHOT_FORMAT};
+use super::generation::Generation;
+use super::meta::Meta;
+use super::read::{Tally, View};
+use super::shared::{Shared, Staged};
+use super::{Position, StoreError, layout};
+
+/// The block cache while a snapshot is written into a new generation: nothing is read from it.
+const STAGING_CACHE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// What a snapshot begins with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotHeader {
+    /// [`SNAPSHOT_FORMAT`], or it is refused.
+    pub format: u32,
+    /// Which state it is.
+    pub position: Position,
+    /// For progress only.
+    pub estimated_bytes: u64,
+}
+
+/// What a snapshot consists of, in this order: frames, one trailer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SnapshotPart {
+    /// Some records.
+    Frame(Bytes),
+    /// That was all.
+    Trailer {
+        /// Records in all frames.
+        records: u64,
+        /// CRC-32C over the uncompressed frames.
+        crc32c: u32,
+    },
+}
+
+/// The parts of a snapshot of one moment. What is applied meanwhile does not show.
+pub struct SnapshotReader {
+    header: SnapshotHeader,
+    records: Box<dyn Iterator<Item = Result<(Slice, Slice), StoreError>> + Send>,
+    frames: FrameWriter,
+    is_done: bool,
+    // Keeps the generation's files until the stream is done.
+    _view: View,
+}
+
+impl SnapshotReader {
+    pub(super) fn new(generation: &Arc<Generation>) -> Result<Self, StoreError> {
+        let view = generation.view();
+        // From the same view as the records, so that the header says what they are.
+        let meta = view.meta()?;
+        let mut frames = FrameWriter::default();
+        frames.push(&layout::META_KEY, &meta.seal());
+        let header = SnapshotHeader {
+            format: SNAPSHOT_FORMAT,
+            position: meta.position,
+            estimated_bytes: generation.keyspace.disk_space() + generation.db.write_buffer_size(),
+        };
+        Ok(Self { header, records: Box::new(view.records()), frames, is_done: false, _view: view })
+    }
+
+    /// What to send first.
+    pub fn header(&self) -> &SnapshotHeader {
+        &self.header
+    }
+
+    fn next_part(&mut self) -> Result<SnapshotPart, StoreError> {
+        while !self.frames.is_full() {
+            let Some(item) = self.records.next() else { break };
+            let (key, record) = item?;
+            // A damaged record must not travel.
+            super::record::check(&key, &record)?;
+            self.frames.push(&key, &record);
+        }
+        if let Some(frame) = self.frames.take() {
+            return Ok(SnapshotPart::Frame(frame));
+        }
+        self.is_done = true;
+        Ok(SnapshotPart::Trailer { records: self.frames.records, crc32c: self.frames.crc32c })
+    }
+}
+
+impl Iterator for SnapshotReader {
+    type Item = Result<SnapshotPart, StoreError>;
+
+    /// Blocks on the disk. Ends after the trailer or an error.
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_done {
+            return None;
+        }
+        let part = self.next_part();
+        self.is_done |= part.is_err();
+        Some(part)
+    }
+}
+
+/// Receives a snapshot into a generation of its own and makes it durable; returns its token. `next` gives the parts,
+/// `None` when the stream has ended. On any error nothing is left behind.
+pub(super) fn stage(
+    shared: &Shared,
+    header: &SnapshotHeader,
+    next: impl FnMut() -> Option<SnapshotPart>,
+) -> Result<u64, StoreError> {
+    if header.format != SNAPSHOT_FORMAT {
+        return Err(StoreError::SnapshotRefused(format!(
+            "it has format {}; this version of the engine knows format {SNAPSHOT_FORMAT} only",
+            header.format
+        )));
+    }
+    let _one_at_a_time = shared.staging.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut slot = shared.staged.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(replaced) = slot.take() {
+        tracing::info!(generation = replaced.token, "a staged snapshot makes room for another one");
+        remove(&shared.directory.generation(replaced.token));
+    }
+    // Not held while receiving: activating must not wait for a sender.
+    drop(slot);
+    let token = shared.directory.next_number()?;
+    let path = shared.directory.generation(token);
+    let result = receive(&path, header, next).and_then(|()| sync_directory(shared.directory.root()));
+    if let Err(error) = result {
+        remove(&path);
+        return Err(error);
+    }
+    let staged = Staged { token, position: header.position.clone() };
+    *shared.staged.lock().unwrap_or_else(PoisonError::into_inner) = Some(staged);
+    Ok(token)
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        // The next start tries again.
+        tracing::warn!(path = %path.display(), %error, "could not remove a staged generation");
+    }
+}
+
+fn receive(
+    path: &Path,
+    header: &SnapshotHeader,
+    mut next: impl FnMut() -> Option<SnapshotPart>,
+) -> Result<(), StoreError> {
+    let damaged = |what: &str| StoreError::SnapshotDamaged(what.to_owned());
+    let (db, keyspace) = Generation::create_bare(path, STAGING_CACHE_BYTES)?;
+    let mut ingestion = keyspace.start_ingestion().map_err(StoreError::Storage)?;
+    let mut meta: Option<Meta> = None;
+    let mut tally = Tally::default();
+    let mut crc = 0;
+    let mut last = Slice::empty();
+    let (records, crc32c) = loop {
+        let frame = match next() {
+            Some(SnapshotPart::Frame(frame)) => frame,
+            Some(SnapshotPart::Trailer { records, crc32c }) => break (records, crc32c),
+            None => return Err(damaged("the stream ended before its trailer")),
+        };
+        let mut frame = FrameReader::open(&frame).map_err(StoreError::SnapshotDamaged)?;
+        crc = crc32c::crc32c_append(crc, frame.raw());
+        while let Some((key, record)) = frame.next_record().map_err(StoreError::SnapshotDamaged)? {
+            // Fjall panics on keys that do not rise.
+            if key <= &*last {
+                return Err(damaged("its keys are not in order"));
+            }
+            last = Slice::from(key);
+            let record = if key == layout::META_KEY {
+                let mut received = Meta::open(record).map_err(refused)?;
+                // The chain of batches is this node's own and begins anew.
+                received.batch = 0;
+                meta.insert(received).seal()
+            } else {
+                tally.add(key, record).map_err(refused)?;
+                Slice::from(record)
+            };
+            ingestion.write(last.clone(), record).map_err(StoreError::Storage)?;
+        }
+    };
+    if next().is_some() {
+        return Err(damaged("the stream goes on after its trailer"));
+    }
+    let Some(meta) = meta else {
+        return Err(damaged("it has no meta record"));
+    };
+    if records != tally.records + 1 || crc32c != crc {
+        return Err(damaged("its trailer does not match what came before"));
+    }
+    if meta.position != header.position {
+        return Err(damaged("its header names another position than its content"));
+    }
+    tally.compare(&meta).map_err(refused)?;
+    ingestion.finish().map_err(StoreError::Storage)?;
+    db.persist(PersistMode::SyncAll).map_err(StoreError::Storage)
+}
+
+/// Damage in what was received is not damage of what is here.
+fn refused(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Corrupt(what) => StoreError::SnapshotDamaged(what),
+        StoreError::Unsupported(what) => StoreError::SnapshotRefused(what),
+        other => other,
+    }
+}

@@ -1,0 +1,138 @@
+//! [`Txn`]: changes that become visible together.
+
+use std::collections::BTreeMap;
+
+use fjall::{PersistMode, Slice};
+
+use super::generation::{Generation, read_error};
+use super::meta::Meta;
+use super::record::{self, Trace};
+use super::{StoreError, layout};
+
+/// Changes on top of a generation. Reads see them; nobody else does before [`commit`](Self::commit).
+///
+/// It does the accounting of the state's hash: whoever replaces a record says what it replaces.
+pub(super) struct Txn<'a> {
+    generation: &'a Generation,
+    /// Sorted, so that index scans merge with it and the memtable is filled in order. `None` = removed.
+    overlay: BTreeMap<Slice, Option<Slice>>,
+    /// As of the last change.
+    pub(super) meta: Meta,
+}
+
+impl<'a> Txn<'a> {
+    pub(super) fn new(generation: &'a Generation) -> Self {
+        Self { generation, overlay: BTreeMap::new(), meta: generation.meta() }
+    }
+
+    /// A record, its checksum verified.
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Slice>, StoreError> {
+        if let Some(found) = self.overlay.get(key) {
+            return Ok(found.clone());
+        }
+        // The keyspace and not a snapshot: this thread is the only writer, so there is no half batch to see.
+        let Some(record) = self.generation.keyspace.get(key).map_err(read_error)? else { return Ok(None) };
+        record::check(key, &record)?;
+        Ok(Some(record))
+    }
+
+    /// Stores a record in place of `old`; returns its trace.
+    pub(super) fn put(&mut self, key: impl Into<Slice>, record: Slice, old: Option<Trace>) -> Trace {
+        let new = Trace::of(&record);
+        self.account(Some(new), old);
+        self.overlay.insert(key.into(), Some(record));
+        new
+    }
+
+    /// Removes the record `old`.
+    pub(super) fn remove(&mut self, key: impl Into<Slice>, old: Trace) {
+        self.account(None, Some(old));
+        self.overlay.insert(key.into(), None);
+    }
+
+    /// Adds an index entry that was not there.
+    pub(super) fn put_index(&mut self, key: Slice) {
+        let record = record::seal(&key, &[]);
+        self.put(key, record, None);
+    }
+
+    /// Removes an index entry that is there.
+    pub(super) fn remove_index(&mut self, key: Slice) {
+        let trace = Trace::of(&record::seal(&key, &[]));
+        self.remove(key, trace);
+    }
+
+    /// The first keys of the expiry index `tag` with a time in `from_ms..=to_ms`, at most `limit`.
+    pub(super) fn index_keys(
+        &self,
+        tag: u8,
+        from_ms: u64,
+        to_ms: u64,
+        limit: usize,
+    ) -> Result<Vec<Slice>, StoreError> {
+        let start = Slice::from(layout::numbered(tag, from_ms));
+        let end = match to_ms.checked_add(1) {
+            Some(next) => Slice::from(layout::numbered(tag, next)),
+            None => Slice::from([tag + 1]),
+        };
+        let mut added = self
+            .overlay
+            .range(start.clone()..end.clone())
+            .filter(|(_, record)| record.is_some())
+            .map(|(key, _)| key)
+            .peekable();
+        let mut keys = Vec::new();
+        for item in self.generation.keyspace.range(start..end) {
+            let key = item.key().map_err(read_error)?;
+            while keys.len() < limit
+                && let Some(earlier) = added.next_if(|added| **added < key)
+            {
+                keys.push(earlier.clone());
+            }
+            if keys.len() >= limit {
+                break;
+            }
+            // What the overlay knows, it has said itself.
+            if !self.overlay.contains_key(&key) {
+                keys.push(key);
+            }
+        }
+        let room = limit.saturating_sub(keys.len());
+        keys.extend(added.take(room).cloned());
+        Ok(keys)
+    }
+
+    /// Number of records changed.
+    pub(super) fn len(&self) -> usize {
+        self.overlay.len()
+    }
+
+    /// Makes all of it visible at once, together with the meta record. Survives the death of the process when it
+    /// returns; survives the machine's only after a persist.
+    pub(super) fn commit(mut self) -> Result<Meta, fjall::Error> {
+        let Generation { db, keyspace, .. } = self.generation;
+        let mut batch = fjall::OwnedWriteBatch::with_capacity(db.clone(), self.overlay.len() + 3)
+            .durability(Some(PersistMode::Buffer));
+        for (key, record) in self.overlay {
+            match record {
+                Some(record) => batch.insert(keyspace, key, record),
+                None => batch.remove(keyspace, key),
+            }
+        }
+        let last = self.meta.batch;
+        self.meta.batch += 1;
+        if last > 0 {
+            batch.remove(keyspace, layout::numbered(layout::LINK, last));
+        }
+        let link = layout::numbered(layout::LINK, self.meta.batch);
+        batch.insert(keyspace, link, record::seal(&link, &[]));
+        batch.insert(keyspace, layout::META_KEY, self.meta.seal());
+        batch.commit()?;
+        Ok(self.meta)
+    }
+
+    fn account(&mut self, new: Option<Trace>, old: Option<Trace>) {
+        let sum = &mut self.meta.sum;
+        *sum = sum.wrapping_add(new.map_or(0, |trace| trace.0)).wrapping_sub(old.map_or(0, |trace| trace.0));
+    }
+}
