@@ -6,3 +6,5 @@ pub mod forward;
 pub mod network;
 pub mod state_machine;
 pub mod wire;
+pub mod log_store;
+pub mod wal;
