@@ -16,7 +16,7 @@ const DEFAULT_NAME: &str = "node1";
 /// Clients reach every interface.
 const DEFAULT_HTTP_LISTEN: &str = "0.0.0.0:8080";
 /// The hot keys of a small node; beside it the memtables and what is in flight must fit in a few hundred megabytes.
-const DEFAULT_CACHE: ByteSize = ByteSize::mib(96);
+const DEFAULT_CACHE: ByteSize = ByteSize::mib(64);
 /// More clients than a node serves fast; each costs some kilobytes while it is idle. Needs as many file descriptors.
 const DEFAULT_MAX_CONNECTIONS: usize = 4_096;
 /// Several elections: a client that does not say how long it waits gets over a change of the leader.
@@ -68,7 +68,7 @@ pub struct Args {
     /// file system]
     #[arg(long, env = "RAFTKV_DISK_RESERVE")]
     disk_reserve: Option<String>,
-    /// Memory for blocks of the store that were read. [default: 96MiB]
+    /// Memory for blocks of the store that were read. [default: 64MiB]
     #[arg(long, env = "RAFTKV_CACHE_BYTES")]
     cache_bytes: Option<String>,
     /// Longest key (413 beyond it). [default: 4KiB]

@@ -1,0 +1,71 @@
+//! [`Stack`]: a store, a sidecar and a connection between them.
+
+use std::time::{Duration, Instant};
+
+use raftkv_engine::consensus_client::ConsensusClient;
+use raftkv_engine::store::{Store, StoreOptions};
+use raftkv_kv::{Command, Key, Limits, Op, Value};
+use raftkv_runtime::grpc::{ChannelOptions, Endpoint, connect_lazy};
+use raftkv_runtime::shutdown::Shutdown;
+
+use super::TestSidecar;
+
+/// What a test of the engine's parts stands on. Everything ends with it.
+pub struct Stack {
+    pub store: Store,
+    pub sidecar: TestSidecar,
+    pub client: ConsensusClient,
+    pub endpoint: Endpoint,
+    pub stop: Shutdown,
+    sidecar_stop: Shutdown,
+    // Last: removed when nobody uses it any more.
+    _dir: tempfile::TempDir,
+}
+
+impl Stack {
+    pub async fn start() -> Self {
+        let stack = Self::without_sidecar();
+        stack.sidecar.serve(&stack.endpoint, stack.sidecar_stop.clone()).await;
+        stack
+    }
+
+    pub fn without_sidecar() -> Self {
+        let dir = tempfile::tempdir().expect("directory");
+        let store = Store::open(&dir.path().join("engine"), StoreOptions::default()).expect("open the store");
+        let endpoint = Endpoint::unix(dir.path().join("sidecar.sock")).expect("short path");
+        let channel = connect_lazy(&endpoint, ChannelOptions::default()).expect("a sound endpoint");
+        let stop = Shutdown::new();
+        Self {
+            sidecar: TestSidecar::new(store.clone()),
+            store,
+            client: ConsensusClient::new(channel),
+            endpoint,
+            sidecar_stop: stop.child(),
+            stop,
+            _dir: dir,
+        }
+    }
+
+    pub async fn start_sidecar(&self) {
+        self.sidecar.serve(&self.endpoint, self.sidecar_stop.clone()).await;
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        self.stop.trigger();
+    }
+}
+
+pub fn key(name: &str) -> Key {
+    Key::new(name.to_owned(), &Limits::default()).expect("a sound key")
+}
+
+pub fn set(name: &str, value: &str) -> Op {
+    let value = Value::text(value, &Limits::default()).expect("a small value");
+    Op::from(Command::Set { key: key(name), value, expires_at_ms: 0 })
+}
+
+pub fn deadline_in(time: Duration) -> Instant {
+    Instant::now() + time
+}
