@@ -1,1 +1,64 @@
-//! Cluster and fault tests: real processes and real containers.
+//! The harness of the cluster and fault tests: real processes on loopback, real containers, and the faults between them.
+//!
+//! ```no_run
+//! # async fn story() -> anyhow::Result<()> {
+//! use raftkv_tests::Cluster;
+//!
+//! let cluster = Cluster::builder().nodes(3).partitionable().start().await?;
+//! cluster.node(1).client().put("greeting", "hello").await?.acked()?;
+//! let leader = cluster.leader().await?;
+//! cluster.isolate(&leader);
+//! let other = cluster.leader_other_than(&leader).await?;
+//! assert_eq!(other.client().get("greeting").await?.text()?, "hello");
+//! cluster.heal();
+//! cluster.finish().await
+//! # }
+//! ```
+//!
+//! A cluster's processes are killed when it is dropped. Its files are removed by [`Cluster::finish`] only, the last call
+//! of every test: whatever ended without it keeps its logs, and says where they are.
+
+mod answer;
+mod binaries;
+mod bulk;
+mod client;
+mod cluster;
+mod contents;
+pub mod damage;
+mod files;
+mod linearizability;
+mod load;
+mod local;
+mod loopback;
+mod node;
+mod partition;
+mod peer;
+mod probe;
+mod process;
+mod proxy;
+mod report;
+mod seed;
+mod status;
+mod supervisor;
+mod wait;
+
+pub use answer::{Answer, Put};
+pub use binaries::binary;
+pub use bulk::BulkLoad;
+pub use client::{Client, encode_key, http};
+pub use cluster::{Cluster, ClusterBuilder};
+pub use contents::Contents;
+pub use files::{allocated_bytes, tail};
+pub use linearizability::{History, Operation};
+pub use load::{Load, LoadReport};
+pub use local::{LocalCluster, LocalNode, LocalState, signal};
+pub use loopback::Loopback;
+pub use node::Node;
+pub use partition::{Flow, Partition};
+pub use peer::PeerClient;
+pub use probe::{Memory, memory_of, socket_inodes};
+pub use process::{Exit, Process};
+pub use report::{figure, human_bytes};
+pub use seed::Seed;
+pub use status::{EngineStatus, Member, NodeStatus, Status};
+pub use wait::{eventually, eventually_within};

@@ -1,0 +1,347 @@
+//! [`Cluster`]: nodes that form one group, as processes on loopback addresses of their own.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, ensure};
+use futures::future::{join_all, try_join_all};
+use tempfile::TempDir;
+
+use crate::binaries::binary;
+use crate::contents::Contents;
+use crate::files::tail;
+use crate::loopback::Loopback;
+use crate::node::Node;
+use crate::partition::{Flow, Partition};
+use crate::process::Process;
+use crate::proxy::{Proxy, Senders};
+use crate::supervisor::Supervisor;
+use crate::wait::{eventually, eventually_within};
+
+const HTTP_PORT: u16 = 8080;
+const RAFT_PORT: u16 = 8088;
+const MANAGEMENT_PORT: u16 = 6000;
+/// Lines of each log shown when a test fails.
+const LINES_SHOWN: usize = 25;
+/// In a log these are bugs, whatever the test was about.
+const NEVER_LOGGED: [&str; 3] = ["panicked at", "fatal:", "RUST_BACKTRACE"];
+
+/// What a cluster is to be like.
+#[derive(Debug, Clone)]
+pub struct ClusterBuilder {
+    nodes: usize,
+    env: Vec<(String, String)>,
+    partitionable: bool,
+    supervised: bool,
+}
+
+/// A group of nodes and the faults between them.
+#[derive(Debug)]
+pub struct Cluster {
+    nodes: Vec<Arc<Node>>,
+    settings: ClusterBuilder,
+    partition: Partition,
+    proxies: Vec<Proxy>,
+    senders: Senders,
+    fatal_allowed: bool,
+    finished: bool,
+    // Dropped in this order, after `drop` has killed the processes.
+    supervisor: Option<Supervisor>,
+    loopback: Loopback,
+    dir: Option<TempDir>,
+}
+
+impl ClusterBuilder {
+    /// How many nodes form the group at first.
+    pub fn nodes(mut self, nodes: usize) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
+    /// Sets a variable for all processes.
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Puts a proxy in front of each raft port, so that nodes can be cut off.
+    pub fn partitionable(mut self) -> Self {
+        self.partitionable = true;
+        self
+    }
+
+    /// Leaves down what ends, instead of starting it again as a restart policy would.
+    pub fn unsupervised(mut self) -> Self {
+        self.supervised = false;
+        self
+    }
+
+    /// Starts the nodes and waits until each is ready and knows all as voters.
+    pub async fn start(self) -> anyhow::Result<Cluster> {
+        let cluster = self.create().await?;
+        for node in &cluster.nodes {
+            node.start()?;
+        }
+        cluster.whole(cluster.nodes.len()).await?;
+        Ok(cluster)
+    }
+
+    /// Makes the nodes and starts none.
+    pub async fn create(self) -> anyhow::Result<Cluster> {
+        // A short name: the path of a Unix socket has room for 107 bytes.
+        let dir = tempfile::Builder::new().prefix("rkv").tempdir().context("make a directory for the data")?;
+        let supervisor = self.supervised.then(Supervisor::start);
+        let mut cluster = Cluster {
+            nodes: Vec::new(),
+            partition: Partition::default(),
+            proxies: Vec::new(),
+            senders: Senders::default(),
+            fatal_allowed: false,
+            finished: false,
+            supervisor,
+            loopback: Loopback::reserve()?,
+            dir: Some(dir),
+            settings: self,
+        };
+        for _ in 0..cluster.settings.nodes {
+            cluster.add_node().await?;
+        }
+        Ok(cluster)
+    }
+}
+
+impl Cluster {
+    /// Three nodes, supervised, with no proxies, unless told otherwise.
+    pub fn builder() -> ClusterBuilder {
+        ClusterBuilder { nodes: 3, env: Vec::new(), partitionable: false, supervised: true }
+    }
+
+    /// Makes one more node, which knows how to reach those that were there first, and does not start it.
+    pub async fn add_node(&mut self) -> anyhow::Result<Arc<Node>> {
+        let index = self.nodes.len() + 1;
+        let root = self.dir.as_ref().context("the cluster is over")?.path().to_owned();
+        let name = format!("node{index}");
+        let dir = root.join(format!("n{index}"));
+        fs::create_dir(&dir)?;
+        let ip = self.loopback.node(index);
+        let raft = SocketAddr::from((ip, RAFT_PORT));
+        let raft_advertised = match self.settings.partitionable {
+            true => SocketAddr::from((self.loopback.proxy(index), RAFT_PORT)),
+            false => raft,
+        };
+        let process = |program: &str, role: &str| -> anyhow::Result<Arc<Process>> {
+            let log = root.join(format!("{name}-{role}.log"));
+            Ok(Arc::new(Process::new(format!("{name}'s {role}"), binary(program)?, log)))
+        };
+        let node = Arc::new(Node {
+            index,
+            dir,
+            http: SocketAddr::from((ip, HTTP_PORT)),
+            management: SocketAddr::from((ip, MANAGEMENT_PORT)),
+            raft,
+            raft_advertised,
+            engine: process("raftkv-engine", "engine")?,
+            sidecar: process("raftkv-sidecar", "sidecar")?,
+            name,
+        });
+        self.configure(&node);
+        if self.settings.partitionable {
+            let proxy =
+                Proxy::start(raft_advertised, raft, index, self.partition.clone(), Arc::clone(&self.senders)).await?;
+            self.proxies.push(proxy);
+            let sender = (index, Arc::clone(&node.sidecar));
+            self.senders.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        }
+        if let Some(supervisor) = &self.supervisor {
+            supervisor.add(Arc::clone(&node.engine));
+            supervisor.add(Arc::clone(&node.sidecar));
+        }
+        self.nodes.push(Arc::clone(&node));
+        Ok(node)
+    }
+
+    fn configure(&self, node: &Node) {
+        let join: Vec<_> = (1..=self.settings.nodes)
+            .map(|index| SocketAddr::from((self.loopback.node(index), MANAGEMENT_PORT)).to_string())
+            .collect();
+        let bootstrap = if node.index == 1 { "true" } else { "false" };
+        for process in [&node.engine, &node.sidecar] {
+            for (name, value) in &self.settings.env {
+                process.set_env(name, value);
+            }
+            process.set_env("NODE_ID", &node.name);
+            process.set_env("RAFTKV_DATA_DIR", node.dir.to_string_lossy());
+            process.set_env("RAFTKV_HTTP_ADVERTISE", node.http.to_string());
+        }
+        node.engine.set_env("RAFTKV_HTTP_LISTEN", node.http.to_string());
+        node.sidecar.set_env("BOOTSTRAP", bootstrap);
+        node.sidecar.set_env("JOIN_ADDR", join.join(","));
+        node.sidecar.set_env("RAFTKV_RAFT_LISTEN", node.raft.to_string());
+        node.sidecar.set_env("RAFTKV_RAFT_ADVERTISE", node.raft_advertised.to_string());
+        node.sidecar.set_env("RAFTKV_MANAGEMENT_LISTEN", node.management.to_string());
+        node.sidecar.set_env("RAFTKV_MANAGEMENT_ADVERTISE", node.management.to_string());
+    }
+
+    /// Node number `index`, from 1.
+    pub fn node(&self, index: usize) -> &Arc<Node> {
+        &self.nodes[index - 1]
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> &[Arc<Node>] {
+        &self.nodes
+    }
+
+    /// All nodes but one.
+    pub fn others(&self, than: &Node) -> Vec<Arc<Node>> {
+        self.nodes.iter().filter(|node| node.index != than.index).cloned().collect()
+    }
+
+    /// Waits until there is a leader that says so itself, and returns it.
+    pub async fn leader(&self) -> anyhow::Result<Arc<Node>> {
+        self.leader_among(&self.nodes).await
+    }
+
+    /// Waits until one of the other nodes leads.
+    pub async fn leader_other_than(&self, node: &Node) -> anyhow::Result<Arc<Node>> {
+        self.leader_among(&self.others(node)).await
+    }
+
+    async fn leader_among(&self, nodes: &[Arc<Node>]) -> anyhow::Result<Arc<Node>> {
+        eventually("there is a leader", || async {
+            let statuses = join_all(nodes.iter().map(|node| node.status())).await;
+            // Two may say so: the one of the higher term is right.
+            nodes
+                .iter()
+                .zip(statuses)
+                .filter_map(|(node, status)| Some((status.ok().filter(|status| status.node.leads())?.node.term, node)))
+                .max_by_key(|(term, _)| *term)
+                .map(|(_, node)| Arc::clone(node))
+                .ok_or_else(|| anyhow!("nobody leads"))
+        })
+        .await
+    }
+
+    /// A node that follows, when there is a leader.
+    pub async fn follower(&self) -> anyhow::Result<Arc<Node>> {
+        let leader = self.leader().await?;
+        self.others(&leader).into_iter().next().context("the leader is alone")
+    }
+
+    /// Waits until every running node is ready and knows `voters` voters.
+    pub async fn whole(&self, voters: usize) -> anyhow::Result<()> {
+        let running = self.nodes.iter().filter(|node| node.sidecar.pid().is_some());
+        try_join_all(running.map(|node| async move {
+            eventually(&format!("{} is ready and knows {voters} voters", node.name), || async {
+                let status = node.status().await?;
+                ensure!(status.voters().len() == voters, "it knows the voters {:?}", status.voters());
+                ensure!(status.members.len() == voters, "it knows {} members", status.members.len());
+                node.ready().await
+            })
+            .await
+        }))
+        .await?;
+        Ok(())
+    }
+
+    /// Waits until all running nodes have applied the same, and checks that they then serve the same. Writes must have
+    /// ended. Returns what they serve.
+    pub async fn converged(&self) -> anyhow::Result<Contents> {
+        let running: Vec<_> = self.nodes.iter().filter(|node| node.engine.pid().is_some()).collect();
+        eventually_within(Duration::from_secs(120), "all nodes have applied the same", || async {
+            let statuses = try_join_all(running.iter().map(|node| node.status())).await?;
+            let applied: Vec<_> = statuses.iter().map(|status| status.node.applied).collect();
+            let last = statuses.iter().map(|status| status.node.last_log).max();
+            ensure!(applied.iter().all(|position| Some(*position) == last), "applied {applied:?} of {last:?}");
+            Ok(())
+        })
+        .await?;
+        let mut first: Option<Contents> = None;
+        for node in running {
+            let contents = Contents::read(&node.client(), "", "stale").await?;
+            match &first {
+                None => first = Some(contents),
+                Some(first) => {
+                    let difference = first.difference(&contents);
+                    ensure!(difference.is_empty(), "{} serves something else: {difference}", node.name);
+                    ensure!(
+                        first.store_revision == contents.store_revision,
+                        "{} is at revision {} and not {}",
+                        node.name,
+                        contents.store_revision,
+                        first.store_revision
+                    );
+                }
+            }
+        }
+        first.context("no node runs")
+    }
+
+    /// Cuts a node off from all others, in both directions, silently.
+    pub fn isolate(&self, node: &Node) {
+        for other in self.others(node) {
+            self.cut(node, &other, Flow::Silent);
+            self.cut(&other, node, Flow::Silent);
+        }
+    }
+
+    /// Sets what happens to what one node sends to another; not the other way round.
+    pub fn cut(&self, from: &Node, to: &Node, flow: Flow) {
+        assert!(self.settings.partitionable, "the cluster was not built to be partitionable");
+        self.partition.set(from.index, to.index, flow);
+    }
+
+    /// Opens all flows.
+    pub fn heal(&self) {
+        self.partition.heal();
+    }
+
+    /// Says that a process ended itself for a reason, as a part of the test: not a bug when found in a log.
+    pub fn expect_fatal(&mut self) {
+        self.fatal_allowed = true;
+    }
+
+    /// Where everything of this cluster is.
+    pub fn dir(&self) -> PathBuf {
+        self.dir.as_ref().map(|dir| dir.path().to_owned()).unwrap_or_default()
+    }
+
+    /// Ends the cluster after a test that succeeded, checks that no process logged a bug, and removes the files.
+    pub async fn finish(mut self) -> anyhow::Result<()> {
+        self.supervisor = None;
+        for node in &self.nodes {
+            node.kill();
+            let logs = node.logs().unwrap_or_default();
+            if !self.fatal_allowed
+                && let Some(line) = logs.lines().find(|line| NEVER_LOGGED.iter().any(|never| line.contains(never)))
+            {
+                return Err(anyhow!("{} logged: {line}", node.name));
+            }
+        }
+        self.finished = true;
+        Ok(())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.supervisor = None;
+        for node in &self.nodes {
+            node.kill();
+        }
+        if self.finished {
+            return;
+        }
+        let Some(dir) = self.dir.take() else { return };
+        // Kept: nobody but a reader needs it from here on.
+        let dir = dir.keep();
+        println!("the test did not finish; data and logs are kept in {}", dir.display());
+        for process in self.nodes.iter().flat_map(|node| [&node.engine, &node.sidecar]) {
+            println!("--- {} ended as {:?}; end of its log:", process.name(), process.exits());
+            println!("{}", tail(process.log(), LINES_SHOWN));
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! [`LocalCluster`]: what `raftkv local` starts.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use crate::binaries::binary;
+use crate::client::Client;
+use crate::files::tail;
+use crate::wait::eventually_within;
+
+/// From the start to the line that says that all is healthy.
+const READY_PATIENCE: Duration = Duration::from_secs(60);
+/// From SIGTERM to the end.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A cluster that `raftkv local --json` runs. Stopped when dropped.
+#[derive(Debug)]
+pub struct LocalCluster {
+    child: Option<Child>,
+    /// The line it printed.
+    pub printed: LocalState,
+    dir: TempDir,
+}
+
+/// The JSON that it prints, and keeps in `cluster.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocalState {
+    /// The nodes.
+    pub nodes: Vec<LocalNode>,
+    /// The shard routers.
+    pub routers: Vec<serde_json::Value>,
+}
+
+/// A node in that JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocalNode {
+    /// Its name.
+    pub name: String,
+    /// Its group.
+    pub group: String,
+    /// host:port of its HTTP API.
+    pub http: String,
+    /// host:port of its management API.
+    pub management: String,
+    /// host:port for its peers.
+    pub raft: String,
+    /// `None` while it does not run.
+    pub engine_pid: Option<u32>,
+    /// `None` while it does not run.
+    pub sidecar_pid: Option<u32>,
+    /// Its data.
+    pub dir: PathBuf,
+}
+
+impl LocalNode {
+    /// A client of its HTTP API.
+    pub fn client(&self) -> Client {
+        Client::new(&self.http)
+    }
+}
+
+impl LocalCluster {
+    /// Starts one with `nodes` nodes and waits for the line of JSON.
+    pub async fn start(nodes: usize, arguments: &[&str]) -> anyhow::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("rkl").tempdir()?;
+        let program = binary("raftkv")?;
+        let errors = std::fs::File::create(dir.path().join("stderr"))?;
+        let mut child = std::process::Command::new(&program)
+            .args(["local", "--json", "--http-port", "0", "--nodes", &nodes.to_string(), "--dir"])
+            .arg(dir.path().join("c"))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(errors)
+            .spawn()
+            .with_context(|| format!("start {}", program.display()))?;
+        let out = child.stdout.take().context("its output")?;
+        // From here on dropping it ends the child.
+        let mut cluster = Self { child: Some(child), printed: LocalState { nodes: vec![], routers: vec![] }, dir };
+        let mut lines = BufReader::new(tokio::process::ChildStdout::from_std(out)?).lines();
+        let line = tokio::time::timeout(READY_PATIENCE, lines.next_line())
+            .await
+            .context("raftkv local printed nothing")??
+            .ok_or_else(|| anyhow!("raftkv local ended: {}", tail(&cluster.dir.path().join("stderr"), 20)))?;
+        cluster.printed = serde_json::from_str(&line).with_context(|| line.clone())?;
+        ensure!(cluster.printed.nodes.len() == nodes, "{line}");
+        Ok(cluster)
+    }
+
+    /// Where it keeps everything.
+    pub fn dir(&self) -> PathBuf {
+        self.dir.path().join("c")
+    }
+
+    /// What `cluster.json` says now.
+    pub fn state(&self) -> anyhow::Result<LocalState> {
+        read_state(&self.dir())
+    }
+
+    /// Sends SIGTERM and waits for the end; fails unless it ended with code 0 and left no process behind.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        let before = self.state()?;
+        let mut child = self.child.take().context("it runs")?;
+        signal(child.id(), Signal::TERM)?;
+        let status = eventually_within(STOP_PATIENCE, "raftkv local ends", || {
+            let status = child.try_wait();
+            async { status?.ok_or_else(|| anyhow!("it runs")) }
+        })
+        .await?;
+        ensure!(status.success(), "it ended with {status}: {}", tail(&self.dir.path().join("stderr"), 20));
+        for pid in pids(&before) {
+            ensure!(!Path::new(&format!("/proc/{pid}")).exists(), "process {pid} was left behind");
+        }
+        Ok(())
+    }
+}
+
+/// Sends a signal to a process that this test, or what it started, has started.
+pub fn signal(pid: u32, signal: Signal) -> anyhow::Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("a process id")?;
+    Ok(kill_process(pid, signal)?)
+}
+
+fn read_state(dir: &Path) -> anyhow::Result<LocalState> {
+    let path = dir.join("cluster.json");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    Ok(serde_json::from_str(&text)?)
+}
+
+fn pids(state: &LocalState) -> Vec<u32> {
+    state.nodes.iter().flat_map(|node| [node.engine_pid, node.sidecar_pid]).flatten().collect()
+}
+
+impl Drop for LocalCluster {
+    fn drop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        println!("raftkv local did not get to its end; it said:\n{}", tail(&self.dir.path().join("stderr"), 40));
+        // Its processes end with it; what does not is ended by the ids it noted.
+        let _ = child.kill();
+        let _ = child.wait();
+        for pid in read_state(&self.dir()).map(|state| pids(&state)).unwrap_or_default() {
+            let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            if comm.starts_with("raftkv-") {
+                let _ = signal(pid, Signal::KILL);
+            }
+        }
+    }
+}

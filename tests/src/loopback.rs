@@ -1,0 +1,50 @@
+//! [`Loopback`]: addresses of a cluster's own.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+
+use anyhow::bail;
+use rand::RngExt;
+
+/// Held by whoever owns a block of addresses; nothing else listens there.
+const RESERVATION_PORT: u16 = 9_999;
+/// Blocks tried before giving up: there are 60,000, and a handful are in use.
+const ATTEMPTS: usize = 100;
+/// Proxies stand this far above the nodes they stand in front of.
+const PROXY_OFFSET: u8 = 100;
+
+/// A block of 127.0.0.0/8 that no other cluster on this machine uses, so that every node has an address of its own and
+/// the default ports, and a restarted process finds its port free: outgoing connections are from 127.0.0.1.
+#[derive(Debug)]
+pub struct Loopback {
+    block: [u8; 2],
+    _reservation: TcpListener,
+}
+
+impl Loopback {
+    /// Reserves a block.
+    pub fn reserve() -> anyhow::Result<Self> {
+        let mut rng = rand::rng();
+        for _ in 0..ATTEMPTS {
+            let block = [rng.random_range(10..250), rng.random_range(0..=255)];
+            let address = Ipv4Addr::new(127, block[0], block[1], 254);
+            if let Ok(reservation) = TcpListener::bind(SocketAddr::from((address, RESERVATION_PORT))) {
+                return Ok(Self { block, _reservation: reservation });
+            }
+        }
+        bail!("no block of 127.0.0.0/8 can be bound: is the loopback network up, and may port {RESERVATION_PORT} be used?")
+    }
+
+    /// Address of node number `index`, from 1.
+    pub fn node(&self, index: usize) -> Ipv4Addr {
+        self.address(index as u8)
+    }
+
+    /// Address of the proxy in front of node number `index`.
+    pub fn proxy(&self, index: usize) -> Ipv4Addr {
+        self.address(index as u8 + PROXY_OFFSET)
+    }
+
+    fn address(&self, last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(127, self.block[0], self.block[1], last)
+    }
+}

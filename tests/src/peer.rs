@@ -1,0 +1,55 @@
+//! [`PeerClient`]: speaks to a sidecar as another sidecar would, or as none should.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use raftkv_proto::raft::raft_client::RaftClient;
+use raftkv_proto::raft::{AdoptRequest, Identity, IdentifyRequest, LeaderId, LogId, Vote, VoteRequest, VoteResponse};
+use raftkv_proto::{CLUSTER_ID_HEADER, TARGET_ID_HEADER, WIRE_VERSION_HEADER};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+/// A sidecar on this machine answers in milliseconds.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection to a sidecar's raft port.
+#[derive(Debug, Clone)]
+pub struct PeerClient {
+    client: RaftClient<Channel>,
+}
+
+impl PeerClient {
+    /// Connects with the first call.
+    pub fn new(address: SocketAddr) -> anyhow::Result<Self> {
+        let channel = Endpoint::from_shared(format!("http://{address}"))?.timeout(TIMEOUT).connect_lazy();
+        Ok(Self { client: RaftClient::new(channel) })
+    }
+
+    /// Who is there.
+    pub async fn identify(&mut self) -> Result<Identity, Status> {
+        Ok(self.client.identify(IdentifyRequest {}).await?.into_inner())
+    }
+
+    /// Tells it that it is part of a cluster.
+    pub async fn adopt(&mut self, cluster_id: &str, raft_id: u64) -> Result<Identity, Status> {
+        Ok(self.client.adopt(AdoptRequest { cluster_id: cluster_id.to_owned(), raft_id }).await?.into_inner())
+    }
+
+    /// Asks for its vote in a far term, in a message addressed as given.
+    pub async fn ask_for_vote(&mut self, cluster_id: &str, raft_id: u64, wire: u32) -> Result<VoteResponse, Status> {
+        let leader_id = LeaderId { term: 1_000_000, node_id: 4_711 };
+        let mut request = Request::new(VoteRequest {
+            vote: Some(Vote { leader_id: Some(leader_id), committed: false }),
+            last_log_id: Some(LogId { leader_id: Some(leader_id), index: 1_000_000_000 }),
+            pre_vote: false,
+            // Otherwise the leader's lease would hide what is tested.
+            leadership_transfer: true,
+        });
+        let text = |value: String| value.parse().map_err(|_| Status::invalid_argument("not a header value"));
+        let metadata = request.metadata_mut();
+        metadata.insert(CLUSTER_ID_HEADER, text(cluster_id.to_owned())?);
+        metadata.insert(TARGET_ID_HEADER, text(raft_id.to_string())?);
+        metadata.insert(WIRE_VERSION_HEADER, text(wire.to_string())?);
+        Ok(self.client.vote(request).await?.into_inner())
+    }
+}

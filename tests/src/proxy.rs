@@ -1,0 +1,152 @@
+//! [`Proxy`]: stands in front of a node's raft port and lets through what the partition allows.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::partition::{Flow, Partition};
+use crate::probe::{socket_inode, socket_inodes};
+use crate::process::Process;
+
+/// Carried at once in one direction of a connection.
+const BUFFER_BYTES: usize = 64 * 1024;
+/// Connections of who is no node (a test that speaks to a node itself) are of this number: never cut off.
+const OUTSIDE: usize = 0;
+
+/// The processes that make connections, by the number of their node.
+pub(crate) type Senders = Arc<Mutex<Vec<(usize, Arc<Process>)>>>;
+
+/// A proxy in front of one node. All connections are from 127.0.0.1: who made one is found out by its socket.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    task: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Listens at `at` and carries to `target`, the raft port of node number `node`.
+    pub(crate) async fn start(
+        at: SocketAddr,
+        target: SocketAddr,
+        node: usize,
+        partition: Partition,
+        senders: Senders,
+    ) -> io::Result<Self> {
+        let listener = TcpListener::bind(at).await?;
+        let task = tokio::spawn(async move {
+            loop {
+                // Running out of file descriptors passes; the next connection is tried again.
+                let Ok((connection, from)) = listener.accept().await else { continue };
+                let (partition, senders) = (partition.clone(), Arc::clone(&senders));
+                tokio::spawn(async move {
+                    let sender = tokio::task::spawn_blocking(move || who_connects(from, at, &senders)).await;
+                    let Ok(Some(sender)) = sender else { return };
+                    let (to, back) = (partition.watch(sender, node), partition.watch(node, sender));
+                    // A broken connection is what this is for.
+                    let _ = carry(connection, target, to, back).await;
+                });
+            }
+        });
+        Ok(Self { task })
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The number of the node that made a connection; `None` when it is gone already.
+fn who_connects(from: SocketAddr, at: SocketAddr, senders: &Senders) -> Option<usize> {
+    let inode = socket_inode(from, at)?;
+    let senders = senders.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let owner = senders
+        .iter()
+        .find(|(_, process)| process.pid().is_some_and(|pid| socket_inodes(pid).contains(&inode)));
+    Some(owner.map_or(OUTSIDE, |(node, _)| *node))
+}
+
+async fn carry(
+    connection: TcpStream,
+    target: SocketAddr,
+    mut to: watch::Receiver<Flow>,
+    mut back: watch::Receiver<Flow>,
+) -> io::Result<()> {
+    // A handshake needs both directions.
+    opened(&mut to).await?;
+    opened(&mut back).await?;
+    let upstream = TcpStream::connect(target).await?;
+    connection.set_nodelay(true)?;
+    upstream.set_nodelay(true)?;
+    let (mut connection_read, mut connection_write) = connection.into_split();
+    let (mut upstream_read, mut upstream_write) = upstream.into_split();
+    tokio::select! {
+        done = pump(&mut connection_read, &mut upstream_write, to) => done,
+        done = pump(&mut upstream_read, &mut connection_write, back) => done,
+    }
+}
+
+/// Waits until the flow is open; an error when it is closed.
+async fn opened(flow: &mut watch::Receiver<Flow>) -> io::Result<()> {
+    let gone = || io::Error::from(io::ErrorKind::ConnectionReset);
+    match *flow.wait_for(|flow| *flow != Flow::Silent).await.map_err(|_| gone())? {
+        Flow::Open => Ok(()),
+        Flow::Silent | Flow::Closed => Err(gone()),
+    }
+}
+
+async fn pump(
+    from: &mut (impl AsyncReadExt + Unpin),
+    to: &mut (impl AsyncWriteExt + Unpin),
+    mut flow: watch::Receiver<Flow>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut closing = flow.clone();
+    loop {
+        let read = tokio::select! {
+            read = from.read(&mut buffer) => read?,
+            _ = closing.wait_for(|flow| *flow == Flow::Closed) => 0,
+        };
+        if read == 0 {
+            // To the other side, too: an end of a connection is a message as any other.
+            return opened(&mut flow).await;
+        }
+        opened(&mut flow).await?;
+        to.write_all(&buffer[..read]).await?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_silent_arrives_later_and_what_is_closed_never() {
+        let target = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port");
+        let partition = Partition::default();
+        let senders = Senders::default();
+        let address = target.local_addr().expect("bound");
+        let _proxy = Proxy::start(free, address, 1, partition.clone(), senders).await.expect("start");
+        let mut near = TcpStream::connect(free).await.expect("connect");
+        let (mut far, _) = target.accept().await.expect("accept");
+
+        partition.set(OUTSIDE, 1, Flow::Silent);
+        near.write_all(b"x").await.expect("write");
+        let mut byte = [0];
+        let held = tokio::time::timeout(Duration::from_millis(200), far.read_exact(&mut byte)).await;
+        assert!(held.is_err(), "it came through");
+        partition.heal();
+        far.read_exact(&mut byte).await.expect("it comes through");
+
+        partition.set(OUTSIDE, 1, Flow::Closed);
+        assert_eq!(near.read(&mut byte).await.unwrap_or(0), 0, "the connection is broken");
+    }
+}

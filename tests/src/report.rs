@@ -1,0 +1,18 @@
+//! The figures that tests print: a claim in the documentation points at one of these lines.
+
+use std::fmt::Display;
+
+/// Prints one measured figure.
+pub fn figure(name: &str, value: impl Display) {
+    println!("figure: {name}: {value}");
+}
+
+/// Bytes for people.
+pub fn human_bytes(bytes: u64) -> String {
+    match bytes {
+        0..10_000 => format!("{bytes} B"),
+        10_000..10_000_000 => format!("{} KB", bytes / 1_000),
+        10_000_000..10_000_000_000 => format!("{} MB", bytes / 1_000_000),
+        _ => format!("{} GB", bytes / 1_000_000_000),
+    }
+}
