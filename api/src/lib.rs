@@ -1,9 +1,40 @@
 //! The HTTP front door of RaftKV over a [`Backend`]: the native `/v1` surface and the four compatible ones.
 //!
 //! An engine serves it over its own group, the shard router over many groups; a request means the same in both.
+//!
+//! [`router`] says what requests mean, [`serve`] how they are received: with limits on everything, and a drain.
 
+mod app;
 mod backend;
+mod body;
+mod compat;
+mod conditions;
+mod config;
+mod cursor;
+mod fields;
+mod fingerprint;
+mod native;
+mod negotiate;
+mod observe;
+mod openapi;
+mod operations;
+mod problem;
+mod query;
+mod reply;
+mod router;
+mod server;
+mod surface;
+mod watch;
 
 pub use backend::{
     Backend, BackendError, Consistency, Entry, ListRequest, Membership, Page, Read, RequestContext, ServedBy,
 };
+pub use config::{ApiConfig, DEFAULT_TIMEOUT, IDEMPOTENCY_KEEP, MAX_TIMEOUT, MetricsHook};
+pub use problem::{Problem, ProblemBody, ProblemOutcome};
+pub use router::router;
+pub use server::{HttpLimits, serve};
+
+/// The description of the interface, as served at `/openapi.json`.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    <openapi::ApiDoc as utoipa::OpenApi>::openapi()
+}

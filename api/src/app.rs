@@ -1,0 +1,223 @@
+//! [`App`]: what every handler works with, and the steps that all surfaces share.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::HeaderValue;
+use axum::http::request::Parts;
+use axum::response::Response;
+use axum::routing::{MethodRouter, any};
+use bytes::Bytes;
+use raftkv_kv::{Command, Idempotency, Key, Limits, Op, Outcome, Precondition};
+
+use crate::config::{ApiConfig, IDEMPOTENCY_KEEP};
+use crate::fingerprint::fingerprint;
+use crate::observe::Observer;
+use crate::problem::Problem;
+use crate::query::{Query, invalid, percent_decode};
+use crate::reply::{CONSISTENCY, IDEMPOTENCY_KEY, NODE};
+use crate::surface::Surface;
+use crate::{Backend, Consistency, Entry, Read, RequestContext};
+
+/// The backend and what was decided at the start.
+pub(crate) struct App<B> {
+    pub(crate) backend: B,
+    pub(crate) config: ApiConfig,
+    node: HeaderValue,
+    observer: Observer,
+}
+
+/// What a single write did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// Of the key; 0 when nothing was there to delete.
+    pub(crate) revision: u64,
+    /// Created by a set, existed before a delete.
+    pub(crate) flag: bool,
+    /// The outcome is that of an earlier request with the same `Idempotency-Key`.
+    pub(crate) replayed: bool,
+}
+
+impl<B: Backend> App<B> {
+    pub(crate) fn new(backend: B, config: ApiConfig) -> Self {
+        let node = HeaderValue::try_from(backend.served_by().node);
+        let node = node.unwrap_or(HeaderValue::from_static("unnamed"));
+        Self { backend, config, node, observer: Observer::default() }
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.config.limits
+    }
+
+    /// A route of a surface: measured, with the surface's form of problems and the node's name.
+    pub(crate) fn endpoint<F, Fut>(self: &Arc<Self>, surface: Surface, handle: F) -> MethodRouter
+    where
+        F: Fn(Arc<Self>, Parts, Body) -> Fut + Copy + Send + Sync + 'static,
+        Fut: Future<Output = Result<Response, Problem>> + Send + 'static,
+    {
+        let app = Arc::clone(self);
+        any(move |request: Request| {
+            let app = Arc::clone(&app);
+            async move {
+                let since = Instant::now();
+                let (parts, body) = request.into_parts();
+                let method = parts.method.clone();
+                let result = handle(Arc::clone(&app), parts, body).await;
+                let mut response = result.unwrap_or_else(|problem| surface.render(problem));
+                response.headers_mut().insert(NODE, app.node.clone());
+                app.observer.record(surface, &method, response.status(), since);
+                response
+            }
+        })
+    }
+
+    /// Deadline and freshness of a request: `?timeout=` and `?consistency=`, or the header `Raftkv-Consistency`.
+    pub(crate) fn context(&self, parts: &Parts, query: &mut Query) -> Result<RequestContext, Problem> {
+        let timeout = match query.take_text("timeout")? {
+            None => self.config.default_timeout,
+            Some(text) => parse_timeout(&text)?.min(self.config.max_timeout),
+        };
+        let consistency = match query.take_text("consistency")? {
+            Some(name) => parse_consistency(&name)?,
+            None => match parts.headers.get(CONSISTENCY) {
+                None => Consistency::default(),
+                Some(name) => parse_consistency(name.to_str().unwrap_or_default())?,
+            },
+        };
+        Ok(RequestContext { deadline: Instant::now() + timeout, consistency })
+    }
+
+    /// The context of a request that takes no other parameters, or where others are ignored.
+    pub(crate) fn plain_context(&self, parts: &Parts) -> Result<RequestContext, Problem> {
+        self.context(parts, &mut Query::of(parts)?)
+    }
+
+    /// The key that the path holds after `prefix`, percent-decoded. Slashes in it may be encoded or not.
+    pub(crate) fn path_key(&self, parts: &Parts, prefix: &str) -> Result<Key, Problem> {
+        let raw = parts.uri.path().strip_prefix(prefix).unwrap_or_default();
+        Ok(Key::new(percent_decode(raw, false)?, self.limits())?)
+    }
+
+    /// The client's `Idempotency-Key`.
+    pub(crate) fn idempotency_key(&self, parts: &Parts) -> Result<Option<Bytes>, Problem> {
+        let Some(value) = parts.headers.get(IDEMPOTENCY_KEY) else {
+            return Ok(None);
+        };
+        let limit = self.limits().max_idempotency_key_bytes;
+        match value.len() {
+            0 => Err(Problem::bad_request("invalid_idempotency_key", "the Idempotency-Key is empty")),
+            len if len > limit => Err(Problem {
+                limit: Some(limit as u64),
+                ..Problem::bad_request(
+                    "invalid_idempotency_key",
+                    format!("the Idempotency-Key has {len} bytes; the limit is {limit}"),
+                )
+            }),
+            _ => Ok(Some(Bytes::copy_from_slice(value.as_bytes()))),
+        }
+    }
+
+    /// Reads one key.
+    pub(crate) async fn read(&self, ctx: RequestContext, key: Key) -> Result<Read<Option<Entry>>, Problem> {
+        Ok(self.backend.get(ctx, key).await?)
+    }
+
+    /// Applies one change, with the client's `Idempotency-Key` if it sent one.
+    pub(crate) async fn write(
+        &self,
+        ctx: RequestContext,
+        parts: &Parts,
+        command: Command,
+        precondition: Option<Precondition>,
+    ) -> Result<Written, Problem> {
+        let key = self.idempotency_key(parts)?;
+        let has_key = key.is_some();
+        let op = operation(command, precondition, key);
+        let outcomes = self.backend.write(ctx, vec![op]).await;
+        let outcomes = outcomes.map_err(|e| Problem::from(e).with_idempotency(has_key))?;
+        match <[Outcome; 1]>::try_from(outcomes) {
+            Ok([outcome]) => written(outcome),
+            Err(outcomes) => Err(Problem::internal(format!("{} outcomes of one operation", outcomes.len()))),
+        }
+    }
+}
+
+/// An operation with the record under which it is applied once.
+pub(crate) fn operation(command: Command, precondition: Option<Precondition>, key: Option<Bytes>) -> Op {
+    let idempotency = key.map(|key| Idempotency {
+        key,
+        fingerprint: fingerprint(&command, precondition),
+        keep_ms: IDEMPOTENCY_KEEP.as_millis() as u64,
+    });
+    Op { command, precondition, idempotency }
+}
+
+/// What an outcome means: something written, or a problem.
+pub(crate) fn written(outcome: Outcome) -> Result<Written, Problem> {
+    match outcome {
+        Outcome::Set { revision, created: flag } | Outcome::Deleted { revision, existed: flag } => {
+            Ok(Written { revision, flag, replayed: false })
+        }
+        Outcome::PreconditionFailed { current } => Err(Problem::precondition_failed(current)),
+        Outcome::IdempotencyMismatch => Err(Problem::idempotency_mismatch()),
+        Outcome::WrongGroup => Err(Problem::wrong_group()),
+        Outcome::Replayed(original) => Ok(Written { replayed: true, ..written(*original)? }),
+    }
+}
+
+fn parse_consistency(name: &str) -> Result<Consistency, Problem> {
+    match name {
+        "linearizable" => Ok(Consistency::Linearizable),
+        "lease" => Ok(Consistency::Lease),
+        "stale" => Ok(Consistency::Stale),
+        _ => Err(invalid("consistency", "it is none of linearizable, lease, stale")),
+    }
+}
+
+/// Milliseconds, or a number with `ms`, `s` or `m`.
+fn parse_timeout(text: &str) -> Result<Duration, Problem> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit {
+        "" | "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        _ => return Err(invalid("timeout", "it is not like 500, 500ms, 2s or 1m")),
+    };
+    match number.parse::<u64>() {
+        Ok(n) if n > 0 => Ok(Duration::from_millis(n.saturating_mul(factor))),
+        _ => Err(invalid("timeout", "it is not a positive number")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_has_a_unit_or_is_in_milliseconds() {
+        for (text, millis) in [("250", 250), ("250ms", 250), ("2s", 2_000), ("1m", 60_000)] {
+            assert_eq!(parse_timeout(text).unwrap(), Duration::from_millis(millis));
+        }
+        for text in ["", "0", "-1", "s", "1h", "1.5s", "99999999999999999999", "1 s"] {
+            assert_eq!(parse_timeout(text).unwrap_err().code, "invalid_parameter", "{text}");
+        }
+        assert!(parse_timeout("18446744073709551615m").is_ok(), "saturates; the maximum cuts it");
+    }
+
+    #[test]
+    fn an_outcome_is_something_written_or_a_problem() {
+        let replayed = |outcome| written(Outcome::Replayed(Box::new(outcome)));
+        let first = Written { revision: 3, flag: true, replayed: false };
+        assert_eq!(written(Outcome::Set { revision: 3, created: true }), Ok(first));
+        assert_eq!(replayed(Outcome::Set { revision: 3, created: true }), Ok(Written { replayed: true, ..first }));
+        let status = |outcome| written(outcome).unwrap_err().status.as_u16();
+        assert_eq!(status(Outcome::PreconditionFailed { current: 0 }), 412);
+        assert_eq!(status(Outcome::IdempotencyMismatch), 422);
+        assert_eq!(status(Outcome::WrongGroup), 421);
+        assert_eq!(replayed(Outcome::PreconditionFailed { current: 7 }).unwrap_err().current_revision, Some(7));
+    }
+}

@@ -1,0 +1,57 @@
+//! Small pieces of responses that all surfaces use.
+
+use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use serde::Serialize;
+
+use crate::Consistency;
+
+pub(crate) const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub(crate) const MSGPACK: HeaderValue = HeaderValue::from_static("application/msgpack");
+pub(crate) const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// The revision of the key that was read or written.
+pub(crate) const REVISION: HeaderName = HeaderName::from_static("raftkv-revision");
+/// The revision at which the key was created.
+pub(crate) const CREATE_REVISION: HeaderName = HeaderName::from_static("raftkv-create-revision");
+/// The node that answered.
+pub(crate) const NODE: HeaderName = HeaderName::from_static("raftkv-node");
+/// In a request the freshness asked for, in a response the one served.
+pub(crate) const CONSISTENCY: HeaderName = HeaderName::from_static("raftkv-consistency");
+/// A client's name for a request, under which it is applied once.
+pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Set when the outcome is that of an earlier request with the same `Idempotency-Key`.
+pub(crate) const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+pub(crate) const TRUE: HeaderValue = HeaderValue::from_static("true");
+
+/// A response with a body of one type.
+pub(crate) fn reply(status: StatusCode, content_type: HeaderValue, body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
+}
+
+/// A response with a JSON body.
+pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    // Our bodies are structs and maps with text keys, which always have a JSON form.
+    reply(status, JSON, serde_json::to_vec(body).unwrap_or_default())
+}
+
+/// A revision as strong entity tag.
+pub(crate) fn etag(revision: u64) -> HeaderValue {
+    // Digits between quotes are a valid header value.
+    HeaderValue::try_from(format!("\"{revision}\"")).unwrap_or(HeaderValue::from_static("\"\""))
+}
+
+/// The name of a freshness on the wire.
+pub(crate) fn consistency_name(consistency: Consistency) -> &'static str {
+    match consistency {
+        Consistency::Linearizable => "linearizable",
+        Consistency::Lease => "lease",
+        Consistency::Stale => "stale",
+    }
+}

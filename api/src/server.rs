@@ -1,0 +1,277 @@
+//! [`serve`]: the accept loop, the limits of connections and requests, and the drain.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::header;
+use axum::response::Response;
+use hyper::body::{Body as HttpBody, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Request};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+
+use crate::body::{BodyLimits, Budget, GuardedBody, Share};
+use crate::problem::Problem;
+use crate::surface::Surface;
+use crate::watch::{Watch, Watched};
+
+/// When a shed request may come back: about as long as what is in flight takes.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// A pause after an accept that failed for want of file descriptors or memory, which only time gives back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest a connection goes without being looked at for timeouts.
+const MAX_TICK: Duration = Duration::from_secs(1);
+
+/// What connections and requests are held to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpLimits {
+    /// Open connections. More wait in the kernel's queue until one closes; the idle ones do, in time.
+    pub max_connections: usize,
+    /// Requests being worked on. More are answered 429 with Retry-After, before any work; health checks never are.
+    pub max_in_flight: usize,
+    /// The head of a request, in bytes; more is answered 431.
+    pub max_header_bytes: usize,
+    /// The body of a request, in bytes; more is answered 413.
+    pub max_body_bytes: usize,
+    /// The bodies of all requests in memory, in bytes; more is answered 429.
+    pub max_buffered_bytes: usize,
+    /// How long the head of a request may take from its first byte, and the first request from the connection on.
+    pub header_timeout: Duration,
+    /// How long the body of a request may take; longer is answered 408.
+    pub body_timeout: Duration,
+    /// How long a connection may be without a request.
+    pub keep_alive_timeout: Duration,
+    /// How long a client may leave its answer unread.
+    pub write_timeout: Duration,
+    /// How long requests in flight get to end once shutdown has begun.
+    pub drain_timeout: Duration,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            // Half of the descriptors that containers usually get at least.
+            max_connections: 8_192,
+            max_in_flight: 4_096,
+            // A key of 4 KiB, percent-encoded, and then some.
+            max_header_bytes: 32 * 1024,
+            // The largest batch of the default limits in JSON, with room for its encoding.
+            max_body_bytes: 16 * 1024 * 1024,
+            max_buffered_bytes: 64 * 1024 * 1024,
+            header_timeout: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(30),
+            // Above the usual idle time of load balancers (60 s), so that they close first and never meet a closed one.
+            keep_alive_timeout: Duration::from_secs(75),
+            write_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl HttpLimits {
+    /// Often enough to keep the shortest timeout within a quarter of it.
+    fn tick(&self) -> Duration {
+        let shortest = self.header_timeout.min(self.keep_alive_timeout).min(self.write_timeout);
+        (shortest / 4).clamp(Duration::from_millis(1), MAX_TICK)
+    }
+}
+
+/// What all connections share.
+struct Shared {
+    router: Router,
+    limits: HttpLimits,
+    in_flight: AtomicUsize,
+    budget: Arc<Budget>,
+}
+
+/// Serves `router` on `listener` until `shutdown` is ready and the requests in flight have ended, or the drain timeout
+/// has passed. New connections are refused from the moment `shutdown` is ready; what is then in flight is answered with
+/// `Connection: close`.
+///
+/// Every task it starts has ended when it returns; dropping it ends them at once.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: HttpLimits,
+    shutdown: impl Future<Output = ()> + Send,
+) -> io::Result<()> {
+    let connections = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
+    let drain_timeout = limits.drain_timeout;
+    let budget = Budget::new(limits.max_buffered_bytes);
+    let shared = Arc::new(Shared { router, limits, in_flight: AtomicUsize::new(0), budget });
+    let draining = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    let open = metrics::gauge!("raftkv_http_connections");
+
+    loop {
+        // A connection is accepted only when there is a place for it.
+        let accepted = async {
+            let place = Arc::clone(&connections).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        tokio::select! {
+            () = &mut shutdown => break,
+            Some(ended) = tasks.join_next() => report(ended),
+            (place, accepted) = accepted => match accepted {
+                Ok((stream, _)) => {
+                    let (shared, draining, open) = (Arc::clone(&shared), draining.clone(), open.clone());
+                    open.increment(1.0);
+                    tasks.spawn(async move {
+                        connection(stream, &shared, draining).await;
+                        open.decrement(1.0);
+                        drop(place);
+                    });
+                }
+                Err(e) if is_of_one_connection(&e) => {}
+                Err(e) => {
+                    tracing::warn!(error = %e, "accepting a connection failed; trying again");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+
+    drop(listener);
+    draining.cancel();
+    let drained = tokio::time::timeout(drain_timeout, async {
+        while let Some(ended) = tasks.join_next().await {
+            report(ended);
+        }
+    });
+    if drained.await.is_err() {
+        tracing::warn!(connections = tasks.len(), "the drain timeout has passed; closing what is left");
+        tasks.shutdown().await;
+    }
+    open.set(0.0);
+    Ok(())
+}
+
+fn report(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(e) = ended
+        && e.is_panic()
+    {
+        tracing::error!(error = %e, "a connection's task panicked");
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+async fn connection(stream: TcpStream, shared: &Arc<Shared>, draining: CancellationToken) {
+    // Answers are small and written whole: nothing is gained by holding them back. Fails only on a dead connection.
+    let _ = stream.set_nodelay(true);
+    let watch = Watch::new();
+    let service = service_fn(|request| {
+        let shared = Arc::clone(shared);
+        let watch = Arc::clone(&watch);
+        async move {
+            watch.request_begins();
+            let response = answer(&shared, request).await;
+            watch.request_ends();
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let io = TokioIo::new(Watched { stream, watch: Arc::clone(&watch) });
+    let serving = http1::Builder::new()
+        .max_header_size(shared.limits.max_header_bytes)
+        .serve_connection(io, service);
+    let mut serving = pin!(serving);
+    let tick = shared.limits.tick();
+    let mut timer = pin!(tokio::time::sleep(tick));
+    let mut shutdown = pin!(draining.cancelled());
+    let mut is_draining = false;
+    loop {
+        tokio::select! {
+            biased;
+            result = &mut serving => {
+                if let Err(e) = result {
+                    // The client's doing: a request that is no HTTP, or a connection that broke.
+                    tracing::debug!(error = %e, "connection ended");
+                    metrics::counter!("raftkv_http_connections_cut_total", "reason" => "error").increment(1);
+                }
+                return;
+            }
+            () = &mut timer => {
+                if let Some(why) = watch.overdue(&shared.limits) {
+                    metrics::counter!("raftkv_http_connections_cut_total", "reason" => why.name()).increment(1);
+                    return;
+                }
+                timer.as_mut().reset(tokio::time::Instant::now() + tick);
+            }
+            () = &mut shutdown, if !is_draining => {
+                is_draining = true;
+                serving.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// A request's place among those in flight.
+struct InFlight<'a>(&'a AtomicUsize);
+
+impl<'a> InFlight<'a> {
+    fn enter(count: &'a AtomicUsize, max: usize) -> Option<Self> {
+        let place = Self(count);
+        (count.fetch_add(1, Ordering::Relaxed) < max).then_some(place)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn answer(shared: &Shared, request: Request<Incoming>) -> Response {
+    let limits = &shared.limits;
+    let surface = Surface::of(request.uri().path());
+    let _place = match surface {
+        Surface::Operations => None,
+        _ => match InFlight::enter(&shared.in_flight, limits.max_in_flight) {
+            Some(place) => Some(place),
+            None => {
+                metrics::counter!("raftkv_http_requests_shed_total").increment(1);
+                let detail = format!("{} requests are in flight already", limits.max_in_flight);
+                return surface.render(Problem::overloaded(detail, RETRY_AFTER));
+            }
+        },
+    };
+    let mut share = None;
+    let request = if request.body().is_end_stream() {
+        request.map(|_| Body::empty())
+    } else {
+        let part = share.insert(Share::of(&shared.budget));
+        let body_limits = BodyLimits { max_bytes: limits.max_body_bytes, timeout: limits.body_timeout };
+        let expects_continue = expects_continue(request.headers());
+        request.map(|body| Body::new(GuardedBody::new(body, Arc::clone(part), body_limits, expects_continue)))
+    };
+    let response = shared.router.clone().call(request).await;
+    // The request's bytes may be in use up to here.
+    drop(share);
+    match response {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
+fn expects_continue(headers: &HeaderMap) -> bool {
+    headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
