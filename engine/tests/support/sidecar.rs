@@ -17,11 +17,14 @@ use raftkv_proto::consensus::{
     Applied, ConsensusStatus, GetStatusRequest, JoinRequest, JoinResponse, ProposeRequest, ProposeResponse,
     ReadBarrierRequest, ReadBarrierResponse, Refused, RefusedReason, RemoveRequest, RemoveResponse, Unknown,
 };
-use raftkv_runtime::grpc::{Endpoint, Listener, server};
+use raftkv_proto::state_machine::state_machine_client::StateMachineClient;
+use raftkv_proto::state_machine::{ApplyRequest, Entry, GetPositionRequest, entry};
+use raftkv_runtime::grpc::{ChannelOptions, Endpoint, Listener, connect_lazy, server};
 use raftkv_runtime::shutdown::Shutdown;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
 /// What becomes of one proposal. Each is something a correct sidecar may do.
@@ -73,8 +76,16 @@ impl Default for Behaviour {
     }
 }
 
+/// What committed entries are applied to.
+enum Machine {
+    /// A store in this process.
+    Store(Store),
+    /// An engine, over its gRPC service.
+    Engine(tokio::sync::Mutex<StateMachineClient<Channel>>),
+}
+
 struct Shared {
-    store: Store,
+    machine: Machine,
     behaviour: Mutex<Behaviour>,
     /// Serializes applying: the order of the log.
     log: tokio::sync::Mutex<Log>,
@@ -100,11 +111,24 @@ pub struct TestSidecar {
 }
 
 impl TestSidecar {
+    /// Consensus over a store in this process.
     pub fn new(store: Store) -> Self {
         let next_index = store.position().next_index;
+        Self::over(Machine::Store(store), next_index)
+    }
+
+    /// Consensus over an engine, which must be serving.
+    pub async fn over_engine(endpoint: &Endpoint) -> Self {
+        let channel = connect_lazy(endpoint, ChannelOptions::default()).expect("a sound endpoint");
+        let mut client = StateMachineClient::new(channel);
+        let position = client.get_position(GetPositionRequest {}).await.expect("position").into_inner();
+        Self::over(Machine::Engine(tokio::sync::Mutex::new(client)), position.next_index)
+    }
+
+    fn over(machine: Machine, next_index: u64) -> Self {
         let status = ConsensusStatus { role: "leader".to_owned(), leader_raft_id: 1, raft_id: 1, ..Default::default() };
         let shared = Shared {
-            store,
+            machine,
             behaviour: Mutex::default(),
             log: tokio::sync::Mutex::new(Log { next_index, clock_ms: 1_000_000 }),
             committed: AtomicU64::new(next_index),
@@ -183,12 +207,24 @@ impl TestSidecar {
         let index = log.next_index;
         log.clock_ms += 1 + clock_jump;
         let log_id = Bytes::from(index.to_string());
-        let entry = ApplyEntry { index, log_id, clock_ms: log.clock_ms, kind: EntryKind::Payload(payload) };
-        let applied = self.shared.store.apply(vec![entry]).await.expect("apply");
-        log.next_index = applied.next_index;
-        self.commit(applied.next_index);
-        let answer = applied.answers.into_iter().next().expect("one answer");
-        Applied { index, answer }
+        let (next_index, answers) = match &self.shared.machine {
+            Machine::Store(store) => {
+                let entry = ApplyEntry { index, log_id, clock_ms: log.clock_ms, kind: EntryKind::Payload(payload) };
+                let applied = store.apply(vec![entry]).await.expect("apply");
+                (applied.next_index, applied.answers)
+            }
+            Machine::Engine(client) => {
+                let kind = Some(entry::Kind::Payload(payload));
+                let entry = Entry { index, log_id, clock_ms: log.clock_ms, kind };
+                let requests = tokio_stream::once(ApplyRequest { entries: vec![entry] });
+                let mut answers = client.lock().await.apply(requests).await.expect("apply").into_inner();
+                let applied = answers.message().await.expect("applied").expect("one answer");
+                (applied.next_index, applied.answers)
+            }
+        };
+        log.next_index = next_index;
+        self.commit(next_index);
+        Applied { index, answer: answers.into_iter().next().expect("one answer") }
     }
 
     /// `None` = no answer; `Err` = the stream breaks.

@@ -1,0 +1,246 @@
+//! [`run`]: starts the engine and stops it, in the right order.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use raftkv_api::{ApiConfig, Backend, HttpLimits};
+use raftkv_runtime::exit::{self, ExitCode};
+use raftkv_runtime::grpc::{self, ChannelOptions, Endpoint, Listener, ListenerError};
+use raftkv_runtime::metrics;
+use raftkv_runtime::shutdown::Shutdown;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::backend::EngineBackend;
+use crate::barrier::Barriers;
+use crate::config::Config;
+use crate::consensus_client::ConsensusClient;
+use crate::disk_guard::DiskGuard;
+use crate::proposer::Proposer;
+use crate::state_machine::{ServiceInfo, StateMachineService};
+use crate::store::{Store, StoreError, StoreOptions};
+
+/// What is left of writes once HTTP has drained gets this long: their clients are gone.
+const PROPOSER_GRACE: Duration = Duration::from_millis(500);
+/// Calls of the sidecar get this long to end; its streams are open for ever, so they are cut.
+const GRPC_GRACE: Duration = Duration::from_millis(300);
+/// How often a node that is not ready yet looks whether it is, to say so in the log.
+const READY_POLL: Duration = Duration::from_millis(250);
+
+/// The sockets of an engine, bound before anything else is begun.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For clients.
+    pub http: TcpListener,
+    /// For the sidecar.
+    pub grpc: Listener,
+}
+
+impl Listeners {
+    /// Binds what `config` says.
+    pub async fn bind(config: &Config) -> Result<Self, RunError> {
+        // The directory of the sockets is that of the data.
+        std::fs::create_dir_all(&config.dir)
+            .map_err(|source| RunError::Io { action: "create the data directory", source })?;
+        let address = config.http_listen.to_string();
+        let http = TcpListener::bind(&address).await.map_err(|source| RunError::Listen { address, source })?;
+        Ok(Self { http, grpc: Listener::bind(&config.grpc_listen).await? })
+    }
+
+    /// Where clients are served; with the real port where 0 was asked for.
+    pub fn http_address(&self) -> Result<SocketAddr, RunError> {
+        self.http.local_addr().map_err(|source| RunError::Io { action: "ask for the HTTP address", source })
+    }
+}
+
+/// Why the engine ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The address for clients cannot be bound.
+    #[error("listen on {address}: {source}")]
+    Listen {
+        /// Which.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The address for the sidecar cannot be bound.
+    #[error(transparent)]
+    Listener(#[from] ListenerError),
+    /// The store cannot be opened.
+    #[error("open the store: {0}")]
+    Store(#[from] StoreError),
+    /// The operating system failed.
+    #[error("{action}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// A server or a task ended that never should.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl RunError {
+    /// What the process should end with.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Listen { .. } | Self::Listener(_) | Self::Io { .. } => exit::IO,
+            Self::Store(StoreError::Corrupt(_)) => exit::DATA,
+            Self::Store(_) => exit::IO,
+            Self::Internal(_) => exit::SOFTWARE,
+        }
+    }
+}
+
+/// Runs an engine until `shutdown`, then stops in peace.
+///
+/// Order of stopping: HTTP takes no more and answers what it has within the grace period; then proposals and barriers;
+/// the gRPC service last, because the sidecar applies the very entries that requests in flight wait for.
+pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Result<(), RunError> {
+    let http_address = listeners.http_address()?;
+    let advertised =
+        config.http_advertise.clone().unwrap_or_else(|| format!("{}:{}", config.name, http_address.port()));
+    let disk = DiskGuard::new(&config.dir, config.disk_reserve)
+        .map_err(|source| RunError::Io { action: "look at the free space of the disk", source })?;
+    let store = open_store(&config).await?;
+    tracing::info!(
+        node = config.name,
+        http = %http_address,
+        grpc = %listeners.grpc.endpoint(),
+        sidecar = %config.sidecar_grpc,
+        disk_reserve_bytes = disk.reserve_bytes(),
+        "engine starting"
+    );
+
+    let info = ServiceInfo { http_address: advertised, disk_reserve_bytes: disk.reserve_bytes() };
+    let grpc_stop = Shutdown::new();
+    let mut grpc = serve_grpc(store.clone(), info, listeners.grpc, grpc_stop.clone());
+
+    // Not a child of `shutdown`: these serve the requests that are being drained.
+    let parts_stop = Shutdown::new();
+    let consensus = ConsensusClient::new(connect(&config.sidecar_grpc)?);
+    let (proposer, proposer_task) = Proposer::start(&consensus, parts_stop.clone(), PROPOSER_GRACE);
+    let (barriers, mut tasks) = Barriers::start(&consensus, store.applied(), &parts_stop);
+    tasks.push(proposer_task);
+    tasks.push(disk.watch(parts_stop.clone()));
+    let backend = EngineBackend::new(config.name.clone(), store.clone(), consensus, proposer, barriers, disk);
+    tasks.push(tokio::spawn(announce_ready(backend.clone(), parts_stop.clone())));
+
+    let http_stop = shutdown.child();
+    let router = raftkv_api::router(backend, api_config(&config));
+    let mut http = tokio::spawn(raftkv_api::serve(listeners.http, router, http_limits(&config), {
+        let http_stop = http_stop.clone();
+        async move { http_stop.wait().await }
+    }));
+
+    let ended = tokio::select! {
+        served = &mut http => ended_early("HTTP", served, &shutdown),
+        served = &mut grpc => {
+            let ended = ended_early("gRPC", served, &grpc_stop);
+            http_stop.trigger();
+            let _ = http.await;
+            ended
+        }
+    };
+    parts_stop.trigger();
+    for task in tasks {
+        if let Err(error) = task.await {
+            tracing::error!("a task of the engine failed: {error}");
+        }
+    }
+    grpc_stop.trigger();
+    if !grpc.is_finished() && tokio::time::timeout(GRPC_GRACE, &mut grpc).await.is_err() {
+        grpc.abort();
+    }
+    // Joins the apply thread, which finishes what it has begun.
+    let closed = tokio::task::spawn_blocking(move || store.close()).await;
+    closed.map_err(|error| RunError::Internal(format!("close the store: {error}")))?;
+    if ended.is_ok() {
+        tracing::info!(node = config.name, "engine stopped");
+    }
+    ended
+}
+
+async fn open_store(config: &Config) -> Result<Store, RunError> {
+    let since = Instant::now();
+    let (dir, cache_bytes) = (config.dir.clone(), config.cache_bytes);
+    let opened = tokio::task::spawn_blocking(move || {
+        Store::open(&dir, StoreOptions { cache_bytes, ..StoreOptions::default() })
+    });
+    let store = opened.await.map_err(|error| RunError::Internal(format!("open the store: {error}")))??;
+    let (next_index, revision) = (store.position().next_index, store.revision());
+    tracing::info!(dir = %config.dir.display(), next_index, revision, took = ?since.elapsed(), "store opened");
+    Ok(store)
+}
+
+fn connect(sidecar: &Endpoint) -> Result<tonic::transport::Channel, RunError> {
+    grpc::connect_lazy(sidecar, ChannelOptions::default())
+        .map_err(|error| RunError::Internal(format!("prepare the connection to the sidecar at {sidecar}: {error}")))
+}
+
+fn serve_grpc(
+    store: Store,
+    info: ServiceInfo,
+    listener: Listener,
+    stop: Shutdown,
+) -> JoinHandle<Result<(), tonic::transport::Error>> {
+    let service = StateMachineService::new(store, info).into_server();
+    tokio::spawn(async move {
+        grpc::server()
+            .add_service(service)
+            .serve_with_incoming_shutdown(listener.into_stream(), async move { stop.wait().await })
+            .await
+    })
+}
+
+fn api_config(config: &Config) -> ApiConfig {
+    ApiConfig {
+        limits: config.limits.clone(),
+        default_timeout: config.request_timeout,
+        max_timeout: config.max_request_timeout,
+        metrics: Some(std::sync::Arc::new(metrics::render)),
+    }
+}
+
+fn http_limits(config: &Config) -> HttpLimits {
+    let defaults = HttpLimits::default();
+    HttpLimits {
+        max_connections: config.max_connections,
+        // JSON needs more bytes than what it says.
+        max_body_bytes: defaults.max_body_bytes.max(2 * config.limits.max_batch_bytes),
+        drain_timeout: config.shutdown_grace,
+        ..defaults
+    }
+}
+
+/// What the end of a server means.
+fn ended_early<E: std::fmt::Display>(
+    server: &str,
+    served: Result<Result<(), E>, tokio::task::JoinError>,
+    stop: &Shutdown,
+) -> Result<(), RunError> {
+    match served {
+        Ok(Ok(())) if stop.is_triggered() => Ok(()),
+        Ok(Ok(())) => Err(RunError::Internal(format!("the {server} server ended by itself"))),
+        Ok(Err(error)) => Err(RunError::Internal(format!("the {server} server failed: {error}"))),
+        Err(error) => Err(RunError::Internal(format!("the {server} server failed: {error}"))),
+    }
+}
+
+/// Says in the log when requests can be answered for the first time.
+async fn announce_ready(backend: EngineBackend, stop: Shutdown) {
+    let since = Instant::now();
+    loop {
+        if backend.ready().await.is_ok() {
+            tracing::info!(after = ?since.elapsed(), "ready: a leader is known, requests are answered");
+            return;
+        }
+        tokio::select! {
+            () = stop.wait() => return,
+            () = tokio::time::sleep(READY_POLL) => {}
+        }
+    }
+}
