@@ -1,0 +1,88 @@
+//! Flipped bits below the store: an error or a refusal, never a wrong value.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use raftkv_api::Entry;
+
+use crate::support::{Harness, Taken, all_of, copy_dir, files, open, set};
+
+/// Offsets tried in each file.
+const FLIPS: u64 = 24;
+
+#[test]
+fn a_flipped_bit_in_any_file_is_never_served() {
+    // Tables from an installed snapshot, and a journal with what came later.
+    let mut source = Harness::new();
+    source.ops((0..400).map(|i| set(&format!("k{i:03}"), &format!("value {i}"))).collect());
+    let mut h = Harness::new();
+    Taken::of(&source.store).install(&h.store);
+    h.next = source.next;
+    let mut states: HashMap<u64, Vec<Entry>> = HashMap::from([(0, Vec::new())]);
+    states.insert(h.next, all_of(&h.store).unwrap());
+    for i in 0..5 {
+        h.op(set(&format!("k{i:03}"), "later"));
+        // `op` applies two entries: the first one opens a session and leaves the keys alone.
+        let before = states[&(h.next - 2)].clone();
+        states.insert(h.next - 1, before);
+        states.insert(h.next, all_of(&h.store).unwrap());
+    }
+    h.store.close();
+    let whole = h.store.position().next_index;
+
+    let (mut served, mut refused, mut set_back, mut unreadable) = (0, 0, 0, 0);
+    for file in files(h.dir.path()) {
+        let relative = file.strip_prefix(h.dir.path()).unwrap();
+        let used = used_bytes(&file);
+        for flip in 0..FLIPS.min(used) {
+            let at = used * flip / FLIPS.min(used);
+            let copy = tempfile::tempdir().unwrap();
+            copy_dir(h.dir.path(), copy.path());
+            flip_bit(&copy.path().join(relative), at, flip % 8);
+            let case = format!("{} at {at} of {used}", relative.display());
+            let Ok(store) = open(copy.path()) else {
+                refused += 1;
+                continue;
+            };
+            let position = store.position().next_index;
+            let expected = states.get(&position).unwrap_or_else(|| panic!("{case}: at {position}"));
+            if position != whole {
+                set_back += 1;
+            }
+            match all_of(&store) {
+                Ok(entries) => {
+                    assert_eq!(&entries, expected, "{case}");
+                    served += 1;
+                }
+                Err(_) => unreadable += 1,
+            }
+            for entry in &states[&whole] {
+                if let Ok(found) = store.get(&entry.key) {
+                    let right = expected.iter().find(|expected| expected.key == entry.key);
+                    assert_eq!(found.as_ref(), right, "{case}");
+                }
+            }
+            store.close();
+        }
+    }
+    println!("served right {served}, of those set back {set_back}; unreadable {unreadable}; refused {refused}");
+    assert!(unreadable > 0 && set_back > 0, "the test reaches tables and journals");
+}
+
+fn used_bytes(file: &Path) -> u64 {
+    let mut bytes = Vec::new();
+    fs::File::open(file).unwrap().read_to_end(&mut bytes).unwrap();
+    bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last as u64 + 1)
+}
+
+fn flip_bit(file: &Path, at: u64, bit: u64) {
+    let mut file = fs::File::options().read(true).write(true).open(file).unwrap();
+    let mut byte = [0];
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.read_exact(&mut byte).unwrap();
+    byte[0] ^= 1 << bit;
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.write_all(&byte).unwrap();
+}

@@ -1,0 +1,12 @@
+//! The promises of the store, one story a test.
+#![allow(clippy::unwrap_used)]
+
+mod damage;
+mod data;
+mod determinism;
+mod exactly_once;
+mod footprint;
+mod recovery;
+mod service;
+mod snapshots;
+mod support;

@@ -1,0 +1,244 @@
+//! A store with a log in front of it.
+
+use std::fs;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use raftkv_api::{Entry, ListRequest};
+use raftkv_engine::store::{
+    Applied, ApplyEntry, ApplyError, EntryKind, Fatal, SnapshotHeader, SnapshotPart, StateLimits, Store, StoreError,
+    StoreOptions,
+};
+use raftkv_kv::{Answer, Batch, Command, Idempotency, Key, Limits, Op, Outcome, Precondition, Proposal, Value};
+use tempfile::TempDir;
+
+pub(crate) fn key(text: &str) -> Key {
+    Key::new(text.to_owned(), &Limits::default()).unwrap()
+}
+
+pub(crate) fn value(text: &str) -> Value {
+    Value::text(text, &Limits::default()).unwrap()
+}
+
+pub(crate) fn set(k: &str, v: &str) -> Op {
+    set_until(k, v, 0)
+}
+
+pub(crate) fn set_until(k: &str, v: &str, expires_at_ms: u64) -> Op {
+    Command::Set { key: key(k), value: value(v), expires_at_ms }.into()
+}
+
+pub(crate) fn delete(k: &str) -> Op {
+    Command::Delete { key: key(k) }.into()
+}
+
+pub(crate) fn when(mut op: Op, precondition: Precondition) -> Op {
+    op.precondition = Some(precondition);
+    op
+}
+
+pub(crate) fn once(mut op: Op, client_key: &str, fingerprint: u64, keep_ms: u64) -> Op {
+    op.idempotency = Some(Idempotency { key: client_key.to_owned().into(), fingerprint, keep_ms });
+    op
+}
+
+pub(crate) fn payload(index: u64, clock_ms: u64, proposal: &Proposal) -> ApplyEntry {
+    entry(index, clock_ms, EntryKind::Payload(proposal.encode()))
+}
+
+pub(crate) fn entry(index: u64, clock_ms: u64, kind: EntryKind) -> ApplyEntry {
+    ApplyEntry { index, log_id: Bytes::from(format!("log-{index}")), clock_ms, kind }
+}
+
+/// What fatal errors a store had.
+pub(crate) type Fatals = Arc<Mutex<Vec<Fatal>>>;
+
+pub(crate) fn open_with(dir: &Path, limits: StateLimits) -> Result<(Store, Fatals), StoreError> {
+    let fatals = Fatals::default();
+    let seen = Arc::clone(&fatals);
+    let options = StoreOptions {
+        cache_bytes: 8 * 1024 * 1024,
+        limits,
+        fatal: Box::new(move |fatal| seen.lock().unwrap().push(fatal)),
+    };
+    Store::open(dir, options).map(|store| (store, fatals))
+}
+
+pub(crate) fn open(dir: &Path) -> Result<Store, StoreError> {
+    open_with(dir, StateLimits::default()).map(|(store, _)| store)
+}
+
+/// A store, and the log that feeds it.
+pub(crate) struct Harness {
+    pub(crate) store: Store,
+    pub(crate) fatals: Fatals,
+    pub(crate) next: u64,
+    pub(crate) clock_ms: u64,
+    pub(crate) dir: TempDir,
+}
+
+impl Harness {
+    pub(crate) fn new() -> Self {
+        Self::with(StateLimits::default())
+    }
+
+    pub(crate) fn with(limits: StateLimits) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, fatals) = open_with(dir.path(), limits).unwrap();
+        Self { store, fatals, next: 0, clock_ms: 1_000, dir }
+    }
+
+    pub(crate) fn try_entry(&mut self, kind: EntryKind) -> Result<Applied, ApplyError> {
+        let entry = entry(self.next, self.clock_ms, kind);
+        self.next += 1;
+        self.store.apply_blocking(vec![entry])
+    }
+
+    pub(crate) fn propose(&mut self, proposal: &Proposal) -> Answer {
+        let applied = self.try_entry(EntryKind::Payload(proposal.encode())).unwrap();
+        assert_eq!(applied.next_index, self.next);
+        Answer::decode(&applied.answers[0]).unwrap()
+    }
+
+    pub(crate) fn session(&mut self) -> u64 {
+        match self.propose(&Proposal::OpenSession) {
+            Answer::SessionOpened { session } => session,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn batch(&mut self, session: u64, sequence: u64, acknowledged_below: u64, ops: Vec<Op>) -> Answer {
+        self.propose(&Proposal::Batch(Batch { session, sequence, acknowledged_below, ops }))
+    }
+
+    /// Operations in a session of their own.
+    pub(crate) fn ops(&mut self, ops: Vec<Op>) -> Vec<Outcome> {
+        let session = self.session();
+        match self.batch(session, 1, 0, ops) {
+            Answer::Applied(outcomes) => outcomes,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn op(&mut self, op: Op) -> Outcome {
+        self.ops(vec![op]).remove(0)
+    }
+
+    pub(crate) fn blank(&mut self) {
+        self.try_entry(EntryKind::Blank).unwrap();
+    }
+
+    pub(crate) fn get(&self, k: &str) -> Option<Entry> {
+        self.store.get(&key(k)).unwrap()
+    }
+
+    /// Closes the store and opens it again from its directory.
+    pub(crate) fn reopen(&mut self, limits: StateLimits) {
+        let placeholder = tempfile::tempdir().unwrap();
+        let (other, _) = open_with(placeholder.path(), limits).unwrap();
+        let store = std::mem::replace(&mut self.store, other);
+        store.close();
+        drop(store);
+        let (store, fatals) = open_with(self.dir.path(), limits).unwrap();
+        let other = std::mem::replace(&mut self.store, store);
+        self.fatals = fatals;
+        other.close();
+    }
+}
+
+pub(crate) fn all_of(store: &Store) -> Result<Vec<Entry>, StoreError> {
+    let request = ListRequest {
+        start: Bytes::new(),
+        end: None,
+        limit: usize::MAX,
+        max_bytes: usize::MAX,
+        keys_only: false,
+    };
+    store.list(&request).map(|page| page.entries)
+}
+
+/// A snapshot in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub(crate) header: SnapshotHeader,
+    pub(crate) parts: Vec<SnapshotPart>,
+}
+
+impl Taken {
+    pub(crate) fn of(store: &Store) -> Self {
+        let reader = store.snapshot_out().unwrap();
+        let header = SnapshotHeader { estimated_bytes: 0, ..reader.header().clone() };
+        let parts = reader.collect::<Result<_, _>>().unwrap();
+        Self { header, parts }
+    }
+
+    pub(crate) fn stage(&self, store: &Store) -> Result<u64, StoreError> {
+        let mut parts = self.parts.clone().into_iter();
+        store.stage_snapshot(&self.header, || parts.next())
+    }
+
+    pub(crate) fn install(&self, store: &Store) {
+        let token = self.stage(store).unwrap();
+        let position = futures::executor::block_on(store.activate(token)).unwrap();
+        assert_eq!(position, self.header.position);
+    }
+}
+
+/// What a kill at this moment leaves on the disk: journals keep their holes.
+pub(crate) fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for item in fs::read_dir(from).unwrap() {
+        let item = item.unwrap();
+        let target = to.join(item.file_name());
+        if item.file_type().unwrap().is_dir() {
+            copy_dir(&item.path(), &target);
+        } else {
+            copy_file(&item.path(), &target);
+        }
+    }
+}
+
+fn copy_file(from: &Path, to: &Path) {
+    let mut source = fs::File::open(from).unwrap();
+    let len = source.metadata().unwrap().len();
+    let mut target = fs::File::create(to).unwrap();
+    target.set_len(len).unwrap();
+    let mut block = vec![0; 64 * 1024];
+    let mut at = 0;
+    loop {
+        let read = source.read(&mut block).unwrap();
+        if read == 0 {
+            return;
+        }
+        if block[..read].iter().any(|&byte| byte != 0) {
+            target.seek(SeekFrom::Start(at)).unwrap();
+            target.write_all(&block[..read]).unwrap();
+        }
+        at += read as u64;
+    }
+}
+
+/// All files below a directory.
+pub(crate) fn files(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for item in fs::read_dir(dir).unwrap() {
+        let item = item.unwrap();
+        if item.file_type().unwrap().is_dir() {
+            found.extend(files(&item.path()));
+        } else {
+            found.push(item.path());
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Names of what is directly in a directory.
+pub(crate) fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|item| item.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
