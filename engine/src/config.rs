@@ -29,8 +29,8 @@ const DEFAULT_SHUTDOWN_GRACE: HumanDuration = HumanDuration::from_secs(8);
 const DEFAULT_LOG: &str = "info,fjall=warn,lsm_tree=warn";
 /// The storage engine keeps the length of a key in 16 bits, and puts a few bytes of its own in front.
 const MOST_KEY_BYTES: u64 = 60 * 1024;
-/// A value travels in one log entry and in one message between processes, with room to spare.
-const MOST_VALUE_BYTES: u64 = 16 * 1024 * 1024;
+/// A value travels in one log entry, of which the sidecar takes 16 MiB at most; half of it leaves room to spare.
+const MOST_VALUE_BYTES: u64 = 8 * 1024 * 1024;
 /// A cache smaller than this makes each read a read of the disk.
 const LEAST_CACHE_BYTES: u64 = 1024 * 1024;
 /// Names become host names and labels.

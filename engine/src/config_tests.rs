@@ -93,6 +93,6 @@ fn what_makes_no_sense_is_refused_with_its_name() {
 
 #[test]
 fn a_large_value_fits_into_a_batch() {
-    let config = Config::merge(flags(&["--max-value-bytes", "16MiB"]), File::default()).expect("sound");
+    let config = Config::merge(flags(&["--max-value-bytes", "8MiB"]), File::default()).expect("sound");
     assert!(config.limits.max_batch_bytes > config.limits.max_value_bytes);
 }

@@ -111,7 +111,7 @@ fn error_of(status: &Status, effect: Effect) -> BackendError {
         Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Aborted if effect == Effect::Membership => {
             BackendError::OutcomeUnknown(message)
         }
-        Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => BackendError::Unavailable(message),
+        Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Aborted => BackendError::Unavailable(message),
         _ => BackendError::Internal(format!("the sidecar answered {}: {message}", status.code())),
     }
 }

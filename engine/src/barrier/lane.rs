@@ -163,7 +163,7 @@ impl Lane {
     fn on_event(&mut self, event: LinkEvent<ReadBarrierResponse>) {
         let now = Instant::now();
         match event {
-            LinkEvent::Opened => {}
+            LinkEvent::Opened => self.trouble.clear(),
             LinkEvent::Answer(ReadBarrierResponse { id, outcome }) => self.on_answer(id, outcome, now),
             LinkEvent::NotOpened(status) => {
                 self.trouble.note(format!("the sidecar cannot be reached: {}", status.message()));

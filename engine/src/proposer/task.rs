@@ -239,6 +239,7 @@ impl Task {
                 tracing::info!("sidecar connected");
                 metrics::gauge!("raftkv_engine_sidecar_connected").set(1.0);
                 self.was_connected = true;
+                self.trouble.clear();
             }
             LinkEvent::Answer(ProposeResponse { id, outcome }) => self.on_answer(id, outcome, now),
             LinkEvent::NotOpened(status) => {

@@ -26,10 +26,15 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the thread is asked to do, in order.
 pub(super) enum Job {
-    Apply { entries: Vec<ApplyEntry>, reply: oneshot::Sender<Result<Applied, ApplyError>> },
+    Apply { entries: Vec<ApplyEntry>, reply: Reply },
     Activate { token: u64, reply: oneshot::Sender<Result<Position, StoreError>> },
     Stop,
 }
+
+type Reply = oneshot::Sender<Result<Applied, ApplyError>>;
+
+/// The store was stopped.
+struct Ended;
 
 /// Owns the order of all changes.
 pub(super) struct Applier {
@@ -58,13 +63,9 @@ impl Applier {
                     let _ = reply.send(self.activate(token));
                     Ok(())
                 }
-                Job::Apply { entries, reply } => {
-                    let mut round = vec![(entries, reply)];
-                    self.round(&mut round, &mut jobs, &mut held)
-                }
+                Job::Apply { entries, reply } => self.round((entries, reply), &mut jobs, &mut held),
             };
-            if let Err(fatal) = outcome {
-                self.shared.stop(fatal);
+            if outcome.is_err() {
                 return;
             }
         }
@@ -73,16 +74,17 @@ impl Applier {
     /// Applies the first request and those that are waiting behind it, in one batch.
     fn round(
         &mut self,
-        requests: &mut Vec<(Vec<ApplyEntry>, oneshot::Sender<Result<Applied, ApplyError>>)>,
+        first: (Vec<ApplyEntry>, Reply),
         jobs: &mut mpsc::Receiver<Job>,
         held: &mut Option<Job>,
-    ) -> Result<(), Fatal> {
+    ) -> Result<(), Ended> {
         self.wait_for_flush();
         let mut txn = Txn::new(&self.generation);
-        let mut done = Vec::new();
+        let mut done: Vec<(Reply, Result<Applied, ApplyError>)> = Vec::new();
         let mut failure = None;
         let mut entries_applied = 0u64;
-        while let Some((entries, reply)) = requests.pop() {
+        let mut next = Some(first);
+        while let Some((entries, reply)) = next.take() {
             let first = txn.meta.position.next_index;
             match apply_request(&mut self.machine, &mut txn, entries) {
                 Ok(answers) => {
@@ -100,7 +102,7 @@ impl Applier {
                 break;
             }
             match jobs.try_recv() {
-                Ok(Job::Apply { entries, reply }) => requests.push((entries, reply)),
+                Ok(Job::Apply { entries, reply }) => next = Some((entries, reply)),
                 Ok(other) => *held = Some(other),
                 Err(_) => {}
             }
@@ -108,12 +110,8 @@ impl Applier {
 
         if let Some((reply, fault)) = failure {
             // Nothing of the round was committed: after the restart it comes again.
-            let fatal = self.describe(&fault);
-            let error = ApplyError::Fatal(fatal.message.clone());
-            for reply in done.into_iter().map(|(reply, _)| reply).chain([reply]) {
-                let _ = reply.send(Err(error.clone()));
-            }
-            return Err(fatal);
+            let replies = done.into_iter().map(|(reply, _)| reply).chain([reply]);
+            return Err(self.end(self.describe(&fault), replies));
         }
 
         if entries_applied > 0 {
@@ -128,11 +126,7 @@ impl Applier {
                 }
                 Err(error) => {
                     let fatal = Fatal::io(format!("a batch could not be written: {error}"));
-                    let error = ApplyError::Fatal(fatal.message.clone());
-                    for (reply, _) in done {
-                        let _ = reply.send(Err(error.clone()));
-                    }
-                    return Err(fatal);
+                    return Err(self.end(fatal, done.into_iter().map(|(reply, _)| reply)));
                 }
             }
             metrics::counter!("raftkv_engine_applied_entries_total").increment(entries_applied);
@@ -165,6 +159,16 @@ impl Applier {
         let position = self.generation.with_meta(|meta| meta.position.clone());
         self.shared.applied.send_replace(position.next_index);
         Ok(position)
+    }
+
+    /// Stops the store, and tells who waits if the process is still there after that.
+    fn end(&self, fatal: Fatal, replies: impl Iterator<Item = Reply>) -> Ended {
+        let error = ApplyError::Fatal(fatal.message.clone());
+        self.shared.stop(fatal);
+        for reply in replies {
+            let _ = reply.send(Err(error.clone()));
+        }
+        Ended
     }
 
     fn describe(&self, fault: &Fault) -> Fatal {

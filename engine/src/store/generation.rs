@@ -230,3 +230,51 @@ fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
             .unwrap_or_else(|| "no message".to_owned())
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::record;
+    use crate::store::txn::Txn;
+
+    const CACHE: u64 = 1024 * 1024;
+
+    fn with_three_batches(path: &Path) {
+        let generation = Generation::create(path, 1, CACHE).unwrap();
+        for _ in 0..3 {
+            let meta = Txn::new(&generation).commit().unwrap();
+            generation.publish(meta);
+        }
+    }
+
+    fn damage_found(path: &Path) -> Option<String> {
+        match Generation::open(path, 1, CACHE) {
+            Ok(_) => None,
+            Err(OpenFailure::Damaged(why)) => Some(why),
+            Err(OpenFailure::Other(error)) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn batches_lost_in_the_middle_are_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gen-1");
+        with_three_batches(&path);
+        assert_eq!(damage_found(&path), None);
+        {
+            // As if batch 2, which removes this link, had been in a part of a journal that cannot be read.
+            let generation = Generation::open(&path, 1, CACHE).ok().unwrap();
+            let link = layout::numbered(layout::LINK, 1);
+            generation.keyspace.insert(link, record::seal(&link, &[])).unwrap();
+        }
+        let why = damage_found(&path).unwrap();
+        assert!(why.contains("batch 1 is followed by batch 3"), "{why}");
+    }
+
+    #[test]
+    fn a_panic_while_opening_is_damage_and_leaves_the_hook_alone() {
+        let caught = quietly(|| panic!("checksum of {}", "table"));
+        assert_eq!(caught.map(|()| ()), Err("checksum of table".to_owned()));
+        assert_eq!(quietly(|| 5), Ok(5));
+    }
+}

@@ -58,7 +58,9 @@ impl SnapshotReader {
     pub(super) fn new(generation: &Arc<Generation>) -> Result<Self, StoreError> {
         let view = generation.view();
         // From the same view as the records, so that the header says what they are.
-        let meta = view.meta()?;
+        let mut meta = view.meta()?;
+        // The number of batches is this node's own; without it, equal states give equal streams.
+        meta.batch = 0;
         let mut frames = FrameWriter::default();
         frames.push(&layout::META_KEY, &meta.seal());
         let header = SnapshotHeader {
@@ -146,12 +148,27 @@ fn remove(path: &Path) {
     }
 }
 
+/// A part, its own checksum verified.
+enum Next {
+    Frame(FrameReader),
+    Trailer { records: u64, crc32c: u32 },
+}
+
 fn receive(
     path: &Path,
     header: &SnapshotHeader,
     mut next: impl FnMut() -> Option<SnapshotPart>,
 ) -> Result<(), StoreError> {
     let damaged = |what: &str| StoreError::SnapshotDamaged(what.to_owned());
+    let open_frame = |part| match part {
+        Some(SnapshotPart::Frame(frame)) => {
+            FrameReader::open(&frame).map(Next::Frame).map_err(StoreError::SnapshotDamaged)
+        }
+        Some(SnapshotPart::Trailer { records, crc32c }) => Ok(Next::Trailer { records, crc32c }),
+        None => Err(damaged("the stream ended before its trailer")),
+    };
+    // What is wrong from the start costs nothing.
+    let mut part = open_frame(next())?;
     let (db, keyspace) = Generation::create_bare(path, STAGING_CACHE_BYTES)?;
     let mut ingestion = keyspace.start_ingestion().map_err(StoreError::Storage)?;
     let mut meta: Option<Meta> = None;
@@ -159,12 +176,10 @@ fn receive(
     let mut crc = 0;
     let mut last = Slice::empty();
     let (records, crc32c) = loop {
-        let frame = match next() {
-            Some(SnapshotPart::Frame(frame)) => frame,
-            Some(SnapshotPart::Trailer { records, crc32c }) => break (records, crc32c),
-            None => return Err(damaged("the stream ended before its trailer")),
+        let mut frame = match part {
+            Next::Frame(frame) => frame,
+            Next::Trailer { records, crc32c } => break (records, crc32c),
         };
-        let mut frame = FrameReader::open(&frame).map_err(StoreError::SnapshotDamaged)?;
         crc = crc32c::crc32c_append(crc, frame.raw());
         while let Some((key, record)) = frame.next_record().map_err(StoreError::SnapshotDamaged)? {
             // Fjall panics on keys that do not rise.
@@ -174,7 +189,7 @@ fn receive(
             last = Slice::from(key);
             let record = if key == layout::META_KEY {
                 let mut received = Meta::open(record).map_err(refused)?;
-                // The chain of batches is this node's own and begins anew.
+                // The chain of batches begins anew.
                 received.batch = 0;
                 meta.insert(received).seal()
             } else {
@@ -183,6 +198,7 @@ fn receive(
             };
             ingestion.write(last.clone(), record).map_err(StoreError::Storage)?;
         }
+        part = open_frame(next())?;
     };
     if next().is_some() {
         return Err(damaged("the stream goes on after its trailer"));

@@ -60,11 +60,11 @@ impl Fate {
 }
 
 /// Decides the fates of proposals, and how barriers are answered.
-pub struct Behaviour {
+struct Behaviour {
     /// The fate of the proposal given.
-    pub fate: Box<dyn FnMut(&Proposal) -> Fate + Send>,
+    fate: Box<dyn FnMut(&Proposal) -> Fate + Send>,
     /// What a barrier is answered with, and after how long; the engine's position at its arrival is given.
-    pub barrier: Box<dyn FnMut(u64) -> (Duration, Result<u64, RefusedReason>) + Send>,
+    barrier: Box<dyn FnMut(u64) -> (Duration, Result<u64, RefusedReason>) + Send>,
 }
 
 impl Default for Behaviour {
@@ -151,10 +151,6 @@ impl TestSidecar {
                 .serve_with_incoming_shutdown(listener.into_stream(), async move { stop.wait().await });
             served.await.expect("serve");
         });
-    }
-
-    pub fn behave(&self, behaviour: Behaviour) {
-        *self.shared.behaviour.lock().expect("lock") = behaviour;
     }
 
     pub fn fate(&self, fate: impl FnMut(&Proposal) -> Fate + Send + 'static) {
