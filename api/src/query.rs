@@ -67,7 +67,10 @@ impl Query {
             None => Ok(()),
             Some((name, _)) => Err(Problem::bad_request(
                 "unknown_parameter",
-                format!("there is no parameter {:?} here", String::from_utf8_lossy(name)),
+                format!(
+                    "there is no parameter {:?} here",
+                    String::from_utf8_lossy(name)
+                ),
             )),
         }
     }
@@ -75,7 +78,10 @@ impl Query {
 
 /// A parameter that cannot be used as it is.
 pub(crate) fn invalid(name: &str, why: &str) -> Problem {
-    Problem::bad_request("invalid_parameter", format!("the parameter {name} cannot be used: {why}"))
+    Problem::bad_request(
+        "invalid_parameter",
+        format!("the parameter {name} cannot be used: {why}"),
+    )
 }
 
 /// Undoes percent-encoding; with `plus`, `+` is a space.
