@@ -1,0 +1,445 @@
+//! [`Config`]: what the sidecar is told, checked before any socket opens.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use raftkv_runtime::config::{ByteSize, ConfigError, ConfigFile, HumanDuration, load_file};
+use raftkv_runtime::grpc::Endpoint;
+use raftkv_runtime::telemetry::LogFormat;
+
+/// Where both processes of a node keep what must survive.
+const DEFAULT_DATA_DIR: &str = "/var/lib/raftkv";
+/// Peers reach every interface.
+const DEFAULT_RAFT_LISTEN: &str = "0.0.0.0:8088";
+/// Operators and joining nodes reach every interface.
+const DEFAULT_MANAGEMENT_LISTEN: &str = "0.0.0.0:6000";
+/// The engine's own default; only advertised here.
+const DEFAULT_HTTP_PORT: u16 = 8080;
+/// A tenth of the shortest time to an election: nine may be lost before anybody stands.
+const DEFAULT_HEARTBEAT: HumanDuration = HumanDuration::from_millis(100);
+/// As etcd's: long enough for a busy machine, short enough for a gap of about a second.
+const DEFAULT_ELECTION_TIMEOUT: HumanDuration = HumanDuration::from_millis(900);
+/// Minutes of writes for a member that was away; beyond it a snapshot is cheaper.
+const DEFAULT_LOG_RETAIN: ByteSize = ByteSize::mib(64);
+/// A slow member may hold the log back up to here, not longer: the disk belongs to the others, too.
+const DEFAULT_LOG_MAX: ByteSize = ByteSize::gib(1);
+/// A restart replays at most about this much.
+const DEFAULT_SNAPSHOT_AFTER: ByteSize = ByteSize::mib(32);
+/// Long enough to give leadership away and answer what is in flight, shorter than Docker's ten seconds.
+const DEFAULT_SHUTDOWN_GRACE: HumanDuration = HumanDuration::from_secs(8);
+/// Our own story in full; openraft's only where something is wrong.
+const DEFAULT_LOG: &str = "info,openraft=warn";
+/// A heartbeat must have time to be missed.
+const MIN_ELECTIONS_PER_HEARTBEAT: u32 = 4;
+/// Names become host names and labels.
+const MAX_NAME_BYTES: usize = 128;
+
+/// The consensus process of a RaftKV node.
+///
+/// Every setting is a flag, an environment variable or a key of the TOML file, in this order. Keys that both processes of
+/// a node share (node_id, data_dir, log, log_format) are at the top of the file, the others in the table `[sidecar]`.
+#[derive(Debug, Clone, Default, clap::Parser)]
+#[command(name = "raftkv-sidecar", version)]
+pub struct Args {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Name of this node, unique in its group; also the host name others reach it by, unless addresses are advertised.
+    #[arg(long, env = "NODE_ID")]
+    node_id: Option<String>,
+    /// Form a new cluster when none is found (true or false).
+    #[arg(long, env = "BOOTSTRAP", num_args = 0..=1, default_missing_value = "true")]
+    bootstrap: Option<String>,
+    /// Management addresses (host:port, comma separated) of nodes to join; may name this node, too.
+    #[arg(long, env = "JOIN_ADDR")]
+    join_addr: Option<String>,
+    /// Directory of the node's data. [default: /var/lib/raftkv]
+    #[arg(long, env = "RAFTKV_DATA_DIR")]
+    data_dir: Option<String>,
+    /// Where to listen for peers. [default: 0.0.0.0:8088]
+    #[arg(long, env = "RAFTKV_RAFT_LISTEN")]
+    raft_listen: Option<String>,
+    /// How peers reach it. [default: NODE_ID:port]
+    #[arg(long, env = "RAFTKV_RAFT_ADVERTISE")]
+    raft_advertise: Option<String>,
+    /// Where to listen for operators. [default: 0.0.0.0:6000]
+    #[arg(long, env = "RAFTKV_MANAGEMENT_LISTEN")]
+    management_listen: Option<String>,
+    /// How operators and other nodes reach it. [default: NODE_ID:port]
+    #[arg(long, env = "RAFTKV_MANAGEMENT_ADVERTISE")]
+    management_advertise: Option<String>,
+    /// How clients reach this node's HTTP API. [default: NODE_ID:8080]
+    #[arg(long, env = "RAFTKV_HTTP_ADVERTISE")]
+    http_advertise: Option<String>,
+    /// Where to listen for the engine. [default: unix:DATA_DIR/sidecar.sock]
+    #[arg(long, env = "RAFTKV_SIDECAR_GRPC_LISTEN")]
+    sidecar_grpc_listen: Option<String>,
+    /// Where the engine listens. [default: unix:DATA_DIR/engine.sock]
+    #[arg(long, env = "RAFTKV_ENGINE_GRPC")]
+    engine_grpc: Option<String>,
+    /// How often a leader says that it is there. [default: 100ms]
+    #[arg(long, env = "RAFTKV_HEARTBEAT")]
+    heartbeat: Option<String>,
+    /// The shortest time without a leader after which a member stands for election; the longest is a third more. [default: 900ms]
+    #[arg(long, env = "RAFTKV_ELECTION_TIMEOUT")]
+    election_timeout: Option<String>,
+    /// Log kept behind the newest entry, for members that come back. [default: 64MiB]
+    #[arg(long, env = "RAFTKV_LOG_RETAIN")]
+    log_retain: Option<String>,
+    /// Log kept for the sake of members that are slow. [default: 1GiB]
+    #[arg(long, env = "RAFTKV_LOG_MAX")]
+    log_max: Option<String>,
+    /// Log after which the engine is asked to make its state durable. [default: 32MiB]
+    #[arg(long, env = "RAFTKV_SNAPSHOT_AFTER")]
+    snapshot_after: Option<String>,
+    /// Time to stop in peace. [default: 8s]
+    #[arg(long, env = "RAFTKV_SHUTDOWN_GRACE")]
+    shutdown_grace: Option<String>,
+    /// Log filter, as in RUST_LOG. [default: info,openraft=warn]
+    #[arg(long, env = "RAFTKV_LOG")]
+    log: Option<String>,
+    /// Log lines as text or json. [default: text]
+    #[arg(long, env = "RAFTKV_LOG_FORMAT")]
+    log_format: Option<String>,
+}
+
+/// The TOML file: the keys of both processes. What is the engine's or a router's is theirs to check.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct File {
+    node_id: Option<String>,
+    data_dir: Option<String>,
+    log: Option<String>,
+    log_format: Option<String>,
+    sidecar: Table,
+    engine: Option<serde_json::Value>,
+    router: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct Table {
+    bootstrap: Option<bool>,
+    join_addr: Option<Vec<String>>,
+    raft_listen: Option<String>,
+    raft_advertise: Option<String>,
+    management_listen: Option<String>,
+    management_advertise: Option<String>,
+    http_advertise: Option<String>,
+    grpc_listen: Option<Endpoint>,
+    engine_grpc: Option<Endpoint>,
+    heartbeat: Option<HumanDuration>,
+    election_timeout: Option<HumanDuration>,
+    log_retain: Option<ByteSize>,
+    log_max: Option<ByteSize>,
+    snapshot_after: Option<ByteSize>,
+    shutdown_grace: Option<HumanDuration>,
+}
+
+/// Timing of elections, in openraft's terms.
+///
+/// openraft lets a follower stand once the leader's lease (`election_max`) and a random time between `election_min` and
+/// `election_max` have passed without a sign of the leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// Between two heartbeats.
+    pub heartbeat: Duration,
+    /// The lower bound of the random part.
+    pub election_min: Duration,
+    /// Its upper bound; also the leader's lease.
+    pub election_max: Duration,
+}
+
+/// Settings of the sidecar, all checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The node's name.
+    pub name: String,
+    /// Whether it may form a new cluster.
+    pub bootstrap: bool,
+    /// Management addresses of nodes to join, as given, without repetitions.
+    pub join: Vec<String>,
+    /// The sidecar's own directory.
+    pub dir: PathBuf,
+    /// For peers.
+    pub raft_listen: Endpoint,
+    /// host:port others reach it by; `None` = the name and the port that was bound.
+    pub raft_advertise: Option<String>,
+    /// For operators.
+    pub management_listen: Endpoint,
+    /// host:port others reach it by; `None` = the name and the port that was bound.
+    pub management_advertise: Option<String>,
+    /// host:port of the engine's HTTP API.
+    pub http_advertise: String,
+    /// For the engine.
+    pub grpc_listen: Endpoint,
+    /// Where the engine is.
+    pub engine_grpc: Endpoint,
+    /// Heartbeats and elections.
+    pub timing: Timing,
+    /// Bytes of log kept behind its end.
+    pub log_retain: u64,
+    /// Bytes of log beyond which nobody holds it back.
+    pub log_max: u64,
+    /// Bytes of log after which state is made durable.
+    pub snapshot_after: u64,
+    /// Time to stop in peace.
+    pub shutdown_grace: Duration,
+    /// Log filter.
+    pub log: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+}
+
+impl Config {
+    /// Flag over environment over file over default. Nothing is opened but the file.
+    pub fn resolve(args: Args) -> Result<Self, ConfigError> {
+        let file: File = load_file(args.file.path())?;
+        Self::merge(args, file)
+    }
+
+    fn merge(args: Args, file: File) -> Result<Self, ConfigError> {
+        let table = file.sidecar;
+        // Read so that their keys count as known; each process checks its own.
+        drop((file.engine, file.router));
+
+        let name = text(args.node_id, file.node_id)
+            .ok_or_else(|| ConfigError::invalid("NODE_ID", "every node needs a name that is unique in its group"))?;
+        check_name(&name)?;
+        let data_dir = PathBuf::from(text(args.data_dir, file.data_dir).unwrap_or_else(|| DEFAULT_DATA_DIR.to_owned()));
+        let socket = |file: &str| {
+            Endpoint::unix(data_dir.join(file)).map_err(|error| ConfigError::invalid("RAFTKV_DATA_DIR", error))
+        };
+        let default_endpoint =
+            |setting: &str, default: &str| Endpoint::from_str(default).map_err(|error| ConfigError::invalid(setting, error));
+
+        let config = Self {
+            bootstrap: match text(args.bootstrap, None) {
+                Some(flag) => parse_bool(&flag)?,
+                None => table.bootstrap.unwrap_or(false),
+            },
+            join: join_list(args.join_addr, table.join_addr)?,
+            dir: data_dir.join("sidecar"),
+            raft_listen: match text(args.raft_listen, table.raft_listen) {
+                Some(listen) => tcp("RAFTKV_RAFT_LISTEN", &listen)?,
+                None => default_endpoint("RAFTKV_RAFT_LISTEN", DEFAULT_RAFT_LISTEN)?,
+            },
+            raft_advertise: advertised("RAFTKV_RAFT_ADVERTISE", text(args.raft_advertise, table.raft_advertise))?,
+            management_listen: match text(args.management_listen, table.management_listen) {
+                Some(listen) => tcp("RAFTKV_MANAGEMENT_LISTEN", &listen)?,
+                None => default_endpoint("RAFTKV_MANAGEMENT_LISTEN", DEFAULT_MANAGEMENT_LISTEN)?,
+            },
+            management_advertise: advertised(
+                "RAFTKV_MANAGEMENT_ADVERTISE",
+                text(args.management_advertise, table.management_advertise),
+            )?,
+            http_advertise: advertised("RAFTKV_HTTP_ADVERTISE", text(args.http_advertise, table.http_advertise))?
+                .unwrap_or_else(|| format!("{name}:{DEFAULT_HTTP_PORT}")),
+            grpc_listen: match parsed("RAFTKV_SIDECAR_GRPC_LISTEN", args.sidecar_grpc_listen, table.grpc_listen)? {
+                Some(endpoint) => endpoint,
+                None => socket("sidecar.sock")?,
+            },
+            engine_grpc: match parsed("RAFTKV_ENGINE_GRPC", args.engine_grpc, table.engine_grpc)? {
+                Some(endpoint) => endpoint,
+                None => socket("engine.sock")?,
+            },
+            timing: timing(
+                parsed("RAFTKV_HEARTBEAT", args.heartbeat, table.heartbeat)?.unwrap_or(DEFAULT_HEARTBEAT).get(),
+                parsed("RAFTKV_ELECTION_TIMEOUT", args.election_timeout, table.election_timeout)?
+                    .unwrap_or(DEFAULT_ELECTION_TIMEOUT)
+                    .get(),
+            )?,
+            log_retain: parsed("RAFTKV_LOG_RETAIN", args.log_retain, table.log_retain)?.unwrap_or(DEFAULT_LOG_RETAIN).0,
+            log_max: parsed("RAFTKV_LOG_MAX", args.log_max, table.log_max)?.unwrap_or(DEFAULT_LOG_MAX).0,
+            snapshot_after: parsed("RAFTKV_SNAPSHOT_AFTER", args.snapshot_after, table.snapshot_after)?
+                .unwrap_or(DEFAULT_SNAPSHOT_AFTER)
+                .0,
+            shutdown_grace: parsed("RAFTKV_SHUTDOWN_GRACE", args.shutdown_grace, table.shutdown_grace)?
+                .unwrap_or(DEFAULT_SHUTDOWN_GRACE)
+                .get(),
+            log: text(args.log, file.log).unwrap_or_else(|| DEFAULT_LOG.to_owned()),
+            log_format: match text(args.log_format, file.log_format) {
+                Some(format) => <LogFormat as clap::ValueEnum>::from_str(&format, true)
+                    .map_err(|_| ConfigError::invalid("RAFTKV_LOG_FORMAT", format!("{format:?} is neither text nor json")))?,
+                None => LogFormat::default(),
+            },
+            name,
+        };
+        if config.log_max < config.log_retain {
+            return Err(ConfigError::invalid("RAFTKV_LOG_MAX", "must not be less than RAFTKV_LOG_RETAIN"));
+        }
+        if config.snapshot_after == 0 {
+            return Err(ConfigError::invalid("RAFTKV_SNAPSHOT_AFTER", "must not be zero"));
+        }
+        Ok(config)
+    }
+}
+
+/// An empty variable in a compose file means "not set".
+fn text(flag: Option<String>, file: Option<String>) -> Option<String> {
+    let set = |value: Option<String>| value.map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+    set(flag).or_else(|| set(file))
+}
+
+fn parsed<T: FromStr<Err: std::fmt::Display>>(
+    setting: &str,
+    flag: Option<String>,
+    file: Option<T>,
+) -> Result<Option<T>, ConfigError> {
+    match text(flag, None) {
+        Some(value) => match value.parse() {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => Err(ConfigError::invalid(setting, format!("{value:?}: {error}"))),
+        },
+        None => Ok(file),
+    }
+}
+
+fn parse_bool(flag: &str) -> Result<bool, ConfigError> {
+    match flag.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err(ConfigError::invalid("BOOTSTRAP", format!("{flag:?} is neither true nor false"))),
+    }
+}
+
+fn check_name(name: &str) -> Result<(), ConfigError> {
+    let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if name.len() > MAX_NAME_BYTES || !name.chars().all(sound) {
+        return Err(ConfigError::invalid(
+            "NODE_ID",
+            format!("{name:?}: at most {MAX_NAME_BYTES} letters, digits, dots, dashes and underscores"),
+        ));
+    }
+    Ok(())
+}
+
+fn tcp(setting: &str, address: &str) -> Result<Endpoint, ConfigError> {
+    match address.parse() {
+        Ok(endpoint @ Endpoint::Tcp(_)) => Ok(endpoint),
+        Ok(Endpoint::Unix(_)) => Err(ConfigError::invalid(setting, "other machines cannot reach a Unix socket")),
+        Err(error) => Err(ConfigError::invalid(setting, error)),
+    }
+}
+
+fn advertised(setting: &str, address: Option<String>) -> Result<Option<String>, ConfigError> {
+    let Some(address) = address else { return Ok(None) };
+    tcp(setting, &address)?;
+    if address.ends_with(":0") {
+        return Err(ConfigError::invalid(setting, format!("{address:?}: nobody can reach port 0")));
+    }
+    Ok(Some(address))
+}
+
+fn join_list(flag: Option<String>, file: Option<Vec<String>>) -> Result<Vec<String>, ConfigError> {
+    let given = match text(flag, None) {
+        Some(list) => list.split(',').map(str::to_owned).collect(),
+        None => file.unwrap_or_default(),
+    };
+    let mut join: Vec<String> = Vec::new();
+    for address in given.iter().map(|address| address.trim()).filter(|address| !address.is_empty()) {
+        tcp("JOIN_ADDR", address)?;
+        if !join.iter().any(|known| known == address) {
+            join.push(address.to_owned());
+        }
+    }
+    Ok(join)
+}
+
+fn timing(heartbeat: Duration, election: Duration) -> Result<Timing, ConfigError> {
+    // Lease (two thirds) plus the shortest random part (one third) is what was asked for.
+    let election_min = election / 3;
+    if heartbeat.is_zero() || heartbeat.subsec_micros() % 1_000 != 0 {
+        return Err(ConfigError::invalid("RAFTKV_HEARTBEAT", "must be whole milliseconds, at least one"));
+    }
+    if election < heartbeat * MIN_ELECTIONS_PER_HEARTBEAT {
+        return Err(ConfigError::invalid(
+            "RAFTKV_ELECTION_TIMEOUT",
+            format!("must be at least {MIN_ELECTIONS_PER_HEARTBEAT} times RAFTKV_HEARTBEAT"),
+        ));
+    }
+    Ok(Timing { heartbeat, election_min, election_max: election_min * 2 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(flags: &[&str]) -> Args {
+        // Not through the environment: tests of one process share it.
+        let mut args = Args::default();
+        for flag in flags {
+            let (key, value) = flag.split_once('=').expect("key=value");
+            let value = Some(value.to_owned());
+            match key {
+                "node_id" => args.node_id = value,
+                "bootstrap" => args.bootstrap = value,
+                "join_addr" => args.join_addr = value,
+                "data_dir" => args.data_dir = value,
+                "raft_listen" => args.raft_listen = value,
+                "raft_advertise" => args.raft_advertise = value,
+                "election_timeout" => args.election_timeout = value,
+                "log_retain" => args.log_retain = value,
+                "log_max" => args.log_max = value,
+                "engine_grpc" => args.engine_grpc = value,
+                other => panic!("no such flag in this test: {other}"),
+            }
+        }
+        args
+    }
+
+    fn refused(flags: &[&str]) -> String {
+        Config::merge(args(flags), File::default()).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn defaults_follow_from_the_name() {
+        let config = Config::merge(args(&["node_id=node1"]), File::default()).expect("sound");
+        assert_eq!(config.http_advertise, "node1:8080");
+        assert_eq!(config.engine_grpc.to_string(), "unix:/var/lib/raftkv/engine.sock");
+        assert_eq!(config.grpc_listen.to_string(), "unix:/var/lib/raftkv/sidecar.sock");
+        assert_eq!(config.dir, PathBuf::from("/var/lib/raftkv/sidecar"));
+        assert!(!config.bootstrap && config.join.is_empty());
+        assert_eq!(config.timing.election_min, Duration::from_millis(300));
+        assert_eq!(config.timing.election_max, Duration::from_millis(600));
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_an_empty_one_is_not_set() {
+        let file = || File {
+            node_id: Some("from-file".to_owned()),
+            sidecar: Table {
+                bootstrap: Some(true),
+                join_addr: Some(vec!["a:6000".to_owned()]),
+                log_retain: Some(ByteSize::mib(1)),
+                ..Table::default()
+            },
+            ..File::default()
+        };
+        let config = Config::merge(args(&["bootstrap=", "join_addr="]), file()).expect("sound");
+        assert_eq!((config.name.as_str(), config.bootstrap, config.log_retain), ("from-file", true, 1 << 20));
+        assert_eq!(config.join, ["a:6000"]);
+        let config = Config::merge(args(&["node_id=n", "bootstrap=no", "log_retain=2MiB"]), file()).expect("sound");
+        assert_eq!((config.name.as_str(), config.bootstrap, config.log_retain), ("n", false, 2 << 20));
+    }
+
+    #[test]
+    fn join_addresses_are_a_list_without_repetitions() {
+        let config = Config::merge(args(&["node_id=n", "join_addr=a:6000, b:6000,,a:6000"]), File::default());
+        assert_eq!(config.expect("sound").join, ["a:6000", "b:6000"]);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_and_named() {
+        assert!(refused(&[]).contains("NODE_ID"));
+        assert!(refused(&["node_id=a b"]).contains("NODE_ID"));
+        assert!(refused(&["node_id=n", "bootstrap=maybe"]).contains("BOOTSTRAP"));
+        assert!(refused(&["node_id=n", "join_addr=node2"]).contains("JOIN_ADDR"));
+        assert!(refused(&["node_id=n", "raft_listen=unix:/a"]).contains("RAFTKV_RAFT_LISTEN"));
+        assert!(refused(&["node_id=n", "raft_advertise=n:0"]).contains("RAFTKV_RAFT_ADVERTISE"));
+        assert!(refused(&["node_id=n", "election_timeout=50ms"]).contains("RAFTKV_ELECTION_TIMEOUT"));
+        assert!(refused(&["node_id=n", "log_retain=2GiB"]).contains("RAFTKV_LOG_MAX"));
+        assert!(refused(&["node_id=n", "log_max=lots"]).contains("RAFTKV_LOG_MAX"));
+        assert!(refused(&["node_id=n", "engine_grpc=nowhere"]).contains("RAFTKV_ENGINE_GRPC"));
+    }
+}

@@ -1,0 +1,415 @@
+//! [`Leadership`]: who should lead. A leader that cannot serve gives leadership to one that can; a node that cannot serve
+//! does not stand for election.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::raft::VoteRequest;
+use openraft::{RaftMetrics, ServerState};
+use raftkv_runtime::shutdown::Shutdown;
+use tokio::time::Instant;
+
+use crate::management::ManagementClient;
+use crate::node::{Group, Node, Phase};
+use crate::types::{LeaderId, LogId, Member, NodeId, TypeConfig, Vote};
+
+/// How often the engine and the leadership are looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// An engine that restarts within this is not worth a change of leader.
+const ENGINE_GONE_AFTER: Duration = Duration::from_millis(300);
+/// An engine that came back must stay this long before the node stands for election: no flapping.
+const ENGINE_BACK_AFTER: Duration = Duration::from_millis(500);
+/// One attempt at a transfer: the successor flushes its log, stands and wins well within it.
+const TRANSFER_ATTEMPT: Duration = Duration::from_millis(400);
+/// Time a successor has to say that it could serve.
+const READY_DEADLINE: Duration = Duration::from_millis(250);
+/// Time to give leadership away before stopping.
+const STOP_DEADLINE: Duration = Duration::from_millis(2_000);
+/// One go at it, over several successors.
+const TRANSFER_ROUND: Duration = Duration::from_millis(1_200);
+/// A leader that announced a transfer takes no writes until another leads (openraft never takes the announcement back).
+/// After so many failed rounds it steps down by itself.
+const ROUNDS_BEFORE_STEP_DOWN: u32 = 3;
+/// A member whose last acknowledgement is not older counts as alive.
+pub const ALIVE_WITHIN: Duration = Duration::from_millis(1_500);
+
+/// Why a node must not stand for election.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// It may have granted a lease before it restarted (durability rule 7).
+    Restarted,
+    /// It could not apply anything.
+    EngineGone,
+    /// It is going.
+    Stopping,
+    /// It is no longer a member.
+    Removed,
+}
+
+/// Whether this node stands for election: only while no reason speaks against it.
+///
+/// Lives in the extensions of the Raft handle, so that whoever has the group has it, too.
+#[derive(Debug, Clone)]
+pub struct Elections {
+    against: Arc<Mutex<BTreeSet<Reason>>>,
+}
+
+impl Default for Elections {
+    /// With the reason that holds at every start until it is found not to.
+    fn default() -> Self {
+        Self { against: Arc::new(Mutex::new(BTreeSet::from([Reason::Restarted]))) }
+    }
+}
+
+impl Elections {
+    /// Those of a group.
+    pub fn of(group: &Group) -> Self {
+        group.raft.extension::<Self>()
+    }
+
+    /// Adds a reason. True when it is new.
+    pub fn forbid(&self, group: &Group, reason: Reason) -> bool {
+        self.change(group, |against| against.insert(reason))
+    }
+
+    /// Takes a reason back. True when it was there.
+    pub fn permit(&self, group: &Group, reason: Reason) -> bool {
+        self.change(group, |against| against.remove(&reason))
+    }
+
+    /// Whether that reason holds.
+    pub fn is_forbidden_by(&self, reason: Reason) -> bool {
+        self.against.lock().unwrap_or_else(PoisonError::into_inner).contains(&reason)
+    }
+
+    fn change(&self, group: &Group, change: impl FnOnce(&mut BTreeSet<Reason>) -> bool) -> bool {
+        // Under the lock, so that two changes cannot be applied in the wrong order.
+        let mut against = self.against.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&mut against);
+        group.raft.runtime_config().elect(against.is_empty());
+        changed
+    }
+}
+
+/// What the leader knows of another voter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Successor {
+    /// Who.
+    pub raft_id: NodeId,
+    /// Below which index its log is known to be the leader's; 0 = unknown.
+    pub matched_next: u64,
+    /// Since it last answered.
+    pub silent_for: Option<Duration>,
+}
+
+/// Those who could lead, best first: alive, then the longest log, then the one heard of last.
+pub fn candidates(mut others: Vec<Successor>) -> Vec<Successor> {
+    others.retain(|other| other.silent_for.is_some_and(|silent| silent <= ALIVE_WITHIN));
+    others.sort_by(|a, b| b.matched_next.cmp(&a.matched_next).then(a.silent_for.cmp(&b.silent_for)));
+    others
+}
+
+/// The metrics as of now. Cloned: the borrow must not be held across an await.
+pub fn metrics_of(group: &Group) -> RaftMetrics<TypeConfig> {
+    group.raft.metrics().borrow_watched().clone()
+}
+
+/// The leader as far as this node knows. After a restart openraft names the leader of the stored vote, be it this node.
+pub fn known_leader(metrics: &RaftMetrics<TypeConfig>) -> Option<NodeId> {
+    metrics.current_leader.filter(|leader| *leader != metrics.id || metrics.state == ServerState::Leader)
+}
+
+/// Milliseconds are enough: since when each member has been silent, on the leader.
+pub fn silent_for(metrics: &RaftMetrics<TypeConfig>, member: NodeId) -> Option<Duration> {
+    if member == metrics.id {
+        return Some(Duration::ZERO);
+    }
+    let acked = metrics.heartbeat.as_ref()?.get(&member)?.as_ref()?;
+    Some(elapsed(acked))
+}
+
+/// Below which index a member's log is known to match, on the leader.
+pub fn matched_next(metrics: &RaftMetrics<TypeConfig>, member: NodeId) -> Option<u64> {
+    if member == metrics.id {
+        return Some(metrics.last_log_index.map_or(0, |index| index + 1));
+    }
+    let matched = metrics.replication.as_ref()?.get(&member)?;
+    Some(matched.as_ref().map_or(0, |id| id.index() + 1))
+}
+
+fn elapsed(at: &openraft::alias::SerdeInstantOf<TypeConfig>) -> Duration {
+    let at = **at;
+    let now = <openraft::alias::InstantOf<TypeConfig> as openraft::Instant>::now();
+    if now > at { now - at } else { Duration::ZERO }
+}
+
+/// How long ago a quorum last acknowledged this leader; `None` on other nodes, and before the first time.
+pub fn quorum_ack_age(group: &Group) -> Option<Duration> {
+    let metrics = group.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    ack_age(&metrics)
+}
+
+fn ack_age(metrics: &RaftMetrics<TypeConfig>) -> Option<Duration> {
+    if metrics.state != ServerState::Leader {
+        return None;
+    }
+    let mut voters = metrics.membership_config.voter_ids();
+    if voters.next() == Some(metrics.id) && voters.next().is_none() {
+        // It is its own quorum at any time; openraft does not write that down while idle.
+        return Some(Duration::ZERO);
+    }
+    metrics.last_quorum_acked.as_ref().map(elapsed)
+}
+
+/// Whether a leader may take proposals: a quorum has acknowledged it within the lease. A leader cut off from the others
+/// must not collect writes that it cannot commit.
+pub fn has_quorum_contact(group: &Group) -> bool {
+    let lease = Duration::from_millis(group.raft.config().election_timeout_max);
+    quorum_ack_age(group).is_some_and(|age| age < lease)
+}
+
+/// Why leadership stayed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TransferError {
+    /// Only a leader can give it away.
+    #[error("this node does not lead")]
+    NotLeader,
+    /// Nobody to take it.
+    #[error("no other voter is alive, up to date and able to serve")]
+    NoSuccessor,
+    /// The one named is not a voter.
+    #[error("{0} is no other voter")]
+    UnknownSuccessor(String),
+    /// The time ran out; it may still happen.
+    #[error("no other voter took over in time; this node keeps trying")]
+    TimedOut,
+}
+
+/// Watches over who leads. Cheap to clone.
+#[derive(Clone)]
+pub struct Leadership {
+    node: Node,
+    client: ManagementClient,
+    /// The term in which a transfer was announced: until it ends this node must get rid of leadership.
+    announced: Arc<Mutex<Option<u64>>>,
+}
+
+impl Leadership {
+    /// Of this node.
+    pub fn new(node: Node, client: ManagementClient) -> Self {
+        Self { node, client, announced: Arc::default() }
+    }
+
+    /// Gives leadership to `to` (a name or a raft id), or to the best there is. Returns who leads then.
+    pub async fn transfer(&self, to: Option<&str>, within: Duration) -> Result<NodeId, TransferError> {
+        let group = self.node.group().ok_or(TransferError::NotLeader)?;
+        let metrics = metrics_of(&group);
+        if metrics.state != ServerState::Leader {
+            return Err(TransferError::NotLeader);
+        }
+        let only = match to {
+            None => None,
+            Some(to) => match find_voter(&metrics, to) {
+                Some(voter) if voter != metrics.id => Some(voter),
+                _ => return Err(TransferError::UnknownSuccessor(to.to_owned())),
+            },
+        };
+        self.hand_over(&group, only, within).await
+    }
+
+    async fn hand_over(
+        &self,
+        group: &Group,
+        only: Option<NodeId>,
+        within: Duration,
+    ) -> Result<NodeId, TransferError> {
+        let deadline = Instant::now() + within;
+        let term = metrics_of(group).current_term;
+        let mut tried = false;
+        loop {
+            let successors = self.successors(group, only).await;
+            if successors.is_empty() && !tried {
+                return Err(TransferError::NoSuccessor);
+            }
+            for (successor, member) in successors {
+                if Instant::now() >= deadline {
+                    break;
+                }
+                tried = true;
+                self.announce(term);
+                tracing::info!(to = %member, term, "giving leadership away");
+                if group.raft.trigger().transfer_leader(successor).await.is_err() {
+                    return Err(TransferError::NotLeader);
+                }
+                if let Some(leader) = another_leads(group, TRANSFER_ATTEMPT).await {
+                    return Ok(leader);
+                }
+                tracing::warn!(to = %member, term, "it did not take over, trying the next");
+            }
+            if Instant::now() >= deadline {
+                return Err(TransferError::TimedOut);
+            }
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    /// The voters that could take over, asked whether their engines are there. None is asked that is out of date: after
+    /// the announcement no writes are taken, so an attempt with it costs availability.
+    async fn successors(&self, group: &Group, only: Option<NodeId>) -> Vec<(NodeId, Member)> {
+        let metrics = metrics_of(group);
+        let membership = &metrics.membership_config;
+        let others = membership
+            .voter_ids()
+            .filter(|voter| *voter != metrics.id && only.is_none_or(|only| only == *voter))
+            .map(|raft_id| Successor {
+                raft_id,
+                matched_next: matched_next(&metrics, raft_id).unwrap_or(0),
+                silent_for: silent_for(&metrics, raft_id),
+            })
+            .collect();
+        let asked = candidates(others).into_iter().filter_map(|successor| {
+            let member = membership.get_node(&successor.raft_id)?.clone();
+            let client = self.client.clone();
+            Some(async move {
+                let ready = client.is_ready(&member.management_address, READY_DEADLINE).await;
+                ready.then_some((successor.raft_id, member))
+            })
+        });
+        futures::future::join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// Until the shutdown: stands back while the engine is gone.
+    pub async fn watch(self, shutdown: Shutdown) {
+        let connected = self.node.engine.connected();
+        let mut changed_at = Instant::now();
+        let mut was_connected = *connected.borrow();
+        let mut failures = 0;
+        loop {
+            tokio::select! {
+                () = shutdown.wait() => return,
+                () = tokio::time::sleep(TICK) => {}
+            }
+            let is_connected = *connected.borrow();
+            if is_connected != was_connected {
+                was_connected = is_connected;
+                changed_at = Instant::now();
+            }
+            let Phase::Running(group) = self.node.phase() else { continue };
+            let elections = Elections::of(&group);
+            let settled_for = changed_at.elapsed();
+            if !is_connected && settled_for >= ENGINE_GONE_AFTER {
+                if elections.forbid(&group, Reason::EngineGone) {
+                    tracing::warn!("the engine is gone: this node does not stand for election and will not lead");
+                }
+            } else if is_connected
+                && settled_for >= ENGINE_BACK_AFTER
+                && elections.permit(&group, Reason::EngineGone)
+            {
+                tracing::info!("the engine is back: this node may lead again");
+            }
+
+            let metrics = metrics_of(&group);
+            let leads = metrics.state == ServerState::Leader;
+            let must_go = elections.is_forbidden_by(Reason::EngineGone) || self.is_announced(metrics.current_term);
+            if !leads || !must_go {
+                failures = 0;
+                continue;
+            }
+            match self.hand_over(&group, None, TRANSFER_ROUND).await {
+                Ok(_) | Err(TransferError::NotLeader) => failures = 0,
+                // Nobody could take it, and nothing was announced: writes may go on once the engine is back.
+                Err(TransferError::NoSuccessor) if !self.is_announced(metrics.current_term) => {}
+                Err(_) => failures += 1,
+            }
+            if failures >= ROUNDS_BEFORE_STEP_DOWN {
+                failures = 0;
+                step_down(&group).await;
+            }
+        }
+    }
+
+    /// Before the process ends: takes no new work, and gives leadership away so that the others need not wait for an
+    /// election timeout.
+    pub async fn stop(&self) {
+        self.node.set_stopping();
+        let Some(group) = self.node.group() else { return };
+        Elections::of(&group).forbid(&group, Reason::Stopping);
+        if metrics_of(&group).state != ServerState::Leader {
+            return;
+        }
+        match tokio::time::timeout(STOP_DEADLINE, self.hand_over(&group, None, STOP_DEADLINE)).await {
+            Ok(Ok(leader)) => tracing::info!(leader, "another member leads now"),
+            Ok(Err(error)) => tracing::info!("stopping as leader: {error}"),
+            Err(_) => tracing::warn!("stopping as leader: nobody took over in time"),
+        }
+    }
+
+    fn announce(&self, term: u64) {
+        *self.announced.lock().unwrap_or_else(PoisonError::into_inner) = Some(term);
+    }
+
+    fn is_announced(&self, term: u64) -> bool {
+        *self.announced.lock().unwrap_or_else(PoisonError::into_inner) == Some(term)
+    }
+}
+
+/// Stops leading without a successor.
+///
+/// openraft has no call for it. Granting another voter a vote in the next term does it, as if that voter had asked: it is
+/// durable like any vote, and should that voter really stand in that term, it is the same vote.
+async fn step_down(group: &Group) {
+    let metrics = metrics_of(group);
+    let Some(other) = metrics.membership_config.voter_ids().find(|voter| *voter != metrics.id) else { return };
+    tracing::warn!(term = metrics.current_term, "leadership cannot be given away: stepping down");
+    let leader_id = LeaderId { term: metrics.current_term + 1, node_id: other };
+    let request = VoteRequest {
+        vote: Vote { leader_id, committed: false },
+        // Only compared with our own: never less.
+        last_log_id: Some(LogId::new(LeaderId { term: u64::MAX, node_id: u64::MAX }, u64::MAX)),
+        leadership_transfer: true,
+    };
+    // An error means that Raft has stopped, which ends the process elsewhere.
+    let _ = group.raft.vote(request).await;
+}
+
+/// Waits until this node does not lead; `Some` with the new leader once it is known.
+async fn another_leads(group: &Group, within: Duration) -> Option<NodeId> {
+    let wait = group.raft.wait(Some(within));
+    let moved = |metrics: &RaftMetrics<TypeConfig>| known_leader(metrics).is_some_and(|leader| leader != metrics.id);
+    wait.metrics(moved, "another member leads").await.ok().and_then(|metrics| known_leader(&metrics))
+}
+
+fn find_voter(metrics: &RaftMetrics<TypeConfig>, name_or_id: &str) -> Option<NodeId> {
+    let membership = &metrics.membership_config;
+    let named = |voter: &NodeId| membership.get_node(voter).is_some_and(|member| member.name == name_or_id);
+    let with_id = |voter: &NodeId| voter.to_string() == name_or_id;
+    membership.voter_ids().find(named).or_else(|| membership.voter_ids().find(with_id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn successor(raft_id: NodeId, matched_next: u64, silent_ms: Option<u64>) -> Successor {
+        Successor { raft_id, matched_next, silent_for: silent_ms.map(Duration::from_millis) }
+    }
+
+    fn order(others: Vec<Successor>) -> Vec<NodeId> {
+        candidates(others).into_iter().map(|candidate| candidate.raft_id).collect()
+    }
+
+    #[test]
+    fn the_longest_log_among_the_living_comes_first() {
+        let others = vec![successor(1, 90, Some(10)), successor(2, 100, Some(50)), successor(3, 100, Some(20))];
+        assert_eq!(order(others), [3, 2, 1]);
+    }
+
+    #[test]
+    fn the_silent_are_no_successors() {
+        let silent = ALIVE_WITHIN.as_millis() as u64 + 1;
+        assert_eq!(order(vec![successor(1, 100, Some(silent)), successor(2, 100, None)]), []);
+    }
+}

@@ -1,0 +1,506 @@
+//! [`Lifecycle`]: how a node becomes a part of a cluster, and what it may not do before.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{InitializeError, RaftError};
+use openraft::{RaftLogReader, ServerState, SnapshotPolicy};
+use raftkv_runtime::exit;
+use raftkv_runtime::shutdown::Shutdown;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::bootstrap::{Answer, Decision, decide};
+use crate::config::{Config, Timing};
+use crate::identity::{Allegiance, IdentityStore, new_cluster_id};
+use crate::leadership::{Elections, Reason, known_leader, metrics_of};
+use crate::log_store::LogStore;
+use crate::management::{CallError, ManagementClient};
+use crate::network::Peers;
+use crate::node::{Group, Node, Phase, Raft};
+use crate::state_machine::RemoteStateMachine;
+use crate::types::NodeId;
+
+/// Between two rounds of questions.
+const ROUND: Duration = Duration::from_millis(500);
+/// The reason for waiting is logged when it changes, and this often.
+const REMIND: Duration = Duration::from_secs(10);
+/// A lone node listens for an old cluster before it forms a new one: longer than members' reconnect attempts.
+const LISTEN_BEFORE_FORMING: Duration = Duration::from_millis(1_500);
+/// A claim to form the cluster holds for as long; the claimant renews it each round.
+const CLAIM_LIFETIME: Duration = Duration::from_secs(10);
+/// How long a call to join may take before it is asked again.
+const JOIN_DEADLINE: Duration = Duration::from_secs(10);
+/// How often Raft is asked whether it still runs.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(250);
+/// Between two calls to join.
+const JOIN_AGAIN: Duration = Duration::from_secs(1);
+/// Bounds openraft's queue of calls: at 4,096 a batch, more than a disk can keep up with.
+const API_QUEUE: u64 = 16_384;
+/// Entries per replication message; the log store also bounds it by bytes.
+const MAX_PAYLOAD_ENTRIES: u64 = 4_096;
+/// A snapshot of many gigabytes over a slow network; a transfer that does not move is ended by the network layer.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(4 * 3600);
+/// After an unreachable member; short, because a restarted one should get its heartbeats soon.
+const BACKOFF: &str = "50ms 100ms 200ms ...250ms";
+
+/// Why a node was not adopted.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// Another node answers at this address now.
+    #[error("this node's raft id is {0}")]
+    WrongRaftId(NodeId),
+    /// It has an allegiance.
+    #[error("this node is in the cluster {0}")]
+    InCluster(String),
+    /// The cluster's name is none.
+    #[error("{0:?} is no cluster id")]
+    BadClusterId(String),
+    /// It could not become a part of it.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+/// Why Raft does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The log is still being read.
+    #[error("this node is still reading its log")]
+    NoLog,
+    /// The identity could not be written.
+    #[error("remember the cluster: {0}")]
+    Pledge(#[source] std::io::Error),
+    /// The log could not be read.
+    #[error("read the vote: {0}")]
+    Vote(#[source] std::io::Error),
+    /// openraft's settings contradict each other.
+    #[error("settings of consensus: {0}")]
+    Config(#[from] openraft::ConfigError),
+    /// openraft refused.
+    #[error("start consensus: {0}")]
+    Raft(String),
+}
+
+/// What a waiting node answers about itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// Whether it wants to form a cluster.
+    pub bootstrap: bool,
+    /// Whose wish it has noted.
+    pub claim: Option<NodeId>,
+}
+
+/// Takes a node from its start to membership.
+pub struct Lifecycle {
+    node: Node,
+    store: Arc<IdentityStore>,
+    /// Opened after the first questions can be answered: a long log takes a while.
+    log: OnceLock<LogStore>,
+    client: ManagementClient,
+    bootstrap: bool,
+    join: Vec<String>,
+    timing: Timing,
+    votes_allowed: Arc<AtomicBool>,
+    foreign: watch::Sender<Option<String>>,
+    claim: Mutex<Option<(NodeId, Instant)>>,
+    /// Held while Raft is being started: it is started once.
+    starting: tokio::sync::Mutex<()>,
+    wake: Notify,
+}
+
+impl Lifecycle {
+    /// Of a node that waits. Nothing is begun before [`log_is_open`](Self::log_is_open).
+    pub fn new(node: Node, store: IdentityStore, client: ManagementClient, config: &Config) -> Self {
+        Self {
+            node,
+            store: Arc::new(store),
+            log: OnceLock::new(),
+            client,
+            bootstrap: config.bootstrap,
+            join: config.join.clone(),
+            timing: config.timing,
+            votes_allowed: Arc::new(AtomicBool::new(false)),
+            foreign: watch::Sender::new(None),
+            claim: Mutex::new(None),
+            starting: tokio::sync::Mutex::new(()),
+            wake: Notify::new(),
+        }
+    }
+
+    /// From now on Raft can be started.
+    pub fn log_is_open(&self, log: LogStore) {
+        // A second log would be a bug of the caller; the first one stays.
+        let _ = self.log.set(log);
+    }
+
+    /// Whether this node may grant votes. Not within one maximum election timeout of a restart: until then a lease that it
+    /// helped to grant may still be trusted, though it does not remember it.
+    pub fn votes_allowed(&self) -> bool {
+        self.votes_allowed.load(Ordering::Acquire)
+    }
+
+    /// Notes that a cluster has sent a Raft message to this node, which is in none: it must not form another.
+    pub fn foreign_contact(&self, cluster_id: &str) {
+        let noted = self.foreign.send_if_modified(|known| {
+            let new = known.is_none() && !cluster_id.is_empty();
+            if new {
+                *known = Some(cluster_id.to_owned());
+            }
+            new
+        });
+        if noted {
+            tracing::warn!(cluster_id, "a cluster still knows this address, though this node is empty: it must join that one");
+        }
+    }
+
+    /// What this node says while it waits, after noting that `claimant` wants to form the cluster. `None` once it is in one.
+    pub fn waiting(&self, claimant: Option<NodeId>) -> Option<Waiting> {
+        // An allegiance on disk counts before Raft runs.
+        if self.node.group().is_some() || self.store.allegiance().is_some() {
+            return None;
+        }
+        Some(Waiting { bootstrap: self.bootstrap, claim: self.claim(claimant) })
+    }
+
+    fn claim(&self, claimant: Option<NodeId>) -> Option<NodeId> {
+        let mut claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let held = claim.filter(|(_, since)| now.duration_since(*since) < CLAIM_LIFETIME);
+        *claim = match (held, claimant) {
+            (Some((holder, _)), Some(claimant)) if holder == claimant => Some((holder, now)),
+            (None, Some(claimant)) => Some((claimant, now)),
+            (held, _) => held,
+        };
+        claim.map(|(holder, _)| holder)
+    }
+
+    /// Makes this waiting node a part of a cluster. Durable and running when it returns; asking twice is as good as once.
+    pub async fn adopt(&self, cluster_id: &str, raft_id: NodeId) -> Result<(), AdoptError> {
+        if raft_id != self.node.identity.raft_id {
+            return Err(AdoptError::WrongRaftId(self.node.identity.raft_id));
+        }
+        if cluster_id.len() != 32 || !cluster_id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(AdoptError::BadClusterId(cluster_id.to_owned()));
+        }
+        let _starting = self.starting.lock().await;
+        if self.log.get().is_none() {
+            return Err(StartError::NoLog.into());
+        }
+        if let Some(known) = self.store.allegiance() {
+            if known.cluster_id != cluster_id {
+                return Err(AdoptError::InCluster(known.cluster_id));
+            }
+        } else {
+            self.pledge(Allegiance { cluster_id: cluster_id.to_owned(), forming: false }).await?;
+            tracing::info!(cluster_id, "adopted by a cluster");
+        }
+        if self.node.group().is_none() {
+            self.start(cluster_id.to_owned()).await?;
+        }
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Until the node is a voter, then for as long as it may have to become one again; ends with the shutdown.
+    pub async fn run(self: Arc<Self>, shutdown: Shutdown) -> Result<(), StartError> {
+        let work = async {
+            self.become_member().await?;
+            self.stay_member().await;
+            Ok(())
+        };
+        tokio::select! {
+            result = work => result,
+            () = shutdown.wait() => Ok(()),
+        }
+    }
+
+    /// Resumes, joins, forms or waits, until Raft runs.
+    async fn become_member(&self) -> Result<(), StartError> {
+        if let Some(allegiance) = self.store.allegiance() {
+            tracing::info!(cluster_id = allegiance.cluster_id, "resuming as a part of the cluster");
+            let _starting = self.starting.lock().await;
+            if self.node.group().is_none() {
+                self.start(allegiance.cluster_id.clone()).await?;
+            }
+            return self.finish_forming(allegiance).await;
+        }
+        let mut story = Story::default();
+        if self.bootstrap && self.join.is_empty() {
+            let mut foreign = self.foreign.subscribe();
+            let _ = tokio::time::timeout(LISTEN_BEFORE_FORMING, foreign.wait_for(Option::is_some)).await;
+        }
+        let mut phase = self.node.watch_phase();
+        while self.node.group().is_none() {
+            let me = self.node.identity.raft_id;
+            let claim = self.bootstrap.then_some(me);
+            // Its own claim first: two that ask at the same time cannot both have both.
+            let claimed = self.claim(claim);
+            let answers = self.ask_all(claim).await;
+            let foreign = self.foreign.borrow().clone();
+            match decide(me, self.bootstrap, &answers, claimed, foreign.as_deref()) {
+                Decision::Join(places) => {
+                    let addresses: Vec<String> = places.into_iter().map(|at| self.join[at].clone()).collect();
+                    self.ask_to_join(&addresses, &mut story).await;
+                }
+                Decision::Form => {
+                    if self.form().await? {
+                        return Ok(());
+                    }
+                }
+                Decision::Wait(reason) => story.tell(&reason),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(ROUND) => {}
+                _ = phase.wait_for(|phase| !matches!(phase, Phase::Waiting)) => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask_all(&self, claim: Option<NodeId>) -> Vec<Answer> {
+        let me = self.node.identity.raft_id;
+        futures::future::join_all(self.join.iter().map(|address| async move {
+            match self.client.status(address, claim).await {
+                Ok(status) => Answer::of(&status, me),
+                Err(error) => {
+                    tracing::debug!("{error}");
+                    Answer::Silent
+                }
+            }
+        }))
+        .await
+    }
+
+    /// Forms a cluster of one. False when the node was adopted in the meantime.
+    async fn form(&self) -> Result<bool, StartError> {
+        let _starting = self.starting.lock().await;
+        if self.store.allegiance().is_some() {
+            return Ok(false);
+        }
+        let allegiance = Allegiance { cluster_id: new_cluster_id(), forming: true };
+        tracing::info!(cluster_id = allegiance.cluster_id, "forming a new cluster");
+        self.pledge(allegiance.clone()).await?;
+        self.start(allegiance.cluster_id.clone()).await?;
+        self.finish_forming(allegiance).await?;
+        Ok(true)
+    }
+
+    /// Writes the first membership of a cluster this node has formed, unless it was written before a crash.
+    async fn finish_forming(&self, allegiance: Allegiance) -> Result<(), StartError> {
+        if !allegiance.forming {
+            return Ok(());
+        }
+        let Some(group) = self.node.group() else { return Ok(()) };
+        let identity = &self.node.identity;
+        let members = std::collections::BTreeMap::from([(identity.raft_id, identity.member())]);
+        match group.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+            Err(error) => return Err(StartError::Raft(error.to_string())),
+        }
+        self.pledge(Allegiance { forming: false, ..allegiance }).await
+    }
+
+    async fn pledge(&self, allegiance: Allegiance) -> Result<(), StartError> {
+        let store = self.store.clone();
+        let written = tokio::task::spawn_blocking(move || store.pledge(allegiance)).await;
+        written.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(StartError::Pledge)
+    }
+
+    /// Starts Raft. The caller holds `starting`.
+    async fn start(&self, cluster_id: String) -> Result<(), StartError> {
+        let raft_id = self.node.identity.raft_id;
+        let log = self.log.get().ok_or(StartError::NoLog)?.clone();
+        let voted = log.clone().read_vote().await.map_err(StartError::Vote)?.is_some();
+        let config = Arc::new(raft_config(&cluster_id, &self.timing).validate()?);
+        let peers = Peers::new(cluster_id.clone());
+        let on_contradiction: fn(&str) = |message| exit::fatal(exit::TEMPFAIL, message);
+        let state_machine = RemoteStateMachine::new(self.node.engine.clone(), log.durable(), on_contradiction);
+        let raft = Raft::new(raft_id, config, peers.clone(), log.clone(), state_machine)
+            .await
+            .map_err(|error| StartError::Raft(error.to_string()))?;
+        let group = Arc::new(Group { cluster_id, raft, peers, log });
+        self.open_elections(group.clone(), voted);
+        tokio::spawn(narrate(group.clone(), self.node.clone()));
+        self.node.set_running(group);
+        Ok(())
+    }
+
+    /// Lets this node vote and stand, at once or after the wait of durability rule 7.
+    fn open_elections(&self, group: Arc<Group>, voted: bool) {
+        let votes_allowed = self.votes_allowed.clone();
+        let wait = self.timing.election_max;
+        tokio::spawn(async move {
+            if voted {
+                tracing::info!(?wait, "restarted with a vote on disk: taking no part in elections for a while");
+                tokio::time::sleep(wait).await;
+            }
+            votes_allowed.store(true, Ordering::Release);
+            Elections::of(&group).permit(&group, Reason::Restarted);
+        });
+    }
+
+    /// Asks the cluster to make this node a voter, whenever it is not one or is known under old addresses.
+    async fn stay_member(&self) {
+        let mut story = Story::default();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(JOIN_AGAIN) => {}
+                () = self.wake.notified() => {}
+            }
+            let Phase::Running(group) = self.node.phase() else { continue };
+            let addresses = {
+                let metrics = metrics_of(&group);
+                let me = self.node.identity.raft_id;
+                let stored = &metrics.membership_config;
+                let is_voter = stored.voter_ids().any(|voter| voter == me);
+                let is_known_here = stored.get_node(&me) == Some(&self.node.identity.member());
+                if is_voter && is_known_here || Elections::of(&group).is_forbidden_by(Reason::Removed) {
+                    continue;
+                }
+                let leader = known_leader(&metrics);
+                let mut members: Vec<_> = stored.nodes().filter(|(id, _)| **id != me || leader == Some(me)).collect();
+                members.sort_by_key(|(id, _)| Some(**id) != leader);
+                let known = members.into_iter().map(|(id, member)| match *id == me {
+                    // What the group knows of this node may be what is to be changed.
+                    true => self.node.identity.management_address.clone(),
+                    false => member.management_address.clone(),
+                });
+                known.chain(self.join.iter().cloned()).collect::<Vec<_>>()
+            };
+            self.ask_to_join(&addresses, &mut story).await;
+        }
+    }
+
+    /// Asks one after the other until one says yes, or that it is under way.
+    async fn ask_to_join(&self, addresses: &[String], story: &mut Story) {
+        let identity = &self.node.identity;
+        for address in addresses {
+            let asked = self.client.join(address, &identity.name, &identity.raft_address, JOIN_DEADLINE, false).await;
+            match asked {
+                Ok(changed) => {
+                    story.tell(&format!("{address} answered: {}", changed.result));
+                    return;
+                }
+                Err(CallError::Refused(problem)) => story.tell(&format!("{address} refused: {}", problem.detail)),
+                Err(error) => story.tell(&error.to_string()),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Lifecycle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lifecycle").field("identity", &self.node.identity).finish_non_exhaustive()
+    }
+}
+
+/// Logs what is new, and what has not changed from time to time.
+#[derive(Default)]
+struct Story {
+    last: Option<(String, Instant)>,
+}
+
+impl Story {
+    fn tell(&mut self, text: &str) {
+        let told = self.last.as_ref().is_some_and(|(last, at)| last == text && at.elapsed() < REMIND);
+        if !told {
+            tracing::info!("joining: {text}");
+            self.last = Some((text.to_owned(), Instant::now()));
+        }
+    }
+}
+
+fn raft_config(cluster_id: &str, timing: &Timing) -> openraft::Config {
+    let millis = |duration: Duration| duration.as_millis() as u64;
+    openraft::Config {
+        cluster_name: cluster_id.to_owned(),
+        heartbeat_interval: millis(timing.heartbeat),
+        election_timeout_min: millis(timing.election_min),
+        election_timeout_max: millis(timing.election_max),
+        // Opened by `Elections` once nothing speaks against it.
+        enable_elect: false,
+        enable_pre_vote: Some(true),
+        enable_leader_restore: Some(false),
+        // Compaction decides, and purges; openraft keeps everything on its own.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        max_payload_entries: MAX_PAYLOAD_ENTRIES,
+        install_snapshot_timeout: millis(SNAPSHOT_TIMEOUT),
+        // Only asked when a learner is added and waited for, which membership does by itself.
+        replication_lag_threshold: u64::MAX,
+        api_channel_size: Some(API_QUEUE),
+        backoff: BACKOFF.to_owned(),
+        ..openraft::Config::default()
+    }
+}
+
+/// Tells the story of a group in the log, and ends the process when Raft has ended by itself.
+async fn narrate(group: Arc<Group>, node: Node) {
+    let mut changes = group.raft.server_metrics();
+    let metrics = group.raft.metrics();
+    let mut told = (ServerState::Learner, None, 0);
+    let mut members = Vec::new();
+    loop {
+        let server = changes.borrow_and_update().clone();
+        let term = server.vote.leader_id.term;
+        let now = (server.state, server.current_leader, term);
+        if now != told {
+            match (told.0, server.state) {
+                (before, ServerState::Leader) if before != ServerState::Leader || told.2 != term => {
+                    tracing::info!(term, "this node leads");
+                }
+                (ServerState::Leader, _) => tracing::info!(term, leader = ?server.current_leader, "this node leads no more"),
+                _ if server.current_leader.is_some() && (told.1 != server.current_leader || told.2 != term) => {
+                    let leader = server.current_leader;
+                    let name = leader.and_then(|id| server.membership_config.get_node(&id)).map(ToString::to_string);
+                    tracing::info!(term, leader, name, "follows a leader");
+                }
+                (before, after) if before != after => tracing::info!(term, role = ?after, "has a new role"),
+                _ => {}
+            }
+            told = now;
+        }
+        let voters: Vec<NodeId> = server.membership_config.voter_ids().collect();
+        let current: Vec<(String, bool)> =
+            server.membership_config.nodes().map(|(id, member)| (member.to_string(), voters.contains(id))).collect();
+        if current != members {
+            let list: Vec<String> =
+                current.iter().map(|(name, voter)| format!("{name}{}", if *voter { "" } else { " learner" })).collect();
+            tracing::info!(members = list.join(", "), "membership");
+            members = current;
+        }
+        // The full metrics change with every entry: they are only looked at from time to time.
+        let ended = tokio::select! {
+            changed = changes.changed() => changed.is_err(),
+            () = tokio::time::sleep(HEALTH_INTERVAL) => metrics.borrow_watched().running_state.is_err(),
+        };
+        if ended {
+            if matches!(node.phase(), Phase::Stopping(_)) {
+                return;
+            }
+            let why = metrics.borrow_watched().running_state.clone().err();
+            let why = why.map_or_else(|| "it is gone".to_owned(), |error| error.to_string());
+            exit::fatal(exit::SOFTWARE, format!("consensus has stopped ({why}): ending, so that a restart can recover"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn openraft_accepts_our_settings_over_the_whole_range() {
+        for (heartbeat, min, max) in [(100, 300, 600), (10, 20, 40), (1_000, 5_000, 10_000)] {
+            let timing = Timing {
+                heartbeat: Duration::from_millis(heartbeat),
+                election_min: Duration::from_millis(min),
+                election_max: Duration::from_millis(max),
+            };
+            raft_config("c", &timing).validate().expect("valid");
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! The management API: HTTP on every node, for operators, probes, joining nodes and other sidecars.
+
+mod client;
+mod handlers;
+mod json;
+mod metrics;
+mod problem;
+mod server;
+
+pub use client::{CallError, ManagementClient};
+pub use handlers::{Management, router};
+pub use json::Json;
+pub use problem::Problem;
+pub use server::serve;
+
+use serde::{Deserialize, Serialize};
+
+/// Marks a request that another node forwarded: never forwarded again.
+pub const FORWARDED_HEADER: &str = "raftkv-forwarded";
+/// On `GET /status` from a node that wants to form a cluster: its raft id.
+pub const BOOTSTRAP_CLAIM_HEADER: &str = "raftkv-bootstrap-claim";
+
+/// The answer to a change that did not fail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// What came of it, in words.
+    pub result: String,
+    /// It goes on in the background (202).
+    #[serde(default)]
+    pub pending: bool,
+}

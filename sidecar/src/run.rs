@@ -1,0 +1,237 @@
+//! [`run`]: the whole sidecar, on listeners that are given to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use raftkv_runtime::grpc::{self, Endpoint, Listener, ListenerError};
+use raftkv_runtime::shutdown::Shutdown;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::barrier::ReadBarriers;
+use crate::compaction::{self, Limits};
+use crate::config::Config;
+use crate::consensus_service::ConsensusService;
+use crate::engine_client::EngineClient;
+use crate::identity::{Identity, IdentityError, IdentityStore, LOG_DIR};
+use crate::leadership::Leadership;
+use crate::lifecycle::{Lifecycle, StartError};
+use crate::log_store::LogStore;
+use crate::management::{self, Management, ManagementClient};
+use crate::membership::Membership;
+use crate::node::Node;
+use crate::peer_service::PeerService;
+use crate::proposals::Proposals;
+use crate::removal;
+use crate::status::VERSION;
+use crate::wal::{WalError, WalOptions};
+
+/// How often it is said that the engine does not answer.
+const ENGINE_REMIND: Duration = Duration::from_secs(5);
+
+/// The sockets of a sidecar, bound.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For peers.
+    pub raft: Listener,
+    /// For operators.
+    pub management: Listener,
+    /// For the engine.
+    pub engine: Listener,
+}
+
+impl Listeners {
+    /// Binds what the configuration names.
+    pub async fn bind(config: &Config) -> Result<Self, ListenerError> {
+        Ok(Self {
+            raft: Listener::bind(&config.raft_listen).await?,
+            management: Listener::bind(&config.management_listen).await?,
+            engine: Listener::bind(&config.grpc_listen).await?,
+        })
+    }
+}
+
+/// Why a sidecar ended other than by being asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Who this node is cannot be established.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The log cannot be used.
+    #[error(transparent)]
+    Log(#[from] WalError),
+    /// The address of the engine makes no connection.
+    #[error("set up the connection to the engine: {0}")]
+    Engine(#[source] tonic::transport::Error),
+    /// No HTTP client.
+    #[error("set up the client of the management API: {0}")]
+    Client(#[source] reqwest::Error),
+    /// Raft does not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// A server ended.
+    #[error("serve {what}: {source}")]
+    Serve {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        source: tonic::transport::Error,
+    },
+    /// A task ended by a bug.
+    #[error("a task has ended: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// Runs a sidecar until the shutdown, then gives leadership away and ends in peace, within the grace period.
+pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Result<(), RunError> {
+    let (dir, name) = (config.dir.clone(), config.name.clone());
+    let opened = tokio::task::spawn_blocking(move || IdentityStore::open(&dir, &name));
+    let store = opened.await??;
+    let identity = Arc::new(Identity {
+        raft_id: store.raft_id(),
+        raft_address: advertised(&config.raft_advertise, &config.name, &listeners.raft),
+        management_address: advertised(&config.management_advertise, &config.name, &listeners.management),
+        http_address: config.http_advertise.clone(),
+        name: config.name.clone(),
+    });
+    tracing::info!(
+        name = identity.name,
+        raft_id = identity.raft_id,
+        raft = identity.raft_address,
+        management = identity.management_address,
+        version = VERSION,
+        "starting"
+    );
+
+    let engine = EngineClient::new(&config.engine_grpc).map_err(RunError::Engine)?;
+    let client = ManagementClient::new().map_err(RunError::Client)?;
+    let node = Node::new(identity, engine);
+    let leadership = Leadership::new(node.clone(), client.clone());
+    let membership = Arc::new(Membership::new(node.clone(), leadership.clone(), client.clone()));
+    let lifecycle = Arc::new(Lifecycle::new(node.clone(), store, client.clone(), &config));
+    let proposals = Proposals::new(node.clone());
+    let barriers = ReadBarriers::new(node.clone());
+    let limits = Limits { snapshot_after: config.snapshot_after, retain: config.log_retain, max: config.log_max };
+
+    // What serves ends after what works: peers are needed to give leadership away.
+    let serving = Shutdown::new();
+    let working = shutdown.child();
+    let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
+
+    let routes = management::router(Management {
+        node: node.clone(),
+        lifecycle: lifecycle.clone(),
+        membership: membership.clone(),
+        leadership: leadership.clone(),
+        client: client.clone(),
+    });
+    let until = serving.clone();
+    tasks.spawn(async move {
+        management::serve(listeners.management, routes, until).await;
+        Ok(())
+    });
+    let peers = PeerService::server(node.clone(), lifecycle.clone(), proposals.clone(), barriers.clone());
+    tasks.spawn(serve_grpc("peers", listeners.raft, grpc::server().add_service(peers), serving.clone()));
+    let consensus = ConsensusService::server(node.clone(), proposals, barriers, membership);
+    tasks.spawn(serve_grpc("the engine", listeners.engine, grpc::server().add_service(consensus), serving.clone()));
+
+    // The watch of the engine never ends; it goes with the set of tasks.
+    let watched = node.engine.clone();
+    tasks.spawn(async move {
+        watched.watch_engine().await;
+        Ok(())
+    });
+    tasks.spawn(ended(leadership.clone().watch(working.clone())));
+    tasks.spawn(ended(compaction::run(node.clone(), limits, working.clone())));
+    tasks.spawn(ended(removal::watch(node.clone(), client, working.clone())));
+    let (engine_node, until, log_dir) = (node.clone(), working.clone(), config.dir.join(LOG_DIR));
+    tasks.spawn(async move {
+        // Reading a long log takes a while; those who ask who this is are answered meanwhile.
+        let log = tokio::task::spawn_blocking(move || LogStore::open(WalOptions::new(log_dir))).await??;
+        lifecycle.log_is_open(log);
+        // Raft asks the engine where it stands before anything else.
+        if await_engine(&engine_node, &until).await {
+            lifecycle.run(until).await?;
+        }
+        Ok(())
+    });
+
+    let result = loop {
+        tokio::select! {
+            () = shutdown.wait() => break Ok(()),
+            Some(ended) = tasks.join_next() => match ended {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => break Err(error),
+                Err(error) => break Err(error.into()),
+            },
+        }
+    };
+    // Everything that works ends, also when it is an error that ends it all.
+    shutdown.trigger();
+    let deadline = Instant::now() + config.shutdown_grace;
+    if tokio::time::timeout_at(deadline, stop(&node, &leadership, &serving, tasks)).await.is_err() {
+        tracing::warn!(grace = ?config.shutdown_grace, "not everything ended in time");
+    }
+    if let Some(group) = node.group() {
+        group.log.wal().close();
+    }
+    tracing::info!("stopped");
+    result
+}
+
+async fn stop(node: &Node, leadership: &Leadership, serving: &Shutdown, mut tasks: JoinSet<Result<(), RunError>>) {
+    leadership.stop().await;
+    serving.trigger();
+    // Open streams of peers and of the engine end when Raft does, or with their connection.
+    if let Some(group) = node.group()
+        && let Err(error) = group.raft.shutdown().await
+    {
+        tracing::warn!("stop consensus: {error}");
+    }
+    tasks.abort_all();
+    while tasks.join_next().await.is_some() {}
+}
+
+async fn ended(work: impl Future<Output = ()>) -> Result<(), RunError> {
+    work.await;
+    Ok(())
+}
+
+async fn serve_grpc(
+    what: &'static str,
+    listener: Listener,
+    router: tonic::transport::server::Router,
+    shutdown: Shutdown,
+) -> Result<(), RunError> {
+    let until = async move { shutdown.wait().await };
+    router
+        .serve_with_incoming_shutdown(listener.into_stream(), until)
+        .await
+        .map_err(|source| RunError::Serve { what, source })
+}
+
+/// False when the shutdown came first.
+async fn await_engine(node: &Node, shutdown: &Shutdown) -> bool {
+    let mut connected = node.engine.connected();
+    loop {
+        tokio::select! {
+            () = shutdown.wait() => return false,
+            answer = connected.wait_for(|connected| *connected) => return answer.is_ok(),
+            () = tokio::time::sleep(ENGINE_REMIND) => tracing::info!("waiting for the engine"),
+        }
+    }
+}
+
+fn advertised(configured: &Option<String>, name: &str, listener: &Listener) -> String {
+    if let Some(address) = configured {
+        return address.clone();
+    }
+    match listener.endpoint() {
+        Endpoint::Tcp(bound) => match bound.rsplit_once(':') {
+            Some((_, port)) => format!("{name}:{port}"),
+            None => name.to_owned(),
+        },
+        // The configuration does not let it come to this.
+        Endpoint::Unix(_) => name.to_owned(),
+    }
+}

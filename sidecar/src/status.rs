@@ -1,0 +1,235 @@
+//! What a node says about itself, for programs: the wire's form and the JSON of `GET /status`.
+
+use std::time::Duration;
+
+use openraft::{RaftMetrics, ServerState};
+use raftkv_proto::consensus::{ConsensusStatus, Member as WireMember};
+use serde::{Deserialize, Serialize};
+
+use crate::leadership::{Elections, Reason, known_leader, matched_next, metrics_of, quorum_ack_age};
+use crate::lifecycle::Waiting;
+use crate::node::{Group, Node};
+use crate::types::TypeConfig;
+
+/// Version of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// A status must answer also when the engine does not.
+const ENGINE_DEADLINE: Duration = Duration::from_millis(500);
+
+/// The JSON of `GET /status`. Fields are added, never renamed. Indexes are of entries; null where there is none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StatusDocument {
+    /// Null while waiting.
+    pub cluster_id: Option<String>,
+    /// This node.
+    pub node: NodeDocument,
+    /// The group as this node knows it.
+    pub members: Vec<MemberDocument>,
+    /// Only while waiting.
+    pub waiting: Option<WaitingDocument>,
+}
+
+/// This node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeDocument {
+    /// NODE_ID.
+    pub name: String,
+    /// Below 2^53: any JSON reader can hold it.
+    pub raft_id: u64,
+    /// leader, follower, candidate, learner, waiting or removed.
+    pub role: String,
+    /// The newest term seen.
+    pub term: u64,
+    /// The leader's name.
+    pub leader: Option<String>,
+    /// The leader's raft id.
+    pub leader_raft_id: Option<u64>,
+    /// End of the log.
+    pub last_log_index: Option<u64>,
+    /// Known to be committed.
+    pub committed_index: Option<u64>,
+    /// Applied by the engine.
+    pub applied_index: Option<u64>,
+    /// Durable in the engine.
+    pub snapshot_index: Option<u64>,
+    /// Gone from the log.
+    pub purged_index: Option<u64>,
+    /// Size of the log.
+    pub log_bytes: Option<u64>,
+    /// On the leader: since a quorum last acknowledged it.
+    pub quorum_ack_age_ms: Option<u64>,
+    /// Its engine.
+    pub engine: EngineDocument,
+    /// Of the sidecar.
+    pub version: String,
+}
+
+/// The engine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EngineDocument {
+    /// Whether it answers.
+    pub connected: bool,
+    /// Effective writes so far.
+    pub revision: Option<u64>,
+    /// Keys it holds.
+    pub keys: Option<u64>,
+    /// Size of its data.
+    pub disk_bytes: Option<u64>,
+    /// Left on its disk.
+    pub disk_free_bytes: Option<u64>,
+    /// Writes are refused.
+    pub disk_nearly_full: Option<bool>,
+    /// Which generation of its data is live.
+    pub generation: Option<u64>,
+    /// Where clients reach it.
+    pub http_address: Option<String>,
+}
+
+/// A member.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemberDocument {
+    /// Its NODE_ID.
+    pub name: String,
+    /// Its raft id.
+    pub raft_id: u64,
+    /// False: a learner.
+    pub voter: bool,
+    /// Where peers reach it.
+    pub raft_address: String,
+    /// Where operators reach it.
+    pub management_address: String,
+    /// Where clients reach it.
+    pub http_address: String,
+    /// On the leader: up to where its log is known to match.
+    pub matched_index: Option<u64>,
+    /// On the leader: entries it is behind.
+    pub lag: Option<u64>,
+}
+
+/// A node in no cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WaitingDocument {
+    /// Whether it wants to form one.
+    pub bootstrap: bool,
+    /// Whose wish to form one it has noted.
+    pub claim: Option<u64>,
+}
+
+/// leader, follower, candidate, learner or removed.
+pub fn role(group: &Group, metrics: &RaftMetrics<TypeConfig>) -> &'static str {
+    match metrics.state {
+        ServerState::Leader => "leader",
+        _ if Elections::of(group).is_forbidden_by(Reason::Removed) => "removed",
+        ServerState::Candidate => "candidate",
+        ServerState::Follower => "follower",
+        ServerState::Learner | ServerState::Shutdown => "learner",
+    }
+}
+
+/// For the engine and its clients. Does not ask the engine.
+pub async fn consensus_status(node: &Node) -> ConsensusStatus {
+    let mut status = ConsensusStatus {
+        raft_id: node.identity.raft_id,
+        name: node.identity.name.clone(),
+        role: "waiting".to_owned(),
+        version: VERSION.to_owned(),
+        ..ConsensusStatus::default()
+    };
+    let Some(group) = node.group() else { return status };
+    let metrics = metrics_of(&group);
+    let next = |index: Option<u64>| index.map_or(0, |index| index + 1);
+    let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
+    status.cluster_id = group.cluster_id.clone();
+    status.role = role(&group, &metrics).to_owned();
+    status.term = metrics.current_term;
+    status.leader_raft_id = known_leader(&metrics).unwrap_or(0);
+    status.last_log_next_index = next(metrics.last_log_index);
+    status.committed_next_index = next(metrics.local_committed.map(|id| id.index()));
+    status.applied_next_index = next(metrics.last_applied.map(|id| id.index()));
+    status.snapshot_next_index = next(metrics.snapshot.map(|id| id.index()));
+    status.purged_next_index = next(metrics.purged.map(|id| id.index()));
+    status.log_bytes = group.log.wal().log_bytes();
+    status.quorum_ack_age_ms = quorum_ack_age(&group).map_or(0, |age| age.as_millis() as u64);
+    let leads = metrics.state == ServerState::Leader;
+    let members = metrics.membership_config.nodes().map(|(id, member)| WireMember {
+        raft_id: *id,
+        name: member.name.clone(),
+        raft_address: member.raft_address.clone(),
+        management_address: member.management_address.clone(),
+        http_address: member.http_address.clone(),
+        voter: voters.contains(id),
+        matched_next_index: if leads { matched_next(&metrics, *id).unwrap_or(0) } else { 0 },
+    });
+    status.members = members.collect();
+    status
+}
+
+/// For operators, other nodes and the command line. `waiting` is what the lifecycle says while the node is in no cluster.
+pub async fn status_document(node: &Node, waiting: Option<Waiting>) -> StatusDocument {
+    let (status, engine) = tokio::join!(consensus_status(node), engine_document(node));
+    let in_cluster = !status.cluster_id.is_empty();
+    let index = |next: u64| next.checked_sub(1);
+    let leads = status.role == "leader";
+    let last_next = status.last_log_next_index;
+    let leader = status.members.iter().find(|member| member.raft_id == status.leader_raft_id);
+    StatusDocument {
+        cluster_id: in_cluster.then(|| status.cluster_id.clone()),
+        node: NodeDocument {
+            leader: leader.map(|leader| leader.name.clone()),
+            leader_raft_id: (status.leader_raft_id != 0).then_some(status.leader_raft_id),
+            last_log_index: index(last_next),
+            committed_index: index(status.committed_next_index),
+            applied_index: index(status.applied_next_index),
+            snapshot_index: index(status.snapshot_next_index),
+            purged_index: index(status.purged_next_index),
+            log_bytes: in_cluster.then_some(status.log_bytes),
+            quorum_ack_age_ms: node.group().and_then(|group| quorum_ack_age(&group)).map(|age| age.as_millis() as u64),
+            engine,
+            name: status.name,
+            raft_id: status.raft_id,
+            role: status.role,
+            term: status.term,
+            version: status.version,
+        },
+        members: status
+            .members
+            .into_iter()
+            .map(|member| MemberDocument {
+                matched_index: if leads { index(member.matched_next_index) } else { None },
+                lag: leads.then(|| last_next.saturating_sub(member.matched_next_index)),
+                name: member.name,
+                raft_id: member.raft_id,
+                voter: member.voter,
+                raft_address: member.raft_address,
+                management_address: member.management_address,
+                http_address: member.http_address,
+            })
+            .collect(),
+        waiting: waiting.map(|waiting| WaitingDocument { bootstrap: waiting.bootstrap, claim: waiting.claim }),
+    }
+}
+
+async fn engine_document(node: &Node) -> EngineDocument {
+    let connected = *node.engine.connected().borrow();
+    if !connected {
+        return EngineDocument::default();
+    }
+    match tokio::time::timeout(ENGINE_DEADLINE, node.engine.status()).await {
+        Ok(Ok(status)) => EngineDocument {
+            connected,
+            revision: Some(status.revision),
+            keys: Some(status.keys),
+            disk_bytes: Some(status.disk_bytes),
+            disk_free_bytes: Some(status.disk_free_bytes),
+            disk_nearly_full: Some(status.disk_nearly_full),
+            generation: Some(status.generation),
+            http_address: Some(status.http_address).filter(|address| !address.is_empty()),
+        },
+        _ => EngineDocument { connected, ..EngineDocument::default() },
+    }
+}
