@@ -73,7 +73,10 @@ impl LogStore {
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {
-    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = io::Result<Entry>> + OptionalSend
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = io::Result<Entry>> + OptionalSend
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
@@ -87,10 +90,18 @@ impl RaftLogReader<TypeConfig> for LogStore {
             let portion = store.read(range.clone(), READ_LIMIT).await?;
             match portion.first() {
                 Some(entry) if entry.log_id.index == range.start => {}
-                _ => return Err(io::Error::other(format!("entry {} left the log while being read", range.start))),
+                _ => {
+                    return Err(io::Error::other(format!(
+                        "entry {} left the log while being read",
+                        range.start
+                    )));
+                }
             }
             let next = range.start + portion.len() as u64;
-            Ok(Some((stream::iter(portion.into_iter().map(Ok)), (store, next..range.end))))
+            Ok(Some((
+                stream::iter(portion.into_iter().map(Ok)),
+                (store, next..range.end),
+            )))
         })
         .try_flatten()
     }
@@ -116,7 +127,9 @@ impl RaftLogReader<TypeConfig> for LogStore {
         }
         let entries = self.read(start..end, READ_LIMIT).await?;
         // Purged in between.
-        let whole = entries.first().is_none_or(|entry| entry.log_id.index == start);
+        let whole = entries
+            .first()
+            .is_none_or(|entry| entry.log_id.index == start);
         Ok(if whole { entries } else { Vec::new() })
     }
 }
@@ -164,14 +177,21 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries = entries.into_iter().map(encode).collect::<io::Result<Vec<_>>>()?;
+        let entries = entries
+            .into_iter()
+            .map(encode)
+            .collect::<io::Result<Vec<_>>>()?;
         self.wal.room().await;
-        let done = move |result: Result<(), WalError>| callback.io_completed(result.map_err(io::Error::from));
+        let done = move |result: Result<(), WalError>| {
+            callback.io_completed(result.map_err(io::Error::from))
+        };
         Ok(self.wal.append(entries, Some(Box::new(done)))?)
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
-        Ok(self.wal.truncate_after(last_log_id.map(to_position), None)?)
+        Ok(self
+            .wal
+            .truncate_after(last_log_id.map(to_position), None)?)
     }
 
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
@@ -198,7 +218,9 @@ fn encode(entry: Entry) -> io::Result<wal::Entry> {
     let (kind, stamp, data) = match entry.payload {
         EntryPayload::Blank => (BLANK, 0, Bytes::new()),
         EntryPayload::Normal(command) => (COMMAND, command.clock_ms, command.payload),
-        EntryPayload::Membership(membership) => (MEMBERSHIP_JSON, 0, serde_json::to_vec(&membership)?.into()),
+        EntryPayload::Membership(membership) => {
+            (MEMBERSHIP_JSON, 0, serde_json::to_vec(&membership)?.into())
+        }
     };
     let position = to_position(entry.log_id);
     Ok(wal::Entry {
@@ -216,10 +238,14 @@ fn decode(entry: wal::Entry) -> io::Result<Entry> {
             clock_ms: entry.stamp,
             payload: entry.data,
         }),
-        MEMBERSHIP_JSON => EntryPayload::Membership(serde_json::from_slice::<Membership>(&entry.data)?),
+        MEMBERSHIP_JSON => {
+            EntryPayload::Membership(serde_json::from_slice::<Membership>(&entry.data)?)
+        }
         kind => {
             let index = entry.position.index;
-            let message = format!("entry {index} is of kind {kind}, unknown to this release: run the one that wrote it");
+            let message = format!(
+                "entry {index} is of kind {kind}, unknown to this release: run the one that wrote it"
+            );
             return Err(io::Error::new(io::ErrorKind::Unsupported, message));
         }
     };

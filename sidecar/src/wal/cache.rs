@@ -54,14 +54,21 @@ impl Cache {
 
     /// Forgets the oldest entries above `limit` bytes, but none that operation `durable` or an earlier one did not append.
     pub(super) fn evict(&mut self, limit: usize, durable: u64) {
-        while self.bytes > limit && self.entries.front().is_some_and(|front| front.operation <= durable) {
+        while self.bytes > limit
+            && self
+                .entries
+                .front()
+                .is_some_and(|front| front.operation <= durable)
+        {
             self.pop_front();
         }
     }
 
     /// Index of the first entry that an operation after `durable` appended.
     pub(super) fn first_after(&self, durable: u64) -> Option<u64> {
-        let slot = self.entries.partition_point(|cached| cached.operation <= durable);
+        let slot = self
+            .entries
+            .partition_point(|cached| cached.operation <= durable);
         (slot < self.entries.len()).then_some(self.start + slot as u64)
     }
 

@@ -76,7 +76,11 @@ impl DiskState {
     }
 
     /// Takes in an entry that is durable at `location`.
-    pub(super) fn append(&mut self, position: Position, location: Location) -> Result<(), WalError> {
+    pub(super) fn append(
+        &mut self,
+        position: Position,
+        location: Location,
+    ) -> Result<(), WalError> {
         self.bounds.append(position)?;
         if self.locations.is_empty() {
             self.base = position.index;
@@ -98,7 +102,8 @@ impl DiskState {
 
     /// The entries that should be there and are in none of the segments read.
     pub(super) fn missing(&self) -> Option<std::ops::Range<u64>> {
-        (self.bounds.start < self.base && !self.bounds.is_empty()).then_some(self.bounds.start..self.base)
+        (self.bounds.start < self.base && !self.bounds.is_empty())
+            .then_some(self.bounds.start..self.base)
     }
 }
 
@@ -128,7 +133,9 @@ mod tests {
     fn locations_follow_truncation_and_purge() {
         let mut state = DiskState::default();
         for index in 5..10 {
-            state.append(position(index), location(index as u32)).unwrap();
+            state
+                .append(position(index), location(index as u32))
+                .unwrap();
         }
         assert!(state.append(position(11), location(0)).is_err());
         state.apply(Record::Truncate(Some(position(7))));

@@ -103,7 +103,9 @@ impl From<WalError> for io::Error {
             WalError::Locked { .. } => io::ErrorKind::ResourceBusy,
             WalError::Io { source, .. } => source.kind(),
             WalError::Poisoned(_) | WalError::Closed => io::ErrorKind::BrokenPipe,
-            WalError::NotConsecutive { .. } | WalError::TooLarge { .. } => io::ErrorKind::InvalidInput,
+            WalError::NotConsecutive { .. } | WalError::TooLarge { .. } => {
+                io::ErrorKind::InvalidInput
+            }
         };
         Self::new(kind, error)
     }

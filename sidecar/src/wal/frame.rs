@@ -83,7 +83,9 @@ pub(super) fn inspect(file: &[u8], place: Place) -> Found {
     let Some(header) = Header::decode(header_bytes, place.log) else {
         return match repaired(header_bytes, place) {
             // One fault is enough: the rest of the frame has to be as it was.
-            Some(header) if header.is_whole(rest) => Found::Damaged("one bit of a frame's header is flipped"),
+            Some(header) if header.is_whole(rest) => {
+                Found::Damaged("one bit of a frame's header is flipped")
+            }
             _ => Found::Torn("no frame begins here"),
         };
     };
@@ -104,7 +106,9 @@ pub(super) fn inspect(file: &[u8], place: Place) -> Found {
             let end = payload.end + TRAILER;
             Found::Whole { payload, end }
         }
-        0 if is_single_flip(payload, header.payload_crc) => Found::Damaged("one bit of a frame is flipped"),
+        0 if is_single_flip(payload, header.payload_crc) => {
+            Found::Damaged("one bit of a frame is flipped")
+        }
         0 if zero_sectors(payload, place.offset + HEADER) > header.zero_sectors as usize => {
             Found::Torn("a sector of a frame was never written")
         }
@@ -181,7 +185,9 @@ impl Header {
     }
 
     fn belongs(&self, place: Place) -> bool {
-        self.segment == place.segment && self.sequence == place.sequence && self.offset as usize == place.offset
+        self.segment == place.segment
+            && self.sequence == place.sequence
+            && self.offset as usize == place.offset
     }
 
     /// Payload and trailer in `rest`, which begins with this header; `None` when `rest` ends before they do.
@@ -191,8 +197,9 @@ impl Header {
     }
 
     fn is_whole(&self, rest: &[u8]) -> bool {
-        self.parts(rest)
-            .is_some_and(|(payload, trailer)| trailer == TRAILER_MAGIC && crc32c::crc32c(payload) == self.payload_crc)
+        self.parts(rest).is_some_and(|(payload, trailer)| {
+            trailer == TRAILER_MAGIC && crc32c::crc32c(payload) == self.payload_crc
+        })
     }
 }
 
@@ -201,7 +208,8 @@ fn repaired(bytes: &[u8; HEADER], place: Place) -> Option<Header> {
     (0..HEADER * 8).find_map(|bit| {
         let mut flipped = *bytes;
         flipped[bit / 8] ^= 1 << (bit % 8);
-        Header::decode(&flipped, place.log).filter(|header| header.version == VERSION && header.belongs(place))
+        Header::decode(&flipped, place.log)
+            .filter(|header| header.version == VERSION && header.belongs(place))
     })
 }
 
@@ -222,7 +230,12 @@ fn is_single_flip(payload: &[u8], crc: u32) -> bool {
         if effect == difference {
             return true;
         }
-        effect = (effect >> 1) ^ if effect & 1 == 1 { REFLECTED_POLYNOMIAL } else { 0 };
+        effect = (effect >> 1)
+            ^ if effect & 1 == 1 {
+                REFLECTED_POLYNOMIAL
+            } else {
+                0
+            };
     }
     false
 }
@@ -241,11 +254,16 @@ fn zero_sectors(payload: &[u8], at: usize) -> usize {
 /// Whether `bytes` are all zero.
 pub(super) fn is_zero(bytes: &[u8]) -> bool {
     // In chunks, so that most of what is not zero is told by its first bytes and the rest is compared in wide words.
-    bytes.chunks(64).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
+    bytes
+        .chunks(64)
+        .all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
 }
 
 fn distance(left: &[u8], right: &[u8]) -> u32 {
-    left.iter().zip(right).map(|(a, b)| (a ^ b).count_ones()).sum()
+    left.iter()
+        .zip(right)
+        .map(|(a, b)| (a ^ b).count_ones())
+        .sum()
 }
 
 fn u32_at(bytes: &[u8; HEADER], at: usize) -> u32 {
@@ -287,7 +305,10 @@ mod tests {
         assert!(matches!(inspect(&file, PLACE), Found::Whole { end, .. } if end == frame.end));
         for bit in frame.start * 8..frame.end * 8 {
             file[bit / 8] ^= 1 << (bit % 8);
-            assert!(matches!(inspect(&file, PLACE), Found::Damaged(_)), "bit {bit}");
+            assert!(
+                matches!(inspect(&file, PLACE), Found::Damaged(_)),
+                "bit {bit}"
+            );
             file[bit / 8] ^= 1 << (bit % 8);
         }
     }
@@ -301,13 +322,22 @@ mod tests {
             let mut torn = file.clone();
             let range = sector.max(PLACE.offset)..(sector + SECTOR).min(end);
             torn[range].fill(0);
-            assert!(matches!(inspect(&torn, PLACE), Found::Torn(_)), "sector at {sector}");
+            assert!(
+                matches!(inspect(&torn, PLACE), Found::Torn(_)),
+                "sector at {sector}"
+            );
         }
         for cut in PLACE.offset + 1..end {
-            assert!(matches!(inspect(&file[..cut], PLACE), Found::Torn(_)), "cut at {cut}");
+            assert!(
+                matches!(inspect(&file[..cut], PLACE), Found::Torn(_)),
+                "cut at {cut}"
+            );
             let mut zeroed = file.clone();
             zeroed[cut..].fill(0);
-            assert!(matches!(inspect(&zeroed, PLACE), Found::Torn(_)), "zeros from {cut}");
+            assert!(
+                matches!(inspect(&zeroed, PLACE), Found::Torn(_)),
+                "zeros from {cut}"
+            );
         }
         assert_eq!(inspect(&file[..PLACE.offset], PLACE), Found::Nothing);
     }
@@ -339,7 +369,10 @@ mod tests {
     #[test]
     fn another_version_is_told() {
         let mut file = file_with(b"x");
-        let header = file[PLACE.offset..].first_chunk::<HEADER>().copied().unwrap_or([0; HEADER]);
+        let header = file[PLACE.offset..]
+            .first_chunk::<HEADER>()
+            .copied()
+            .unwrap_or([0; HEADER]);
         let mut header = header;
         header[4] = 9;
         let crc = header_crc(&header, PLACE.log);

@@ -168,7 +168,11 @@ impl Wal {
     /// # Errors
     ///
     /// When the log takes no more writes.
-    pub fn truncate_after(&self, after: Option<Position>, done: Option<Done>) -> Result<(), WalError> {
+    pub fn truncate_after(
+        &self,
+        after: Option<Position>,
+        done: Option<Done>,
+    ) -> Result<(), WalError> {
         let shared = &self.owner.shared;
         self.change(64, done, |state, _| {
             state.bounds.truncate_after(after);
@@ -293,7 +297,8 @@ impl Shared {
 impl Owner {
     fn close(&self) {
         self.shared.queue.close();
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             // A callback may hold the last handle: its thread cannot wait for itself.
             if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
@@ -360,7 +365,10 @@ fn create(dir: &Path, segment_bytes: u64) -> Result<Recovered, WalError> {
     }
     let log = rand::random();
     let file = segment::prepare(dir, segment_bytes)?;
-    let header = SegmentHeader { log, first_sequence: 0 };
+    let header = SegmentHeader {
+        log,
+        first_sequence: 0,
+    };
     let path = segment::publish(dir, &file, header)?;
     let used = segment::HEADER as u64;
     let active = Arc::new(Segment::new(0, 0, path, file, segment_bytes, used));

@@ -103,7 +103,10 @@ impl Queue {
                     committed: Some(committed),
                 });
             }
-            inner = self.ready.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            inner = self
+                .ready
+                .wait(inner)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         let mut batch = Batch::default();
         let mut bytes = 0;

@@ -84,7 +84,9 @@ impl ReadPlan {
 
     /// Whether [`load`](Self::load) needs no disk, and so does not block.
     pub fn is_cached(&self) -> bool {
-        self.steps.iter().all(|step| matches!(step, Step::Cached(_)))
+        self.steps
+            .iter()
+            .all(|step| matches!(step, Step::Cached(_)))
     }
 
     /// How many entries it will give.
@@ -116,7 +118,10 @@ impl ReadPlan {
                     location,
                     segment,
                 } => {
-                    if run.first().is_some_and(|first: &Stored| !first.is_near(&run, &segment, location)) {
+                    if run
+                        .first()
+                        .is_some_and(|first: &Stored| !first.is_near(&run, &segment, location))
+                    {
                         load_run(&mut run, &mut entries)?;
                     }
                     run.push(Stored {
@@ -169,8 +174,13 @@ fn load_run(run: &mut Vec<Stored>, entries: &mut Vec<Entry>) -> Result<(), WalEr
     for stored in run.drain(..) {
         let at = (stored.location.offset - start) as usize;
         let record = span.slice(at..at + stored.location.len as usize);
-        let damaged =
-            |what: &str| WalError::damaged(&stored.segment.path, stored.location.offset.into(), what.to_owned());
+        let damaged = |what: &str| {
+            WalError::damaged(
+                &stored.segment.path,
+                stored.location.offset.into(),
+                what.to_owned(),
+            )
+        };
         let entry = Entry::decode(&record, stored.location.crc).map_err(damaged)?;
         if entry.position.index != stored.index {
             return Err(damaged("another entry is where this one should be"));

@@ -164,10 +164,16 @@ impl Record {
                 },
                 committed: header.flag != 0,
             }),
-            TRUNCATE if body.len() == POSITION => Self::Truncate((header.flag != 0).then(|| position_at(body, 0))),
+            TRUNCATE if body.len() == POSITION => {
+                Self::Truncate((header.flag != 0).then(|| position_at(body, 0)))
+            }
             PURGE if body.len() == POSITION => Self::Purge(position_at(body, 0)),
-            COMMITTED if body.len() == POSITION => Self::Committed((header.flag != 0).then(|| position_at(body, 0))),
-            CHECKPOINT if body.len() == CHECKPOINT_BODY => Self::Checkpoint(Checkpoint::decode(header.flag, body)),
+            COMMITTED if body.len() == POSITION => {
+                Self::Committed((header.flag != 0).then(|| position_at(body, 0)))
+            }
+            CHECKPOINT if body.len() == CHECKPOINT_BODY => {
+                Self::Checkpoint(Checkpoint::decode(header.flag, body))
+            }
             ENTRY | VOTE | TRUNCATE | PURGE | COMMITTED | CHECKPOINT => return Err(wrong_length),
             _ => return Err("a record is of an unknown type"),
         };
@@ -180,7 +186,12 @@ impl Checkpoint {
         let mut body = [0_u8; CHECKPOINT_BODY];
         let mut flags = 0;
         if let Some(ballot) = self.ballot {
-            flags |= HAS_BALLOT | if ballot.committed { BALLOT_COMMITTED } else { 0 };
+            flags |= HAS_BALLOT
+                | if ballot.committed {
+                    BALLOT_COMMITTED
+                } else {
+                    0
+                };
             put(&mut body, 0, ballot.leader.term);
             put(&mut body, 8, ballot.leader.node);
         }
@@ -201,7 +212,9 @@ impl Checkpoint {
     }
 
     fn decode(flags: u8, body: &[u8]) -> Self {
-        let position = |flag: u8, slot: usize| (flags & flag != 0).then(|| position_at(body, 16 + slot * POSITION));
+        let position = |flag: u8, slot: usize| {
+            (flags & flag != 0).then(|| position_at(body, 16 + slot * POSITION))
+        };
         Self {
             ballot: (flags & HAS_BALLOT != 0).then(|| Ballot {
                 leader: Leader {
@@ -363,7 +376,10 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(Entry::decode(&Bytes::from(flipped.clone()), crc).is_err(), "bit {bit}");
+            assert!(
+                Entry::decode(&Bytes::from(flipped.clone()), crc).is_err(),
+                "bit {bit}"
+            );
             assert!(Record::parse(&flipped).is_err(), "bit {bit}");
         }
     }

@@ -153,8 +153,10 @@ pub(super) fn prepare(dir: &Path, capacity: u64) -> Result<File, WalError> {
         .truncate(true)
         .open(&path)
         .map_err(|error| WalError::io("create", &path, error))?;
-    allocate(&file, 0, capacity).map_err(|error| WalError::io("allocate space for", &path, error))?;
-    file.sync_all().map_err(|error| WalError::io("fsync", &path, error))?;
+    allocate(&file, 0, capacity)
+        .map_err(|error| WalError::io("allocate space for", &path, error))?;
+    file.sync_all()
+        .map_err(|error| WalError::io("fsync", &path, error))?;
     Ok(file)
 }
 
@@ -178,7 +180,11 @@ pub(super) fn allocate(file: &File, from: u64, len: u64) -> io::Result<()> {
         // Some file systems cannot allocate ahead: correct all the same, only slower.
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
             let size = file.metadata()?.len();
-            if size < from + len { file.set_len(from + len) } else { Ok(()) }
+            if size < from + len {
+                file.set_len(from + len)
+            } else {
+                Ok(())
+            }
         }
         Err(error) => Err(error.into()),
     }
@@ -206,14 +212,26 @@ mod tests {
         assert_eq!(SegmentHeader::inspect(&file), FoundHeader::Valid(header));
         for bit in 0..HEADER * 8 {
             file[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(SegmentHeader::inspect(&file), FoundHeader::Damaged, "bit {bit}");
+            assert_eq!(
+                SegmentHeader::inspect(&file),
+                FoundHeader::Damaged,
+                "bit {bit}"
+            );
             file[bit / 8] ^= 1 << (bit % 8);
         }
         for cut in 0..HEADER {
-            assert_eq!(SegmentHeader::inspect(&file[..cut]), FoundHeader::CutShort, "cut at {cut}");
+            assert_eq!(
+                SegmentHeader::inspect(&file[..cut]),
+                FoundHeader::CutShort,
+                "cut at {cut}"
+            );
             let mut zeroed = file.clone();
             zeroed[cut..].fill(0);
-            assert_eq!(SegmentHeader::inspect(&zeroed), FoundHeader::CutShort, "zeros from {cut}");
+            assert_eq!(
+                SegmentHeader::inspect(&zeroed),
+                FoundHeader::CutShort,
+                "zeros from {cut}"
+            );
         }
     }
 

@@ -52,7 +52,10 @@ impl Writer {
         let error = Arc::new(error);
         operations.extend(self.shared.queue.poison(&error));
         (self.shared.options.fatal)(&error);
-        for done in operations.into_iter().filter_map(|operation| operation.done) {
+        for done in operations
+            .into_iter()
+            .filter_map(|operation| operation.done)
+        {
             done(Err(WalError::Poisoned(Arc::clone(&error))));
         }
     }
@@ -143,7 +146,10 @@ impl Writer {
             options.segment_bytes,
             segment::HEADER as u64,
         ));
-        self.shared.write().segments.insert(segment.ordinal, Arc::clone(&segment));
+        self.shared
+            .write()
+            .segments
+            .insert(segment.ordinal, Arc::clone(&segment));
         self.active = segment;
         self.offset = segment::HEADER as u64;
         Ok(())
@@ -205,8 +211,14 @@ impl Writer {
             state.disk.apply(Record::Committed(committed));
         }
         self.active.set_used(self.offset);
-        state.cache.evict(self.shared.options.cache_bytes, state.durable);
-        let unneeded = if purged { state.take_unneeded() } else { Vec::new() };
+        state
+            .cache
+            .evict(self.shared.options.cache_bytes, state.durable);
+        let unneeded = if purged {
+            state.take_unneeded()
+        } else {
+            Vec::new()
+        };
         let bytes = state.log_bytes();
         self.shared.tell_durable(state);
         drop(guard);

@@ -7,7 +7,9 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use bytes::Bytes;
-use raftkv_sidecar::wal::{Ballot, Bounds, Done, Entry, Leader, Position, ReadLimit, Wal, WalError, WalOptions};
+use raftkv_sidecar::wal::{
+    Ballot, Bounds, Done, Entry, Leader, Position, ReadLimit, Wal, WalError, WalOptions,
+};
 use tempfile::TempDir;
 
 /// How long a test waits for what must happen.
@@ -103,7 +105,11 @@ pub fn copy(from: &Path) -> TempDir {
 }
 
 pub fn open_file(path: &Path) -> File {
-    OpenOptions::new().read(true).write(true).open(path).unwrap()
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap()
 }
 
 pub fn overwrite(path: &Path, offset: u64, bytes: &[u8]) {
@@ -191,7 +197,11 @@ impl Sample {
     /// What the log says when the last segment counts up to `offset`.
     pub fn dump_at(&self, offset: u64) -> &Dump {
         let last = self.ends.last().unwrap().segment;
-        let end = self.ends.iter().rev().find(|end| end.segment < last || end.offset <= offset);
+        let end = self
+            .ends
+            .iter()
+            .rev()
+            .find(|end| end.segment < last || end.offset <= offset);
         &end.unwrap().dump
     }
 }
