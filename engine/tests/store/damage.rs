@@ -7,7 +7,7 @@ use std::path::Path;
 
 use raftkv_api::Entry;
 
-use crate::support::{Harness, Taken, all_of, copy_dir, files, open, set};
+use crate::support::{Harness, Taken, all_of, copy_dir, files, names, open, set, wait_until};
 
 /// Offsets tried in each file.
 const FLIPS: u64 = 24;
@@ -29,17 +29,23 @@ fn a_flipped_bit_in_any_file_is_never_served() {
         states.insert(h.next - 1, before);
         states.insert(h.next, all_of(&h.store).unwrap());
     }
-    h.store.close();
     let whole = h.store.position().next_index;
+    h.store.close();
+    let pristine = h.dir;
+    drop(h.store);
+    // The generation that the snapshot replaced is removed in the background.
+    wait_until("the old generation is removed", || {
+        names(pristine.path()).iter().filter(|name| name.starts_with("gen-")).count() == 1
+    });
 
     let (mut served, mut refused, mut set_back, mut unreadable) = (0, 0, 0, 0);
-    for file in files(h.dir.path()) {
-        let relative = file.strip_prefix(h.dir.path()).unwrap();
+    for file in files(pristine.path()) {
+        let relative = file.strip_prefix(pristine.path()).unwrap();
         let used = used_bytes(&file);
         for flip in 0..FLIPS.min(used) {
             let at = used * flip / FLIPS.min(used);
             let copy = tempfile::tempdir().unwrap();
-            copy_dir(h.dir.path(), copy.path());
+            copy_dir(pristine.path(), copy.path());
             flip_bit(&copy.path().join(relative), at, flip % 8);
             let case = format!("{} at {at} of {used}", relative.display());
             let Ok(store) = open(copy.path()) else {

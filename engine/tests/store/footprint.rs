@@ -5,7 +5,7 @@ use std::time::Instant;
 use raftkv_engine::store::Store;
 use raftkv_kv::{Batch, Proposal};
 
-use crate::support::{Harness, Taken, open, payload, set};
+use crate::support::{Harness, open, payload, set};
 
 const OPS_PER_ENTRY: u64 = 50;
 const ENTRIES_PER_REQUEST: u64 = 4;
@@ -98,5 +98,4 @@ fn a_gigabyte_fits_into_the_memory_of_a_small_machine() {
     other.store.verify().unwrap();
     println!("verified in {:?}; memory {} MB, peak {} MB", started.elapsed(), memory_mb("VmRSS"), memory_mb("VmHWM"));
     assert!(memory_mb("VmHWM") < 600, "two stores in one process");
-    let _ = Taken::of;
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use raftkv_engine::store::{SnapshotPart, StateLimits, StoreError};
 use raftkv_kv::{Answer, Outcome};
 
-use crate::support::{Harness, Taken, all_of, names, once, set, set_until};
+use crate::support::{Harness, Taken, all_of, names, once, set, set_until, wait_until};
 
 /// One of everything.
 fn source() -> (Harness, u64) {
@@ -157,9 +157,5 @@ fn reads_go_on_through_an_activation() {
     assert_eq!(all_of(&other.store).unwrap(), all_of(&h.store).unwrap());
     assert_eq!(generations(&other), 2, "the old one stays as long as somebody reads it");
     assert_eq!(reader.map(Result::unwrap).count(), 2);
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while generations(&other) > 1 {
-        assert!(std::time::Instant::now() < deadline, "the old generation is not removed");
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
+    wait_until("the old generation is removed", || generations(&other) == 1);
 }
