@@ -1,1 +1,79 @@
-//! The \`raftkv\` command.
+//! The `raftkv` command: a local cluster, client commands, administration and a benchmark.
+
+mod args;
+mod bench;
+mod client;
+mod completion;
+mod consistency;
+mod failure;
+mod keys;
+mod local;
+mod management;
+mod node;
+mod output;
+mod status;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use raftkv_runtime::exit;
+
+use args::{Cli, Command, NodeCommand};
+use failure::Failure;
+
+/// Parses the arguments, does what they ask, and gives the exit code: 0 done, 1 not found or failed, 64 the arguments
+/// make no sense, 69 nobody (able to serve) answered.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way, too; they go to stdout and are no error.
+            let code = if error.use_stderr() { exit::USAGE } else { 0 };
+            let _ = error.print();
+            return exit_code(code);
+        }
+    };
+    match dispatch(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                let _ = writeln!(std::io::stderr(), "raftkv: {}", failure.message);
+            }
+            exit_code(failure.code)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Local(args) => single_threaded()?.block_on(local::run(args)),
+        Command::Bench(args) => multi_threaded()?.block_on(bench::run(args)),
+        Command::Get(args) => single_threaded()?.block_on(keys::get(args)),
+        Command::Put(args) => single_threaded()?.block_on(keys::put(args)),
+        Command::Delete(args) => single_threaded()?.block_on(keys::delete(args)),
+        Command::List(args) => single_threaded()?.block_on(keys::list(args)),
+        Command::Status(args) => single_threaded()?.block_on(status::run(args)),
+        Command::Node(NodeCommand::Join(args)) => single_threaded()?.block_on(node::join(args)),
+        Command::Node(NodeCommand::Remove(args)) => single_threaded()?.block_on(node::remove(args)),
+        Command::Node(NodeCommand::Transfer(args)) => single_threaded()?.block_on(node::transfer(args)),
+        Command::Snapshot(args) => single_threaded()?.block_on(node::snapshot(args)),
+        Command::Completion(args) => completion::run(&args),
+        Command::LocalExec(args) => Err(local::exec(&args)),
+    }
+}
+
+/// For everything that mostly waits. `local` depends on it: its children must be spawned by the thread that lives as
+/// long as the process (see `local::exec`).
+fn single_threaded() -> Result<tokio::runtime::Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+fn multi_threaded() -> Result<tokio::runtime::Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+fn exit_code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}

@@ -1,0 +1,171 @@
+//! The command line.
+
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use raftkv_runtime::config::HumanDuration;
+
+use crate::bench::BenchArgs;
+use crate::client::Endpoints;
+use crate::completion::CompletionArgs;
+use crate::keys::{DeleteArgs, GetArgs, ListArgs, PutArgs};
+use crate::local::{ExecArgs, LocalArgs};
+use crate::node::{JoinArgs, RemoveArgs, SnapshotArgs, TransferArgs};
+use crate::status::StatusArgs;
+
+/// RaftKV: a replicated key-value store you can curl.
+#[derive(Debug, Parser)]
+#[command(name = "raftkv", version, propagate_version = true, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  raftkv local                          a cluster of three nodes on this machine
+  raftkv put greeting hello             store a text
+  raftkv get greeting                   print it
+  raftkv list --prefix user/ --keys-only
+  raftkv status --watch                 how the nodes are doing
+  raftkv bench --workload put,get       how fast they are
+
+Exit codes: 0 done; 1 not found or refused; 64 wrong arguments; 69 nobody able to serve answered.";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a cluster on this machine, without Docker, and keep it running
+    Local(LocalArgs),
+    /// Print the value of a key
+    Get(GetArgs),
+    /// Store a value under a key
+    Put(PutArgs),
+    /// Remove a key
+    Delete(DeleteArgs),
+    /// List keys and values in key order
+    List(ListArgs),
+    /// Show how every node of the group is doing
+    Status(StatusArgs),
+    /// Change the members of the group
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Make a node take a snapshot and compact its log
+    Snapshot(SnapshotArgs),
+    /// Measure throughput and latency under load; the same load on etcd for comparison
+    Bench(BenchArgs),
+    /// Print a completion script for your shell
+    #[command(after_help = "Example:\n  raftkv completion bash > ~/.local/share/bash-completion/completions/raftkv")]
+    Completion(CompletionArgs),
+    /// Become another program that dies with its parent (used by `raftkv local`)
+    #[command(hide = true)]
+    LocalExec(ExecArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Add the node that listens at RAFT_ADDR to the group
+    Join(JoinArgs),
+    /// Take a node out of the group
+    Remove(RemoveArgs),
+    /// Hand leadership to another node
+    Transfer(TransferArgs),
+}
+
+/// How a client command reaches the store.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ClientArgs {
+    /// HTTP address of a node; several, separated by commas, are tried in turn
+    #[arg(long, visible_alias = "endpoints", env = "RAFTKV_ENDPOINT", value_name = "URL[,URL]", default_value = "http://127.0.0.1:8080")]
+    pub(crate) endpoint: Endpoints,
+    /// Give up on a request after this long
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    timeout: HumanDuration,
+}
+
+impl ClientArgs {
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout.get()
+    }
+}
+
+/// How an administration command reaches the group.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ManagementArgs {
+    /// Management address of any node; several, separated by commas, are tried in turn
+    #[arg(long, env = "RAFTKV_MANAGEMENT", value_name = "URL[,URL]", default_value = "http://127.0.0.1:6000")]
+    pub(crate) management: Endpoints,
+    /// Give up on a request after this long
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    timeout: HumanDuration,
+}
+
+impl ManagementArgs {
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout.get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_command_line_is_well_defined() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_help() {
+        for command in Cli::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn typical_lines_are_understood() {
+        for line in [
+            "raftkv local --nodes 5 --http-port 0 --json --no-restart",
+            "raftkv get greeting --consistency stale -o json",
+            "raftkv put greeting hello --if-absent",
+            "raftkv put greeting --file - --if-revision 7",
+            "raftkv put answer 42 --json",
+            "raftkv delete greeting --endpoint http://a:8080,b:8080",
+            "raftkv list --prefix user/ --limit 10 --keys-only",
+            "raftkv status --watch --management 127.0.0.1:6001",
+            "raftkv node join node4 10.0.0.4:8088",
+            "raftkv node remove node4",
+            "raftkv node transfer",
+            "raftkv node transfer node2",
+            "raftkv snapshot",
+            "raftkv bench --workload put,get --distribution zipfian --endpoints a:1,b:2 --seed 7",
+            "raftkv bench --compare --etcd a:2379 --rounds 3 --conns 4 --json",
+            "raftkv completion zsh",
+        ] {
+            parse(line).expect(line);
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for line in [
+            "raftkv",
+            "raftkv put greeting",
+            "raftkv put greeting hello --file x",
+            "raftkv put greeting hello --if-absent --if-revision 1",
+            "raftkv local --nodes 0",
+            "raftkv bench --compare",
+            "raftkv bench --clients 0",
+            "raftkv list --limit 0",
+            "raftkv get greeting --consistency fresh",
+            "raftkv node join node4",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

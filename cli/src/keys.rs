@@ -1,0 +1,358 @@
+//! `raftkv get`, `put`, `delete` and `list`, over the native surface.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use hyper::{Method, StatusCode};
+use raftkv_kv::Value;
+use serde::Deserialize;
+
+use crate::args::ClientArgs;
+use crate::client::{Answer, Client, encode};
+use crate::consistency::Consistency;
+use crate::failure::Failure;
+use crate::output::{self, Format};
+
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const MSGPACK: HeaderValue = HeaderValue::from_static("application/msgpack");
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+const ANY: HeaderValue = HeaderValue::from_static("*");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Entries asked for at a time when everything is listed.
+const PAGE: u64 = 1_000;
+
+/// Arguments of `raftkv get`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "\
+Examples:
+  raftkv get greeting               the value, as it was put
+  raftkv get greeting -o json       with its revision
+  raftkv get image > image.png")]
+pub(crate) struct GetArgs {
+    key: String,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+    /// How fresh it must be
+    #[arg(long, value_enum, default_value_t = Consistency::Linearizable)]
+    consistency: Consistency,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// Arguments of `raftkv put`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "\
+Examples:
+  raftkv put greeting hello                     a text
+  raftkv put user/1 '{\"name\":\"Ada\"}' --json     a JSON value
+  raftkv put image --file image.png             bytes
+  date | raftkv put now --file -                from standard input
+  raftkv put lock me --if-absent                only when there is no such key
+  raftkv put greeting hi --if-revision 7        only when nobody changed it since")]
+pub(crate) struct PutArgs {
+    key: String,
+    /// The value; a text unless --json is given
+    #[arg(required_unless_present = "file", conflicts_with = "file", allow_hyphen_values = true)]
+    value: Option<String>,
+    /// Take the value from a file, - = standard input; bytes unless --json or --text is given
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The value is JSON
+    #[arg(long, conflicts_with = "text")]
+    json: bool,
+    /// The value is a text
+    #[arg(long)]
+    text: bool,
+    /// Only when the key does not exist
+    #[arg(long, conflicts_with = "if_revision")]
+    if_absent: bool,
+    /// Only when the key is at this revision
+    #[arg(long, value_name = "REVISION")]
+    if_revision: Option<u64>,
+    /// Apply at most once, however often it is sent with this name
+    #[arg(long, value_name = "NAME")]
+    idempotency_key: Option<String>,
+    /// How to print the outcome
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// Arguments of `raftkv delete`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Example:\n  raftkv delete greeting --if-revision 7")]
+pub(crate) struct DeleteArgs {
+    key: String,
+    /// Only when the key is at this revision
+    #[arg(long, value_name = "REVISION")]
+    if_revision: Option<u64>,
+    /// Apply at most once, however often it is sent with this name
+    #[arg(long, value_name = "NAME")]
+    idempotency_key: Option<String>,
+    /// How to print the outcome
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// Arguments of `raftkv list`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "\
+Examples:
+  raftkv list --prefix user/            key and value, separated by a tab
+  raftkv list --keys-only --limit 10
+  raftkv list -o json                   one JSON object a line")]
+pub(crate) struct ListArgs {
+    /// Only keys that begin so
+    #[arg(long, default_value = "")]
+    prefix: String,
+    /// At most this many; all when not given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+    /// Leave the values out
+    #[arg(long)]
+    keys_only: bool,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+    /// How fresh it must be
+    #[arg(long, value_enum, default_value_t = Consistency::Linearizable)]
+    consistency: Consistency,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// Prints a value.
+pub(crate) async fn get(args: GetArgs) -> Result<(), Failure> {
+    let client = client(&args.client);
+    let path = format!("{}?consistency={}", path(&args.key)?, args.consistency.name());
+    // MsgPack is the value itself: nothing is lost on the way to our own JSON.
+    let headers: &[_] = if args.output == Format::Json { &[(ACCEPT, MSGPACK)] } else { &[] };
+    let answer = client.send(Method::GET, &path, headers, Bytes::new()).await?;
+    let answer = found(answer, &args.key)?;
+    match args.output {
+        Format::Text => output::raw(&answer.body),
+        Format::Json => output::line(entry_json(&args.key, &answer)?),
+    }
+}
+
+/// Stores a value.
+pub(crate) async fn put(args: PutArgs) -> Result<(), Failure> {
+    let (content_type, body) = value(&args)?;
+    let mut headers = vec![(CONTENT_TYPE, content_type)];
+    if args.if_absent {
+        headers.push((IF_NONE_MATCH, ANY));
+    }
+    conditions(&mut headers, args.if_revision, args.idempotency_key.as_deref())?;
+    let answer = client(&args.client).send(Method::PUT, &path(&args.key)?, &headers, body).await?;
+    done(&answer, args.output, |outcome| {
+        format!("{} at revision {}", if outcome.created { "created" } else { "stored" }, outcome.revision)
+    })
+}
+
+/// Removes a key.
+pub(crate) async fn delete(args: DeleteArgs) -> Result<(), Failure> {
+    let mut headers = Vec::new();
+    conditions(&mut headers, args.if_revision, args.idempotency_key.as_deref())?;
+    let answer = client(&args.client).send(Method::DELETE, &path(&args.key)?, &headers, Bytes::new()).await?;
+    let answer = found(answer, &args.key)?;
+    done(&answer, args.output, |outcome| format!("deleted at revision {}", outcome.revision))
+}
+
+/// Prints keys, page after page.
+pub(crate) async fn list(args: ListArgs) -> Result<(), Failure> {
+    let client = client(&args.client);
+    let mut left = args.limit.unwrap_or(u64::MAX);
+    let mut cursor: Option<String> = None;
+    let mut stdout = std::io::BufWriter::new(std::io::stdout().lock());
+    loop {
+        let mut path = format!("/v1/kv?limit={}&consistency={}", left.min(PAGE), args.consistency.name());
+        if !args.prefix.is_empty() {
+            path.push_str(&format!("&prefix={}", encode(&args.prefix)));
+        }
+        if args.keys_only {
+            path.push_str("&keys_only=true");
+        }
+        if let Some(cursor) = &cursor {
+            path.push_str(&format!("&cursor={}", encode(cursor)));
+        }
+        let answer = client.get(&path).await?;
+        if answer.status != StatusCode::OK {
+            return Err(answer.failure());
+        }
+        let page: Page = serde_json::from_slice(&answer.body)
+            .map_err(|error| Failure::failed(format!("the listing cannot be understood: {error}")))?;
+        for entry in &page.entries {
+            match args.output {
+                Format::Json => writeln!(stdout, "{entry}")?,
+                Format::Text => writeln!(stdout, "{}", entry_text(entry))?,
+            }
+        }
+        // What there is so far is shown before the next page is waited for.
+        stdout.flush()?;
+        left = left.saturating_sub(page.entries.len() as u64);
+        cursor = page.next_cursor;
+        if cursor.is_none() || left == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// A page of a listing.
+#[derive(Debug, Deserialize)]
+struct Page {
+    entries: Vec<serde_json::Value>,
+    next_cursor: Option<String>,
+}
+
+/// What a write did.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Outcome {
+    revision: u64,
+    created: bool,
+}
+
+fn client(args: &ClientArgs) -> Client {
+    Client::new(args.endpoint.clone(), args.timeout())
+}
+
+fn path(key: &str) -> Result<String, Failure> {
+    if key.is_empty() {
+        return Err(Failure::usage("the key is empty"));
+    }
+    Ok(format!("/v1/kv/{}", encode(key)))
+}
+
+fn value(args: &PutArgs) -> Result<(HeaderValue, Bytes), Failure> {
+    let body = match (&args.value, &args.file) {
+        (Some(value), _) => value.clone().into_bytes(),
+        (None, Some(file)) => read(file).map_err(|error| Failure::io(format!("read {}", file.display()), &error))?,
+        (None, None) => return Err(Failure::usage("no value given")),
+    };
+    let content_type = if args.json {
+        JSON
+    } else if args.file.is_some() && !args.text {
+        OCTETS
+    } else {
+        TEXT
+    };
+    Ok((content_type, body.into()))
+}
+
+fn read(file: &Path) -> std::io::Result<Vec<u8>> {
+    if file.as_os_str() != "-" {
+        return std::fs::read(file);
+    }
+    let mut bytes = Vec::new();
+    std::io::stdin().read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn conditions(
+    headers: &mut Vec<(HeaderName, HeaderValue)>,
+    revision: Option<u64>,
+    idempotency_key: Option<&str>,
+) -> Result<(), Failure> {
+    if let Some(revision) = revision {
+        headers.push((IF_MATCH, HeaderValue::try_from(format!("\"{revision}\"")).map_err(Failure::usage)?));
+    }
+    if let Some(key) = idempotency_key {
+        headers.push((IDEMPOTENCY_KEY, HeaderValue::try_from(key).map_err(Failure::usage)?));
+    }
+    Ok(())
+}
+
+fn found(answer: Answer, key: &str) -> Result<Answer, Failure> {
+    match answer.status {
+        StatusCode::NOT_FOUND => Err(Failure::failed(format!("no such key: {key}"))),
+        status if status.is_success() => Ok(answer),
+        _ => Err(answer.failure()),
+    }
+}
+
+fn done(answer: &Answer, format: Format, say: impl Fn(&Outcome) -> String) -> Result<(), Failure> {
+    if !answer.status.is_success() {
+        return Err(answer.failure());
+    }
+    match format {
+        Format::Json => output::line(String::from_utf8_lossy(&answer.body)),
+        Format::Text => {
+            let mut outcome: Outcome = serde_json::from_slice(&answer.body).unwrap_or_default();
+            outcome.revision = answer.revision().unwrap_or(outcome.revision);
+            output::line(say(&outcome))
+        }
+    }
+}
+
+/// An answer with a MsgPack value, as JSON in the form that a listing has, too.
+fn entry_json(key: &str, answer: &Answer) -> Result<String, Failure> {
+    let name = serde_json::to_string(key).map_err(Failure::failed)?;
+    let revision = answer.revision().unwrap_or_default();
+    let created = answer.headers.get("raftkv-create-revision").and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let value = match Value::from_stored(answer.body.clone()).to_json() {
+        Some(json) => format!("\"value\":{}", String::from_utf8_lossy(&json)),
+        // What JSON cannot say exactly.
+        None => format!("\"value_base64\":\"{}\"", STANDARD.encode(&answer.body)),
+    };
+    let created = created.map(|revision| format!(",\"create_revision\":{revision}")).unwrap_or_default();
+    Ok(format!("{{\"key\":{name},{value},\"revision\":{revision}{created}}}"))
+}
+
+/// An entry of a listing as a line: the key, and after a tab the value.
+fn entry_text(entry: &serde_json::Value) -> String {
+    let text = |name: &str| entry.get(name).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+    let base64 = |name: &str| text(name).map(|value| format!("base64:{value}"));
+    let key = text("key").or_else(|| base64("key_base64")).unwrap_or_default();
+    match text("value").or_else(|| base64("value_base64")) {
+        Some(value) => format!("{key}\t{value}"),
+        None => key,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::HeaderMap;
+
+    use super::*;
+
+    #[test]
+    fn entries_become_lines() {
+        for (entry, line) in [
+            (serde_json::json!({"key": "a", "value": "text", "revision": 1}), "a\ttext"),
+            (serde_json::json!({"key": "a", "value": {"n": [1, 2.5, null]}}), "a\t{\"n\":[1,2.5,null]}"),
+            (serde_json::json!({"key_base64": "/w==", "value_base64": "xAA="}), "base64:/w==\tbase64:xAA="),
+            (serde_json::json!({"key": "a", "revision": 1}), "a"),
+        ] {
+            assert_eq!(entry_text(&entry), line);
+        }
+    }
+
+    #[test]
+    fn a_value_is_shown_as_json_with_its_revisions() {
+        let mut headers = HeaderMap::new();
+        headers.insert(hyper::header::ETAG, HeaderValue::from_static("\"7\""));
+        headers.insert("raftkv-create-revision", HeaderValue::from_static("3"));
+        let answer = |body: &'static [u8]| Answer { status: StatusCode::OK, headers: headers.clone(), body: Bytes::from_static(body) };
+        let text = entry_json("a\"b", &answer(b"\xa2hi")).expect("json");
+        assert_eq!(text, r#"{"key":"a\"b","value":"hi","revision":7,"create_revision":3}"#);
+        // Bytes have no exact form in JSON.
+        let bytes = entry_json("k", &answer(b"\xc4\x01\xff")).expect("json");
+        assert_eq!(bytes, r#"{"key":"k","value_base64":"xAH/","revision":7,"create_revision":3}"#);
+    }
+
+    #[test]
+    fn a_missing_key_is_exit_code_1() {
+        let answer = Answer { status: StatusCode::NOT_FOUND, headers: HeaderMap::new(), body: Bytes::new() };
+        let failure = found(answer, "greeting").expect_err("404");
+        assert_eq!((failure.code, failure.message.as_str()), (1, "no such key: greeting"));
+    }
+}

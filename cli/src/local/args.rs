@@ -1,0 +1,46 @@
+//! Arguments of `raftkv local`.
+
+use std::path::PathBuf;
+
+use raftkv_runtime::config::HumanDuration;
+
+/// The HTTP port of the first node, where curl examples expect it.
+pub(super) const DEFAULT_HTTP_PORT: u16 = 8080;
+/// Size of a group that survives the loss of one node.
+pub(super) const DEFAULT_NODES: u16 = 3;
+/// More nodes make every write slower and nothing safer.
+const MAX_NODES: i64 = 9;
+
+/// Arguments of `raftkv local`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "\
+Examples:
+  raftkv local                             three nodes on ports 8080 to 8082
+  raftkv local --http-port 0 --json        any free ports, told as one line of JSON
+  raftkv local --nodes 1 --dir ./data      one node, with its data here
+
+The directory keeps data, logs (NODE/engine.log, NODE/sidecar.log) and ports: starting on it again resumes the same
+cluster. DIR/cluster.json always says which processes run, and where.")]
+pub(crate) struct LocalArgs {
+    /// How many nodes; default 3, or as many as the directory has. May grow, not shrink
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_NODES))]
+    pub(super) nodes: Option<u16>,
+    /// Where everything is kept [default: raftkv/local in your data directory]
+    #[arg(long, value_name = "DIR", env = "RAFTKV_LOCAL_DIR")]
+    pub(super) dir: Option<PathBuf>,
+    /// HTTP port of the first node, the others count up; 0 = any free ports. Default 8080, or what the directory has
+    #[arg(long, value_name = "PORT")]
+    pub(super) http_port: Option<u16>,
+    /// Print one line of JSON once all nodes are healthy, and nothing else
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Leave processes that died dead
+    #[arg(long)]
+    pub(super) no_restart: bool,
+    /// Stop with an error when the nodes are not healthy after this long
+    #[arg(long, value_name = "DURATION", default_value = "2m")]
+    pub(super) ready_timeout: HumanDuration,
+    /// Where raftkv-engine and raftkv-sidecar are [default: beside raftkv, else on PATH]
+    #[arg(long, value_name = "DIR")]
+    pub(super) bin_dir: Option<PathBuf>,
+}

@@ -1,0 +1,172 @@
+//! `raftkv node` and `raftkv snapshot`: changes to the group.
+
+use std::time::Duration;
+
+use hyper::StatusCode;
+use raftkv_runtime::config::HumanDuration;
+use tokio::time::{Instant, sleep};
+
+use crate::args::ManagementArgs;
+use crate::client::encode;
+use crate::failure::Failure;
+use crate::management::{Management, Status, said};
+use crate::output;
+
+/// How often to look whether an accepted change is done.
+const POLL: Duration = Duration::from_millis(500);
+
+/// How long to wait for what was accepted.
+#[derive(Debug, Clone, clap::Args)]
+struct WaitArgs {
+    /// Wait this long for an accepted change to be done; 0s = do not wait
+    #[arg(long, value_name = "DURATION", default_value = "5m")]
+    wait: HumanDuration,
+    #[command(flatten)]
+    management: ManagementArgs,
+}
+
+/// Arguments of `raftkv node join`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "\
+Example:
+  raftkv node join node4 10.0.0.4:8088
+
+A new node first catches up, then votes. One that lost its disk comes back under its old name and replaces its former
+self.")]
+pub(crate) struct JoinArgs {
+    /// The node's name, its NODE_ID
+    name: String,
+    /// host:port of its raft listener, as the other nodes reach it
+    raft_addr: String,
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+/// Arguments of `raftkv node remove`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Example:\n  raftkv node remove node4")]
+pub(crate) struct RemoveArgs {
+    /// The node's name
+    name: String,
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+/// Arguments of `raftkv node transfer`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Examples:\n  raftkv node transfer\n  raftkv node transfer node2")]
+pub(crate) struct TransferArgs {
+    /// Who shall lead; any other node when not given
+    name: Option<String>,
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+/// Arguments of `raftkv snapshot`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Example:\n  raftkv snapshot --management 10.0.0.2:6000")]
+pub(crate) struct SnapshotArgs {
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+/// Adds a node.
+pub(crate) async fn join(args: JoinArgs) -> Result<(), Failure> {
+    let path = format!("/join?peerID={}&peerAddress={}", encode(&args.name), encode(&args.raft_addr));
+    let name = args.name;
+    let progress = |status: &Status| {
+        let member = status.members.iter().find(|member| member.name.as_deref() == Some(&name));
+        match member {
+            Some(member) if member.voter == Some(true) => Progress::Done(format!("{name} is a voter")),
+            Some(member) => Progress::Waiting(match member.lag {
+                Some(lag) => format!("{name} is catching up: {} entries left", output::thousands(lag)),
+                None => format!("{name} is catching up"),
+            }),
+            None => Progress::Waiting(format!("{name} is not a member yet")),
+        }
+    };
+    change(&args.wait, &path, progress).await
+}
+
+/// Removes a node.
+pub(crate) async fn remove(args: RemoveArgs) -> Result<(), Failure> {
+    let path = format!("/leave?peerID={}", encode(&args.name));
+    let name = args.name;
+    let progress = |status: &Status| {
+        if status.members.iter().any(|member| member.name.as_deref() == Some(&name)) {
+            Progress::Waiting(format!("{name} is still a member"))
+        } else {
+            Progress::Done(format!("{name} is no member any more"))
+        }
+    };
+    change(&args.wait, &path, progress).await
+}
+
+/// Hands leadership over.
+pub(crate) async fn transfer(args: TransferArgs) -> Result<(), Failure> {
+    let path = match &args.name {
+        Some(name) => format!("/transfer-leader?to={}", encode(name)),
+        None => "/transfer-leader".to_owned(),
+    };
+    // Without a name any other leader will do: know who leads now.
+    let before = match &args.name {
+        Some(_) => None,
+        None => Management::new(&args.wait.management).status().await?.1.node.leader,
+    };
+    let progress = |status: &Status| match (&status.node.leader, &args.name) {
+        (Some(leader), Some(name)) if leader == name => Progress::Done(format!("{leader} leads")),
+        (Some(leader), None) if Some(leader) != before.as_ref() => Progress::Done(format!("{leader} leads")),
+        (Some(leader), _) => Progress::Waiting(format!("{leader} still leads")),
+        (None, _) => Progress::Waiting("nobody leads at the moment".to_owned()),
+    };
+    change(&args.wait, &path, progress).await
+}
+
+/// Has a snapshot taken.
+pub(crate) async fn snapshot(args: SnapshotArgs) -> Result<(), Failure> {
+    let (_, before) = Management::new(&args.wait.management).status().await?;
+    let wanted = before.node.applied_index;
+    let progress = |status: &Status| match (status.node.snapshot_index, wanted) {
+        (Some(index), Some(wanted)) if index >= wanted => Progress::Done(format!("snapshot at index {index}")),
+        (_, None) => Progress::Done("nothing to take a snapshot of".to_owned()),
+        _ => Progress::Waiting("taking the snapshot".to_owned()),
+    };
+    change(&args.wait, "/snapshot", progress).await
+}
+
+/// How far an accepted change has come.
+enum Progress {
+    Done(String),
+    Waiting(String),
+}
+
+/// Asks for the change; when it was accepted but is not done yet (202), waits until the status shows it.
+async fn change(args: &WaitArgs, path: &str, progress: impl Fn(&Status) -> Progress) -> Result<(), Failure> {
+    let management = Management::new(&args.management);
+    let answer = management.post(path).await?;
+    if answer.status != StatusCode::ACCEPTED || args.wait.get().is_zero() {
+        return output::line(said(&answer));
+    }
+    let deadline = Instant::now() + args.wait.get();
+    let spinner = output::spinner(said(&answer));
+    loop {
+        // A node that does not answer for a moment, for an election say, does not undo what was accepted.
+        let waiting = match management.status().await {
+            Ok((_, status)) => match progress(&status) {
+                Progress::Done(message) => {
+                    spinner.finish_and_clear();
+                    return output::line(message);
+                }
+                Progress::Waiting(message) => message,
+            },
+            Err(failure) => failure.message,
+        };
+        if Instant::now() >= deadline {
+            spinner.finish_and_clear();
+            let message = format!("accepted, but not done within {}: {waiting}", args.wait);
+            return Err(Failure::unavailable(message));
+        }
+        spinner.set_message(waiting);
+        sleep(POLL).await;
+    }
+}
