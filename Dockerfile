@@ -1,0 +1,44 @@
+# One image for every role: a node (engine and sidecar, the default) and the `raftkv` command.
+#
+#   docker compose up --build --wait              builds everything in containers
+#   make up                                       the same, and works where no registry can be reached
+#
+# Needs BuildKit, as `docker compose build` and every Docker since 23 use it; Docker 20.10's own is new enough.
+#
+# BINARIES says where the programs come from: `build` compiles them in a container, `prebuilt` takes them from
+# .cache/bin, where scripts/build-image.sh puts what was built on the machine itself.
+ARG BINARIES=build
+ARG RUST_IMAGE=rust:1.95-bookworm
+ARG RUNTIME_IMAGE=debian:bookworm-slim
+
+FROM ${RUST_IMAGE} AS build
+WORKDIR /src
+COPY . .
+RUN --mount=type=cache,id=raftkv-registry,target=/usr/local/cargo/registry \
+    --mount=type=cache,id=raftkv-target,target=/src/target,sharing=locked \
+    cargo build --release --locked -p raftkv-engine -p raftkv-sidecar -p raftkv-cli --bins && \
+    mkdir -p /out && \
+    for name in raftkv raftkv-engine raftkv-sidecar; do \
+        strip --strip-debug -o "/out/$name" "target/release/$name" || exit 1; \
+    done
+
+FROM scratch AS prebuilt
+COPY .cache/bin/ /out/
+
+FROM ${BINARIES} AS binaries
+
+FROM ${RUNTIME_IMAGE} AS runtime
+# A fixed number, so that a volume keeps its owner from one image to the next.
+RUN groupadd --system --gid 10001 raftkv && \
+    useradd --system --uid 10001 --gid raftkv --home-dir /var/lib/raftkv --shell /usr/sbin/nologin raftkv && \
+    install -d -o raftkv -g raftkv -m 750 /var/lib/raftkv
+COPY --from=binaries /out/ /usr/local/bin/
+COPY --chmod=755 entrypoint.sh /usr/local/bin/entrypoint.sh
+USER raftkv
+VOLUME /var/lib/raftkv
+# HTTP API, Raft between nodes, management.
+EXPOSE 8080 8088 6000
+HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=6 \
+    CMD ["raftkv", "health", "--endpoint", "http://127.0.0.1:6000"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["/usr/local/bin/entrypoint.sh"]

@@ -1,0 +1,31 @@
+# `make` lists the commands. Each installs what it needs, or says exactly what is missing.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help up down clean test verify fix bench image
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: ## Build and start a cluster of three nodes: in Docker, or with `raftkv local` where there is none
+	@scripts/up.sh
+
+down: ## Stop it; the data stays
+	@scripts/down.sh
+
+clean: ## Stop it and delete its data
+	@scripts/down.sh --data
+
+test: ## Every test: entrypoint, unit, cluster, faults, containers, the Python client
+	@scripts/test.sh
+
+verify: ## Check form, lints and documentation; changes nothing
+	@scripts/verify.sh
+
+fix: ## Format the code and mend the lints that can be mended by machine
+	@scripts/fix.sh
+
+bench: ## Measure a local cluster (and etcd beside it, where it is installed)
+	@scripts/bench.sh
+
+image: ## Build the container image only
+	@scripts/build-image.sh

@@ -1,0 +1,80 @@
+# Sourced by the scripts beside it; not run by itself.
+# shellcheck shell=bash
+
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export ROOT
+# Everything that is made here and is not cargo's: git ignores it, `rm -rf` of it is always safe.
+export CACHE="$ROOT/.cache"
+# Files made here go into an image and are read by another user than the one who made them.
+umask 022
+
+# Progress goes to stderr: some of the scripts answer on stdout.
+section() { printf '\n==> %s\n' "$*" >&2; }
+note() { printf '    %s\n' "$*" >&2; }
+die() {
+    printf '\nerror: %s\n' "$*" >&2
+    exit 1
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# Runs a command as root, or says exactly which one has to be run.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif have sudo && sudo -n true 2>/dev/null; then
+        sudo "$@"
+    elif have sudo && [ -t 0 ]; then
+        note "root is needed for: $*"
+        sudo "$@"
+    else
+        die "root is needed, and there is no sudo that works here. As root, run: $*"
+    fi
+}
+
+# apt_install PACKAGE...: installs the Debian packages that are missing.
+apt_install() {
+    local package missing=()
+    for package in "$@"; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed$' || missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    have apt-get || die "missing: ${missing[*]}. This machine has no apt-get: install them with its own package manager."
+    section "Install ${missing[*]}"
+    as_root apt-get update -qq >&2 || note "apt-get update failed: going on with the lists that are there"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2 ||
+        die "could not install ${missing[*]} with apt-get"
+}
+
+# Whether a Docker engine answers this user. Says why when there is a client but no answer.
+docker_answers() {
+    local answer
+    have docker || return 1
+    if ! answer=$(timeout 20 docker version --format '{{.Server.Version}}' 2>&1); then
+        note "docker does not answer: $(printf '%s' "$answer" | tail -n 1)"
+        return 1
+    fi
+}
+
+# What says cargo is missing, and how to get it.
+need_cargo() {
+    have cargo || { [ -x "$HOME/.cargo/bin/cargo" ] && PATH="$HOME/.cargo/bin:$PATH"; } ||
+        die "Rust is missing: install it from https://rustup.rs (version $(rust_version) or later)"
+    have cc || apt_install gcc libc6-dev
+}
+
+rust_version() { sed -n 's/^rust-version = "\(.*\)"/\1/p' "$ROOT/Cargo.toml"; }
+
+# The one build of the project: binaries, tests and images all come from it.
+build_binaries() {
+    need_cargo
+    section "Build (release)"
+    (cd "$ROOT" && cargo build --release --locked --workspace --bins)
+}
+
+target_dir() { printf '%s\n' "${CARGO_TARGET_DIR:-$ROOT/target}"; }
+
+# seconds HUMAN: how long the step that began at $SECONDS=start took.
+took() { note "took $((SECONDS - $1)) s"; }

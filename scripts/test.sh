@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Every test. One release build serves the tests, the local clusters and the image.
+#
+#   RAFTKV_TEST_IMAGE   an image that is built already, instead of building one
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+begin=$SECONDS
+# Of its own, beside a cluster that `make up` started.
+export COMPOSE_PROJECT_NAME=raftkv-test
+export RAFTKV_PORT_1=18080 RAFTKV_PORT_2=18081 RAFTKV_PORT_3=18082 RAFTKV_PORT_4=18083
+export RAFTKV_MANAGEMENT_PORT_1=16000 RAFTKV_MANAGEMENT_PORT_2=16001 RAFTKV_MANAGEMENT_PORT_3=16002
+export RAFTKV_MANAGEMENT_PORT_4=16003
+
+section "Entrypoint"
+"$ROOT/scripts/test-entrypoint.sh"
+
+build_binaries
+
+docker=false
+if docker_answers; then
+    docker=true
+    if [ -z "${RAFTKV_TEST_IMAGE:-}" ]; then
+        RAFTKV_TEST_IMAGE=$(RAFTKV_IMAGE=raftkv:test RAFTKV_SKIP_BUILD=1 "$ROOT/scripts/build-image.sh")
+    fi
+    export RAFTKV_TEST_IMAGE
+else
+    unset RAFTKV_TEST_IMAGE
+    printf '\n%s\n' "############ NO DOCKER ENGINE ANSWERS: EVERY CONTAINER TEST IS SKIPPED ############" >&2
+fi
+
+section "Tests of the workspace"
+start=$SECONDS
+cd "$ROOT"
+if ! cargo nextest --version >/dev/null 2>&1; then
+    section "Install cargo-nextest"
+    cargo install cargo-nextest --locked || note "cargo-nextest cannot be installed: going on with cargo test"
+fi
+if cargo nextest --version >/dev/null 2>&1; then
+    cargo nextest run --release --locked --workspace --no-fail-fast
+else
+    # One at a time: clusters side by side would starve each other.
+    cargo test --release --locked --workspace --no-fail-fast -- --test-threads 1
+fi
+cargo test --release --locked --workspace --doc --quiet
+took "$start"
+
+python=$("$ROOT/scripts/python-env.sh")
+if $docker; then
+    section "The Python client against the compose cluster"
+    start=$SECONDS
+    export RAFTKV_IMAGE=$RAFTKV_TEST_IMAGE
+    stop() { docker compose --profile join down --volumes --remove-orphans --timeout 20 >/dev/null 2>&1 || true; }
+    trap stop EXIT
+    stop
+    docker compose up --detach --no-build --wait --wait-timeout 120 || {
+        docker compose ps --all >&2
+        docker compose logs --tail 50 >&2
+        die "the compose cluster did not become healthy"
+    }
+    "$python" test_client.py "http://127.0.0.1:$RAFTKV_PORT_1" "http://127.0.0.1:$RAFTKV_PORT_2" "http://127.0.0.1:$RAFTKV_PORT_3"
+    "$ROOT/scripts/test-compose.sh"
+    took "$start"
+else
+    section "The Python client against a local cluster"
+    dir=$(mktemp -d)
+    "$(target_dir)/release/raftkv" local --nodes 3 --http-port 0 --dir "$dir" --json >"$dir/out.json" 2>"$dir/log" </dev/null &
+    pid=$!
+    trap 'kill "$pid" 2>/dev/null || true; wait "$pid" 2>/dev/null || true; rm -rf "$dir"' EXIT
+    deadline=$((SECONDS + 60))
+    until [ -s "$dir/out.json" ]; do
+        if ! kill -0 "$pid" 2>/dev/null || [ $SECONDS -ge $deadline ]; then
+            tail -n 30 "$dir/log" >&2
+            die "the local cluster did not start"
+        fi
+        sleep 0.2
+    done
+    # shellcheck disable=SC2046 # one argument for each node
+    "$python" test_client.py $("$python" -c 'import json,sys; print(*(n["http"] for n in json.load(open(sys.argv[1]))["nodes"]))' "$dir/out.json")
+fi
+
+section "All tests passed in $((SECONDS - begin)) s"

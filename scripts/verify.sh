@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Form, lints and documentation. Changes nothing.
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+need_cargo
+cd "$ROOT"
+for component in fmt clippy; do
+    cargo "$component" --version >/dev/null 2>&1 || {
+        have rustup || die "cargo $component is missing, and there is no rustup to add it with"
+        rustup component add "$([ $component = fmt ] && echo rustfmt || echo clippy)"
+    }
+done
+
+section "Format"
+cargo fmt --all --check >/dev/null || {
+    cargo fmt --all --check -- -l | sed 's/^/    /' >&2
+    die "the files above are not formatted: make fix"
+}
+section "Lints"
+# The profile of the build and of the tests: the dependencies are compiled once for all three.
+cargo clippy --release --locked --workspace --all-targets -- -D warnings
+section "Documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps --document-private-items --quiet
+section "Shell scripts"
+if ! have shellcheck && have apt-get && { [ "$(id -u)" = 0 ] || [ -n "${CI:-}" ]; }; then apt_install shellcheck; fi
+if have shellcheck; then
+    shellcheck --external-sources entrypoint.sh scripts/*.sh .ci/run
+else
+    note "shellcheck is not installed: skipped"
+fi
+section "Python"
+python3 - <<'END'
+import ast, pathlib
+ast.parse(pathlib.Path("test_client.py").read_text())
+END
+section "Compose file"
+if have docker && docker compose version >/dev/null 2>&1; then
+    docker compose --profile join config --quiet
+else
+    note "docker compose is not installed: skipped"
+fi
+note "all good"
