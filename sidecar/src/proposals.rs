@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use openraft::errors::ClientWriteError;
-use openraft::impls::OneshotResponder;
+use openraft::impls::ProgressResponder;
 use raftkv_proto::consensus::{
     Applied, ProposeRequest, ProposeResponse, Refused, RefusedReason, Unknown, propose_response::Outcome,
 };
@@ -36,11 +36,11 @@ impl Proposals {
 
     /// Proposes here or, where another node leads, there.
     pub async fn propose(&self, request: ProposeRequest) -> ProposeResponse {
-        let id = request.id;
+        let (id, timeout) = (request.id, timeout_of(&request));
         let outcome = match self.local_group() {
             Err(refused) => refused,
             Ok(group) => match group.raft.as_leader() {
-                Ok(_) => self.propose_locally(&group, request.payload, timeout_of(&request)).await,
+                Ok(_) => self.propose_locally(&group, request.payload, timeout).await,
                 Err(forward) => match (forward.leader_id, forward.leader_node) {
                     (Some(leader), Some(member)) if leader != self.node.identity.raft_id => {
                         self.forward(&group, leader, &member, request).await
@@ -54,11 +54,11 @@ impl Proposals {
 
     /// Proposes here, for a follower: never forwarded again.
     pub async fn propose_as_leader(&self, request: ProposeRequest) -> ProposeResponse {
-        let id = request.id;
+        let (id, timeout) = (request.id, timeout_of(&request));
         let outcome = match self.local_group() {
             Err(refused) => refused,
             Ok(group) => match group.raft.as_leader() {
-                Ok(_) => self.propose_locally(&group, request.payload, timeout_of(&request)).await,
+                Ok(_) => self.propose_locally(&group, request.payload, timeout).await,
                 Err(_) => refused(RefusedReason::NoLeader, "this node does not lead (any more)"),
             },
         };
@@ -84,7 +84,7 @@ impl Proposals {
             return refused(RefusedReason::NoLeader, "the leader has lost contact with a majority");
         }
         let command = Command { clock_ms: wall_clock_ms(), payload };
-        let (responder, receiver) = OneshotResponder::new_pair();
+        let (responder, receiver) = ProgressResponder::complete_only();
         if let Err(fatal) = group.raft.client_write_ff(command, Some(responder)).await {
             return refused(RefusedReason::ShuttingDown, &fatal.to_string());
         }
