@@ -108,6 +108,17 @@ impl<B: Backend> App<B> {
         self.context(parts, &mut Query::of(parts)?)
     }
 
+    /// The context of a change of membership, which has to bring a node up to date: the longest deadline unless told.
+    pub(crate) fn patient_context(&self, parts: &Parts) -> Result<RequestContext, Problem> {
+        let asked = Query::of(parts)?.take("timeout")?.is_some();
+        let ctx = self.plain_context(parts)?;
+        let longest = Instant::now() + self.config.max_timeout;
+        Ok(RequestContext {
+            deadline: if asked { ctx.deadline } else { longest },
+            ..ctx
+        })
+    }
+
     /// The key that the path holds after `prefix`, percent-decoded. Slashes in it may be encoded or not.
     pub(crate) fn path_key(&self, parts: &Parts, prefix: &str) -> Result<Key, Problem> {
         let raw = parts.uri.path().strip_prefix(prefix).unwrap_or_default();

@@ -4,6 +4,9 @@
 //!
 //! [`router`] says what requests mean, [`serve`] how they are received: with limits on everything, and a drain.
 
+// A test that unwraps says where it failed.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod app;
 mod backend;
 mod body;

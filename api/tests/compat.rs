@@ -1,4 +1,5 @@
 //! The four compatible surfaces, as their clients know them.
+#![allow(clippy::unwrap_used)] // A test that unwraps says where it failed.
 
 mod support;
 

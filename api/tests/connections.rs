@@ -1,4 +1,5 @@
 //! Connections that are slow, broken, too many, or there when the server ends.
+#![allow(clippy::unwrap_used)] // A test that unwraps says where it failed.
 
 mod support;
 

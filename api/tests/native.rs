@@ -1,4 +1,5 @@
 //! The native surface, as a client sees it.
+#![allow(clippy::unwrap_used)] // A test that unwraps says where it failed.
 
 mod support;
 

@@ -175,7 +175,7 @@ pub(crate) async fn raft_join<B: Backend>(
     parts: &Parts,
     body: Body,
 ) -> Result<Response, Problem> {
-    let ctx = app.plain_context(parts)?;
+    let ctx = app.patient_context(parts)?;
     require_json(&parts.headers)?;
     let body = read_body(body).await?;
     let [node_id, raft_address] = json_fields(&body, ["node_id", "raft_address"], app.limits())?;
@@ -208,7 +208,7 @@ pub(crate) async fn raft_remove<B: Backend>(
     parts: &Parts,
     body: Body,
 ) -> Result<Response, Problem> {
-    let ctx = app.plain_context(parts)?;
+    let ctx = app.patient_context(parts)?;
     require_json(&parts.headers)?;
     let [node_id] = json_fields(&read_body(body).await?, ["node_id"], app.limits())?;
     let name = not_empty(text(node_id, "node_id")?, "node_id")?;
