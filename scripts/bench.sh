@@ -8,7 +8,7 @@ raftkv="$(target_dir)/release/raftkv"
 # On the disk of the project: a temporary folder may be memory, and a measurement without a disk is none.
 mkdir -p "$CACHE"
 dir=$(mktemp -d "$CACHE/bench.XXXXXX")
-"$raftkv" local --nodes 3 --http-port 0 --dir "$dir" --json >"$dir/out.json" 2>"$dir/log" </dev/null &
+"$raftkv" local --nodes 3 --http-port 0 --dir "$dir/data" --json >"$dir/out.json" 2>"$dir/log" </dev/null &
 pid=$!
 trap 'kill "$pid" 2>/dev/null || true; wait "$pid" 2>/dev/null || true; rm -rf "$dir"' EXIT
 deadline=$((SECONDS + 60))

@@ -64,7 +64,7 @@ if $docker; then
 else
     section "The Python client against a local cluster"
     dir=$(mktemp -d)
-    "$(target_dir)/release/raftkv" local --nodes 3 --http-port 0 --dir "$dir" --json >"$dir/out.json" 2>"$dir/log" </dev/null &
+    "$(target_dir)/release/raftkv" local --nodes 3 --http-port 0 --dir "$dir/data" --json >"$dir/out.json" 2>"$dir/log" </dev/null &
     pid=$!
     trap 'kill "$pid" 2>/dev/null || true; wait "$pid" 2>/dev/null || true; rm -rf "$dir"' EXIT
     deadline=$((SECONDS + 60))

@@ -31,9 +31,9 @@ in_processes() {
         return
     fi
     section "Start three nodes as processes"
-    rm -f "$LOCAL/cluster.json"
+    rm -f "$LOCAL/out.json"
     # Its own session: it stays when this terminal is closed.
-    setsid "$(target_dir)/release/raftkv" local --nodes 3 --http-port 8080 --dir "$LOCAL" --json \
+    setsid "$(target_dir)/release/raftkv" local --nodes 3 --http-port 8080 --dir "$LOCAL/data" --json \
         >"$LOCAL/out.json" 2>"$LOCAL/log" </dev/null &
     local pid=$! deadline=$((SECONDS + START_SECONDS))
     echo "$pid" >"$LOCAL/pid"
