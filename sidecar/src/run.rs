@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::RaftMetrics;
 use raftkv_runtime::grpc::{self, Endpoint, Listener, ListenerError};
 use raftkv_runtime::shutdown::Shutdown;
 use tokio::task::JoinSet;
@@ -24,10 +25,14 @@ use crate::peer_service::PeerService;
 use crate::proposals::Proposals;
 use crate::removal;
 use crate::status::VERSION;
+use crate::types::TypeConfig;
 use crate::wal::{WalError, WalOptions};
 
 /// How often it is said that the engine does not answer.
 const ENGINE_REMIND: Duration = Duration::from_secs(5);
+
+/// For what is in flight when the node stops.
+const IN_FLIGHT_DEADLINE: Duration = Duration::from_secs(1);
 
 /// The sockets of a sidecar, bound.
 #[derive(Debug)]
@@ -181,6 +186,16 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
 
 async fn stop(node: &Node, leadership: &Leadership, serving: &Shutdown, mut tasks: JoinSet<Result<(), RunError>>) {
     leadership.stop().await;
+    if let Some(group) = node.group() {
+        // What was taken is answered, if it can be.
+        let wait = group.raft.wait(Some(IN_FLIGHT_DEADLINE));
+        let done = |metrics: &RaftMetrics<TypeConfig>| {
+            metrics.last_applied.map(|id| id.index()) >= metrics.last_log_index
+        };
+        if wait.metrics(done, "all entries are applied").await.is_err() {
+            tracing::info!("not everything in flight was answered");
+        }
+    }
     serving.trigger();
     // Open streams of peers and of the engine end when Raft does, or with their connection.
     if let Some(group) = node.group()

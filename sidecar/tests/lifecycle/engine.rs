@@ -1,0 +1,157 @@
+//! An engine in memory: a list of payloads behind the StateMachine service.
+
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use raftkv_proto::state_machine::state_machine_server::{StateMachine, StateMachineServer};
+use raftkv_proto::state_machine::{
+    ApplyRequest, ApplyResponse, EngineStatus, GetPositionRequest, GetStatusRequest, PersistRequest, Position,
+    SnapshotChunk, SnapshotHeader, SnapshotOutRequest, SnapshotTrailer, StagedSnapshot, entry, snapshot_chunk,
+};
+use raftkv_runtime::grpc::{self, Endpoint, Listener};
+use raftkv_runtime::shutdown::Shutdown;
+use tonic::{Request, Response, Status, Streaming};
+
+type Chunks = Pin<Box<dyn Stream<Item = Result<SnapshotChunk, Status>> + Send>>;
+type Answers = Pin<Box<dyn Stream<Item = Result<ApplyResponse, Status>> + Send>>;
+
+#[derive(Default)]
+struct State {
+    position: Position,
+    payloads: Vec<Bytes>,
+    staged: Option<(Position, Vec<Bytes>)>,
+}
+
+/// Survives its servers, as a disk would.
+#[derive(Clone, Default)]
+pub(crate) struct FakeEngine {
+    state: Arc<Mutex<State>>,
+}
+
+impl FakeEngine {
+    pub(crate) fn payloads(&self) -> Vec<Bytes> {
+        self.lock().payloads.clone()
+    }
+
+    /// Serves on a socket until the shutdown that it returns.
+    pub(crate) async fn serve(&self, socket: &Path) -> Shutdown {
+        let endpoint = Endpoint::unix(socket).expect("short path");
+        let listener = Listener::bind(&endpoint).await.expect("bind the engine's socket");
+        let shutdown = Shutdown::new();
+        let until = shutdown.clone();
+        let server = grpc::server().add_service(StateMachineServer::new(self.clone()));
+        let serving = server.serve_with_incoming(listener.into_stream());
+        tokio::spawn(async move {
+            // Not graceful: as if it were killed.
+            tokio::select! {
+                () = until.wait() => {}
+                _ = serving => {}
+            }
+        });
+        shutdown
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn apply_one(&self, request: ApplyRequest) -> Result<ApplyResponse, Status> {
+        let mut state = self.lock();
+        let mut answers = Vec::new();
+        for entry in request.entries {
+            let next = state.position.next_index;
+            if entry.index < next {
+                answers.push(Bytes::new());
+                continue;
+            }
+            if entry.index > next {
+                return Err(Status::failed_precondition(format!("entry {} after {next}", entry.index)));
+            }
+            state.position.next_index = next + 1;
+            state.position.log_id = entry.log_id;
+            answers.push(match entry.kind {
+                Some(entry::Kind::Payload(payload)) => {
+                    state.payloads.push(payload.clone());
+                    payload
+                }
+                Some(entry::Kind::Membership(membership)) => {
+                    state.position.membership = membership;
+                    Bytes::new()
+                }
+                _ => Bytes::new(),
+            });
+        }
+        Ok(ApplyResponse { next_index: state.position.next_index, answers })
+    }
+}
+
+#[tonic::async_trait]
+impl StateMachine for FakeEngine {
+    type ApplyStream = Answers;
+    type SnapshotOutStream = Chunks;
+
+    async fn get_position(&self, _: Request<GetPositionRequest>) -> Result<Response<Position>, Status> {
+        Ok(Response::new(self.lock().position.clone()))
+    }
+
+    async fn apply(&self, requests: Request<Streaming<ApplyRequest>>) -> Result<Response<Answers>, Status> {
+        let engine = self.clone();
+        let answers = requests.into_inner().map(move |request| engine.apply_one(request?));
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn persist(&self, _: Request<PersistRequest>) -> Result<Response<Position>, Status> {
+        Ok(Response::new(self.lock().position.clone()))
+    }
+
+    async fn snapshot_out(&self, _: Request<SnapshotOutRequest>) -> Result<Response<Chunks>, Status> {
+        let state = self.lock();
+        let header = SnapshotHeader { format: 1, position: Some(state.position.clone()), estimated_bytes: 0 };
+        let trailer = SnapshotTrailer { records: state.payloads.len() as u64, crc32c: 0 };
+        let data = state.payloads.clone().into_iter().map(snapshot_chunk::Kind::Data);
+        let kinds: Vec<_> = std::iter::once(snapshot_chunk::Kind::Header(header))
+            .chain(data)
+            .chain([snapshot_chunk::Kind::Trailer(trailer)])
+            .map(|kind| Ok(SnapshotChunk { kind: Some(kind) }))
+            .collect();
+        Ok(Response::new(Box::pin(futures::stream::iter(kinds))))
+    }
+
+    async fn snapshot_in(&self, chunks: Request<Streaming<SnapshotChunk>>) -> Result<Response<StagedSnapshot>, Status> {
+        let mut chunks = chunks.into_inner();
+        let (mut position, mut payloads, mut records) = (None, Vec::new(), None);
+        while let Some(chunk) = chunks.message().await? {
+            match chunk.kind {
+                Some(snapshot_chunk::Kind::Header(header)) => position = header.position,
+                Some(snapshot_chunk::Kind::Data(data)) => payloads.push(data),
+                Some(snapshot_chunk::Kind::Trailer(trailer)) => records = Some(trailer.records),
+                None => {}
+            }
+        }
+        if records != Some(payloads.len() as u64) {
+            return Err(Status::data_loss("the snapshot broke off"));
+        }
+        self.lock().staged = Some((position.unwrap_or_default(), payloads));
+        Ok(Response::new(StagedSnapshot { token: 1 }))
+    }
+
+    async fn activate_snapshot(&self, _: Request<StagedSnapshot>) -> Result<Response<Position>, Status> {
+        let mut state = self.lock();
+        let (position, payloads) = state.staged.take().ok_or_else(|| Status::failed_precondition("nothing staged"))?;
+        state.position = position;
+        state.payloads = payloads;
+        Ok(Response::new(state.position.clone()))
+    }
+
+    async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<EngineStatus>, Status> {
+        let state = self.lock();
+        Ok(Response::new(EngineStatus {
+            position: Some(state.position.clone()),
+            keys: state.payloads.len() as u64,
+            ..EngineStatus::default()
+        }))
+    }
+}
