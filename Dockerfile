@@ -29,8 +29,8 @@ FROM ${BINARIES} AS binaries
 
 FROM ${RUNTIME_IMAGE} AS runtime
 # A fixed number, so that a volume keeps its owner from one image to the next.
-RUN groupadd --system --gid 10001 raftkv && \
-    useradd --system --uid 10001 --gid raftkv --home-dir /var/lib/raftkv --shell /usr/sbin/nologin raftkv && \
+RUN groupadd --gid 10001 raftkv && \
+    useradd --uid 10001 --gid raftkv --home-dir /var/lib/raftkv --no-create-home --shell /usr/sbin/nologin raftkv && \
     install -d -o raftkv -g raftkv -m 750 /var/lib/raftkv
 COPY --from=binaries /out/ /usr/local/bin/
 COPY --chmod=755 entrypoint.sh /usr/local/bin/entrypoint.sh
@@ -38,7 +38,7 @@ USER raftkv
 VOLUME /var/lib/raftkv
 # HTTP API, Raft between nodes, management.
 EXPOSE 8080 8088 6000
-HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=6 \
+HEALTHCHECK --interval=2s --timeout=5s --start-period=60s --retries=10 \
     CMD ["raftkv", "health", "--endpoint", "http://127.0.0.1:6000"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/usr/local/bin/entrypoint.sh"]

@@ -100,7 +100,7 @@ if [ "$signals" -gt 0 ]; then
 fi
 
 while alive "$sleeper"; do
-    wait "$sleeper" || :
+    wait "$sleeper" 2>/dev/null || :
 done
 
 next_event
