@@ -3,7 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -37,6 +37,8 @@ pub(super) struct HttpSession {
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
     io: Pin<Box<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>>,
+    /// The other side closed it.
+    ended: bool,
 }
 
 impl HttpSession {
@@ -108,7 +110,7 @@ impl HttpSession {
 
     async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Trouble> {
         let connection = match &mut self.connection {
-            Some(connection) => connection,
+            Some(connection) if !connection.ended => connection,
             none => none.insert(Connection::open(&self.authority).await?),
         };
         connection.exchange(request).await
@@ -120,32 +122,34 @@ impl Connection {
         let stream = TcpStream::connect(authority).await.map_err(|_| Trouble::Connection)?;
         stream.set_nodelay(true).map_err(|_| Trouble::Connection)?;
         let (sender, io) = http1::handshake(TokioIo::new(stream)).await.map_err(|_| Trouble::Connection)?;
-        Ok(Self { sender, io: Box::pin(io) })
+        Ok(Self { sender, io: Box::pin(io), ended: false })
     }
 
     async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Trouble> {
-        let Self { sender, io } = self;
+        let Self { sender, io, ended } = self;
         let mut work = pin!(async move {
             sender.ready().await?;
             let response = sender.send_request(request).await?;
             let status = response.status();
             Ok::<_, hyper::Error>((status, response.into_body().collect().await?.to_bytes()))
         });
-        let mut io_ended = false;
-        let answer = poll_fn(|cx| {
-            loop {
-                if let Poll::Ready(answer) = work.as_mut().poll(cx) {
-                    return Poll::Ready(answer);
-                }
-                // Once it has ended the request is settled, too, and polling it again is not allowed.
-                if io_ended || io.as_mut().poll(cx).is_pending() {
-                    return Poll::Pending;
-                }
-                io_ended = true;
+        poll_fn(|cx| {
+            if *ended {
+                return Poll::Ready(Err(Trouble::Connection));
+            }
+            if let Poll::Ready(answer) = work.as_mut().poll(cx) {
+                return Poll::Ready(answer.map_err(|_| Trouble::Connection));
+            }
+            ready!(io.as_mut().poll(cx)).ok();
+            // The answer may have come with the end. If it did not, it never will; and a connection that has ended must
+            // not be polled again.
+            *ended = true;
+            match work.as_mut().poll(cx) {
+                Poll::Ready(answer) => Poll::Ready(answer.map_err(|_| Trouble::Connection)),
+                Poll::Pending => Poll::Ready(Err(Trouble::Connection)),
             }
         })
-        .await;
-        answer.map_err(|_| Trouble::Connection)
+        .await
     }
 }
 

@@ -119,7 +119,8 @@ mod tests {
         assert!(directory.load_plan().expect("nothing there").is_none());
         let plan = Plan::make(directory.path(), None, Some(2), Some(0)).expect("plan");
         directory.store_plan(&plan).expect("store");
-        assert_eq!(directory.load_plan().expect("load"), Some(plan));
+        let loaded = directory.load_plan().expect("load");
+        assert_eq!(Plan::make(directory.path(), loaded, None, None).expect("resume"), plan);
         std::fs::write(temporary.path().join(PLAN_FILE), "{").expect("damage");
         assert!(directory.load_plan().expect_err("damaged").message.contains("damaged"));
     }
