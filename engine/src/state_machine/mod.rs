@@ -97,10 +97,7 @@ impl StateMachine for StateMachineService {
         Ok(Response::new(pb::StagedSnapshot { token }))
     }
 
-    async fn activate_snapshot(
-        &self,
-        request: Request<pb::StagedSnapshot>,
-    ) -> Result<Response<pb::Position>, Status> {
+    async fn activate_snapshot(&self, request: Request<pb::StagedSnapshot>) -> Result<Response<pb::Position>, Status> {
         let token = request.into_inner().token;
         let activated = self.store.activate(token).await.map_err(|error| status::of_store(&error))?;
         Ok(Response::new(position(activated)))
@@ -124,11 +121,7 @@ impl StateMachine for StateMachineService {
 }
 
 fn position(position: Position) -> pb::Position {
-    pb::Position {
-        next_index: position.next_index,
-        log_id: position.log_id,
-        membership: position.membership,
-    }
+    pb::Position { next_index: position.next_index, log_id: position.log_id, membership: position.membership }
 }
 
 /// Runs what blocks on the disk off the async workers.

@@ -33,9 +33,7 @@ pub(super) fn send(store: Store) -> impl Stream<Item = Result<pb::SnapshotChunk,
         let parts = reader.map(|part| {
             Ok(match part? {
                 SnapshotPart::Frame(frame) => Kind::Data(frame),
-                SnapshotPart::Trailer { records, crc32c } => {
-                    Kind::Trailer(pb::SnapshotTrailer { records, crc32c })
-                }
+                SnapshotPart::Trailer { records, crc32c } => Kind::Trailer(pb::SnapshotTrailer { records, crc32c }),
             })
         });
         for kind in std::iter::once(Ok(header)).chain(parts) {
@@ -67,8 +65,7 @@ pub(super) async fn receive(store: Store, mut chunks: Streaming<pb::SnapshotChun
         estimated_bytes: header.estimated_bytes,
     };
     let (parts, mut queue) = mpsc::channel::<SnapshotPart>(FRAMES);
-    let staging =
-        tokio::task::spawn_blocking(move || store.stage_snapshot(&header, || queue.blocking_recv()));
+    let staging = tokio::task::spawn_blocking(move || store.stage_snapshot(&header, || queue.blocking_recv()));
     let broken = loop {
         let part = match chunks.message().await {
             Ok(None) => break None,

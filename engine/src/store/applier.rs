@@ -142,8 +142,7 @@ impl Applier {
     /// Lets flushes catch up with writes.
     fn wait_for_flush(&self) {
         let started = Instant::now();
-        while self.generation.keyspace.sealed_memtable_count() > SEALED_MEMTABLES
-            && started.elapsed() < FLUSH_PATIENCE
+        while self.generation.keyspace.sealed_memtable_count() > SEALED_MEMTABLES && started.elapsed() < FLUSH_PATIENCE
         {
             std::thread::sleep(FLUSH_PAUSE);
         }

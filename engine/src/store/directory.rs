@@ -49,12 +49,7 @@ impl Directory {
     pub(super) fn open(root: &Path) -> Result<Self, StoreError> {
         fs::create_dir_all(root).map_err(io("create", root))?;
         let path = root.join(LOCK);
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(io("open", &path))?;
+        let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(io("open", &path))?;
         for attempt in 1.. {
             match lock.try_lock() {
                 Ok(()) => break,

@@ -63,6 +63,9 @@ impl FrameWriter {
     }
 }
 
+/// A key and its record.
+pub(super) type Record<'a> = (&'a [u8], &'a [u8]);
+
 /// The records of one verified frame.
 pub(super) struct FrameReader {
     raw: Vec<u8>,
@@ -75,9 +78,8 @@ impl FrameReader {
         let Some((header, block)) = frame.split_first_chunk::<HEADER>() else {
             return Err("a frame is too short".to_owned());
         };
-        let number = |at: usize| {
-            header[at..at + 4].iter().rev().fold(0u32, |number, &byte| (number << 8) | u32::from(byte))
-        };
+        let number =
+            |at: usize| header[at..at + 4].iter().rev().fold(0u32, |number, &byte| (number << 8) | u32::from(byte));
         let (raw_len, block_len, crc) = (number(0) as usize, number(4) as usize, number(8));
         if crc32c::crc32c_append(crc32c::crc32c(&header[..8]), block) != crc {
             return Err("a frame's checksum does not match".to_owned());
@@ -98,7 +100,7 @@ impl FrameReader {
     }
 
     /// The next key and record; `None` = no more.
-    pub(super) fn next_record(&mut self) -> Result<Option<(&[u8], &[u8])>, String> {
+    pub(super) fn next_record(&mut self) -> Result<Option<Record<'_>>, String> {
         if self.at == self.raw.len() {
             return Ok(None);
         }

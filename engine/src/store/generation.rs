@@ -80,8 +80,7 @@ impl Generation {
         if !db.keyspace_exists(KEYSPACE) {
             return Err(OpenFailure::Damaged("the keyspace is missing".to_owned()));
         }
-        let keyspace =
-            db.keyspace(KEYSPACE, keyspace_options).map_err(|error| open_failure(error, path))?;
+        let keyspace = db.keyspace(KEYSPACE, keyspace_options).map_err(|error| open_failure(error, path))?;
         let record = keyspace.get(layout::META_KEY).map_err(|error| open_failure(error, path))?;
         let Some(record) = record else {
             return Err(OpenFailure::Damaged("the meta record is missing".to_owned()));
@@ -145,10 +144,7 @@ impl Generation {
 }
 
 fn builder(path: &Path, cache_bytes: u64) -> fjall::DatabaseBuilder<Database> {
-    Database::builder(path)
-        .worker_threads(WORKER_THREADS)
-        .max_journaling_size(JOURNAL_BYTES)
-        .cache_size(cache_bytes)
+    Database::builder(path).worker_threads(WORKER_THREADS).max_journaling_size(JOURNAL_BYTES).cache_size(cache_bytes)
 }
 
 fn keyspace_options() -> KeyspaceCreateOptions {

@@ -5,9 +5,7 @@
 //! [`Store::state_hash`](super::Store::state_hash) makes visible.
 
 use bytes::Bytes;
-use raftkv_kv::{
-    Answer, Batch, CodecError, Command, Idempotency, Op, Outcome, Precondition, Proposal, slot_of,
-};
+use raftkv_kv::{Answer, Batch, CodecError, Command, Idempotency, Op, Outcome, Precondition, Proposal, slot_of};
 
 use super::record::{self, DataRecord, IdempotencyRecord, SessionRecord, Trace};
 use super::sessions::Sessions;
@@ -86,8 +84,7 @@ impl Machine {
                 Bytes::new()
             }
             EntryKind::Payload(payload) => {
-                let proposal =
-                    Proposal::decode(&payload).map_err(|source| Fault::Undecodable { index, source })?;
+                let proposal = Proposal::decode(&payload).map_err(|source| Fault::Undecodable { index, source })?;
                 match proposal {
                     Proposal::OpenSession => self.open_session(txn, index),
                     Proposal::Batch(batch) => self.batch(txn, batch).map_err(fault)?,
@@ -144,11 +141,13 @@ impl Machine {
         }
         let is_stale = sequence < session.record.acknowledged_below;
         let is_repeat = session.answers.contains_key(&sequence);
-        if !is_stale && !is_repeat && session.answers.len() >= self.limits.answers_per_session {
-            if let Some((dropped, trace)) = session.answers.pop_first() {
-                txn.remove(layout::answer(id, dropped), trace);
-                session.record.acknowledged_below = dropped + 1;
-            }
+        if !is_stale
+            && !is_repeat
+            && session.answers.len() >= self.limits.answers_per_session
+            && let Some((dropped, trace)) = session.answers.pop_first()
+        {
+            txn.remove(layout::answer(id, dropped), trace);
+            session.record.acknowledged_below = dropped + 1;
         }
         let key = layout::numbered(layout::SESSION, id);
         session.trace = txn.put(key, session.record.seal(&key), Some(session.trace));
@@ -254,8 +253,7 @@ impl Machine {
                 if stored.is_none() {
                     txn.meta.keys += 1;
                 }
-                let record =
-                    DataRecord::seal(&key, revision, create_revision, expires_at_ms, value.as_msgpack());
+                let record = DataRecord::seal(&key, revision, create_revision, expires_at_ms, value.as_msgpack());
                 txn.put(key, record, stored.map(|record| record.trace()));
                 Ok(Outcome::Set { revision, created })
             }

@@ -65,8 +65,7 @@ impl Meta {
             )));
         }
         let (numbers, body) = body.split_at_checked(Self::NUMBERS * 8).ok_or_else(damaged)?;
-        let mut numbers =
-            numbers.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap_or_default()));
+        let mut numbers = numbers.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap_or_default()));
         let mut next = || numbers.next().unwrap_or_default();
         let (next_index, revision, clock_ms, keys) = (next(), next(), next(), next());
         let (sessions, idempotency, sum, batch) = (next(), next(), next(), next());

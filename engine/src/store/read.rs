@@ -83,8 +83,8 @@ impl View {
             }
             let key = Key::from_stored(bytes::Bytes::copy_from_slice(&stored_key[1..]));
             bytes += key.as_bytes().len() + if request.keys_only { 0 } else { record.value_len() };
-            let is_full = page.entries.len() >= request.limit.max(1)
-                || (bytes > request.max_bytes && !page.entries.is_empty());
+            let is_full =
+                page.entries.len() >= request.limit.max(1) || (bytes > request.max_bytes && !page.entries.is_empty());
             if is_full {
                 page.next = Some(key.into_bytes());
                 break;

@@ -104,13 +104,7 @@ pub(super) struct DataRecord {
 impl DataRecord {
     const HEAD: usize = 24;
 
-    pub(super) fn seal(
-        key: &[u8],
-        revision: u64,
-        create_revision: u64,
-        expires_at_ms: u64,
-        value: &[u8],
-    ) -> Slice {
+    pub(super) fn seal(key: &[u8], revision: u64, create_revision: u64, expires_at_ms: u64, value: &[u8]) -> Slice {
         let mut head = [0; Self::HEAD];
         head[..8].copy_from_slice(&revision.to_le_bytes());
         head[8..16].copy_from_slice(&create_revision.to_le_bytes());

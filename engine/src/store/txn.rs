@@ -63,13 +63,7 @@ impl<'a> Txn<'a> {
     }
 
     /// The first keys of the expiry index `tag` with a time in `from_ms..=to_ms`, at most `limit`.
-    pub(super) fn index_keys(
-        &self,
-        tag: u8,
-        from_ms: u64,
-        to_ms: u64,
-        limit: usize,
-    ) -> Result<Vec<Slice>, StoreError> {
+    pub(super) fn index_keys(&self, tag: u8, from_ms: u64, to_ms: u64, limit: usize) -> Result<Vec<Slice>, StoreError> {
         let start = Slice::from(layout::numbered(tag, from_ms));
         let end = match to_ms.checked_add(1) {
             Some(next) => Slice::from(layout::numbered(tag, next)),

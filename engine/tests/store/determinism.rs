@@ -7,14 +7,8 @@ use raftkv_kv::{Batch, Op, Precondition, Proposal};
 
 use crate::support::{Harness, Taken, all_of, delete, once, payload, set_until, when};
 
-const TIGHT: StateLimits = StateLimits {
-    session_ms: 40,
-    sessions: 3,
-    answers_per_session: 3,
-    idempotency_ms: 30,
-    idempotency: 3,
-    sweep: 2,
-};
+const TIGHT: StateLimits =
+    StateLimits { session_ms: 40, sessions: 3, answers_per_session: 3, idempotency_ms: 30, idempotency: 3, sweep: 2 };
 
 fn op() -> impl Strategy<Value = Op> {
     let precondition = prop_oneof![

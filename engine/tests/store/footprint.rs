@@ -16,8 +16,19 @@ fn memory_mb(field: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
 }
 
+/// 500 characters that hardly compress.
+fn noise(seed: u64) -> String {
+    let mut x = seed;
+    (0..500)
+        .map(|_| {
+            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            char::from(33 + ((x >> 33) % 90) as u8)
+        })
+        .collect()
+}
+
 /// Overwrites `keys` keys round and round, in requests that wait for each other eight at a time.
-fn put(store: &Store, from: u64, puts: u64, keys: u64, value: &str) -> u64 {
+fn put(store: &Store, from: u64, puts: u64, keys: u64, value: impl Fn(u64) -> String) -> u64 {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let mut index = from;
@@ -30,10 +41,10 @@ fn put(store: &Store, from: u64, puts: u64, keys: u64, value: &str) -> u64 {
         while n < puts {
             let mut entries = Vec::new();
             for _ in 0..ENTRIES_PER_REQUEST {
-                let ops = (n..n + OPS_PER_ENTRY).map(|n| set(&format!("key-{:012}", n * 7_919 % keys), value)).collect();
+                let ops =
+                    (n..n + OPS_PER_ENTRY).map(|n| set(&format!("key-{:012}", n * 7_919 % keys), &value(n))).collect();
                 n += OPS_PER_ENTRY;
-                let batch =
-                    Batch { session: 1, sequence: index, acknowledged_below: index.saturating_sub(32), ops };
+                let batch = Batch { session: 1, sequence: index, acknowledged_below: index.saturating_sub(32), ops };
                 entries.push(payload(index, 1, &Proposal::Batch(batch)));
                 index += 1;
             }
@@ -54,7 +65,7 @@ fn put(store: &Store, from: u64, puts: u64, keys: u64, value: &str) -> u64 {
 fn a_million_puts_over_ten_thousand_keys_leave_megabytes() {
     let h = Harness::new();
     let started = Instant::now();
-    put(&h.store, 0, 1_000_000, 10_000, &"x".repeat(100));
+    put(&h.store, 0, 1_000_000, 10_000, |_| "x".repeat(100));
     let took = started.elapsed();
     let status = h.store.status().unwrap();
     println!(
@@ -81,8 +92,9 @@ fn a_million_puts_over_ten_thousand_keys_leave_megabytes() {
 fn a_gigabyte_fits_into_the_memory_of_a_small_machine() {
     let h = Harness::new();
     let started = Instant::now();
-    let incompressible: String = (0..500u32).map(|i| char::from(33 + (i * i % 89) as u8)).collect();
-    put(&h.store, 0, 2_000_000, 2_000_000, &incompressible);
+    put(&h.store, 0, 2_000_000, 2_000_000, noise);
+    let disk = h.store.status().unwrap().disk_bytes / 1_000_000;
+    println!("disk {disk} MB");
     println!("written in {:?}; memory {} MB, peak {} MB", started.elapsed(), memory_mb("VmRSS"), memory_mb("VmHWM"));
     let started = Instant::now();
     let other = Harness::new();

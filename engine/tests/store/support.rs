@@ -149,13 +149,8 @@ impl Harness {
 }
 
 pub(crate) fn all_of(store: &Store) -> Result<Vec<Entry>, StoreError> {
-    let request = ListRequest {
-        start: Bytes::new(),
-        end: None,
-        limit: usize::MAX,
-        max_bytes: usize::MAX,
-        keys_only: false,
-    };
+    let request =
+        ListRequest { start: Bytes::new(), end: None, limit: usize::MAX, max_bytes: usize::MAX, keys_only: false };
     store.list(&request).map(|page| page.entries)
 }
 
