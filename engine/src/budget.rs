@@ -33,7 +33,8 @@ impl Budget {
     }
 
     /// How much is taken.
-    pub(crate) fn taken(&self) -> usize {
+    #[cfg(test)]
+    fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
     }
 }

@@ -23,8 +23,9 @@ async fn a_read_never_uses_a_barrier_that_left_before_it_came() {
     let stack = Stack::start().await;
     let applied = watch::Sender::new(100);
     let barriers = barriers(&stack, &applied);
-    // The first barrier is noted at once and answered late; later ones at once, but only when allowed.
-    let (first_answer, second_allowed) = (Duration::from_millis(300), Arc::new(AtomicBool::new(false)));
+    // The first barrier is noted at once and answered late, but before the next one leaves because of that; later ones
+    // are answered at once, but only when allowed.
+    let (first_answer, second_allowed) = (Duration::from_millis(30), Arc::new(AtomicBool::new(false)));
     let mut first = true;
     let allowed = Arc::clone(&second_allowed);
     stack.sidecar.barrier(move |committed| {

@@ -3,6 +3,8 @@
 mod support;
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use raftkv_api::BackendError;
@@ -150,18 +152,19 @@ async fn when_sessions_expire_only_writes_with_a_lost_answer_are_unknown() {
 async fn impatient_writers_are_never_told_that_a_write_was_not_applied_when_it_may_be() {
     let stack = Stack::start().await;
     let mut rng = seeded();
-    stack.sidecar.fate(move |_| match rng.random_range(0..100) {
+    stack.sidecar.fate(move |proposal| match rng.random_range(0..100) {
         0..=39 => Fate::Late(milliseconds(&mut rng, 30)),
         40..=59 => Fate::Refuse,
         60..=64 => Fate::UnknownNotApplied,
         65..=69 => Fate::UnknownAppliedLater(milliseconds(&mut rng, 60)),
         70..=71 => Fate::BreakApplied,
         72..=73 => Fate::BreakNotApplied,
-        74 => Fate::Silent,
+        74 if is_batch(proposal) => Fate::Silent,
         75..=76 => Fate::ClockJump,
         _ => Fate::Apply,
     });
-    let told = write_all(&proposer(&stack), 16, 80, |write| Duration::from_millis(write as u64 % 40)).await;
+    let patience = |write| Duration::from_millis(if write % 16 == 15 { 500 } else { write as u64 % 40 });
+    let told = write_all(&proposer(&stack), 16, 80, patience).await;
     stack.sidecar.settle().await;
     assert_exactly_once(&stack, &told);
     assert!(told.iter().any(|told| told.answer.is_ok()), "some are fast enough");
@@ -269,6 +272,44 @@ async fn a_sequence_that_was_given_up_is_stale_when_it_arrives_late() {
     let entry = stack.store.get(&key("late")).expect("read").expect("there");
     assert_eq!(entry.value, Some(raftkv_kv::Value::text("2", &Default::default()).expect("small")));
     assert_eq!(stack.store.revision(), 2, "the late one changed nothing");
+}
+
+#[tokio::test]
+async fn a_batch_that_is_being_repeated_is_never_outrun_by_so_many_that_its_answer_is_dropped() {
+    let stack = Stack::start().await;
+    let proposer = proposer(&stack);
+    proposer.propose(vec![set("first", "1")], deadline_in(PATIENT)).await.expect("written");
+    let lost = Arc::new(AtomicBool::new(true));
+    stack.sidecar.fate({
+        let lost = Arc::clone(&lost);
+        let stuck = key("stuck");
+        move |proposal| match proposal {
+            // Applied the first time, and each answer is lost.
+            Proposal::Batch(batch) if batch.ops.iter().any(|op| *op.command.key() == stuck) => {
+                if lost.load(Ordering::SeqCst) { Fate::UnknownApplied } else { Fate::Apply }
+            }
+            _ => Fate::Apply,
+        }
+    });
+    let stuck = tokio::spawn({
+        let proposer = proposer.clone();
+        async move { proposer.propose(vec![set("stuck", "1")], deadline_in(PATIENT)).await }
+    });
+    while stack.sidecar.proposals() < 3 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // More than the state machine keeps answers of, each a batch of its own.
+    let others = tokio::spawn(async move {
+        for n in 0..1_500 {
+            proposer.propose(vec![set(&format!("k{n}"), "1")], deadline_in(PATIENT)).await.expect("written");
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    lost.store(false, Ordering::SeqCst);
+    let outcomes = stuck.await.expect("writer").expect("answered from the session's record");
+    assert!(matches!(outcomes[..], [Outcome::Set { created: true, .. }]), "{outcomes:?}");
+    others.await.expect("writers");
+    assert_eq!(stack.store.revision(), 1_502);
 }
 
 #[tokio::test]

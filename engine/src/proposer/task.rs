@@ -23,11 +23,16 @@ use crate::trouble::Trouble;
 /// The sidecar gets this long to answer a proposal; then it is asked again, which finds a new leader where the old one
 /// went silent. Longer than an election, shorter than a client's usual deadline.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The sidecar gets this long to open a session: asking again is harmless, and until it is answered nobody can write.
+const SESSION_TIMEOUT: Duration = Duration::from_millis(500);
 /// The sidecar is given less time than is left, so that its "refused" comes before the client's deadline and the
 /// client hears "not applied" rather than "unknown": a tenth of what is left, at most this.
 const MOST_ANSWER_MARGIN: Duration = Duration::from_millis(50);
 /// A sidecar that has not answered this long after it should have, never will: treat the proposal as lost.
 const OVERDUE: Duration = Duration::from_millis(500);
+/// How far sequences may run ahead of the lowest one without an answer. The state machine keeps the answers of all in
+/// between, 1,024 at most; with half of that, a batch that is being repeated is never called stale.
+const MAX_SEQUENCE_SPREAD: u64 = 512;
 /// First wait after a refusal: most are elections, over within a few of these.
 const FIRST_REFUSAL_WAIT: Duration = Duration::from_millis(5);
 /// Longest wait after a refusal.
@@ -116,8 +121,20 @@ impl Task {
     fn can_propose(&self, now: Instant) -> bool {
         self.link.is_open()
             && self.batches.len() < MAX_BATCHES_IN_FLIGHT
-            && !matches!(self.session, Session::Opening { .. })
+            && self.has_sequence()
             && self.closed_until.is_none_or(|until| now >= until)
+    }
+
+    /// Whether the session has a number for another batch, or there is none and one can be opened.
+    fn has_sequence(&self) -> bool {
+        match self.session {
+            Session::Closed => true,
+            Session::Opening { .. } => false,
+            Session::Open { session, next_sequence } => {
+                let lowest = self.lowest_outstanding(session).unwrap_or(next_sequence);
+                next_sequence - lowest < MAX_SEQUENCE_SPREAD
+            }
+        }
     }
 
     /// When something can be sent that cannot be sent now, if time is all it needs.
@@ -194,7 +211,7 @@ impl Task {
     }
 
     fn open_session(&mut self, now: Instant) {
-        if let Some((id, answer_by)) = self.send(Proposal::OpenSession.encode(), now + ATTEMPT_TIMEOUT, now) {
+        if let Some((id, answer_by)) = self.send(Proposal::OpenSession.encode(), now + SESSION_TIMEOUT, now) {
             self.session = Session::Opening { id, answer_by };
         }
     }
