@@ -54,7 +54,9 @@ pub(crate) enum Command {
     /// Measure throughput and latency under load; the same load on etcd for comparison
     Bench(BenchArgs),
     /// Print a completion script for your shell
-    #[command(after_help = "Example:\n  raftkv completion bash > ~/.local/share/bash-completion/completions/raftkv")]
+    #[command(
+        after_help = "Example:\n  raftkv completion bash > ~/.local/share/bash-completion/completions/raftkv"
+    )]
     Completion(CompletionArgs),
     /// Become another program that dies with its parent (used by `raftkv local`)
     #[command(hide = true)]
@@ -75,7 +77,13 @@ pub(crate) enum NodeCommand {
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ClientArgs {
     /// HTTP address of a node; several, separated by commas, are tried in turn
-    #[arg(long, visible_alias = "endpoints", env = "RAFTKV_ENDPOINT", value_name = "URL[,URL]", default_value = "http://127.0.0.1:8080")]
+    #[arg(
+        long,
+        visible_alias = "endpoints",
+        env = "RAFTKV_ENDPOINT",
+        value_name = "URL[,URL]",
+        default_value = "http://127.0.0.1:8080"
+    )]
     pub(crate) endpoint: Endpoints,
     /// Give up on a request after this long
     #[arg(long, value_name = "DURATION", default_value = "10s")]
@@ -92,7 +100,12 @@ impl ClientArgs {
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ManagementArgs {
     /// Management address of any node; several, separated by commas, are tried in turn
-    #[arg(long, env = "RAFTKV_MANAGEMENT", value_name = "URL[,URL]", default_value = "http://127.0.0.1:6000")]
+    #[arg(
+        long,
+        env = "RAFTKV_MANAGEMENT",
+        value_name = "URL[,URL]",
+        default_value = "http://127.0.0.1:6000"
+    )]
     pub(crate) management: Endpoints,
     /// Give up on a request after this long
     #[arg(long, value_name = "DURATION", default_value = "10s")]

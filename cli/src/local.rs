@@ -71,12 +71,16 @@ pub(crate) async fn run(args: LocalArgs) -> Result<(), Failure> {
         })
         .collect();
 
-    let outcome = become_healthy_and_serve(&args, &plan, &directory, is_new, &board, &shutdown).await;
+    let outcome =
+        become_healthy_and_serve(&args, &plan, &directory, is_new, &board, &shutdown).await;
 
     // Whatever happened: nothing that was started stays behind.
     shutdown.trigger();
     if std::io::stderr().is_terminal() {
-        let _ = writeln!(std::io::stderr(), "Stopping the nodes. Press Ctrl-C again to kill them.");
+        let _ = writeln!(
+            std::io::stderr(),
+            "Stopping the nodes. Press Ctrl-C again to kill them."
+        );
     }
     for stopped in join_all(supervisors).await {
         stopped.map_err(|error| Failure::failed(format!("a supervisor failed: {error}")))?;
@@ -93,7 +97,11 @@ async fn become_healthy_and_serve(
     board: &Board,
     shutdown: &Shutdown,
 ) -> Result<(), Failure> {
-    let what = if is_new { "Starting a new cluster" } else { "Resuming the cluster" };
+    let what = if is_new {
+        "Starting a new cluster"
+    } else {
+        "Resuming the cluster"
+    };
     let spinner = output::spinner(format!("{what} of {} nodes", plan.nodes.len()));
     let healthy = tokio::select! {
         healthy = health::wait(plan, board, args.ready_timeout.get(), &spinner) => healthy,
@@ -115,14 +123,23 @@ async fn become_healthy_and_serve(
 fn welcome(plan: &Plan, directory: &Directory) -> String {
     let mut text = format!("RaftKV is up: {} nodes, one group.\n\n", plan.nodes.len());
     for node in &plan.nodes {
-        text.push_str(&format!("  {:<8} http://{:<18} management http://{}\n", node.name, node.http(), node.management()));
+        text.push_str(&format!(
+            "  {:<8} http://{:<18} management http://{}\n",
+            node.name,
+            node.http(),
+            node.management()
+        ));
     }
     let (first, last) = match plan.nodes.as_slice() {
         [] => return text,
         [only] => (only, only),
         [first, .., last] => (first, last),
     };
-    let endpoint = if first.http_port == args::DEFAULT_HTTP_PORT { String::new() } else { format!(" --endpoint {}", first.http()) };
+    let endpoint = if first.http_port == args::DEFAULT_HTTP_PORT {
+        String::new()
+    } else {
+        format!(" --endpoint {}", first.http())
+    };
     let management = if first.management_port == plan::DEFAULT_MANAGEMENT_PORT {
         String::new()
     } else {

@@ -20,7 +20,13 @@ Examples:
 Every answer is checked: a read must return a value that this run wrote under that key.")]
 pub(crate) struct BenchArgs {
     /// Addresses of RaftKV; the clients are spread over them
-    #[arg(long, visible_alias = "endpoint", env = "RAFTKV_ENDPOINT", value_name = "URL[,URL]", default_value = "http://127.0.0.1:8080")]
+    #[arg(
+        long,
+        visible_alias = "endpoint",
+        env = "RAFTKV_ENDPOINT",
+        value_name = "URL[,URL]",
+        default_value = "http://127.0.0.1:8080"
+    )]
     pub(super) endpoints: Endpoints,
     /// Addresses of etcd to put the load on instead, or as well with --compare
     #[arg(long, value_name = "URL[,URL]")]
@@ -82,10 +88,14 @@ impl BenchArgs {
             return Err(Failure::usage("--batch is for the put workload only"));
         }
         if self.batch > 1 && self.etcd.is_some() {
-            return Err(Failure::usage("--batch has no counterpart in etcd's KV calls"));
+            return Err(Failure::usage(
+                "--batch has no counterpart in etcd's KV calls",
+            ));
         }
         if self.etcd.is_some() && self.consistency == Consistency::Lease {
-            return Err(Failure::usage("etcd has no lease reads: choose linearizable or stale"));
+            return Err(Failure::usage(
+                "etcd has no lease reads: choose linearizable or stale",
+            ));
         }
         Ok(())
     }

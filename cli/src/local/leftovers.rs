@@ -17,11 +17,18 @@ const GONE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Kills what `cluster.json` names and what still is what it says, and waits until it is gone.
 pub(super) async fn end(directory: &Directory) -> Result<(), Failure> {
-    let Ok(text) = std::fs::read(directory.cluster_file()) else { return Ok(()) };
+    let Ok(text) = std::fs::read(directory.cluster_file()) else {
+        return Ok(());
+    };
     // A file that cannot be read names nobody. Ports and directories that are still held will be told of later.
-    let Ok(state) = serde_json::from_slice::<ClusterState>(&text) else { return Ok(()) };
+    let Ok(state) = serde_json::from_slice::<ClusterState>(&text) else {
+        return Ok(());
+    };
     for node in &state.nodes {
-        let programs = [(node.engine_pid, super::programs::ENGINE), (node.sidecar_pid, super::programs::SIDECAR)];
+        let programs = [
+            (node.engine_pid, super::programs::ENGINE),
+            (node.sidecar_pid, super::programs::SIDECAR),
+        ];
         for (pid, program) in programs {
             if let Some(pid) = pid {
                 end_one(pid, program, &node.dir).await?;
@@ -32,16 +39,28 @@ pub(super) async fn end(directory: &Directory) -> Result<(), Failure> {
 }
 
 async fn end_one(pid: u32, program: &str, data_dir: &Path) -> Result<(), Failure> {
-    let Some(id) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else { return Ok(()) };
+    let Some(id) = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw)
+    else {
+        return Ok(());
+    };
     if !is_ours(pid, program, data_dir) {
         return Ok(());
     }
-    let failed = |error: std::io::Error| Failure::io(format!("end {program} left behind as process {pid}"), &error);
+    let failed = |error: std::io::Error| {
+        Failure::io(
+            format!("end {program} left behind as process {pid}"),
+            &error,
+        )
+    };
     kill(id, || is_ours(pid, program, data_dir)).map_err(failed)?;
     let deadline = tokio::time::Instant::now() + GONE_WITHIN;
     while is_ours(pid, program, data_dir) {
         if tokio::time::Instant::now() >= deadline {
-            return Err(Failure::unavailable(format!("{program} left behind as process {pid} does not end")));
+            return Err(Failure::unavailable(format!(
+                "{program} left behind as process {pid} does not end"
+            )));
         }
         tokio::time::sleep(POLL).await;
     }
@@ -72,15 +91,21 @@ fn kill(id: rustix::process::Pid, still_ours: impl Fn() -> bool) -> std::io::Res
 
 /// Whether the process runs `program` on `data_dir`. A process that cannot be looked at is not ours.
 fn is_ours(pid: u32, program: &str, data_dir: &Path) -> bool {
-    let Ok(executable) = std::fs::read_link(format!("/proc/{pid}/exe")) else { return false };
+    let Ok(executable) = std::fs::read_link(format!("/proc/{pid}/exe")) else {
+        return false;
+    };
     // The kernel appends " (deleted)" when the file was replaced since, by a build for example.
     let name = executable.file_name().unwrap_or_default().to_string_lossy();
     if name.trim_end_matches(" (deleted)") != program {
         return false;
     }
-    let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ")) else { return false };
+    let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ")) else {
+        return false;
+    };
     let expected = format!("RAFTKV_DATA_DIR={}", data_dir.display());
-    environment.split(|byte| *byte == 0).any(|variable| variable == expected.as_bytes())
+    environment
+        .split(|byte| *byte == 0)
+        .any(|variable| variable == expected.as_bytes())
 }
 
 #[cfg(test)]
@@ -106,13 +131,23 @@ mod tests {
             tokio::time::sleep(POLL).await;
         }
 
-        for (name, dir) in [("raftkv-sidecar", "/d/node1"), ("raftkv-engine", "/d/node2")] {
+        for (name, dir) in [
+            ("raftkv-sidecar", "/d/node1"),
+            ("raftkv-engine", "/d/node2"),
+        ] {
             end_one(pid, name, Path::new(dir)).await.expect("not ours");
-            assert!(child.try_wait().expect("wait").is_none(), "{name} on {dir} is another process");
+            assert!(
+                child.try_wait().expect("wait").is_none(),
+                "{name} on {dir} is another process"
+            );
         }
 
-        end_one(pid, "raftkv-engine", Path::new("/d/node1")).await.expect("ours");
+        end_one(pid, "raftkv-engine", Path::new("/d/node1"))
+            .await
+            .expect("ours");
         child.wait().expect("ended");
-        end_one(pid, "raftkv-engine", Path::new("/d/node1")).await.expect("gone is as good as ended");
+        end_one(pid, "raftkv-engine", Path::new("/d/node1"))
+            .await
+            .expect("gone is as good as ended");
     }
 }
