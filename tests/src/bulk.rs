@@ -48,13 +48,13 @@ impl BulkLoad {
         let count = numbers.end - numbers.start;
         let ops = numbers.map(|number| {
             Value::Map(vec![
-                ("op".into(), "set".into()),
+                ("op".into(), "put".into()),
                 ("key".into(), self.key(number % self.keys).into()),
                 ("value".into(), Value::Binary(self.value(number))),
             ])
         });
         let mut body = Vec::new();
-        rmpv::encode::write_value(&mut body, &Value::Map(vec![("ops".into(), Value::Array(ops.collect()))]))?;
+        rmpv::encode::write_value(&mut body, &Value::Map(vec![("operations".into(), Value::Array(ops.collect()))]))?;
         let body = bytes::Bytes::from(body);
         let mut last = String::new();
         for _ in 0..ATTEMPTS {

@@ -1,0 +1,69 @@
+//! `raftkv local`: what it prints, what it keeps running and what it leaves behind.
+
+use anyhow::{Context, anyhow, ensure};
+use raftkv_tests::{LocalCluster, LocalNode, eventually, signal};
+use rustix::process::Signal;
+
+fn pid(node: &LocalNode, role: &str) -> anyhow::Result<u32> {
+    let pid = if role == "engine" { node.engine_pid } else { node.sidecar_pid };
+    pid.with_context(|| format!("the {role} of {} does not run", node.name))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_prints_where_everything_is_and_restarts_what_dies() -> anyhow::Result<()> {
+    let cluster = LocalCluster::start(3, &[]).await?;
+    let printed = &cluster.printed;
+    ensure!(cluster.state()? == *printed, "cluster.json and the line that was printed differ");
+    ensure!(printed.routers.is_empty());
+    for (number, node) in printed.nodes.iter().enumerate() {
+        ensure!(node.name == format!("node{}", number + 1) && !node.group.is_empty(), "{node:?}");
+        ensure!(node.dir.starts_with(cluster.dir()) && node.dir.is_dir(), "{node:?}");
+        pid(node, "engine")?;
+        pid(node, "sidecar")?;
+    }
+    // Healthy when the line is printed: no waiting here.
+    let [first, second, third] = &printed.nodes[..] else { anyhow::bail!("three nodes: {printed:?}") };
+    first.client().put("k", "v").await?.acked()?;
+    for node in [second, third] {
+        ensure!(node.client().get("k").await?.text()? == "v");
+    }
+    for role in ["engine", "sidecar"] {
+        let dead = pid(&cluster.state()?.nodes[1], role)?;
+        signal(dead, Signal::KILL)?;
+        eventually(&format!("the {role} is started again"), || async {
+            let now = pid(&cluster.state()?.nodes[1], role)?;
+            ensure!(now != dead, "it is still process {dead}");
+            second.client().get("k").await?.success()
+        })
+        .await?;
+    }
+    cluster.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_no_restart_what_dies_stays_dead_and_the_others_serve() -> anyhow::Result<()> {
+    let cluster = LocalCluster::start(3, &["--no-restart"]).await?;
+    let nodes = cluster.printed.nodes.clone();
+    nodes[0].client().put("k", "v").await?.acked()?;
+    let (engine, sidecar) = (pid(&nodes[0], "engine")?, pid(&nodes[0], "sidecar")?);
+    signal(sidecar, Signal::KILL)?;
+    signal(engine, Signal::KILL)?;
+    eventually("cluster.json says that it is dead", || async {
+        let node = &cluster.state()?.nodes[0];
+        (node.engine_pid.is_none() && node.sidecar_pid.is_none()).then_some(()).ok_or_else(|| anyhow!("{node:?}"))
+    })
+    .await?;
+    eventually("the others serve", || async { nodes[1].client().put("k", "w").await?.acked() }).await?;
+    ensure!(nodes[2].client().get("k").await?.text()? == "w");
+    ensure!(cluster.state()?.nodes[0].engine_pid.is_none(), "it was started again");
+    cluster.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_node_is_a_cluster() -> anyhow::Result<()> {
+    let cluster = LocalCluster::start(1, &[]).await?;
+    let node = &cluster.printed.nodes[0];
+    let revision = node.client().put("k", "v").await?.acked()?;
+    ensure!(node.client().get("k").await?.revision()? == revision);
+    cluster.stop().await
+}
