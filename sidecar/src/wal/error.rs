@@ -62,6 +62,12 @@ pub enum WalError {
         /// The index given.
         found: u64,
     },
+    /// An entry that should be there is nowhere: a bug.
+    #[error("entry {index} of the log is neither in memory nor on disk")]
+    Missing {
+        /// Its index.
+        index: u64,
+    },
     /// An entry too large for the format.
     #[error("an append of {bytes} bytes is more than the log takes at once ({limit})")]
     TooLarge {
@@ -98,7 +104,7 @@ impl WalError {
 impl From<WalError> for io::Error {
     fn from(error: WalError) -> Self {
         let kind = match &error {
-            WalError::Damaged { .. } => io::ErrorKind::InvalidData,
+            WalError::Damaged { .. } | WalError::Missing { .. } => io::ErrorKind::InvalidData,
             WalError::UnsupportedVersion { .. } => io::ErrorKind::Unsupported,
             WalError::Locked { .. } => io::ErrorKind::ResourceBusy,
             WalError::Io { source, .. } => source.kind(),

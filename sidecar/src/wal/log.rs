@@ -28,6 +28,9 @@ const LOCK: &str = "LOCK";
 /// The format's offsets have 32 bits; an append stays far below.
 const MAX_APPEND: usize = 1 << 30;
 
+/// Segments of any other size make no sense, or would not fit the format's offsets.
+const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 512..=1 << 30;
+
 /// A write-ahead log. Clones are the same log; the last one dropped waits until everything is written.
 ///
 /// A change is visible to readers when its method returns, and durable when its `done` is called with `Ok`. Operations become
@@ -60,7 +63,10 @@ impl Wal {
     /// # Errors
     ///
     /// When the log is damaged, is of another version, is open elsewhere, or cannot be read.
-    pub fn open(options: WalOptions) -> Result<Self, WalError> {
+    pub fn open(mut options: WalOptions) -> Result<Self, WalError> {
+        options.segment_bytes = options
+            .segment_bytes
+            .clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end());
         let dir = options.dir.clone();
         std::fs::create_dir_all(&dir).map_err(|error| WalError::io("create", &dir, error))?;
         let (mut lock, noted) = lock(&dir)?;

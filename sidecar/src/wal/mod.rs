@@ -37,9 +37,11 @@
 //!
 //! A torn end is cut off and its space allocated anew, durably, before anything is written, so that stale bytes never come back.
 //! Damage stops the start with an error that names the file and the byte, and changes nothing on disk. So: any one flipped bit
-//! in what was durable is an error; truncation, zeros or garbage from any byte of the last frame on give exactly
-//! the frames before it. What cannot be told from a crash is the loss of whole frames at the very end (a file system
-//! that lies about fsync, a last segment removed by hand).
+//! in what was durable is an error; truncation or zeros from any byte of the last frame on, and garbage after it or from
+//! before its trailer on, give exactly the frames before. What cannot be told from a crash is the loss of whole frames at
+//! the very end (a device that lies about fsync, a last segment removed by hand), and more than one wrong bit in the
+//! header or the trailer of the very last frame. In the other direction one rare crash is taken for damage: a sector that
+//! was to hold a single set bit is the only one that did not reach the disk.
 
 mod bounds;
 mod cache;

@@ -39,7 +39,7 @@ pub enum IoStep {
 pub struct WalOptions {
     /// The directory; made when missing. Nothing else may live in it.
     pub dir: PathBuf,
-    /// Size a segment is preallocated with.
+    /// Size a segment is preallocated with; held between 512 bytes and 1 GiB.
     pub segment_bytes: u64,
     /// Bound of the recent entries kept in memory. Entries not yet durable are kept beyond it.
     pub cache_bytes: usize,

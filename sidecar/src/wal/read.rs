@@ -43,6 +43,7 @@ pub struct ReadPlan {
 #[derive(Debug)]
 enum Step {
     Cached(Entry),
+    Missing(u64),
     Stored {
         index: u64,
         location: Location,
@@ -69,9 +70,8 @@ impl ReadPlan {
                 };
                 (step, location.len as usize)
             } else {
-                // Every entry within the bounds is in the cache or durable; `load` would tell of a hole.
-                debug_assert!(false, "entry {index} is nowhere");
-                break;
+                // Every entry within the bounds is in memory or durable. A hole must never pass for the log's end.
+                (Step::Missing(index), 0)
             };
             bytes = bytes.saturating_add(size);
             if !steps.is_empty() && (bytes > limit.bytes || steps.len() >= limit.entries) {
@@ -113,6 +113,7 @@ impl ReadPlan {
                     load_run(&mut run, &mut entries)?;
                     entries.push(entry);
                 }
+                Step::Missing(index) => return Err(WalError::Missing { index }),
                 Step::Stored {
                     index,
                     location,

@@ -37,7 +37,7 @@ pub fn ballot(term: u64) -> Ballot {
 /// An entry whose bytes depend on its place; some of them are zero.
 pub fn entry(term: u64, index: u64, size: usize) -> Entry {
     let byte = |at: usize| {
-        if at % 3 == 0 {
+        if at.is_multiple_of(3) {
             0
         } else {
             (index as usize * 31 + term as usize * 7 + at) as u8
