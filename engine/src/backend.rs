@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use raftkv_api::{
-    Backend, BackendError, Entry, ListRequest, Membership, Page, Read, RequestContext, ServedBy,
-};
+use raftkv_api::{Backend, BackendError, Entry, ListRequest, Membership, Page, Read, RequestContext, ServedBy};
 use raftkv_kv::{Key, Op, Outcome};
 use raftkv_proto::consensus::ConsensusStatus;
 use tokio::sync::{Mutex, Semaphore};

@@ -67,7 +67,8 @@ fn every_setting_has_an_environment_variable() {
 
 #[test]
 fn an_empty_variable_is_not_set() {
-    let config = Config::merge(flags(&["--node-id", "a", "--cache-bytes", "", "--http-advertise", " "]), File::default());
+    let config =
+        Config::merge(flags(&["--node-id", "a", "--cache-bytes", "", "--http-advertise", " "]), File::default());
     let config = config.expect("sound");
     assert_eq!((config.cache_bytes, config.http_advertise), (DEFAULT_CACHE.0, None));
 }

@@ -25,9 +25,8 @@ pub struct ConsensusClient {
 impl ConsensusClient {
     /// A client over `channel`, which connects when first used.
     pub fn new(channel: Channel) -> Self {
-        let rpc = Rpc::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let rpc =
+            Rpc::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
         Self { rpc }
     }
 
@@ -97,7 +96,11 @@ async fn within<T>(
 }
 
 fn error_of(status: &Status, effect: Effect) -> BackendError {
-    let message = status.message().to_owned();
+    // Only what our own side made, the transport, has a source.
+    let message = match std::error::Error::source(status) {
+        Some(_) => format!("the sidecar cannot be reached: {}", status.message()),
+        None => status.message().to_owned(),
+    };
     match status.code() {
         Code::InvalidArgument
         | Code::FailedPrecondition

@@ -167,9 +167,8 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
 async fn open_store(config: &Config) -> Result<Store, RunError> {
     let since = Instant::now();
     let (dir, cache_bytes) = (config.dir.clone(), config.cache_bytes);
-    let opened = tokio::task::spawn_blocking(move || {
-        Store::open(&dir, StoreOptions { cache_bytes, ..StoreOptions::default() })
-    });
+    let opened =
+        tokio::task::spawn_blocking(move || Store::open(&dir, StoreOptions { cache_bytes, ..StoreOptions::default() }));
     let store = opened.await.map_err(|error| RunError::Internal(format!("open the store: {error}")))??;
     let (next_index, revision) = (store.position().next_index, store.revision());
     tracing::info!(dir = %config.dir.display(), next_index, revision, took = ?since.elapsed(), "store opened");

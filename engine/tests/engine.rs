@@ -50,7 +50,13 @@ impl Engine {
     }
 
     async fn put(&self, path: &str, value: &str) -> reqwest::Response {
-        self.client.put(self.url(path)).header("content-type", "text/plain").body(value.to_owned()).send().await.expect("put")
+        self.client
+            .put(self.url(path))
+            .header("content-type", "text/plain")
+            .body(value.to_owned())
+            .send()
+            .await
+            .expect("put")
     }
 
     async fn get(&self, path: &str) -> (StatusCode, String) {

@@ -31,7 +31,12 @@ struct Told {
 }
 
 /// Many writers, each with one new key after the other.
-async fn write_all(proposer: &Proposer, writers: usize, writes: usize, patience: impl Fn(usize) -> Duration) -> Vec<Told> {
+async fn write_all(
+    proposer: &Proposer,
+    writers: usize,
+    writes: usize,
+    patience: impl Fn(usize) -> Duration,
+) -> Vec<Told> {
     let mut tasks = Vec::new();
     for writer in 0..writers {
         let proposer = proposer.clone();
@@ -335,9 +340,9 @@ async fn too_many_bytes_waiting_are_refused_before_any_work() {
     let mut waiting = Vec::new();
     for n in 0..70 {
         let (proposer, op) = (proposer.clone(), set(&format!("k{n}"), &large));
-        waiting.push(tokio::spawn(async move {
-            proposer.propose(vec![op], deadline_in(Duration::from_millis(800))).await
-        }));
+        waiting.push(tokio::spawn(
+            async move { proposer.propose(vec![op], deadline_in(Duration::from_millis(800))).await },
+        ));
     }
     // Those that fit wait for their deadline; polled in order on this one thread, the last ones found no room.
     let mut answers = Vec::new();

@@ -109,7 +109,11 @@ impl Task {
         }
         if !self.is_idle() {
             let requests = self.waiting.len() + self.queue.len();
-            tracing::warn!(requests, batches = self.batches.len(), "stopped with writes unanswered: the grace period is over");
+            tracing::warn!(
+                requests,
+                batches = self.batches.len(),
+                "stopped with writes unanswered: the grace period is over"
+            );
         }
     }
 
@@ -395,7 +399,11 @@ impl Task {
     fn give_up(&mut self, at: usize) {
         let batch = self.batches.swap_remove(at);
         metrics::counter!("raftkv_engine_batches_given_up_total").increment(1);
-        tracing::debug!(session = batch.session, sequence = batch.sequence, "batch given up: all its writers have left");
+        tracing::debug!(
+            session = batch.session,
+            sequence = batch.sequence,
+            "batch given up: all its writers have left"
+        );
     }
 
     /// Frees what nobody waits for, and repeats what should have been answered long ago.

@@ -69,10 +69,7 @@ struct Behaviour {
 
 impl Default for Behaviour {
     fn default() -> Self {
-        Self {
-            fate: Box::new(|_| Fate::Apply),
-            barrier: Box::new(|next_index| (Duration::ZERO, Ok(next_index))),
-        }
+        Self { fate: Box::new(|_| Fate::Apply), barrier: Box::new(|next_index| (Duration::ZERO, Ok(next_index))) }
     }
 }
 
@@ -157,10 +154,7 @@ impl TestSidecar {
         self.shared.behaviour.lock().expect("lock").fate = Box::new(fate);
     }
 
-    pub fn barrier(
-        &self,
-        barrier: impl FnMut(u64) -> (Duration, Result<u64, RefusedReason>) + Send + 'static,
-    ) {
+    pub fn barrier(&self, barrier: impl FnMut(u64) -> (Duration, Result<u64, RefusedReason>) + Send + 'static) {
         self.shared.behaviour.lock().expect("lock").barrier = Box::new(barrier);
     }
 
@@ -333,12 +327,9 @@ impl Consensus for TestSidecar {
                         Ok(next_index) => Ok(Barrier::NextIndex(next_index)),
                         // There is no other way to say in this type that the stream shall break.
                         Err(RefusedReason::Unspecified) => Err(Status::unavailable("the test breaks the stream")),
-                        Err(reason) => {
-                            Ok(Barrier::Refused(Refused { reason: reason.into(), message: String::new() }))
-                        }
+                        Err(reason) => Ok(Barrier::Refused(Refused { reason: reason.into(), message: String::new() })),
                     };
-                    let _ = sender
-                        .send(answer.map(|outcome| ReadBarrierResponse { id, outcome: Some(outcome) }));
+                    let _ = sender.send(answer.map(|outcome| ReadBarrierResponse { id, outcome: Some(outcome) }));
                 });
             }
         });
