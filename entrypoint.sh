@@ -29,7 +29,7 @@ ask() {
     (
         sleep "$GRACE" >/dev/null 2>&1
         alive "$2" && say "$1 did not stop within $GRACE s: killing it" && kill -KILL "$2"
-    ) 3>&- &
+    ) &
     killers="$killers $!"
 }
 
@@ -54,68 +54,38 @@ if command -v setsid >/dev/null 2>&1; then
     apart=setsid
 fi
 
-# A POSIX shell cannot wait for whichever child ends first. So this one waits for a `sleep`, and each process has a
-# small shell of its own that waits for it, writes down how it ended and ends the sleep. (Reading the pipe instead of
-# waiting for the sleep would lose a signal that arrives just before the read; `wait` is safe from that.)
-pipe_dir=$(mktemp -d)
-mkfifo "$pipe_dir/events"
-exec 3<>"$pipe_dir/events"
-rm -r "$pipe_dir"
-sleep 2147483647 3>&- >/dev/null 2>&1 &
-sleeper=$!
-
-watch() {
-    $apart "$1" 3>&- &
-    child=$!
-    trap '' TERM INT
-    echo "$1 $child" >&3
-    code=0
-    wait "$child" || code=$?
-    echo "$1 $code" >&3
-    kill "$sleeper" 2>/dev/null || :
-}
-
-# A signal ends a read with nothing read: then again.
-next_event() {
-    until read -r name number <&3; do :; done
-}
-
-watch raftkv-engine &
-engine_watch=$!
-next_event
-engine_started=$number
-watch raftkv-sidecar &
-sidecar_watch=$!
-next_event
-early=
-if [ "$name" = raftkv-engine ]; then
-    # It has ended already.
-    early="$name $number"
-    next_event
-fi
-if [ -n "$early" ]; then echo "$early" >&3; fi
-engine=$engine_started sidecar=$number
+# shellcheck disable=SC2086 # nothing, or one word
+$apart raftkv-engine &
+engine_started=$!
+# shellcheck disable=SC2086
+$apart raftkv-sidecar &
+sidecar=$! engine=$engine_started
 if [ "$signals" -gt 0 ]; then
+    # A signal sent to a child between its fork and its exec is lost.
+    sleep 0.2
     ask raftkv-engine "$engine"
 fi
 
-while alive "$sleeper"; do
-    wait "$sleeper" 2>/dev/null || :
+# A POSIX shell cannot wait for whichever child ends first, so it looks twice a second. Waiting for the sleep, and not
+# sleeping, lets a signal be acted on at once, and takes note of children that ended.
+while alive "$engine" && alive "$sidecar"; do
+    sleep 0.5 >/dev/null 2>&1 &
+    wait $! 2>/dev/null || :
 done
 
-next_event
-code=$number
-say "$name ended with code $code"
-if [ "$name" = raftkv-engine ]; then
+if ! alive "$engine"; then
+    first=raftkv-engine first_pid=$engine rest=$sidecar
     if alive "$sidecar"; then ask raftkv-sidecar "$sidecar"; fi
-    rest=$sidecar_watch
 else
+    first=raftkv-sidecar first_pid=$sidecar rest=$engine
     # With a signal, the engine was asked when that came.
-    if [ "$signals" -eq 0 ] && alive "$engine"; then ask raftkv-engine "$engine"; fi
-    rest=$engine_watch
+    if [ "$signals" -eq 0 ]; then ask raftkv-engine "$engine"; fi
 fi
+code=0
+wait "$first_pid" 2>/dev/null || code=$?
+say "$first ended with code $code"
 while alive "$rest"; do
-    wait "$rest" || :
+    wait "$rest" 2>/dev/null || :
 done
 for killer in $killers; do
     kill "$killer" 2>/dev/null || :
