@@ -270,7 +270,8 @@ mod tests {
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.expect("accept");
             for body in answers {
-                stream.read(&mut [0; 4096]).await.expect("request");
+                let asked = stream.read(&mut [0; 4096]).await.expect("request");
+                assert!(asked > 0, "the client went away");
                 let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
                 stream
                     .write_all(&[head.as_bytes(), &body].concat())
