@@ -20,7 +20,7 @@ esac
 export RUNTIME_IMAGE BINARIES
 
 if [ "$BINARIES" = prebuilt ]; then
-    [ -n "${RAFTKV_SKIP_BUILD:-}" ] || build_binaries
+    build_binaries
     mkdir -p "$CACHE/bin"
     for name in $NAMES; do
         # Line tables are most of a binary's size; the names that a backtrace shows stay.
