@@ -59,7 +59,9 @@ pub struct Elections {
 impl Default for Elections {
     /// With the reason that holds at every start until it is found not to.
     fn default() -> Self {
-        Self { against: Arc::new(Mutex::new(BTreeSet::from([Reason::Restarted]))) }
+        Self {
+            against: Arc::new(Mutex::new(BTreeSet::from([Reason::Restarted]))),
+        }
     }
 }
 
@@ -81,7 +83,10 @@ impl Elections {
 
     /// Whether that reason holds.
     pub fn is_forbidden_by(&self, reason: Reason) -> bool {
-        self.against.lock().unwrap_or_else(PoisonError::into_inner).contains(&reason)
+        self.against
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&reason)
     }
 
     fn change(&self, group: &Group, change: impl FnOnce(&mut BTreeSet<Reason>) -> bool) -> bool {
@@ -106,8 +111,16 @@ pub struct Successor {
 
 /// Those who could lead, best first: alive, then the longest log, then the one heard of last.
 pub fn candidates(mut others: Vec<Successor>) -> Vec<Successor> {
-    others.retain(|other| other.silent_for.is_some_and(|silent| silent <= ALIVE_WITHIN));
-    others.sort_by(|a, b| b.matched_next.cmp(&a.matched_next).then(a.silent_for.cmp(&b.silent_for)));
+    others.retain(|other| {
+        other
+            .silent_for
+            .is_some_and(|silent| silent <= ALIVE_WITHIN)
+    });
+    others.sort_by(|a, b| {
+        b.matched_next
+            .cmp(&a.matched_next)
+            .then(a.silent_for.cmp(&b.silent_for))
+    });
     others
 }
 
@@ -118,7 +131,9 @@ pub fn metrics_of(group: &Group) -> RaftMetrics<TypeConfig> {
 
 /// The leader as far as this node knows. After a restart openraft names the leader of the stored vote, be it this node.
 pub fn known_leader(metrics: &RaftMetrics<TypeConfig>) -> Option<NodeId> {
-    metrics.current_leader.filter(|leader| *leader != metrics.id || metrics.state == ServerState::Leader)
+    metrics
+        .current_leader
+        .filter(|leader| *leader != metrics.id || metrics.state == ServerState::Leader)
 }
 
 /// Milliseconds are enough: since when each member has been silent, on the leader.
@@ -200,11 +215,19 @@ pub struct Leadership {
 impl Leadership {
     /// Of this node.
     pub fn new(node: Node, client: ManagementClient) -> Self {
-        Self { node, client, announced: Arc::default() }
+        Self {
+            node,
+            client,
+            announced: Arc::default(),
+        }
     }
 
     /// Gives leadership to `to` (a name or a raft id), or to the best there is. Returns who leads then.
-    pub async fn transfer(&self, to: Option<&str>, within: Duration) -> Result<NodeId, TransferError> {
+    pub async fn transfer(
+        &self,
+        to: Option<&str>,
+        within: Duration,
+    ) -> Result<NodeId, TransferError> {
         let group = self.node.group().ok_or(TransferError::NotLeader)?;
         let metrics = metrics_of(&group);
         if metrics.state != ServerState::Leader {
@@ -241,7 +264,13 @@ impl Leadership {
                 tried = true;
                 self.announce(term);
                 tracing::info!(to = %member, term, "giving leadership away");
-                if group.raft.trigger().transfer_leader(successor).await.is_err() {
+                if group
+                    .raft
+                    .trigger()
+                    .transfer_leader(successor)
+                    .await
+                    .is_err()
+                {
                     return Err(TransferError::NotLeader);
                 }
                 if let Some(leader) = another_leads(group, TRANSFER_ATTEMPT).await {
@@ -274,11 +303,17 @@ impl Leadership {
             let member = membership.get_node(&successor.raft_id)?.clone();
             let client = self.client.clone();
             Some(async move {
-                let ready = client.is_ready(&member.management_address, READY_DEADLINE).await;
+                let ready = client
+                    .is_ready(&member.management_address, READY_DEADLINE)
+                    .await;
                 ready.then_some((successor.raft_id, member))
             })
         });
-        futures::future::join_all(asked).await.into_iter().flatten().collect()
+        futures::future::join_all(asked)
+            .await
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     /// Until the shutdown: stands back while the engine is gone.
@@ -297,12 +332,16 @@ impl Leadership {
                 was_connected = is_connected;
                 changed_at = Instant::now();
             }
-            let Phase::Running(group) = self.node.phase() else { continue };
+            let Phase::Running(group) = self.node.phase() else {
+                continue;
+            };
             let elections = Elections::of(&group);
             let settled_for = changed_at.elapsed();
             if !is_connected && settled_for >= ENGINE_GONE_AFTER {
                 if elections.forbid(&group, Reason::EngineGone) {
-                    tracing::warn!("the engine is gone: this node does not stand for election and will not lead");
+                    tracing::warn!(
+                        "the engine is gone: this node does not stand for election and will not lead"
+                    );
                 }
             } else if is_connected
                 && settled_for >= ENGINE_BACK_AFTER
@@ -313,7 +352,8 @@ impl Leadership {
 
             let metrics = metrics_of(&group);
             let leads = metrics.state == ServerState::Leader;
-            let must_go = elections.is_forbidden_by(Reason::EngineGone) || self.is_announced(metrics.current_term);
+            let must_go = elections.is_forbidden_by(Reason::EngineGone)
+                || self.is_announced(metrics.current_term);
             if !leads || !must_go {
                 failures = 0;
                 continue;
@@ -335,12 +375,15 @@ impl Leadership {
     /// election timeout.
     pub async fn stop(&self) {
         self.node.set_stopping();
-        let Some(group) = self.node.group() else { return };
+        let Some(group) = self.node.group() else {
+            return;
+        };
         Elections::of(&group).forbid(&group, Reason::Stopping);
         if metrics_of(&group).state != ServerState::Leader {
             return;
         }
-        match tokio::time::timeout(STOP_DEADLINE, self.hand_over(&group, None, STOP_DEADLINE)).await {
+        match tokio::time::timeout(STOP_DEADLINE, self.hand_over(&group, None, STOP_DEADLINE)).await
+        {
             Ok(Ok(leader)) => tracing::info!(leader, "another member leads now"),
             Ok(Err(error)) => tracing::info!("stopping as leader: {error}"),
             Err(_) => tracing::warn!("stopping as leader: nobody took over in time"),
@@ -348,11 +391,18 @@ impl Leadership {
     }
 
     fn announce(&self, term: u64) {
-        *self.announced.lock().unwrap_or_else(PoisonError::into_inner) = Some(term);
+        *self
+            .announced
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(term);
     }
 
     fn is_announced(&self, term: u64) -> bool {
-        *self.announced.lock().unwrap_or_else(PoisonError::into_inner) == Some(term)
+        *self
+            .announced
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            == Some(term)
     }
 }
 
@@ -362,13 +412,34 @@ impl Leadership {
 /// durable like any vote, and should that voter really stand in that term, it is the same vote.
 async fn step_down(group: &Group) {
     let metrics = metrics_of(group);
-    let Some(other) = metrics.membership_config.voter_ids().find(|voter| *voter != metrics.id) else { return };
-    tracing::warn!(term = metrics.current_term, "leadership cannot be given away: stepping down");
-    let leader_id = LeaderId { term: metrics.current_term + 1, node_id: other };
+    let Some(other) = metrics
+        .membership_config
+        .voter_ids()
+        .find(|voter| *voter != metrics.id)
+    else {
+        return;
+    };
+    tracing::warn!(
+        term = metrics.current_term,
+        "leadership cannot be given away: stepping down"
+    );
+    let leader_id = LeaderId {
+        term: metrics.current_term + 1,
+        node_id: other,
+    };
     let request = VoteRequest {
-        vote: Vote { leader_id, committed: false },
+        vote: Vote {
+            leader_id,
+            committed: false,
+        },
         // Only compared with our own: never less.
-        last_log_id: Some(LogId::new(LeaderId { term: u64::MAX, node_id: u64::MAX }, u64::MAX)),
+        last_log_id: Some(LogId::new(
+            LeaderId {
+                term: u64::MAX,
+                node_id: u64::MAX,
+            },
+            u64::MAX,
+        )),
         leadership_transfer: true,
     };
     // An error means that Raft has stopped, which ends the process elsewhere.
@@ -378,15 +449,27 @@ async fn step_down(group: &Group) {
 /// Waits until this node does not lead; `Some` with the new leader once it is known.
 async fn another_leads(group: &Group, within: Duration) -> Option<NodeId> {
     let wait = group.raft.wait(Some(within));
-    let moved = |metrics: &RaftMetrics<TypeConfig>| known_leader(metrics).is_some_and(|leader| leader != metrics.id);
-    wait.metrics(moved, "another member leads").await.ok().and_then(|metrics| known_leader(&metrics))
+    let moved = |metrics: &RaftMetrics<TypeConfig>| {
+        known_leader(metrics).is_some_and(|leader| leader != metrics.id)
+    };
+    wait.metrics(moved, "another member leads")
+        .await
+        .ok()
+        .and_then(|metrics| known_leader(&metrics))
 }
 
 fn find_voter(metrics: &RaftMetrics<TypeConfig>, name_or_id: &str) -> Option<NodeId> {
     let membership = &metrics.membership_config;
-    let named = |voter: &NodeId| membership.get_node(voter).is_some_and(|member| member.name == name_or_id);
+    let named = |voter: &NodeId| {
+        membership
+            .get_node(voter)
+            .is_some_and(|member| member.name == name_or_id)
+    };
     let with_id = |voter: &NodeId| voter.to_string() == name_or_id;
-    membership.voter_ids().find(named).or_else(|| membership.voter_ids().find(with_id))
+    membership
+        .voter_ids()
+        .find(named)
+        .or_else(|| membership.voter_ids().find(with_id))
 }
 
 #[cfg(test)]
@@ -394,22 +477,39 @@ mod tests {
     use super::*;
 
     fn successor(raft_id: NodeId, matched_next: u64, silent_ms: Option<u64>) -> Successor {
-        Successor { raft_id, matched_next, silent_for: silent_ms.map(Duration::from_millis) }
+        Successor {
+            raft_id,
+            matched_next,
+            silent_for: silent_ms.map(Duration::from_millis),
+        }
     }
 
     fn order(others: Vec<Successor>) -> Vec<NodeId> {
-        candidates(others).into_iter().map(|candidate| candidate.raft_id).collect()
+        candidates(others)
+            .into_iter()
+            .map(|candidate| candidate.raft_id)
+            .collect()
     }
 
     #[test]
     fn the_longest_log_among_the_living_comes_first() {
-        let others = vec![successor(1, 90, Some(10)), successor(2, 100, Some(50)), successor(3, 100, Some(20))];
+        let others = vec![
+            successor(1, 90, Some(10)),
+            successor(2, 100, Some(50)),
+            successor(3, 100, Some(20)),
+        ];
         assert_eq!(order(others), [3, 2, 1]);
     }
 
     #[test]
     fn the_silent_are_no_successors() {
         let silent = ALIVE_WITHIN.as_millis() as u64 + 1;
-        assert!(order(vec![successor(1, 100, Some(silent)), successor(2, 100, None)]).is_empty());
+        assert!(
+            order(vec![
+                successor(1, 100, Some(silent)),
+                successor(2, 100, None)
+            ])
+            .is_empty()
+        );
     }
 }

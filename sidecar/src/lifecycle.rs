@@ -113,7 +113,12 @@ pub struct Lifecycle {
 
 impl Lifecycle {
     /// Of a node that waits. Nothing is begun before [`log_is_open`](Self::log_is_open).
-    pub fn new(node: Node, store: IdentityStore, client: ManagementClient, config: &Config) -> Self {
+    pub fn new(
+        node: Node,
+        store: IdentityStore,
+        client: ManagementClient,
+        config: &Config,
+    ) -> Self {
         Self {
             node,
             store: Arc::new(store),
@@ -152,7 +157,10 @@ impl Lifecycle {
             new
         });
         if noted {
-            tracing::warn!(cluster_id, "a cluster still knows this address, though this node is empty: it must join that one");
+            tracing::warn!(
+                cluster_id,
+                "a cluster still knows this address, though this node is empty: it must join that one"
+            );
         }
     }
 
@@ -162,7 +170,10 @@ impl Lifecycle {
         if self.node.group().is_some() || self.store.allegiance().is_some() {
             return None;
         }
-        Some(Waiting { bootstrap: self.bootstrap, claim: self.claim(claimant) })
+        Some(Waiting {
+            bootstrap: self.bootstrap,
+            claim: self.claim(claimant),
+        })
     }
 
     fn claim(&self, claimant: Option<NodeId>) -> Option<NodeId> {
@@ -175,6 +186,13 @@ impl Lifecycle {
             (held, _) => held,
         };
         claim.map(|(holder, _)| holder)
+    }
+
+    fn release_claim(&self) {
+        let mut claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
+        if claim.is_some_and(|(holder, _)| holder == self.node.identity.raft_id) {
+            *claim = None;
+        }
     }
 
     /// Makes this waiting node a part of a cluster. Durable and running when it returns; asking twice is as good as once.
@@ -194,7 +212,11 @@ impl Lifecycle {
                 return Err(AdoptError::InCluster(known.cluster_id));
             }
         } else {
-            self.pledge(Allegiance { cluster_id: cluster_id.to_owned(), forming: false }).await?;
+            self.pledge(Allegiance {
+                cluster_id: cluster_id.to_owned(),
+                forming: false,
+            })
+            .await?;
             tracing::info!(cluster_id, "adopted by a cluster");
         }
         if self.node.group().is_none() {
@@ -220,7 +242,10 @@ impl Lifecycle {
     /// Resumes, joins, forms or waits, until Raft runs.
     async fn become_member(&self) -> Result<(), StartError> {
         if let Some(allegiance) = self.store.allegiance() {
-            tracing::info!(cluster_id = allegiance.cluster_id, "resuming as a part of the cluster");
+            tracing::info!(
+                cluster_id = allegiance.cluster_id,
+                "resuming as a part of the cluster"
+            );
             let _starting = self.starting.lock().await;
             if self.node.group().is_none() {
                 self.start(allegiance.cluster_id.clone()).await?;
@@ -230,25 +255,40 @@ impl Lifecycle {
         let mut story = Story::default();
         if self.bootstrap && self.join.is_empty() {
             let mut foreign = self.foreign.subscribe();
-            let _ = tokio::time::timeout(LISTEN_BEFORE_FORMING, foreign.wait_for(Option::is_some)).await;
+            let _ = tokio::time::timeout(LISTEN_BEFORE_FORMING, foreign.wait_for(Option::is_some))
+                .await;
         }
         let mut phase = self.node.watch_phase();
+        // With others around it looks first who they are: of two that claim at once neither would get a majority soon.
+        let mut claims = self.bootstrap && self.join.is_empty();
         while self.node.group().is_none() {
             let me = self.node.identity.raft_id;
-            let claim = self.bootstrap.then_some(me);
+            let claim = claims.then_some(me);
             // Its own claim first: two that ask at the same time cannot both have both.
             let claimed = self.claim(claim);
             let answers = self.ask_all(claim).await;
             let foreign = self.foreign.borrow().clone();
             match decide(me, self.bootstrap, &answers, claimed, foreign.as_deref()) {
                 Decision::Join(places) => {
-                    let addresses: Vec<String> = places.into_iter().map(|at| self.join[at].clone()).collect();
+                    let addresses: Vec<String> =
+                        places.into_iter().map(|at| self.join[at].clone()).collect();
                     self.ask_to_join(&addresses, &mut story).await;
                 }
                 Decision::Form => {
                     if self.form().await? {
                         return Ok(());
                     }
+                }
+                Decision::Yield(first) => {
+                    self.release_claim();
+                    claims = false;
+                    story.tell(&format!(
+                        "the node with raft id {first} may form the cluster, too, and goes first"
+                    ));
+                }
+                Decision::Wait(_) if self.bootstrap && !claims => {
+                    claims = true;
+                    continue;
                 }
                 Decision::Wait(reason) => story.tell(&reason),
             }
@@ -280,7 +320,10 @@ impl Lifecycle {
         if self.store.allegiance().is_some() {
             return Ok(false);
         }
-        let allegiance = Allegiance { cluster_id: new_cluster_id(), forming: true };
+        let allegiance = Allegiance {
+            cluster_id: new_cluster_id(),
+            forming: true,
+        };
         tracing::info!(cluster_id = allegiance.cluster_id, "forming a new cluster");
         self.pledge(allegiance.clone()).await?;
         self.start(allegiance.cluster_id.clone()).await?;
@@ -293,35 +336,54 @@ impl Lifecycle {
         if !allegiance.forming {
             return Ok(());
         }
-        let Some(group) = self.node.group() else { return Ok(()) };
+        let Some(group) = self.node.group() else {
+            return Ok(());
+        };
         let identity = &self.node.identity;
         let members = std::collections::BTreeMap::from([(identity.raft_id, identity.member())]);
         match group.raft.initialize(members).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
             Err(error) => return Err(StartError::Raft(error.to_string())),
         }
-        self.pledge(Allegiance { forming: false, ..allegiance }).await
+        self.pledge(Allegiance {
+            forming: false,
+            ..allegiance
+        })
+        .await
     }
 
     async fn pledge(&self, allegiance: Allegiance) -> Result<(), StartError> {
         let store = self.store.clone();
         let written = tokio::task::spawn_blocking(move || store.pledge(allegiance)).await;
-        written.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(StartError::Pledge)
+        written
+            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+            .map_err(StartError::Pledge)
     }
 
     /// Starts Raft. The caller holds `starting`.
     async fn start(&self, cluster_id: String) -> Result<(), StartError> {
         let raft_id = self.node.identity.raft_id;
         let log = self.log.get().ok_or(StartError::NoLog)?.clone();
-        let voted = log.clone().read_vote().await.map_err(StartError::Vote)?.is_some();
+        let voted = log
+            .clone()
+            .read_vote()
+            .await
+            .map_err(StartError::Vote)?
+            .is_some();
         let config = Arc::new(raft_config(&cluster_id, &self.timing).validate()?);
         let peers = Peers::new(cluster_id.clone());
         let on_contradiction: fn(&str) = |message| exit::fatal(exit::TEMPFAIL, message);
-        let state_machine = RemoteStateMachine::new(self.node.engine.clone(), log.durable(), on_contradiction);
+        let state_machine =
+            RemoteStateMachine::new(self.node.engine.clone(), log.durable(), on_contradiction);
         let raft = Raft::new(raft_id, config, peers.clone(), log.clone(), state_machine)
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;
-        let group = Arc::new(Group { cluster_id, raft, peers, log });
+        let group = Arc::new(Group {
+            cluster_id,
+            raft,
+            peers,
+            log,
+        });
         self.open_elections(group.clone(), voted);
         tokio::spawn(narrate(group.clone(), self.node.clone()));
         self.node.set_running(group);
@@ -334,7 +396,10 @@ impl Lifecycle {
         let wait = self.timing.election_max;
         tokio::spawn(async move {
             if voted {
-                tracing::info!(?wait, "restarted with a vote on disk: taking no part in elections for a while");
+                tracing::info!(
+                    ?wait,
+                    "restarted with a vote on disk: taking no part in elections for a while"
+                );
                 tokio::time::sleep(wait).await;
             }
             votes_allowed.store(true, Ordering::Release);
@@ -350,18 +415,25 @@ impl Lifecycle {
                 () = tokio::time::sleep(JOIN_AGAIN) => {}
                 () = self.wake.notified() => {}
             }
-            let Phase::Running(group) = self.node.phase() else { continue };
+            let Phase::Running(group) = self.node.phase() else {
+                continue;
+            };
             let addresses = {
                 let metrics = metrics_of(&group);
                 let me = self.node.identity.raft_id;
                 let stored = &metrics.membership_config;
                 let is_voter = stored.voter_ids().any(|voter| voter == me);
                 let is_known_here = stored.get_node(&me) == Some(&self.node.identity.member());
-                if is_voter && is_known_here || Elections::of(&group).is_forbidden_by(Reason::Removed) {
+                if is_voter && is_known_here
+                    || Elections::of(&group).is_forbidden_by(Reason::Removed)
+                {
                     continue;
                 }
                 let leader = known_leader(&metrics);
-                let mut members: Vec<_> = stored.nodes().filter(|(id, _)| **id != me || leader == Some(me)).collect();
+                let mut members: Vec<_> = stored
+                    .nodes()
+                    .filter(|(id, _)| **id != me || leader == Some(me))
+                    .collect();
                 members.sort_by_key(|(id, _)| Some(**id) != leader);
                 let known = members.into_iter().map(|(id, member)| match *id == me {
                     // What the group knows of this node may be what is to be changed.
@@ -378,13 +450,24 @@ impl Lifecycle {
     async fn ask_to_join(&self, addresses: &[String], story: &mut Story) {
         let identity = &self.node.identity;
         for address in addresses {
-            let asked = self.client.join(address, &identity.name, &identity.raft_address, JOIN_DEADLINE, false).await;
+            let asked = self
+                .client
+                .join(
+                    address,
+                    &identity.name,
+                    &identity.raft_address,
+                    JOIN_DEADLINE,
+                    false,
+                )
+                .await;
             match asked {
                 Ok(changed) => {
                     story.tell(&format!("{address} answered: {}", changed.result));
                     return;
                 }
-                Err(CallError::Refused(problem)) => story.tell(&format!("{address} refused: {}", problem.detail)),
+                Err(CallError::Refused(problem)) => {
+                    story.tell(&format!("{address} refused: {}", problem.detail))
+                }
                 Err(error) => story.tell(&error.to_string()),
             }
         }
@@ -393,7 +476,9 @@ impl Lifecycle {
 
 impl fmt::Debug for Lifecycle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lifecycle").field("identity", &self.node.identity).finish_non_exhaustive()
+        f.debug_struct("Lifecycle")
+            .field("identity", &self.node.identity)
+            .finish_non_exhaustive()
     }
 }
 
@@ -405,7 +490,10 @@ struct Story {
 
 impl Story {
     fn tell(&mut self, text: &str) {
-        let told = self.last.as_ref().is_some_and(|(last, at)| last == text && at.elapsed() < REMIND);
+        let told = self
+            .last
+            .as_ref()
+            .is_some_and(|(last, at)| last == text && at.elapsed() < REMIND);
         if !told {
             tracing::info!("joining: {text}");
             self.last = Some((text.to_owned(), Instant::now()));
@@ -449,26 +537,41 @@ async fn narrate(group: Arc<Group>, node: Node) {
         let now = (server.state, server.current_leader, term);
         if now != told {
             match (told.0, server.state) {
-                (before, ServerState::Leader) if before != ServerState::Leader || told.2 != term => {
+                (before, ServerState::Leader)
+                    if before != ServerState::Leader || told.2 != term =>
+                {
                     tracing::info!(term, "this node leads");
                 }
-                (ServerState::Leader, _) => tracing::info!(term, leader = ?server.current_leader, "this node leads no more"),
-                _ if server.current_leader.is_some() && (told.1 != server.current_leader || told.2 != term) => {
+                (ServerState::Leader, _) => {
+                    tracing::info!(term, leader = ?server.current_leader, "this node leads no more")
+                }
+                _ if server.current_leader.is_some()
+                    && (told.1 != server.current_leader || told.2 != term) =>
+                {
                     let leader = server.current_leader;
-                    let name = leader.and_then(|id| server.membership_config.get_node(&id)).map(ToString::to_string);
+                    let name = leader
+                        .and_then(|id| server.membership_config.get_node(&id))
+                        .map(ToString::to_string);
                     tracing::info!(term, leader, name, "follows a leader");
                 }
-                (before, after) if before != after => tracing::info!(term, role = ?after, "has a new role"),
+                (before, after) if before != after => {
+                    tracing::info!(term, role = ?after, "has a new role")
+                }
                 _ => {}
             }
             told = now;
         }
         let voters: Vec<NodeId> = server.membership_config.voter_ids().collect();
-        let current: Vec<(String, bool)> =
-            server.membership_config.nodes().map(|(id, member)| (member.to_string(), voters.contains(id))).collect();
+        let current: Vec<(String, bool)> = server
+            .membership_config
+            .nodes()
+            .map(|(id, member)| (member.to_string(), voters.contains(id)))
+            .collect();
         if current != members {
-            let list: Vec<String> =
-                current.iter().map(|(name, voter)| format!("{name}{}", if *voter { "" } else { " learner" })).collect();
+            let list: Vec<String> = current
+                .iter()
+                .map(|(name, voter)| format!("{name}{}", if *voter { "" } else { " learner" }))
+                .collect();
             tracing::info!(members = list.join(", "), "membership");
             members = current;
         }
@@ -483,7 +586,10 @@ async fn narrate(group: Arc<Group>, node: Node) {
             }
             let why = metrics.borrow_watched().running_state.clone().err();
             let why = why.map_or_else(|| "it is gone".to_owned(), |error| error.to_string());
-            exit::fatal(exit::SOFTWARE, format!("consensus has stopped ({why}): ending, so that a restart can recover"));
+            exit::fatal(
+                exit::SOFTWARE,
+                format!("consensus has stopped ({why}): ending, so that a restart can recover"),
+            );
         }
     }
 }

@@ -17,13 +17,18 @@ async fn main() {
         std::process::exit(if error.use_stderr() { exit::USAGE } else { 0 })
     });
     let config = Config::resolve(args).unwrap_or_else(|error| exit::fatal(exit::USAGE, error));
-    telemetry::init(&config.log, config.log_format).unwrap_or_else(|error| exit::fatal(exit::USAGE, error));
+    telemetry::init(&config.log, config.log_format)
+        .unwrap_or_else(|error| exit::fatal(exit::USAGE, error));
     metrics::install().unwrap_or_else(|error| exit::fatal(exit::SOFTWARE, error));
     let shutdown = Shutdown::new();
-    shutdown.signals().unwrap_or_else(|error| exit::fatal(exit::IO, error));
+    shutdown
+        .signals()
+        .unwrap_or_else(|error| exit::fatal(exit::IO, error));
     // The Unix sockets are in the data directory, which the first start makes.
     std::fs::create_dir_all(&config.dir).unwrap_or_else(|error| exit::fatal(exit::IO, error));
-    let listeners = Listeners::bind(&config).await.unwrap_or_else(|error| exit::fatal(exit::IO, error));
+    let listeners = Listeners::bind(&config)
+        .await
+        .unwrap_or_else(|error| exit::fatal(exit::IO, error));
     if let Err(error) = run(config, listeners, shutdown).await {
         exit::fatal(exit_code(&error), error);
     }
@@ -34,7 +39,9 @@ fn exit_code(error: &RunError) -> exit::ExitCode {
         RunError::Identity(IdentityError::NameMismatch { .. }) => exit::CONFIG,
         RunError::Identity(IdentityError::Damaged { .. }) => exit::DATA,
         RunError::Log(WalError::Damaged { .. } | WalError::UnsupportedVersion { .. }) => exit::DATA,
-        RunError::Identity(_) | RunError::Log(_) | RunError::Serve { .. } | RunError::Start(_) => exit::IO,
+        RunError::Identity(_) | RunError::Log(_) | RunError::Serve { .. } | RunError::Start(_) => {
+            exit::IO
+        }
         RunError::Engine(_) | RunError::Client(_) => exit::CONFIG,
         RunError::Task(_) => exit::SOFTWARE,
     }

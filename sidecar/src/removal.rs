@@ -23,7 +23,10 @@ const QUORUM_WITHIN_MS: u64 = 2_000;
 pub fn verdict(status: &StatusDocument, cluster_id: &str, me: NodeId) -> Option<bool> {
     let speaks = status.cluster_id.as_deref() == Some(cluster_id)
         && status.node.role == "leader"
-        && status.node.quorum_ack_age_ms.is_some_and(|age| age <= QUORUM_WITHIN_MS);
+        && status
+            .node
+            .quorum_ack_age_ms
+            .is_some_and(|age| age <= QUORUM_WITHIN_MS);
     speaks.then(|| status.members.iter().any(|member| member.raft_id == me))
 }
 
@@ -34,7 +37,9 @@ pub async fn watch(node: Node, client: ManagementClient, shutdown: Shutdown) {
             () = shutdown.wait() => return,
             () = tokio::time::sleep(INTERVAL) => {}
         }
-        let Phase::Running(group) = node.phase() else { continue };
+        let Phase::Running(group) = node.phase() else {
+            continue;
+        };
         let elections = Elections::of(&group);
         match is_member(&group, &client).await {
             Some(true) => {
@@ -62,8 +67,12 @@ async fn is_member(group: &Group, client: &ManagementClient) -> Option<bool> {
     // Adopted, but nothing has arrived yet: not removed, only not added.
     metrics.last_log_index?;
     let leader = known_leader(&metrics);
-    let mut others: Vec<_> =
-        metrics.membership_config.nodes().filter(|(id, _)| **id != metrics.id).map(|(id, member)| (*id, member)).collect();
+    let mut others: Vec<_> = metrics
+        .membership_config
+        .nodes()
+        .filter(|(id, _)| **id != metrics.id)
+        .map(|(id, member)| (*id, member))
+        .collect();
     others.sort_by_key(|(id, _)| Some(*id) != leader);
     for (_, member) in others {
         if let Ok(status) = client.status(&member.management_address, None).await
@@ -83,8 +92,15 @@ mod tests {
     fn leader(age_ms: Option<u64>) -> StatusDocument {
         StatusDocument {
             cluster_id: Some("c".to_owned()),
-            node: NodeDocument { role: "leader".to_owned(), quorum_ack_age_ms: age_ms, ..NodeDocument::default() },
-            members: vec![MemberDocument { raft_id: 1, ..MemberDocument::default() }],
+            node: NodeDocument {
+                role: "leader".to_owned(),
+                quorum_ack_age_ms: age_ms,
+                ..NodeDocument::default()
+            },
+            members: vec![MemberDocument {
+                raft_id: 1,
+                ..MemberDocument::default()
+            }],
             waiting: None,
         }
     }

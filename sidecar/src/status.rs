@@ -6,7 +6,9 @@ use openraft::{RaftMetrics, ServerState};
 use raftkv_proto::consensus::{ConsensusStatus, Member as WireMember};
 use serde::{Deserialize, Serialize};
 
-use crate::leadership::{Elections, Reason, known_leader, matched_next, metrics_of, quorum_ack_age};
+use crate::leadership::{
+    Elections, Reason, known_leader, matched_next, metrics_of, quorum_ack_age,
+};
 use crate::lifecycle::Waiting;
 use crate::node::{Group, Node};
 use crate::types::TypeConfig;
@@ -140,7 +142,9 @@ pub async fn consensus_status(node: &Node) -> ConsensusStatus {
         version: VERSION.to_owned(),
         ..ConsensusStatus::default()
     };
-    let Some(group) = node.group() else { return status };
+    let Some(group) = node.group() else {
+        return status;
+    };
     let metrics = metrics_of(&group);
     let next = |index: Option<u64>| index.map_or(0, |index| index + 1);
     let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
@@ -156,15 +160,22 @@ pub async fn consensus_status(node: &Node) -> ConsensusStatus {
     status.log_bytes = group.log.wal().log_bytes();
     status.quorum_ack_age_ms = quorum_ack_age(&group).map_or(0, |age| age.as_millis() as u64);
     let leads = metrics.state == ServerState::Leader;
-    let members = metrics.membership_config.nodes().map(|(id, member)| WireMember {
-        raft_id: *id,
-        name: member.name.clone(),
-        raft_address: member.raft_address.clone(),
-        management_address: member.management_address.clone(),
-        http_address: member.http_address.clone(),
-        voter: voters.contains(id),
-        matched_next_index: if leads { matched_next(&metrics, *id).unwrap_or(0) } else { 0 },
-    });
+    let members = metrics
+        .membership_config
+        .nodes()
+        .map(|(id, member)| WireMember {
+            raft_id: *id,
+            name: member.name.clone(),
+            raft_address: member.raft_address.clone(),
+            management_address: member.management_address.clone(),
+            http_address: member.http_address.clone(),
+            voter: voters.contains(id),
+            matched_next_index: if leads {
+                matched_next(&metrics, *id).unwrap_or(0)
+            } else {
+                0
+            },
+        });
     status.members = members.collect();
     status
 }
@@ -176,7 +187,10 @@ pub async fn status_document(node: &Node, waiting: Option<Waiting>) -> StatusDoc
     let index = |next: u64| next.checked_sub(1);
     let leads = status.role == "leader";
     let last_next = status.last_log_next_index;
-    let leader = status.members.iter().find(|member| member.raft_id == status.leader_raft_id);
+    let leader = status
+        .members
+        .iter()
+        .find(|member| member.raft_id == status.leader_raft_id);
     StatusDocument {
         cluster_id: in_cluster.then(|| status.cluster_id.clone()),
         node: NodeDocument {
@@ -188,7 +202,10 @@ pub async fn status_document(node: &Node, waiting: Option<Waiting>) -> StatusDoc
             snapshot_index: index(status.snapshot_next_index),
             purged_index: index(status.purged_next_index),
             log_bytes: in_cluster.then_some(status.log_bytes),
-            quorum_ack_age_ms: node.group().and_then(|group| quorum_ack_age(&group)).map(|age| age.as_millis() as u64),
+            quorum_ack_age_ms: node
+                .group()
+                .and_then(|group| quorum_ack_age(&group))
+                .map(|age| age.as_millis() as u64),
             engine,
             name: status.name,
             raft_id: status.raft_id,
@@ -200,7 +217,11 @@ pub async fn status_document(node: &Node, waiting: Option<Waiting>) -> StatusDoc
             .members
             .into_iter()
             .map(|member| MemberDocument {
-                matched_index: if leads { index(member.matched_next_index) } else { None },
+                matched_index: if leads {
+                    index(member.matched_next_index)
+                } else {
+                    None
+                },
                 lag: leads.then(|| last_next.saturating_sub(member.matched_next_index)),
                 name: member.name,
                 raft_id: member.raft_id,
@@ -210,7 +231,10 @@ pub async fn status_document(node: &Node, waiting: Option<Waiting>) -> StatusDoc
                 http_address: member.http_address,
             })
             .collect(),
-        waiting: waiting.map(|waiting| WaitingDocument { bootstrap: waiting.bootstrap, claim: waiting.claim }),
+        waiting: waiting.map(|waiting| WaitingDocument {
+            bootstrap: waiting.bootstrap,
+            claim: waiting.claim,
+        }),
     }
 }
 
@@ -230,6 +254,9 @@ async fn engine_document(node: &Node) -> EngineDocument {
             generation: Some(status.generation),
             http_address: Some(status.http_address).filter(|address| !address.is_empty()),
         },
-        _ => EngineDocument { connected, ..EngineDocument::default() },
+        _ => EngineDocument {
+            connected,
+            ..EngineDocument::default()
+        },
     }
 }

@@ -28,7 +28,9 @@ pub async fn serve(listener: Listener, router: axum::Router, shutdown: Shutdown)
     let mut incoming = std::pin::pin!(listener.into_stream());
     loop {
         // The semaphore is never closed.
-        let Ok(place) = places.clone().acquire_owned().await else { break };
+        let Ok(place) = places.clone().acquire_owned().await else {
+            break;
+        };
         let stream = tokio::select! {
             () = shutdown.wait() => break,
             next = incoming.next() => match next {

@@ -15,7 +15,7 @@ use raftkv_sidecar::run::{Listeners, RunError, run};
 use raftkv_sidecar::status::StatusDocument;
 use tokio::task::JoinHandle;
 
-use crate::engine::FakeEngine;
+use crate::engine::{FakeEngine, Serving};
 
 /// For anything that must happen: generous, because machines that test are busy.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -27,7 +27,7 @@ pub(crate) struct TestNode {
     pub(crate) management: String,
     pub(crate) engine: FakeEngine,
     dir: PathBuf,
-    engine_serves: Option<Shutdown>,
+    engine_serves: Option<Serving>,
     running: Option<(Shutdown, JoinHandle<Result<(), RunError>>)>,
     client: ManagementClient,
     http: reqwest::Client,
@@ -36,9 +36,14 @@ pub(crate) struct TestNode {
 impl TestNode {
     /// Reserves addresses; nothing runs yet.
     pub(crate) async fn new(base: &std::path::Path, name: &'static str) -> Self {
+        // Quiet, unless somebody looks for a cause. A second call is refused, as it should be.
+        let filter = std::env::var("RAFTKV_LOG").unwrap_or_else(|_| "error".to_owned());
+        let _ = raftkv_runtime::telemetry::init(&filter, LogFormat::Text);
         let mut free = Vec::new();
         for _ in 0..2 {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+                .await
+                .expect("a free port");
             free.push((listener.local_addr().expect("bound").to_string(), listener));
         }
         Self {
@@ -87,7 +92,10 @@ impl TestNode {
             engine: bind(&config.grpc_listen).await,
         };
         let shutdown = Shutdown::new();
-        self.running = Some((shutdown.clone(), tokio::spawn(run(config, listeners, shutdown))));
+        self.running = Some((
+            shutdown.clone(),
+            tokio::spawn(run(config, listeners, shutdown)),
+        ));
     }
 
     pub(crate) async fn start_engine(&mut self) {
@@ -98,9 +106,7 @@ impl TestNode {
 
     /// As if it were killed.
     pub(crate) fn stop_engine(&mut self) {
-        if let Some(serves) = self.engine_serves.take() {
-            serves.trigger();
-        }
+        self.engine_serves = None;
     }
 
     /// In peace.
@@ -123,12 +129,24 @@ impl TestNode {
     }
 
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
-        let response = self.http.get(format!("http://{}{path}", self.management)).send().await.expect("an answer");
-        (response.status().as_u16(), response.text().await.expect("a body"))
+        let response = self
+            .http
+            .get(format!("http://{}{path}", self.management))
+            .send()
+            .await
+            .expect("an answer");
+        (
+            response.status().as_u16(),
+            response.text().await.expect("a body"),
+        )
     }
 
     pub(crate) async fn post(&self, path: &str) -> Result<Changed, String> {
-        let response = self.http.post(format!("http://{}{path}", self.management)).send().await;
+        let response = self
+            .http
+            .post(format!("http://{}{path}", self.management))
+            .send()
+            .await;
         let response = response.map_err(|error| error.to_string())?;
         let status = response.status();
         let body = response.text().await.map_err(|error| error.to_string())?;
@@ -141,26 +159,45 @@ impl TestNode {
     /// One proposal, as this node's engine would make it.
     pub(crate) async fn propose(&self, payload: &'static str) -> Option<Outcome> {
         let endpoint = Endpoint::unix(self.dir.join("sidecar.sock")).expect("short path");
-        let channel = grpc::connect(&endpoint, grpc::ChannelOptions::default()).await.ok()?;
-        let request = ProposeRequest { id: 1, payload: Bytes::from_static(payload.as_bytes()), timeout_ms: 5_000 };
+        let channel = grpc::connect(&endpoint, grpc::ChannelOptions::default())
+            .await
+            .ok()?;
+        let request = ProposeRequest {
+            id: 1,
+            payload: Bytes::from_static(payload.as_bytes()),
+            timeout_ms: 5_000,
+        };
         let requests = futures::stream::iter([request]);
-        let mut answers = ConsensusClient::new(channel).propose(requests).await.ok()?.into_inner();
+        let mut answers = ConsensusClient::new(channel)
+            .propose(requests)
+            .await
+            .ok()?
+            .into_inner();
         answers.message().await.ok()??.outcome
     }
 }
 
 async fn bind(endpoint: &Endpoint) -> Listener {
-    eventually("the address is free again", || async { Listener::bind(endpoint).await.ok() }).await
+    eventually("the address is free again", || async {
+        Listener::bind(endpoint).await.ok()
+    })
+    .await
 }
 
 /// Asks again and again until there is an answer.
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> T {
     let began = Instant::now();
     loop {
         if let Some(answer) = ask().await {
             return answer;
         }
-        assert!(began.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
+        assert!(
+            began.elapsed() < DEADLINE,
+            "not within {DEADLINE:?}: {what}"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -171,10 +208,17 @@ pub(crate) async fn settled(nodes: &[&TestNode], voters: &[&str]) -> StatusDocum
         let mut leader = None;
         for node in nodes {
             let status = node.status().await?;
-            let mut names: Vec<&str> =
-                status.members.iter().filter(|member| member.voter).map(|member| member.name.as_str()).collect();
+            let mut names: Vec<&str> = status
+                .members
+                .iter()
+                .filter(|member| member.voter)
+                .map(|member| member.name.as_str())
+                .collect();
             names.sort_unstable();
-            if names != voters || status.members.len() != voters.len() || status.node.leader.is_none() {
+            if names != voters
+                || status.members.len() != voters.len()
+                || status.node.leader.is_none()
+            {
                 return None;
             }
             if status.node.role == "leader" {
@@ -188,5 +232,8 @@ pub(crate) async fn settled(nodes: &[&TestNode], voters: &[&str]) -> StatusDocum
 
 /// The place of the node that leads.
 pub(crate) fn place_of(nodes: &[TestNode], name: &str) -> usize {
-    nodes.iter().position(|node| node.name == name).expect("a node of the test")
+    nodes
+        .iter()
+        .position(|node| node.name == name)
+        .expect("a node of the test")
 }

@@ -8,12 +8,15 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use raftkv_proto::state_machine::state_machine_server::{StateMachine, StateMachineServer};
 use raftkv_proto::state_machine::{
-    ApplyRequest, ApplyResponse, EngineStatus, GetPositionRequest, GetStatusRequest, PersistRequest, Position,
-    SnapshotChunk, SnapshotHeader, SnapshotOutRequest, SnapshotTrailer, StagedSnapshot, entry, snapshot_chunk,
+    ApplyRequest, ApplyResponse, EngineStatus, GetPositionRequest, GetStatusRequest,
+    PersistRequest, Position, SnapshotChunk, SnapshotHeader, SnapshotOutRequest, SnapshotTrailer,
+    StagedSnapshot, entry, snapshot_chunk,
 };
 use raftkv_runtime::grpc::{self, Endpoint, Listener};
-use raftkv_runtime::shutdown::Shutdown;
+use tokio::runtime::Runtime;
 use tonic::{Request, Response, Status, Streaming};
+
+use crate::cluster::eventually;
 
 type Chunks = Pin<Box<dyn Stream<Item = Result<SnapshotChunk, Status>> + Send>>;
 type Answers = Pin<Box<dyn Stream<Item = Result<ApplyResponse, Status>> + Send>>;
@@ -23,6 +26,19 @@ struct State {
     position: Position,
     payloads: Vec<Bytes>,
     staged: Option<(Position, Vec<Bytes>)>,
+}
+
+/// A server, in a runtime of its own so that it can be killed.
+pub(crate) struct Serving {
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// Survives its servers, as a disk would.
@@ -36,22 +52,27 @@ impl FakeEngine {
         self.lock().payloads.clone()
     }
 
-    /// Serves on a socket until the shutdown that it returns.
-    pub(crate) async fn serve(&self, socket: &Path) -> Shutdown {
+    /// Serves on a socket until what it returns is dropped: then it is gone at once, with its connections.
+    pub(crate) async fn serve(&self, socket: &Path) -> Serving {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("runtime");
         let endpoint = Endpoint::unix(socket).expect("short path");
-        let listener = Listener::bind(&endpoint).await.expect("bind the engine's socket");
-        let shutdown = Shutdown::new();
-        let until = shutdown.clone();
-        let server = grpc::server().add_service(StateMachineServer::new(self.clone()));
-        let serving = server.serve_with_incoming(listener.into_stream());
-        tokio::spawn(async move {
-            // Not graceful: as if it were killed.
-            tokio::select! {
-                () = until.wait() => {}
-                _ = serving => {}
-            }
+        let engine = self.clone();
+        let bound = runtime.spawn(async move {
+            let listener = eventually("the socket is free", || async {
+                Listener::bind(&endpoint).await.ok()
+            })
+            .await;
+            let server = grpc::server().add_service(StateMachineServer::new(engine));
+            tokio::spawn(server.serve_with_incoming(listener.into_stream()));
         });
-        shutdown
+        bound.await.expect("bound");
+        Serving {
+            runtime: Some(runtime),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -68,7 +89,10 @@ impl FakeEngine {
                 continue;
             }
             if entry.index > next {
-                return Err(Status::failed_precondition(format!("entry {} after {next}", entry.index)));
+                return Err(Status::failed_precondition(format!(
+                    "entry {} after {next}",
+                    entry.index
+                )));
             }
             state.position.next_index = next + 1;
             state.position.log_id = entry.log_id;
@@ -84,7 +108,10 @@ impl FakeEngine {
                 _ => Bytes::new(),
             });
         }
-        Ok(ApplyResponse { next_index: state.position.next_index, answers })
+        Ok(ApplyResponse {
+            next_index: state.position.next_index,
+            answers,
+        })
     }
 }
 
@@ -93,13 +120,21 @@ impl StateMachine for FakeEngine {
     type ApplyStream = Answers;
     type SnapshotOutStream = Chunks;
 
-    async fn get_position(&self, _: Request<GetPositionRequest>) -> Result<Response<Position>, Status> {
+    async fn get_position(
+        &self,
+        _: Request<GetPositionRequest>,
+    ) -> Result<Response<Position>, Status> {
         Ok(Response::new(self.lock().position.clone()))
     }
 
-    async fn apply(&self, requests: Request<Streaming<ApplyRequest>>) -> Result<Response<Answers>, Status> {
+    async fn apply(
+        &self,
+        requests: Request<Streaming<ApplyRequest>>,
+    ) -> Result<Response<Answers>, Status> {
         let engine = self.clone();
-        let answers = requests.into_inner().map(move |request| engine.apply_one(request?));
+        let answers = requests
+            .into_inner()
+            .map(move |request| engine.apply_one(request?));
         Ok(Response::new(Box::pin(answers)))
     }
 
@@ -107,11 +142,25 @@ impl StateMachine for FakeEngine {
         Ok(Response::new(self.lock().position.clone()))
     }
 
-    async fn snapshot_out(&self, _: Request<SnapshotOutRequest>) -> Result<Response<Chunks>, Status> {
+    async fn snapshot_out(
+        &self,
+        _: Request<SnapshotOutRequest>,
+    ) -> Result<Response<Chunks>, Status> {
         let state = self.lock();
-        let header = SnapshotHeader { format: 1, position: Some(state.position.clone()), estimated_bytes: 0 };
-        let trailer = SnapshotTrailer { records: state.payloads.len() as u64, crc32c: 0 };
-        let data = state.payloads.clone().into_iter().map(snapshot_chunk::Kind::Data);
+        let header = SnapshotHeader {
+            format: 1,
+            position: Some(state.position.clone()),
+            estimated_bytes: 0,
+        };
+        let trailer = SnapshotTrailer {
+            records: state.payloads.len() as u64,
+            crc32c: 0,
+        };
+        let data = state
+            .payloads
+            .clone()
+            .into_iter()
+            .map(snapshot_chunk::Kind::Data);
         let kinds: Vec<_> = std::iter::once(snapshot_chunk::Kind::Header(header))
             .chain(data)
             .chain([snapshot_chunk::Kind::Trailer(trailer)])
@@ -120,7 +169,10 @@ impl StateMachine for FakeEngine {
         Ok(Response::new(Box::pin(futures::stream::iter(kinds))))
     }
 
-    async fn snapshot_in(&self, chunks: Request<Streaming<SnapshotChunk>>) -> Result<Response<StagedSnapshot>, Status> {
+    async fn snapshot_in(
+        &self,
+        chunks: Request<Streaming<SnapshotChunk>>,
+    ) -> Result<Response<StagedSnapshot>, Status> {
         let mut chunks = chunks.into_inner();
         let (mut position, mut payloads, mut records) = (None, Vec::new(), None);
         while let Some(chunk) = chunks.message().await? {
@@ -138,15 +190,24 @@ impl StateMachine for FakeEngine {
         Ok(Response::new(StagedSnapshot { token: 1 }))
     }
 
-    async fn activate_snapshot(&self, _: Request<StagedSnapshot>) -> Result<Response<Position>, Status> {
+    async fn activate_snapshot(
+        &self,
+        _: Request<StagedSnapshot>,
+    ) -> Result<Response<Position>, Status> {
         let mut state = self.lock();
-        let (position, payloads) = state.staged.take().ok_or_else(|| Status::failed_precondition("nothing staged"))?;
+        let (position, payloads) = state
+            .staged
+            .take()
+            .ok_or_else(|| Status::failed_precondition("nothing staged"))?;
         state.position = position;
         state.payloads = payloads;
         Ok(Response::new(state.position.clone()))
     }
 
-    async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<EngineStatus>, Status> {
+    async fn get_status(
+        &self,
+        _: Request<GetStatusRequest>,
+    ) -> Result<Response<EngineStatus>, Status> {
         let state = self.lock();
         Ok(Response::new(EngineStatus {
             position: Some(state.position.clone()),
