@@ -59,12 +59,15 @@ impl Fate {
     }
 }
 
+/// After how long a barrier is answered, and what with.
+type BarrierFate = (Duration, Result<u64, RefusedReason>);
+
 /// Decides the fates of proposals, and how barriers are answered.
 struct Behaviour {
     /// The fate of the proposal given.
     fate: Box<dyn FnMut(&Proposal) -> Fate + Send>,
     /// What a barrier is answered with, and after how long; the engine's position at its arrival is given.
-    barrier: Box<dyn FnMut(u64) -> (Duration, Result<u64, RefusedReason>) + Send>,
+    barrier: Box<dyn FnMut(u64) -> BarrierFate + Send>,
 }
 
 impl Default for Behaviour {
