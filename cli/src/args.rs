@@ -8,6 +8,7 @@ use raftkv_runtime::config::HumanDuration;
 use crate::bench::BenchArgs;
 use crate::client::Endpoints;
 use crate::completion::CompletionArgs;
+use crate::health::HealthArgs;
 use crate::keys::{DeleteArgs, GetArgs, ListArgs, PutArgs};
 use crate::local::{ExecArgs, LocalArgs};
 use crate::node::{JoinArgs, RemoveArgs, SnapshotArgs, TransferArgs};
@@ -46,6 +47,8 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Show how every node of the group is doing
     Status(StatusArgs),
+    /// Tell whether a node can serve requests; exits 0 when it can
+    Health(HealthArgs),
     /// Change the members of the group
     #[command(subcommand)]
     Node(NodeCommand),

@@ -6,6 +6,7 @@ mod client;
 mod completion;
 mod consistency;
 mod failure;
+mod health;
 mod keys;
 mod local;
 mod management;
@@ -55,6 +56,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Delete(args) => single_threaded()?.block_on(keys::delete(args)),
         Command::List(args) => single_threaded()?.block_on(keys::list(args)),
         Command::Status(args) => single_threaded()?.block_on(status::run(args)),
+        Command::Health(args) => single_threaded()?.block_on(health::run(args)),
         Command::Node(NodeCommand::Join(args)) => single_threaded()?.block_on(node::join(args)),
         Command::Node(NodeCommand::Remove(args)) => single_threaded()?.block_on(node::remove(args)),
         Command::Node(NodeCommand::Transfer(args)) => {

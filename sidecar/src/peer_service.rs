@@ -121,27 +121,6 @@ impl RaftService for PeerService {
         Ok(Response::new(outcomes.map(|outcome| outcome.map(wire::append_response).map_err(raft_failed)).boxed()))
     }
 
-    async fn heartbeat(
-        &self,
-        request: Request<proto::AppendRequest>,
-    ) -> Result<Response<proto::AppendResponse>, Status> {
-        use openraft::raft::{AppendEntriesResponse, StreamAppendError};
-        let group = self.checked_group(request.metadata())?;
-        let request = wire::parse_append_request(request.into_inner())?;
-        let previous = request.prev_log_id;
-        let last = request.entries.last().map(|entry| entry.log_id).or(previous);
-        let outcome = match group.raft.append_entries(request).await.map_err(raft_failed)? {
-            AppendEntriesResponse::Success => Ok(last),
-            AppendEntriesResponse::PartialSuccess(matched) => Ok(matched),
-            AppendEntriesResponse::HigherVote(higher) => Err(StreamAppendError::HigherVote(higher)),
-            AppendEntriesResponse::Conflict => match previous {
-                Some(previous) => Err(StreamAppendError::Conflict(previous)),
-                None => return Err(Status::internal("a conflict at the start of the log cannot be")),
-            },
-        };
-        Ok(Response::new(wire::append_response(outcome)))
-    }
-
     async fn vote(&self, request: Request<proto::VoteRequest>) -> Result<Response<proto::VoteResponse>, Status> {
         let group = self.checked_group(request.metadata())?;
         if !self.lifecycle.votes_allowed() {

@@ -56,11 +56,19 @@ pub struct PeerNetwork {
     target: NodeId,
     address: String,
     lane: Lane,
+    /// Kept open between heartbeats: a message on a stream costs a fraction of a call. Gone after any trouble.
+    heartbeats: Option<HeartbeatStream>,
+}
+
+/// One append after the other, each answered before the next.
+struct HeartbeatStream {
+    requests: tokio::sync::mpsc::Sender<proto::AppendRequest>,
+    responses: tonic::Streaming<proto::AppendResponse>,
 }
 
 impl PeerNetwork {
     pub(super) fn new(peers: Peers, target: NodeId, member: &Member, lane: Lane) -> Self {
-        Self { peers, target, address: member.raft_address.clone(), lane }
+        Self { peers, target, address: member.raft_address.clone(), lane, heartbeats: None }
     }
 
     fn client(&self, lane: Lane) -> Result<RaftClient, Unreachable<TypeConfig>> {
@@ -82,15 +90,51 @@ impl PeerNetwork {
         }
     }
 
+    /// One append without pipelining, within `deadline`.
     async fn heartbeat(
-        &self,
+        &mut self,
         request: AppendEntriesRequest<TypeConfig>,
         deadline: Duration,
     ) -> Result<AppendOutcome, RPCError<TypeConfig>> {
+        // Taken out: whatever goes wrong or is cancelled below, an answer that is still on its way must never be taken
+        // for the answer to the next request.
+        let kept = self.heartbeats.take();
+        let exchange = async {
+            let mut stream = match kept {
+                Some(stream) => stream,
+                None => self.open_heartbeats().await?,
+            };
+            let request = wire::append_request(request);
+            if stream.requests.send(request).await.is_err() {
+                return Err(Unreachable::from_string("the heartbeat stream was closed").into());
+            }
+            match stream.responses.message().await {
+                Ok(Some(response)) => Ok((response, stream)),
+                Ok(None) => Err(Unreachable::from_string("the heartbeat stream ended").into()),
+                Err(status) => Err(RPCError::from(Unreachable::new(&status))),
+            }
+        };
+        let (response, stream) = match tokio::time::timeout(deadline, exchange).await {
+            Ok(exchanged) => exchanged?,
+            Err(_) => {
+                let action = RPCTypes::AppendEntries;
+                return Err(Timeout { action, id: 0, target: self.target, timeout: deadline }.into());
+            }
+        };
+        let outcome = wire::parse_append_response(response).map_err(|error| NetworkError::new(&error))?;
+        // The other side ends the stream with a refusal.
+        if outcome.is_ok() {
+            self.heartbeats = Some(stream);
+        }
+        Ok(outcome)
+    }
+
+    async fn open_heartbeats(&self) -> Result<HeartbeatStream, RPCError<TypeConfig>> {
+        let (requests, receiver) = tokio::sync::mpsc::channel(1);
         let mut client = self.client(Lane::Heartbeat)?;
-        let request = self.peers.request(self.target, wire::append_request(request));
-        let response = self.urgent(RPCTypes::AppendEntries, deadline, client.heartbeat(request)).await?;
-        wire::parse_append_response(response).map_err(|error| NetworkError::new(&error).into())
+        let opening = client.append(self.peers.request(self.target, ReceiverStream::new(receiver)));
+        let responses = opening.await.map_err(|status| Unreachable::new(&status))?.into_inner();
+        Ok(HeartbeatStream { requests, responses })
     }
 }
 
