@@ -42,19 +42,15 @@ pub async fn watch(node: Node, client: ManagementClient, shutdown: Shutdown) {
         };
         let elections = Elections::of(&group);
         match is_member(&group, &client).await {
-            Some(true) => {
-                if elections.permit(&group, Reason::Removed) {
-                    tracing::info!("this node is a member again");
-                }
+            Some(true) if elections.permit(&group, Reason::Removed) => {
+                tracing::info!("this node is a member again");
             }
-            Some(false) => {
-                if elections.forbid(&group, Reason::Removed) {
-                    tracing::error!(
-                        "this node was removed from the cluster: it serves nothing any more. Stop it, or let it join again"
-                    );
-                }
+            Some(false) if elections.forbid(&group, Reason::Removed) => {
+                tracing::error!(
+                    "this node was removed from the cluster: it serves nothing any more. Stop it, or let it join again"
+                );
             }
-            None => {}
+            _ => {}
         }
     }
 }

@@ -13,12 +13,15 @@ use raftkv_sidecar::config::{Config, Timing};
 use raftkv_sidecar::management::{Changed, ManagementClient};
 use raftkv_sidecar::run::{Listeners, RunError, run};
 use raftkv_sidecar::status::StatusDocument;
+use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 use crate::engine::{FakeEngine, Serving};
 
 /// For anything that must happen: generous, because machines that test are busy.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+type Running = (Shutdown, JoinHandle<Result<(), RunError>>, Runtime);
 
 /// A node, running or not.
 pub(crate) struct TestNode {
@@ -28,7 +31,7 @@ pub(crate) struct TestNode {
     pub(crate) engine: FakeEngine,
     dir: PathBuf,
     engine_serves: Option<Serving>,
-    running: Option<(Shutdown, JoinHandle<Result<(), RunError>>)>,
+    running: Option<Running>,
     client: ManagementClient,
     http: reqwest::Client,
 }
@@ -86,16 +89,23 @@ impl TestNode {
             log: String::new(),
             log_format: LogFormat::Text,
         };
-        let listeners = Listeners {
-            raft: bind(&config.raft_listen).await,
-            management: bind(&config.management_listen).await,
-            engine: bind(&config.grpc_listen).await,
-        };
         let shutdown = Shutdown::new();
-        self.running = Some((
-            shutdown.clone(),
-            tokio::spawn(run(config, listeners, shutdown)),
-        ));
+        let until = shutdown.clone();
+        // A runtime of its own, so that it can be killed.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("runtime");
+        let running = runtime.spawn(async move {
+            let listeners = Listeners {
+                raft: bind(&config.raft_listen).await,
+                management: bind(&config.management_listen).await,
+                engine: bind(&config.grpc_listen).await,
+            };
+            run(config, listeners, until).await
+        });
+        self.running = Some((shutdown, running, runtime));
     }
 
     pub(crate) async fn start_engine(&mut self) {
@@ -111,11 +121,20 @@ impl TestNode {
 
     /// In peace.
     pub(crate) async fn stop(&mut self) {
-        if let Some((shutdown, running)) = self.running.take() {
+        if let Some((shutdown, running, runtime)) = self.running.take() {
             shutdown.trigger();
             running.await.expect("no panic").expect("ends well");
+            end(runtime).await;
         }
         self.stop_engine();
+    }
+
+    /// Both processes, without a word.
+    pub(crate) async fn kill(&mut self) {
+        self.stop_engine();
+        if let Some((_, _, runtime)) = self.running.take() {
+            end(runtime).await;
+        }
     }
 
     /// Forgets everything, as a new disk would.
@@ -175,6 +194,13 @@ impl TestNode {
             .into_inner();
         answers.message().await.ok()??.outcome
     }
+}
+
+/// Until nothing of it is left, locks included.
+async fn end(runtime: Runtime) {
+    let ended =
+        tokio::task::spawn_blocking(move || runtime.shutdown_timeout(Duration::from_secs(10)));
+    ended.await.expect("ended");
 }
 
 async fn bind(endpoint: &Endpoint) -> Listener {

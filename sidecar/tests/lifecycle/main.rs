@@ -234,6 +234,37 @@ async fn a_stopping_leader_hands_over_without_an_election_timeout() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_leader_is_followed_by_another_and_comes_back() {
+    let base = tempfile::tempdir().expect("directory");
+    let mut nodes = three(base.path()).await;
+    let join: Vec<String> = nodes.iter().map(|node| node.management.clone()).collect();
+    let mut gaps = Vec::new();
+    for _ in 0..5 {
+        let all: Vec<&TestNode> = nodes.iter().collect();
+        let before = settled(&all, &["n1", "n2", "n3"]).await.node;
+        let killed = place_of(&nodes, &before.name);
+        let began = Instant::now();
+        nodes[killed].kill().await;
+        let other = (killed + 1) % 3;
+        write(&nodes[other], "a").await;
+        gaps.push(began.elapsed());
+        nodes[killed].start(true, &join).await;
+        let written = nodes[other].engine.payloads().len();
+        eventually("it has caught up", || async {
+            (nodes[killed].engine.payloads().len() >= written).then_some(())
+        })
+        .await;
+        let after = nodes[killed].status().await.expect("status").node;
+        assert_eq!(after.raft_id, before.raft_id);
+        assert!(after.term > before.term);
+    }
+    gaps.sort();
+    println!("gaps without a write after a kill: {gaps:?}");
+    assert!(gaps[2] < Duration::from_secs(5), "{gaps:?}");
+    stop_all(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_that_may_form_a_cluster_form_one() {
     let base = tempfile::tempdir().expect("directory");
     let mut nodes = Vec::new();
