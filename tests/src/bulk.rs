@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use futures::{StreamExt, TryStreamExt};
+use reqwest::Method;
 use rmpv::Value;
 
 use crate::client::Client;
@@ -59,10 +60,17 @@ impl BulkLoad {
         let mut last = String::new();
         for _ in 0..ATTEMPTS {
             // Which puts of a batch were applied before it failed does not matter: the same values are put again.
-            match client.post("/v1/batch?timeout=20s", "application/msgpack", body.clone()).await {
+            let request = client
+                .request(Method::POST, "/v1/batch?timeout=20s")
+                .header("content-type", "application/msgpack")
+                .header("accept", "application/json")
+                .body(body.clone());
+            match Client::send(request).await {
                 Ok(answer) if answer.status.is_success() => {
-                    let results = answer.json()?["results"].as_array().map_or(0, Vec::len) as u64;
-                    ensure!(results == count, "{results} results of {count} operations: {answer}");
+                    let results = answer.json()?;
+                    let results = results["results"].as_array().context("a batch has results")?;
+                    let done = results.iter().filter(|result| result["status"] == 200).count() as u64;
+                    ensure!(done == count, "{done} of {count} operations were done: {answer}");
                     return Ok(());
                 }
                 Ok(answer) if answer.status.is_client_error() && answer.status != 429 => {

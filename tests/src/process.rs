@@ -105,6 +105,8 @@ impl Process {
     pub fn crash(&self) {
         if let Some(child) = &mut self.state().child {
             let _ = child.kill();
+            // Kept for whoever reaps it: from here on it is seen to be dead.
+            let _ = child.wait();
         }
     }
 
@@ -169,9 +171,13 @@ impl Process {
     /// Starts it again when it should run and does not, and has been down long enough. For supervisors.
     pub(crate) fn supervise(&self) -> anyhow::Result<()> {
         let mut state = self.state();
+        if !state.wanted {
+            // How it ends is for whoever asked it to.
+            return Ok(());
+        }
         self.reap(&mut state);
         let down_since = state.started.unwrap_or_else(Instant::now);
-        if !state.wanted || state.child.is_some() || down_since.elapsed() < state.wait {
+        if state.child.is_some() || down_since.elapsed() < state.wait {
             return Ok(());
         }
         state.wait = (state.wait * 2).min(RESTART_LAST);

@@ -153,7 +153,7 @@ async fn refuses_in_time(node: &Node, has: &str) -> anyhow::Result<()> {
         let listed = client.get_path("/v1/kv?consistency=stale").await?.success()?.json()?;
         ensure!(listed["entries"][0]["key"] == "k", "{listed}");
     }
-    eventually("it says that it is not ready", || async {
+    eventually_within(Duration::from_secs(10), "it says that it is not ready", || async {
         let answer = client.get_path("/readyz").await?;
         ensure!(answer.status == StatusCode::SERVICE_UNAVAILABLE, "{answer}");
         Ok(())
@@ -183,10 +183,11 @@ async fn concurrent_histories_are_linearizable_through_faults() -> anyhow::Resul
         let leader = cluster.leader().await?;
         let cut_off = rng.random_bool(0.5);
         println!("fault {fault}: {} is {}", leader.name(), if cut_off { "cut off" } else { "killed" });
-        if cut_off { cluster.isolate(&leader) } else { leader.crash() }
+        if cut_off { cluster.isolate(&leader) } else { leader.kill() }
         let other = cluster.leader_other_than(&leader).await?;
         eventually("the others write", || async { other.client().put("probe", "x").await?.acked() }).await?;
         cluster.heal();
+        leader.start()?;
         eventually("all are ready", || leader.ready()).await?;
     }
     going_on.store(false, std::sync::atomic::Ordering::Relaxed);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{anyhow, ensure};
+use anyhow::{Context, anyhow, ensure};
 use raftkv_tests::{Cluster, Contents, Load, eventually, figure};
 
 const PUTS: u64 = 100_000;
@@ -126,5 +126,30 @@ async fn a_graceful_stop_of_the_leader_hands_over_without_a_failed_write() -> an
     leader.start()?;
     cluster.whole(3).await?;
     report.check_alone(&cluster.converged().await?)?;
+    cluster.finish().await
+}
+
+/// A sidecar without its engine keeps the log: it makes a majority with the leader.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_without_its_engine_still_counts_for_the_majority() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    let leader = cluster.leader().await?;
+    let others = cluster.others(&leader);
+    others[0].engine().kill();
+    // Long enough for whatever fills up while nothing is applied.
+    let clients = vec![leader.client()];
+    Load::start("before", 5_000, 16, clients.clone()).report().await?;
+    others[1].kill();
+    let load = Load::start("after", 5_000, 16, clients);
+    let report = tokio::time::timeout(Duration::from_secs(60), load.report()).await.context("writes stand still")??;
+    figure("longest gap with one engine and one node gone", format!("{:.0?}", report.longest_gap()));
+    let status = leader.status().await?;
+    ensure!(status.node.leads(), "the leader had to give up: {:?}", status.node);
+
+    others[0].engine().start()?;
+    others[1].start()?;
+    cluster.whole(3).await?;
+    let contents = cluster.converged().await?;
+    report.check(&contents)?;
     cluster.finish().await
 }
