@@ -45,12 +45,7 @@ impl<B: Backend> App<B> {
     pub(crate) fn new(backend: B, config: ApiConfig) -> Self {
         let node = HeaderValue::try_from(backend.served_by().node);
         let node = node.unwrap_or(HeaderValue::from_static("unnamed"));
-        Self {
-            backend,
-            config,
-            node,
-            observer: Observer::default(),
-        }
+        Self { backend, config, node, observer: Observer::default() }
     }
 
     pub(crate) fn limits(&self) -> &Limits {
@@ -73,19 +68,14 @@ impl<B: Backend> App<B> {
                 let result = handle(Arc::clone(&app), parts, body).await;
                 let mut response = result.unwrap_or_else(|problem| surface.render(problem));
                 response.headers_mut().insert(NODE, app.node.clone());
-                app.observer
-                    .record(surface, &method, response.status(), since);
+                app.observer.record(surface, &method, response.status(), since);
                 response
             }
         })
     }
 
     /// Deadline and freshness of a request: `?timeout=` and `?consistency=`, or the header `Raftkv-Consistency`.
-    pub(crate) fn context(
-        &self,
-        parts: &Parts,
-        query: &mut Query,
-    ) -> Result<RequestContext, Problem> {
+    pub(crate) fn context(&self, parts: &Parts, query: &mut Query) -> Result<RequestContext, Problem> {
         let timeout = match query.take_text("timeout")? {
             None => self.config.default_timeout,
             Some(text) => parse_timeout(&text)?.min(self.config.max_timeout),
@@ -97,10 +87,7 @@ impl<B: Backend> App<B> {
                 Some(name) => parse_consistency(name.to_str().unwrap_or_default())?,
             },
         };
-        Ok(RequestContext {
-            deadline: Instant::now() + timeout,
-            consistency,
-        })
+        Ok(RequestContext { deadline: Instant::now() + timeout, consistency })
     }
 
     /// The context of a request that takes no other parameters, or where others are ignored.
@@ -113,10 +100,7 @@ impl<B: Backend> App<B> {
         let asked = Query::of(parts)?.take("timeout")?.is_some();
         let ctx = self.plain_context(parts)?;
         let longest = Instant::now() + self.config.max_timeout;
-        Ok(RequestContext {
-            deadline: if asked { ctx.deadline } else { longest },
-            ..ctx
-        })
+        Ok(RequestContext { deadline: if asked { ctx.deadline } else { longest }, ..ctx })
     }
 
     /// The key that the path holds after `prefix`, percent-decoded. Slashes in it may be encoded or not.
@@ -132,10 +116,7 @@ impl<B: Backend> App<B> {
         };
         let limit = self.limits().max_idempotency_key_bytes;
         match value.len() {
-            0 => Err(Problem::bad_request(
-                "invalid_idempotency_key",
-                "the Idempotency-Key is empty",
-            )),
+            0 => Err(Problem::bad_request("invalid_idempotency_key", "the Idempotency-Key is empty")),
             len if len > limit => Err(Problem {
                 limit: Some(limit as u64),
                 ..Problem::bad_request(
@@ -148,11 +129,7 @@ impl<B: Backend> App<B> {
     }
 
     /// Reads one key.
-    pub(crate) async fn read(
-        &self,
-        ctx: RequestContext,
-        key: Key,
-    ) -> Result<Read<Option<Entry>>, Problem> {
+    pub(crate) async fn read(&self, ctx: RequestContext, key: Key) -> Result<Read<Option<Entry>>, Problem> {
         Ok(self.backend.get(ctx, key).await?)
     }
 
@@ -171,54 +148,31 @@ impl<B: Backend> App<B> {
         let outcomes = outcomes.map_err(|e| Problem::from(e).with_idempotency(has_key))?;
         match <[Outcome; 1]>::try_from(outcomes) {
             Ok([outcome]) => written(outcome),
-            Err(outcomes) => Err(Problem::internal(format!(
-                "{} outcomes of one operation",
-                outcomes.len()
-            ))),
+            Err(outcomes) => Err(Problem::internal(format!("{} outcomes of one operation", outcomes.len()))),
         }
     }
 }
 
 /// An operation with the record under which it is applied once.
-pub(crate) fn operation(
-    command: Command,
-    precondition: Option<Precondition>,
-    key: Option<Bytes>,
-) -> Op {
+pub(crate) fn operation(command: Command, precondition: Option<Precondition>, key: Option<Bytes>) -> Op {
     let idempotency = key.map(|key| Idempotency {
         key,
         fingerprint: fingerprint(&command, precondition),
         keep_ms: IDEMPOTENCY_KEEP.as_millis() as u64,
     });
-    Op {
-        command,
-        precondition,
-        idempotency,
-    }
+    Op { command, precondition, idempotency }
 }
 
 /// What an outcome means: something written, or a problem.
 pub(crate) fn written(outcome: Outcome) -> Result<Written, Problem> {
     match outcome {
-        Outcome::Set {
-            revision,
-            created: flag,
+        Outcome::Set { revision, created: flag } | Outcome::Deleted { revision, existed: flag } => {
+            Ok(Written { revision, flag, replayed: false })
         }
-        | Outcome::Deleted {
-            revision,
-            existed: flag,
-        } => Ok(Written {
-            revision,
-            flag,
-            replayed: false,
-        }),
         Outcome::PreconditionFailed { current } => Err(Problem::precondition_failed(current)),
         Outcome::IdempotencyMismatch => Err(Problem::idempotency_mismatch()),
         Outcome::WrongGroup => Err(Problem::wrong_group()),
-        Outcome::Replayed(original) => Ok(Written {
-            replayed: true,
-            ..written(*original)?
-        }),
+        Outcome::Replayed(original) => Ok(Written { replayed: true, ..written(*original)? }),
     }
 }
 
@@ -227,10 +181,7 @@ fn parse_consistency(name: &str) -> Result<Consistency, Problem> {
         "linearizable" => Ok(Consistency::Linearizable),
         "lease" => Ok(Consistency::Lease),
         "stale" => Ok(Consistency::Stale),
-        _ => Err(invalid(
-            "consistency",
-            "it is none of linearizable, lease, stale",
-        )),
+        _ => Err(invalid("consistency", "it is none of linearizable, lease, stale")),
     }
 }
 
@@ -259,62 +210,22 @@ mod tests {
         for (text, millis) in [("250", 250), ("250ms", 250), ("2s", 2_000), ("1m", 60_000)] {
             assert_eq!(parse_timeout(text).unwrap(), Duration::from_millis(millis));
         }
-        for text in [
-            "",
-            "0",
-            "-1",
-            "s",
-            "1h",
-            "1.5s",
-            "99999999999999999999",
-            "1 s",
-        ] {
-            assert_eq!(
-                parse_timeout(text).unwrap_err().code,
-                "invalid_parameter",
-                "{text}"
-            );
+        for text in ["", "0", "-1", "s", "1h", "1.5s", "99999999999999999999", "1 s"] {
+            assert_eq!(parse_timeout(text).unwrap_err().code, "invalid_parameter", "{text}");
         }
-        assert!(
-            parse_timeout("18446744073709551615m").is_ok(),
-            "saturates; the maximum cuts it"
-        );
+        assert!(parse_timeout("18446744073709551615m").is_ok(), "saturates; the maximum cuts it");
     }
 
     #[test]
     fn an_outcome_is_something_written_or_a_problem() {
         let replayed = |outcome| written(Outcome::Replayed(Box::new(outcome)));
-        let first = Written {
-            revision: 3,
-            flag: true,
-            replayed: false,
-        };
-        assert_eq!(
-            written(Outcome::Set {
-                revision: 3,
-                created: true
-            }),
-            Ok(first)
-        );
-        assert_eq!(
-            replayed(Outcome::Set {
-                revision: 3,
-                created: true
-            }),
-            Ok(Written {
-                replayed: true,
-                ..first
-            })
-        );
+        let first = Written { revision: 3, flag: true, replayed: false };
+        assert_eq!(written(Outcome::Set { revision: 3, created: true }), Ok(first));
+        assert_eq!(replayed(Outcome::Set { revision: 3, created: true }), Ok(Written { replayed: true, ..first }));
         let status = |outcome| written(outcome).unwrap_err().status.as_u16();
         assert_eq!(status(Outcome::PreconditionFailed { current: 0 }), 412);
         assert_eq!(status(Outcome::IdempotencyMismatch), 422);
         assert_eq!(status(Outcome::WrongGroup), 421);
-        assert_eq!(
-            replayed(Outcome::PreconditionFailed { current: 7 })
-                .unwrap_err()
-                .current_revision,
-            Some(7)
-        );
+        assert_eq!(replayed(Outcome::PreconditionFailed { current: 7 }).unwrap_err().current_revision, Some(7));
     }
 }

@@ -165,17 +165,10 @@ pub trait Backend: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<String, BackendError>> + Send;
 
     /// Removes a node; returns what was done, in words.
-    fn remove(
-        &self,
-        ctx: RequestContext,
-        name: String,
-    ) -> impl Future<Output = Result<String, BackendError>> + Send;
+    fn remove(&self, ctx: RequestContext, name: String) -> impl Future<Output = Result<String, BackendError>> + Send;
 
     /// The state of consensus, for people.
-    fn membership(
-        &self,
-        ctx: RequestContext,
-    ) -> impl Future<Output = Result<Membership, BackendError>> + Send;
+    fn membership(&self, ctx: RequestContext) -> impl Future<Output = Result<Membership, BackendError>> + Send;
 
     /// Who answers here.
     fn served_by(&self) -> ServedBy;

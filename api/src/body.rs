@@ -38,10 +38,7 @@ pub(crate) struct Budget {
 
 impl Budget {
     pub(crate) fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self {
-            used: AtomicUsize::new(0),
-            max,
-        })
+        Arc::new(Self { used: AtomicUsize::new(0), max })
     }
 }
 
@@ -54,10 +51,7 @@ pub(crate) struct Share {
 
 impl Share {
     pub(crate) fn of(budget: &Arc<Budget>) -> Arc<Self> {
-        Arc::new(Self {
-            budget: Arc::clone(budget),
-            held: AtomicUsize::new(0),
-        })
+        Arc::new(Self { budget: Arc::clone(budget), held: AtomicUsize::new(0) })
     }
 
     fn grow(&self, bytes: usize) -> bool {
@@ -68,9 +62,7 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.budget
-            .used
-            .fetch_sub(*self.held.get_mut(), Ordering::Relaxed);
+        self.budget.used.fetch_sub(*self.held.get_mut(), Ordering::Relaxed);
     }
 }
 
@@ -96,29 +88,14 @@ pub(crate) struct GuardedBody {
 }
 
 impl GuardedBody {
-    pub(crate) fn new(
-        incoming: Incoming,
-        share: Arc<Share>,
-        limits: BodyLimits,
-        expects_continue: bool,
-    ) -> Self {
+    pub(crate) fn new(incoming: Incoming, share: Arc<Share>, limits: BodyLimits, expects_continue: bool) -> Self {
         let announced = incoming.size_hint().lower();
         let discarding = announced > limits.max_bytes as u64;
-        Self {
-            incoming,
-            share,
-            limits,
-            received: 0,
-            discarding,
-            expects_continue,
-            deadline: None,
-        }
+        Self { incoming, share, limits, received: 0, discarding, expects_continue, deadline: None }
     }
 
     fn too_large(&self) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        Poll::Ready(Some(Err(BodyError::TooLarge {
-            limit: self.limits.max_bytes,
-        })))
+        Poll::Ready(Some(Err(BodyError::TooLarge { limit: self.limits.max_bytes })))
     }
 }
 
@@ -126,10 +103,7 @@ impl HttpBody for GuardedBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let max = self.limits.max_bytes;
         if self.discarding && self.expects_continue {
             return self.too_large();
@@ -139,9 +113,7 @@ impl HttpBody for GuardedBody {
                 Poll::Ready(frame) => frame,
                 Poll::Pending => {
                     let timeout = self.limits.timeout;
-                    let deadline = self
-                        .deadline
-                        .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+                    let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
                     ready!(deadline.as_mut().poll(cx));
                     return Poll::Ready(Some(Err(BodyError::TooSlow { timeout })));
                 }
@@ -189,10 +161,9 @@ pub(crate) async fn read_body(body: Body) -> Result<Bytes, Problem> {
     let detail = error.to_string();
     Err(match error.downcast_ref() {
         Some(&BodyError::TooLarge { limit }) => Problem::too_large("body_too_large", detail, limit),
-        Some(BodyError::TooSlow { .. }) => Problem {
-            retryable: true,
-            ..Problem::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", detail)
-        },
+        Some(BodyError::TooSlow { .. }) => {
+            Problem { retryable: true, ..Problem::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", detail) }
+        }
         Some(BodyError::Crowded) => Problem::overloaded(detail, Duration::from_secs(1)),
         Some(BodyError::Broken(_)) | None => Problem::bad_request("broken_body", detail),
     })

@@ -35,10 +35,7 @@ impl ReadConditions {
             None => None,
             Some(_) => Some(parse_list(headers)?),
         };
-        Ok(Self {
-            if_match: if_match(headers)?,
-            if_none_match,
-        })
+        Ok(Self { if_match: if_match(headers)?, if_none_match })
     }
 
     /// Decides for the key's revision; `None` = no such key.
@@ -53,9 +50,7 @@ impl ReadConditions {
         }
         match (&self.if_none_match, revision) {
             (Some(Tags::Any), Some(_)) => Verdict::NotModified,
-            (Some(Tags::Revisions(had)), Some(revision)) if had.contains(&revision) => {
-                Verdict::NotModified
-            }
+            (Some(Tags::Revisions(had)), Some(revision)) if had.contains(&revision) => Verdict::NotModified,
             _ => Verdict::Full,
         }
     }
@@ -84,9 +79,7 @@ fn if_match(headers: &HeaderMap) -> Result<Option<Precondition>, Problem> {
         Some(tag) if tag.starts_with("W/") => Err(invalid("If-Match takes no weak entity tag")),
         Some(tag) => match revision_of(tag) {
             Some(revision) => Ok(Some(Precondition::Revision(revision))),
-            None => Err(invalid(
-                "If-Match takes * or an ETag of this server: a revision in quotes",
-            )),
+            None => Err(invalid("If-Match takes * or an ETag of this server: a revision in quotes")),
         },
     }
 }
@@ -95,10 +88,7 @@ fn if_match(headers: &HeaderMap) -> Result<Option<Precondition>, Problem> {
 fn parse_list(headers: &HeaderMap) -> Result<Tags, Problem> {
     let mut revisions = Vec::new();
     for line in headers.get_all(header::IF_NONE_MATCH) {
-        let line = line
-            .to_str()
-            .map_err(|_| invalid("If-None-Match is not text"))?
-            .trim();
+        let line = line.to_str().map_err(|_| invalid("If-None-Match is not text"))?.trim();
         if line == "*" {
             return Ok(Tags::Any);
         }
@@ -118,16 +108,13 @@ fn one_line<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a 
     if lines.next().is_some() {
         return Err(invalid(&format!("{name} is there more than once")));
     }
-    line.to_str()
-        .map(|text| Some(text.trim()))
-        .map_err(|_| invalid(&format!("{name} is not text")))
+    line.to_str().map(|text| Some(text.trim())).map_err(|_| invalid(&format!("{name} is not text")))
 }
 
 fn revision_of(tag: &str) -> Option<u64> {
     let digits = tag.strip_prefix('"')?.strip_suffix('"')?;
     // `parse` would take a sign, and two tags for one revision.
-    let canonical =
-        digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
+    let canonical = digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
     if canonical { digits.parse().ok() } else { None }
 }
 
@@ -173,26 +160,15 @@ mod tests {
             vec![(NONE, "*"), (MATCH, "*")],
         ] {
             let problem = write_precondition(&headers(&lines)).unwrap_err();
-            assert_eq!(
-                (problem.status.as_u16(), problem.code),
-                (400, "invalid_precondition"),
-                "{lines:?}"
-            );
+            assert_eq!((problem.status.as_u16(), problem.code), (400, "invalid_precondition"), "{lines:?}");
         }
     }
 
     #[test]
     fn a_read_is_answered_by_what_the_client_has() {
-        let check = |lines: &[_], revision| {
-            ReadConditions::parse(&headers(lines))
-                .unwrap()
-                .check(revision)
-        };
+        let check = |lines: &[_], revision| ReadConditions::parse(&headers(lines)).unwrap().check(revision);
         assert_eq!(check(&[], Some(5)), Verdict::Full);
-        assert_eq!(
-            check(&[(NONE, "\"4\", W/\"5\"")], Some(5)),
-            Verdict::NotModified
-        );
+        assert_eq!(check(&[(NONE, "\"4\", W/\"5\"")], Some(5)), Verdict::NotModified);
         assert_eq!(check(&[(NONE, "\"4\", \"abc\"")], Some(5)), Verdict::Full);
         assert_eq!(check(&[(NONE, "*")], Some(5)), Verdict::NotModified);
         assert_eq!(check(&[(NONE, "*")], None), Verdict::Full);

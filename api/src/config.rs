@@ -33,12 +33,7 @@ pub struct ApiConfig {
 
 impl Default for ApiConfig {
     fn default() -> Self {
-        Self {
-            limits: Limits::default(),
-            default_timeout: DEFAULT_TIMEOUT,
-            max_timeout: MAX_TIMEOUT,
-            metrics: None,
-        }
+        Self { limits: Limits::default(), default_timeout: DEFAULT_TIMEOUT, max_timeout: MAX_TIMEOUT, metrics: None }
     }
 }
 

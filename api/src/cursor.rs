@@ -21,11 +21,7 @@ pub(crate) struct Cursor {
 }
 
 /// A hash of what bounds a listing: a cursor of another listing is refused.
-pub(crate) fn range_fingerprint(
-    prefix: Option<&[u8]>,
-    start: Option<&[u8]>,
-    end: Option<&[u8]>,
-) -> u64 {
+pub(crate) fn range_fingerprint(prefix: Option<&[u8]>, start: Option<&[u8]>, end: Option<&[u8]>) -> u64 {
     let mut hash = Fnv1a::new();
     for bound in [prefix, start, end] {
         match bound {
@@ -49,32 +45,19 @@ impl Cursor {
     }
 
     pub(crate) fn decode(text: &[u8], range: u64) -> Result<Self, Problem> {
-        let invalid = |why: &str| {
-            Problem::bad_request(
-                "invalid_cursor",
-                format!("the cursor cannot be used: {why}"),
-            )
-        };
-        let mut raw = URL_SAFE_NO_PAD
-            .decode(text)
-            .map_err(|_| invalid("it is not one this server gave"))?;
+        let invalid = |why: &str| Problem::bad_request("invalid_cursor", format!("the cursor cannot be used: {why}"));
+        let mut raw = URL_SAFE_NO_PAD.decode(text).map_err(|_| invalid("it is not one this server gave"))?;
         match raw.first() {
             Some(&VERSION) if raw.len() >= HEADER_BYTES => {}
             Some(&VERSION) | None => return Err(invalid("it is cut off")),
             Some(_) => {
-                return Err(invalid(
-                    "it is of another version of this software; list from the beginning",
-                ));
+                return Err(invalid("it is of another version of this software; list from the beginning"));
             }
         }
         if raw[1..HEADER_BYTES] != range.to_le_bytes() {
-            return Err(invalid(
-                "it belongs to a listing with another prefix, start or end",
-            ));
+            return Err(invalid("it belongs to a listing with another prefix, start or end"));
         }
-        Ok(Self {
-            next: raw.split_off(HEADER_BYTES).into(),
-        })
+        Ok(Self { next: raw.split_off(HEADER_BYTES).into() })
     }
 }
 
@@ -85,22 +68,13 @@ mod tests {
     #[test]
     fn a_cursor_comes_back_for_its_own_range_only() {
         let range = range_fingerprint(Some(b"a"), None, None);
-        let cursor = Cursor {
-            next: Bytes::from_static(b"a\xff\0b"),
-        };
+        let cursor = Cursor { next: Bytes::from_static(b"a\xff\0b") };
         let text = cursor.encode(range);
         assert_eq!(Cursor::decode(text.as_bytes(), range).unwrap(), cursor);
         let other = range_fingerprint(None, Some(b"a"), None);
-        assert_eq!(
-            Cursor::decode(text.as_bytes(), other).unwrap_err().code,
-            "invalid_cursor"
-        );
+        assert_eq!(Cursor::decode(text.as_bytes(), other).unwrap_err().code, "invalid_cursor");
         for bad in ["", "!", "AQ", "AgAAAAAAAAAA"] {
-            assert_eq!(
-                Cursor::decode(bad.as_bytes(), range).unwrap_err().code,
-                "invalid_cursor",
-                "{bad}"
-            );
+            assert_eq!(Cursor::decode(bad.as_bytes(), range).unwrap_err().code, "invalid_cursor", "{bad}");
         }
     }
 }

@@ -12,11 +12,7 @@ const ENVELOPE_DEPTH: usize = 4;
 
 /// The limits of a message that holds values: its size was limited when it was received.
 pub(crate) fn envelope_limits(limits: &Limits) -> Limits {
-    Limits {
-        max_value_bytes: usize::MAX,
-        max_value_depth: limits.max_value_depth + ENVELOPE_DEPTH,
-        ..limits.clone()
-    }
+    Limits { max_value_bytes: usize::MAX, max_value_depth: limits.max_value_depth + ENVELOPE_DEPTH, ..limits.clone() }
 }
 
 /// The fields of a JSON object.
@@ -47,10 +43,7 @@ pub(crate) fn fields<const N: usize>(
 ) -> Result<[Option<Value>; N], Problem> {
     let limits = envelope_limits(limits);
     if map.kind() != Kind::Map {
-        return Err(malformed(format!(
-            "expected a map with the fields {}",
-            names.join(", ")
-        )));
+        return Err(malformed(format!("expected a map with the fields {}", names.join(", "))));
     }
     let mut content = map.as_msgpack();
     let count = rmp::decode::read_map_len(&mut content).map_err(|e| malformed(e.to_string()))?;
@@ -60,9 +53,7 @@ pub(crate) fn fields<const N: usize>(
         let (name, after) = Value::split_first(rest, &limits)?;
         let (value, after) = Value::split_first(after, &limits)?;
         rest = after;
-        let known = name
-            .as_str()
-            .and_then(|name| names.iter().position(|n| *n == name));
+        let known = name.as_str().and_then(|name| names.iter().position(|n| *n == name));
         match known {
             Some(at) if found[at].is_some() => {
                 return Err(malformed(format!("the field {} is there twice", names[at])));
@@ -70,10 +61,7 @@ pub(crate) fn fields<const N: usize>(
             Some(at) => found[at] = Some(value),
             None if unknown == Unknown::Refuse => {
                 let name = name.as_str().unwrap_or("that is no text");
-                return Err(malformed(format!(
-                    "there is no field {name:.64} here; there are {}",
-                    names.join(", ")
-                )));
+                return Err(malformed(format!("there is no field {name:.64} here; there are {}", names.join(", "))));
             }
             None => {}
         }
@@ -88,8 +76,7 @@ pub(crate) fn elements(array: &Value, max: usize, limits: &Limits) -> Result<Vec
         return Err(malformed("expected an array"));
     }
     let mut content = array.as_msgpack();
-    let count =
-        rmp::decode::read_array_len(&mut content).map_err(|e| malformed(e.to_string()))? as usize;
+    let count = rmp::decode::read_array_len(&mut content).map_err(|e| malformed(e.to_string()))? as usize;
     if count > max {
         let detail = format!("the batch has {count} operations; the limit is {max}");
         return Err(Problem::too_large("batch_too_large", detail, max));
@@ -113,9 +100,7 @@ fn tail(value: &Value, len: usize) -> Bytes {
 /// A key given as str or bin.
 pub(crate) fn key(field: Option<Value>, limits: &Limits) -> Result<Key, Problem> {
     let field = field.ok_or_else(|| malformed("the field key is missing"))?;
-    let bytes = field
-        .content()
-        .ok_or_else(|| malformed("the key is neither text nor bytes"))?;
+    let bytes = field.content().ok_or_else(|| malformed("the key is neither text nor bytes"))?;
     Ok(Key::new(bytes, limits)?)
 }
 
@@ -145,12 +130,7 @@ mod tests {
     #[test]
     fn fields_are_found_whatever_their_order() {
         let limits = Limits::default();
-        let [key, val] = json_fields(
-            br#"{"val":[1],"more":{},"key":"k"}"#,
-            ["key", "val"],
-            &limits,
-        )
-        .unwrap();
+        let [key, val] = json_fields(br#"{"val":[1],"more":{},"key":"k"}"#, ["key", "val"], &limits).unwrap();
         assert_eq!(key.unwrap().as_str(), Some("k"));
         assert_eq!(val.unwrap().to_json().unwrap(), b"[1]");
         let [missing] = json_fields(b"{}", ["key"], &limits).unwrap();

@@ -11,11 +11,7 @@ use raftkv_kv::{Command, Precondition};
 pub(crate) fn fingerprint(command: &Command, precondition: Option<Precondition>) -> u64 {
     let mut hash = Fnv1a::new();
     match command {
-        Command::Set {
-            key,
-            value,
-            expires_at_ms,
-        } => {
+        Command::Set { key, value, expires_at_ms } => {
             hash.write(&[1]);
             hash.write_sized(key.as_bytes());
             hash.write_sized(value.as_msgpack());
@@ -47,9 +43,7 @@ impl Fnv1a {
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) {
-        self.0 = bytes.iter().fold(self.0, |hash, &byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        self.0 = bytes.iter().fold(self.0, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     }
 
     pub(crate) fn write_sized(&mut self, bytes: &[u8]) {
@@ -65,11 +59,7 @@ mod tests {
     use super::*;
 
     fn set(key: &'static str, value: &'static [u8]) -> Command {
-        Command::Set {
-            key: Key::from_stored(key),
-            value: Value::from_stored(value),
-            expires_at_ms: 0,
-        }
+        Command::Set { key: Key::from_stored(key), value: Value::from_stored(value), expires_at_ms: 0 }
     }
 
     #[test]
@@ -94,12 +84,7 @@ mod tests {
             fingerprint(&set("a", b"\xa1b"), Some(Precondition::Present)),
             fingerprint(&set("a", b"\xa1b"), Some(Precondition::Revision(1))),
             fingerprint(&set("a", b"\xa1b"), Some(Precondition::Revision(2))),
-            fingerprint(
-                &Command::Delete {
-                    key: Key::from_stored("a"),
-                },
-                None,
-            ),
+            fingerprint(&Command::Delete { key: Key::from_stored("a") }, None),
         ];
         let distinct: std::collections::HashSet<_> = all.iter().collect();
         assert_eq!(distinct.len(), all.len());

@@ -30,8 +30,7 @@ mod surface;
 mod watch;
 
 pub use backend::{
-    Backend, BackendError, Consistency, Entry, ListRequest, Membership, Page, Read, RequestContext,
-    ServedBy,
+    Backend, BackendError, Consistency, Entry, ListRequest, Membership, Page, Read, RequestContext, ServedBy,
 };
 pub use config::{ApiConfig, DEFAULT_TIMEOUT, IDEMPOTENCY_KEEP, MAX_TIMEOUT, MetricsHook};
 pub use problem::{Problem, ProblemBody, ProblemOutcome};

@@ -31,11 +31,7 @@ impl Format {
         match self {
             Self::Text => &["text/plain"],
             Self::Json => &["application/json"],
-            Self::MsgPack => &[
-                "application/msgpack",
-                "application/x-msgpack",
-                "application/vnd.msgpack",
-            ],
+            Self::MsgPack => &["application/msgpack", "application/x-msgpack", "application/vnd.msgpack"],
             Self::Octets => &["application/octet-stream"],
         }
     }
@@ -64,16 +60,12 @@ pub(crate) fn media_type(headers: &HeaderMap) -> Result<Option<String>, Problem>
     if let Some(encoding) = headers.get(header::CONTENT_ENCODING)
         && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
     {
-        return Err(Problem::unsupported_media_type(
-            "a body with Content-Encoding is not taken; send it plain",
-        ));
+        return Err(Problem::unsupported_media_type("a body with Content-Encoding is not taken; send it plain"));
     }
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
         return Ok(None);
     };
-    let text = value
-        .to_str()
-        .map_err(|_| Problem::unsupported_media_type("the Content-Type is not text"))?;
+    let text = value.to_str().map_err(|_| Problem::unsupported_media_type("the Content-Type is not text"))?;
     let essence = text.split(';').next().unwrap_or_default().trim();
     Ok((!essence.is_empty()).then(|| essence.to_ascii_lowercase()))
 }
@@ -88,9 +80,9 @@ pub(crate) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     match media_type(headers)?.as_deref() {
         None | Some("application/json" | "application/x-www-form-urlencoded") => Ok(()),
         Some(other) if other.ends_with("+json") => Ok(()),
-        Some(other) => Err(Problem::unsupported_media_type(format!(
-            "{other} is not taken here; send application/json"
-        ))),
+        Some(other) => {
+            Err(Problem::unsupported_media_type(format!("{other} is not taken here; send application/json")))
+        }
     }
 }
 
@@ -99,11 +91,7 @@ pub(crate) fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
 /// `text/*` is a str, `application/json` the matching MsgPack value, MsgPack's own types that value itself, anything
 /// else bin. No type at all, and `application/x-www-form-urlencoded`, which `curl -d` sends unasked, mean a str where
 /// the body is UTF-8 and bin where not.
-pub(crate) fn value_of_body(
-    headers: &HeaderMap,
-    body: Bytes,
-    limits: &Limits,
-) -> Result<Value, Problem> {
+pub(crate) fn value_of_body(headers: &HeaderMap, body: Bytes, limits: &Limits) -> Result<Value, Problem> {
     let media_type = media_type(headers)?;
     Ok(match media_type.as_deref() {
         None | Some("application/x-www-form-urlencoded") => text_or_binary(&body, limits)?,
@@ -111,9 +99,8 @@ pub(crate) fn value_of_body(
         Some(name) if is_msgpack(name) => Value::from_msgpack(body, limits)?,
         Some(name) if name.starts_with("text/") => {
             require_utf8_charset(headers)?;
-            let text = std::str::from_utf8(&body).map_err(|e| {
-                Problem::bad_request("invalid_utf8", format!("the text is not UTF-8: {e}"))
-            })?;
+            let text = std::str::from_utf8(&body)
+                .map_err(|e| Problem::bad_request("invalid_utf8", format!("the text is not UTF-8: {e}")))?;
             Value::text(text, limits)?
         }
         Some(_) => Value::binary(&body, limits)?,
@@ -129,18 +116,13 @@ pub(crate) fn text_or_binary(body: &[u8], limits: &Limits) -> Result<Value, Prob
 }
 
 fn require_utf8_charset(headers: &HeaderMap) -> Result<(), Problem> {
-    let content_type = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or_default();
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     for parameter in content_type.split(';').skip(1) {
         let Some((name, value)) = parameter.split_once('=') else {
             continue;
         };
         let value = value.trim().trim_matches('"');
-        let known = ["utf-8", "utf8", "us-ascii"]
-            .iter()
-            .any(|known| value.eq_ignore_ascii_case(known));
+        let known = ["utf-8", "utf8", "us-ascii"].iter().any(|known| value.eq_ignore_ascii_case(known));
         if name.trim().eq_ignore_ascii_case("charset") && !known {
             return Err(Problem::unsupported_media_type(format!(
                 "text in the charset {value} is not taken; send UTF-8"
@@ -170,11 +152,7 @@ impl Accept {
             }
             ranges.extend(line.split(',').filter_map(media_range));
         }
-        if ranges.is_empty() {
-            Self::Anything
-        } else {
-            Self::Ranges(ranges)
-        }
+        if ranges.is_empty() { Self::Anything } else { Self::Ranges(ranges) }
     }
 
     /// The best of what is offered; the first where the client does not care.
@@ -207,10 +185,7 @@ fn media_range(part: &str) -> Option<(String, u16)> {
         .filter_map(|p| p.split_once('='))
         .find(|(name, _)| name.trim().eq_ignore_ascii_case("q"))
         .map_or(1.0, |(_, q)| q.trim().parse::<f32>().unwrap_or(0.0));
-    Some((
-        range.to_ascii_lowercase(),
-        (quality.clamp(0.0, 1.0) * 1000.0) as u16,
-    ))
+    Some((range.to_ascii_lowercase(), (quality.clamp(0.0, 1.0) * 1000.0) as u16))
 }
 
 /// A value in the form that the client wants most of those that lose nothing.
@@ -225,10 +200,7 @@ pub(crate) fn value_response(value: Value, accept: &Accept) -> Result<Response, 
         let body: Option<Bytes> = match format {
             None => {
                 let names: Vec<_> = offers.iter().map(|offer| offer.names()[0]).collect();
-                return Err(Problem::not_acceptable(format!(
-                    "this value is given as {}",
-                    names.join(" or ")
-                )));
+                return Err(Problem::not_acceptable(format!("this value is given as {}", names.join(" or "))));
             }
             Some(Format::Text | Format::Octets) => value.content(),
             Some(Format::Json) => value.to_json().map(Bytes::from),
@@ -274,29 +246,17 @@ mod tests {
             ("application/x-msgpack", b"\x01", b"\x01"),
             ("application/vnd.msgpack", b"\x01", b"\x01"),
         ] {
-            assert_eq!(
-                put(content_type, body).unwrap().as_msgpack(),
-                msgpack,
-                "{content_type}"
-            );
+            assert_eq!(put(content_type, body).unwrap().as_msgpack(), msgpack, "{content_type}");
         }
         for (content_type, body, code) in [
             ("text/plain", &b"\xff"[..], "invalid_utf8"),
-            (
-                "text/plain; charset=latin1",
-                b"hi",
-                "unsupported_media_type",
-            ),
+            ("text/plain; charset=latin1", b"hi", "unsupported_media_type"),
             ("application/json", b"{", "malformed_json"),
             ("application/json", b"", "malformed_json"),
             ("application/msgpack", b"\xc1", "malformed_msgpack"),
             ("application/msgpack", b"\x01\x01", "trailing_bytes"),
         ] {
-            assert_eq!(
-                put(content_type, body).unwrap_err().code,
-                code,
-                "{content_type}"
-            );
+            assert_eq!(put(content_type, body).unwrap_err().code, code, "{content_type}");
         }
         let encoded = headers(header::CONTENT_ENCODING, "gzip");
         assert_eq!(media_type(&encoded).unwrap_err().status, 415);
@@ -313,31 +273,15 @@ mod tests {
             (text, "*/*", "text/plain; charset=utf-8"),
             (text, "application/json", "application/json"),
             (text, "application/*", "application/json"),
-            (
-                text,
-                "text/html, application/xhtml+xml, */*;q=0.8",
-                "text/plain; charset=utf-8",
-            ),
-            (
-                text,
-                "text/plain;q=0.5, application/x-msgpack",
-                "application/msgpack",
-            ),
+            (text, "text/html, application/xhtml+xml, */*;q=0.8", "text/plain; charset=utf-8"),
+            (text, "text/plain;q=0.5, application/x-msgpack", "application/msgpack"),
             (text, "text/plain;q=0, */*", "application/json"),
             (bin, "", "application/octet-stream"),
             (bin, "application/msgpack", "application/msgpack"),
             (list, "", "application/json"),
-            (
-                list,
-                "application/json;q=0.1, application/msgpack;q=0.9",
-                "application/msgpack",
-            ),
+            (list, "application/json;q=0.1, application/msgpack;q=0.9", "application/msgpack"),
             (no_json, "", "application/msgpack"),
-            (
-                no_json,
-                "application/json, application/msgpack;q=0.1",
-                "application/msgpack",
-            ),
+            (no_json, "application/json, application/msgpack;q=0.1", "application/msgpack"),
             (list, "text/plain", ""),
             (bin, "application/json", ""),
             (no_json, "application/json", ""),
@@ -346,15 +290,10 @@ mod tests {
         ] {
             let headers = match accept {
                 "" => HeaderMap::new(),
-                accept => {
-                    HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))])
-                }
+                accept => HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]),
             };
             let seen = match value_response(Value::from_stored(value), &Accept::parse(&headers)) {
-                Ok(response) => response.headers()[header::CONTENT_TYPE]
-                    .to_str()
-                    .unwrap()
-                    .to_owned(),
+                Ok(response) => response.headers()[header::CONTENT_TYPE].to_str().unwrap().to_owned(),
                 Err(problem) => {
                     assert_eq!(problem.status, 406);
                     String::new()

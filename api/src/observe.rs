@@ -20,13 +20,7 @@ pub(crate) struct Observer {
 }
 
 impl Observer {
-    pub(crate) fn record(
-        &self,
-        surface: Surface,
-        method: &Method,
-        status: StatusCode,
-        since: Instant,
-    ) {
+    pub(crate) fn record(&self, surface: Surface, method: &Method, status: StatusCode, since: Instant) {
         let verb = match *method {
             Method::GET | Method::HEAD => 0,
             Method::PUT => 1,

@@ -15,8 +15,7 @@ use crate::openapi::ApiDoc;
 use crate::problem::{Problem, ProblemBody};
 use crate::reply::{JSON, TEXT, reply};
 
-const PROMETHEUS: HeaderValue =
-    HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+const PROMETHEUS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
 static OPENAPI: LazyLock<Bytes> = LazyLock::new(|| {
     // A document made of texts always has a JSON form.
@@ -25,11 +24,7 @@ static OPENAPI: LazyLock<Bytes> = LazyLock::new(|| {
 
 /// Whether the process answers at all.
 #[utoipa::path(get, path = "/healthz", tag = "operations", responses((status = 200, description = "It is alive.")))]
-pub(crate) async fn healthz<B: Backend>(
-    _: Arc<App<B>>,
-    parts: Parts,
-    _: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn healthz<B: Backend>(_: Arc<App<B>>, parts: Parts, _: Body) -> Result<Response, Problem> {
     require_get(&parts)?;
     Ok(reply(StatusCode::OK, TEXT, "ok\n"))
 }
@@ -42,11 +37,7 @@ pub(crate) async fn healthz<B: Backend>(
         (status = 503, description = "Not now.", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub(crate) async fn readyz<B: Backend>(
-    app: Arc<App<B>>,
-    parts: Parts,
-    _: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn readyz<B: Backend>(app: Arc<App<B>>, parts: Parts, _: Body) -> Result<Response, Problem> {
     require_get(&parts)?;
     app.backend.ready().await?;
     Ok(reply(StatusCode::OK, TEXT, "ready\n"))
@@ -54,11 +45,7 @@ pub(crate) async fn readyz<B: Backend>(
 
 /// The metrics of the process, as Prometheus reads them.
 #[utoipa::path(get, path = "/metrics", tag = "operations", responses((status = 200, description = "All metrics.")))]
-pub(crate) async fn metrics<B: Backend>(
-    app: Arc<App<B>>,
-    parts: Parts,
-    _: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn metrics<B: Backend>(app: Arc<App<B>>, parts: Parts, _: Body) -> Result<Response, Problem> {
     require_get(&parts)?;
     match &app.config.metrics {
         Some(render) => Ok(reply(StatusCode::OK, PROMETHEUS, render())),
@@ -68,21 +55,13 @@ pub(crate) async fn metrics<B: Backend>(
 
 /// This document.
 #[utoipa::path(get, path = "/openapi.json", tag = "operations", responses((status = 200, description = "OpenAPI.")))]
-pub(crate) async fn openapi<B: Backend>(
-    _: Arc<App<B>>,
-    parts: Parts,
-    _: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn openapi<B: Backend>(_: Arc<App<B>>, parts: Parts, _: Body) -> Result<Response, Problem> {
     require_get(&parts)?;
     Ok(reply(StatusCode::OK, JSON, OPENAPI.clone()))
 }
 
 /// Whatever has no path of its own.
-pub(crate) async fn unknown<B: Backend>(
-    _: Arc<App<B>>,
-    _: Parts,
-    _: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn unknown<B: Backend>(_: Arc<App<B>>, _: Parts, _: Body) -> Result<Response, Problem> {
     Err(Problem::unknown_path())
 }
 

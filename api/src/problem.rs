@@ -98,18 +98,11 @@ impl Problem {
     }
 
     pub(crate) fn too_large(code: &'static str, detail: impl Into<String>, limit: usize) -> Self {
-        Self {
-            limit: Some(limit as u64),
-            ..Self::new(StatusCode::PAYLOAD_TOO_LARGE, code, detail)
-        }
+        Self { limit: Some(limit as u64), ..Self::new(StatusCode::PAYLOAD_TOO_LARGE, code, detail) }
     }
 
     pub(crate) fn unsupported_media_type(detail: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported_media_type",
-            detail,
-        )
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
     }
 
     pub(crate) fn not_acceptable(detail: impl Into<String>) -> Self {
@@ -118,26 +111,15 @@ impl Problem {
 
     pub(crate) fn method_not_allowed(allow: &'static str) -> Self {
         let detail = format!("this path allows {allow}");
-        Self {
-            allow: Some(allow),
-            ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
-        }
+        Self { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail) }
     }
 
     pub(crate) fn key_not_found() -> Self {
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "key_not_found",
-            "there is no such key",
-        )
+        Self::new(StatusCode::NOT_FOUND, "key_not_found", "there is no such key")
     }
 
     pub(crate) fn unknown_path() -> Self {
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "unknown_path",
-            "there is nothing at this path; see /openapi.json",
-        )
+        Self::new(StatusCode::NOT_FOUND, "unknown_path", "there is nothing at this path; see /openapi.json")
     }
 
     pub(crate) fn precondition_failed(current: u64) -> Self {
@@ -147,11 +129,7 @@ impl Problem {
         };
         Self {
             current_revision: Some(current),
-            ..Self::new(
-                StatusCode::PRECONDITION_FAILED,
-                "precondition_failed",
-                detail,
-            )
+            ..Self::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", detail)
         }
     }
 
@@ -164,12 +142,8 @@ impl Problem {
     }
 
     pub(crate) fn wrong_group() -> Self {
-        Self::new(
-            StatusCode::MISDIRECTED_REQUEST,
-            "wrong_group",
-            "this group does not own the key's slot",
-        )
-        .retryable(None)
+        Self::new(StatusCode::MISDIRECTED_REQUEST, "wrong_group", "this group does not own the key's slot")
+            .retryable(None)
     }
 
     pub(crate) fn overloaded(detail: impl Into<String>, retry_after: Duration) -> Self {
@@ -181,11 +155,7 @@ impl Problem {
     }
 
     fn retryable(self, retry_after: Option<Duration>) -> Self {
-        Self {
-            retryable: true,
-            retry_after,
-            ..self
-        }
+        Self { retryable: true, retry_after, ..self }
     }
 
     /// Where the client sent an `Idempotency-Key`, even an unknown outcome may be tried again.
@@ -224,10 +194,7 @@ impl Problem {
         if let Some(allow) = self.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         }
-        if matches!(
-            self.status,
-            StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE
-        ) {
+        if matches!(self.status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE) {
             // The rest of the body may still be on its way.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -240,8 +207,7 @@ impl From<BackendError> for Problem {
         let detail = error.to_string();
         match error {
             BackendError::Unavailable(_) => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail)
-                    .retryable(Some(SOON))
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail).retryable(Some(SOON))
             }
             BackendError::Overloaded { retry_after } => Self::overloaded(detail, retry_after),
             BackendError::DiskFull { .. } => {
@@ -252,12 +218,10 @@ impl From<BackendError> for Problem {
                 ..Self::new(StatusCode::GATEWAY_TIMEOUT, "outcome_unknown", detail)
             },
             BackendError::DeadlineExceeded(_) => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "deadline_exceeded", detail)
-                    .retryable(Some(SOON))
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "deadline_exceeded", detail).retryable(Some(SOON))
             }
             BackendError::ShuttingDown => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", detail)
-                    .retryable(Some(SOON))
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", detail).retryable(Some(SOON))
             }
             BackendError::Internal(_) => {
                 tracing::error!(error = %detail, "answering 500");
@@ -271,12 +235,8 @@ impl From<BackendError> for Problem {
 impl From<KeyError> for Problem {
     fn from(error: KeyError) -> Self {
         match error {
-            KeyError::TooLong { limit, .. } => {
-                Self::too_large("key_too_large", error.to_string(), limit)
-            }
-            KeyError::Empty | KeyError::Reserved => {
-                Self::bad_request("invalid_key", error.to_string())
-            }
+            KeyError::TooLong { limit, .. } => Self::too_large("key_too_large", error.to_string(), limit),
+            KeyError::Empty | KeyError::Reserved => Self::bad_request("invalid_key", error.to_string()),
         }
     }
 }
@@ -289,10 +249,9 @@ impl From<ValueError> for Problem {
             ValueError::MalformedJson(_) => Self::bad_request("malformed_json", detail),
             ValueError::TrailingBytes { .. } => Self::bad_request("trailing_bytes", detail),
             ValueError::TooLarge { limit, .. } => Self::too_large("value_too_large", detail, limit),
-            ValueError::TooDeep { limit } => Self {
-                limit: Some(limit as u64),
-                ..Self::bad_request("nested_too_deep", detail)
-            },
+            ValueError::TooDeep { limit } => {
+                Self { limit: Some(limit as u64), ..Self::bad_request("nested_too_deep", detail) }
+            }
         }
     }
 }
@@ -308,48 +267,16 @@ mod tests {
         let text = String::new;
         for (error, status, code, retryable, outcome) in [
             (E::Unavailable(text()), 503, "unavailable", true, NotApplied),
-            (
-                E::Overloaded { retry_after: SOON },
-                429,
-                "overloaded",
-                true,
-                NotApplied,
-            ),
-            (
-                E::DiskFull {
-                    free_bytes: 1,
-                    reserve_bytes: 2,
-                },
-                507,
-                "disk_full",
-                true,
-                NotApplied,
-            ),
-            (
-                E::OutcomeUnknown(text()),
-                504,
-                "outcome_unknown",
-                false,
-                Unknown,
-            ),
-            (
-                E::DeadlineExceeded(text()),
-                503,
-                "deadline_exceeded",
-                true,
-                NotApplied,
-            ),
+            (E::Overloaded { retry_after: SOON }, 429, "overloaded", true, NotApplied),
+            (E::DiskFull { free_bytes: 1, reserve_bytes: 2 }, 507, "disk_full", true, NotApplied),
+            (E::OutcomeUnknown(text()), 504, "outcome_unknown", false, Unknown),
+            (E::DeadlineExceeded(text()), 503, "deadline_exceeded", true, NotApplied),
             (E::ShuttingDown, 503, "shutting_down", true, NotApplied),
             (E::Internal(text()), 500, "internal", false, NotApplied),
             (E::Rejected(text()), 409, "rejected", false, NotApplied),
         ] {
             let problem = Problem::from(error);
-            let seen = (
-                problem.status.as_u16(),
-                problem.code,
-                problem.retryable,
-                problem.outcome,
-            );
+            let seen = (problem.status.as_u16(), problem.code, problem.retryable, problem.outcome);
             assert_eq!(seen, (status, code, retryable, outcome));
         }
         let unknown = Problem::from(E::OutcomeUnknown(text()));
@@ -360,8 +287,7 @@ mod tests {
     #[test]
     fn retry_after_is_at_least_a_second_and_rounds_up() {
         for (millis, seconds) in [(0, "1"), (50, "1"), (1000, "1"), (1001, "2")] {
-            let response =
-                Problem::overloaded("", Duration::from_millis(millis)).into_native_response();
+            let response = Problem::overloaded("", Duration::from_millis(millis)).into_native_response();
             assert_eq!(response.headers()[header::RETRY_AFTER], seconds);
         }
     }

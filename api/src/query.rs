@@ -47,9 +47,7 @@ impl Query {
 
     /// Takes a parameter out that is text.
     pub(crate) fn take_text(&mut self, name: &str) -> Result<Option<String>, Problem> {
-        self.take(name)?
-            .map(|value| String::from_utf8(value).map_err(|_| invalid(name, "it is not UTF-8")))
-            .transpose()
+        self.take(name)?.map(|value| String::from_utf8(value).map_err(|_| invalid(name, "it is not UTF-8"))).transpose()
     }
 
     /// Takes a parameter out that is true or false; without a value it is true.
@@ -67,10 +65,7 @@ impl Query {
             None => Ok(()),
             Some((name, _)) => Err(Problem::bad_request(
                 "unknown_parameter",
-                format!(
-                    "there is no parameter {:?} here",
-                    String::from_utf8_lossy(name)
-                ),
+                format!("there is no parameter {:?} here", String::from_utf8_lossy(name)),
             )),
         }
     }
@@ -78,10 +73,7 @@ impl Query {
 
 /// A parameter that cannot be used as it is.
 pub(crate) fn invalid(name: &str, why: &str) -> Problem {
-    Problem::bad_request(
-        "invalid_parameter",
-        format!("the parameter {name} cannot be used: {why}"),
-    )
+    Problem::bad_request("invalid_parameter", format!("the parameter {name} cannot be used: {why}"))
 }
 
 /// Undoes percent-encoding; with `plus`, `+` is a space.

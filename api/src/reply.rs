@@ -28,16 +28,10 @@ pub(crate) const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("ide
 pub(crate) const TRUE: HeaderValue = HeaderValue::from_static("true");
 
 /// A response with a body of one type.
-pub(crate) fn reply(
-    status: StatusCode,
-    content_type: HeaderValue,
-    body: impl Into<Body>,
-) -> Response {
+pub(crate) fn reply(status: StatusCode, content_type: HeaderValue, body: impl Into<Body>) -> Response {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, content_type);
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     response
 }
 

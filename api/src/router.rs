@@ -25,14 +25,8 @@ pub fn router<B: Backend>(backend: B, config: ApiConfig) -> Router {
         .route("/v1/batch", app.endpoint(native, batch::handle))
         .route("/insert-val", app.endpoint(Surface::RaftKv, raftkv::insert))
         .route("/get-val", app.endpoint(Surface::RaftKv, raftkv::get))
-        .route(
-            "/v1/storage/key/",
-            app.endpoint(Surface::Keva, keva::handle),
-        )
-        .route(
-            "/v1/storage/key/{*key}",
-            app.endpoint(Surface::Keva, keva::handle),
-        )
+        .route("/v1/storage/key/", app.endpoint(Surface::Keva, keva::handle))
+        .route("/v1/storage/key/{*key}", app.endpoint(Surface::Keva, keva::handle))
         .route("/store", app.endpoint(Surface::Arima, arima::store))
         .route("/store/", app.endpoint(Surface::Arima, arima::handle))
         .route("/store/{*key}", app.endpoint(Surface::Arima, arima::handle))
@@ -42,21 +36,9 @@ pub fn router<B: Backend>(backend: B, config: ApiConfig) -> Router {
         .route("/put", app.endpoint(Surface::Ravel, ravel::put))
         .route("/get", app.endpoint(Surface::Ravel, ravel::get))
         .route("/delete", app.endpoint(Surface::Ravel, ravel::delete))
-        .route(
-            "/healthz",
-            app.endpoint(Surface::Operations, operations::healthz),
-        )
-        .route(
-            "/readyz",
-            app.endpoint(Surface::Operations, operations::readyz),
-        )
-        .route(
-            "/metrics",
-            app.endpoint(Surface::Operations, operations::metrics),
-        )
-        .route(
-            "/openapi.json",
-            app.endpoint(Surface::Operations, operations::openapi),
-        )
+        .route("/healthz", app.endpoint(Surface::Operations, operations::healthz))
+        .route("/readyz", app.endpoint(Surface::Operations, operations::readyz))
+        .route("/metrics", app.endpoint(Surface::Operations, operations::metrics))
+        .route("/openapi.json", app.endpoint(Surface::Operations, operations::openapi))
         .fallback_service(app.endpoint(native, operations::unknown))
 }

@@ -86,10 +86,7 @@ impl Default for HttpLimits {
 impl HttpLimits {
     /// Often enough to keep the shortest timeout within a quarter of it.
     fn tick(&self) -> Duration {
-        let shortest = self
-            .header_timeout
-            .min(self.keep_alive_timeout)
-            .min(self.write_timeout);
+        let shortest = self.header_timeout.min(self.keep_alive_timeout).min(self.write_timeout);
         (shortest / 4).clamp(Duration::from_millis(1), MAX_TICK)
     }
 }
@@ -113,17 +110,10 @@ pub async fn serve(
     limits: HttpLimits,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
-    let connections = Arc::new(Semaphore::new(
-        limits.max_connections.min(Semaphore::MAX_PERMITS),
-    ));
+    let connections = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
     let drain_timeout = limits.drain_timeout;
     let budget = Budget::new(limits.max_buffered_bytes);
-    let shared = Arc::new(Shared {
-        router,
-        limits,
-        in_flight: AtomicUsize::new(0),
-        budget,
-    });
+    let shared = Arc::new(Shared { router, limits, in_flight: AtomicUsize::new(0), budget });
     let draining = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -165,10 +155,7 @@ pub async fn serve(
         }
     });
     if drained.await.is_err() {
-        tracing::warn!(
-            connections = tasks.len(),
-            "the drain timeout has passed; closing what is left"
-        );
+        tracing::warn!(connections = tasks.len(), "the drain timeout has passed; closing what is left");
         tasks.shutdown().await;
     }
     open.set(0.0);
@@ -185,10 +172,7 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
 
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionRefused | ConnectionReset
-    )
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
 async fn connection(stream: TcpStream, shared: &Arc<Shared>, draining: CancellationToken) {
@@ -205,13 +189,8 @@ async fn connection(stream: TcpStream, shared: &Arc<Shared>, draining: Cancellat
             Ok::<_, Infallible>(response)
         }
     });
-    let io = TokioIo::new(Watched {
-        stream,
-        watch: Arc::clone(&watch),
-    });
-    let serving = http1::Builder::new()
-        .max_header_size(shared.limits.max_header_bytes)
-        .serve_connection(io, service);
+    let io = TokioIo::new(Watched { stream, watch: Arc::clone(&watch) });
+    let serving = http1::Builder::new().max_header_size(shared.limits.max_header_bytes).serve_connection(io, service);
     let mut serving = pin!(serving);
     let tick = shared.limits.tick();
     let mut timer = pin!(tokio::time::sleep(tick));
@@ -278,19 +257,9 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Response {
         request.map(|_| Body::empty())
     } else {
         let part = share.insert(Share::of(&shared.budget));
-        let body_limits = BodyLimits {
-            max_bytes: limits.max_body_bytes,
-            timeout: limits.body_timeout,
-        };
+        let body_limits = BodyLimits { max_bytes: limits.max_body_bytes, timeout: limits.body_timeout };
         let expects_continue = expects_continue(request.headers());
-        request.map(|body| {
-            Body::new(GuardedBody::new(
-                body,
-                Arc::clone(part),
-                body_limits,
-                expects_continue,
-            ))
-        })
+        request.map(|body| Body::new(GuardedBody::new(body, Arc::clone(part), body_limits, expects_continue)))
     };
     let response = shared.router.clone().call(request).await;
     // The request's bytes may be in use up to here.
@@ -302,7 +271,5 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Response {
 }
 
 fn expects_continue(headers: &HeaderMap) -> bool {
-    headers
-        .get(header::EXPECT)
-        .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }

@@ -62,22 +62,10 @@ impl Surface {
     pub(crate) fn render(self, problem: Problem) -> Response {
         let response = match self {
             Self::Native | Self::Operations => return problem.into_native_response(),
-            Self::RaftKv if problem.code == "key_not_found" => {
-                reply(problem.status, TEXT, "Key Not Found")
-            }
+            Self::RaftKv if problem.code == "key_not_found" => reply(problem.status, TEXT, "Key Not Found"),
             Self::RaftKv => reply(problem.status, TEXT, format!("error: {}", problem.detail)),
-            Self::Keva | Self::Ravel => json(
-                problem.status,
-                &ErrorBody {
-                    error: &problem.detail,
-                },
-            ),
-            Self::Arima => json(
-                arima_status(problem.status),
-                &ErrorBody {
-                    error: &problem.detail,
-                },
-            ),
+            Self::Keva | Self::Ravel => json(problem.status, &ErrorBody { error: &problem.detail }),
+            Self::Arima => json(arima_status(problem.status), &ErrorBody { error: &problem.detail }),
         };
         problem.with_headers(response)
     }

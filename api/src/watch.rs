@@ -77,9 +77,7 @@ impl Watch {
     /// Whether the connection should be cut.
     pub(crate) fn overdue(&self, limits: &HttpLimits) -> Option<Overdue> {
         let now = self.now();
-        let past = |since: u64, limit: Duration| {
-            u128::from(now.saturating_sub(since)) >= limit.as_millis()
-        };
+        let past = |since: u64, limit: Duration| u128::from(now.saturating_sub(since)) >= limit.as_millis();
         let stuck = self.write_stuck.load(Ordering::Relaxed);
         if stuck != 0 && past(stuck - 1, limits.write_timeout) {
             return Some(Overdue::Write);
@@ -122,11 +120,7 @@ pub(crate) struct Watched {
 }
 
 impl AsyncRead for Watched {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let poll = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
@@ -137,11 +131,7 @@ impl AsyncRead for Watched {
 }
 
 impl AsyncWrite for Watched {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.watch.wrote(&poll);
         poll

@@ -17,11 +17,7 @@ async fn keys() {
         ("/v1/kv/%00system".to_owned(), 400, "invalid_key"),
         ("/v1/kv/%f".to_owned(), 400, "malformed_uri"),
         (format!("/v1/kv/{}", "k".repeat(4097)), 413, "key_too_large"),
-        (
-            format!("/v1/kv/{}", "%ff".repeat(4097)),
-            413,
-            "key_too_large",
-        ),
+        (format!("/v1/kv/{}", "%ff".repeat(4097)), 413, "key_too_large"),
     ] {
         for method in ["GET", "PUT", "DELETE"] {
             let reply = server.send(method, &path, &[], b"").await;
@@ -66,44 +62,14 @@ async fn values() {
         (MSGPACK, b"\x01\x02", 400, "trailing_bytes"),
         (MSGPACK, &nested_msgpack, 400, "nested_too_deep"),
         (MSGPACK, &large_msgpack, 413, "value_too_large"),
-        (
-            ("content-type", "text/plain"),
-            large.as_bytes(),
-            413,
-            "value_too_large",
-        ),
+        (("content-type", "text/plain"), large.as_bytes(), 413, "value_too_large"),
         (("content-type", "text/plain"), b"\xff", 400, "invalid_utf8"),
-        (
-            ("content-type", "text/plain; charset=utf-16"),
-            b"x",
-            415,
-            "unsupported_media_type",
-        ),
-        (
-            ("content-type", "image/png"),
-            large.as_bytes(),
-            413,
-            "value_too_large",
-        ),
-        (
-            ("content-encoding", "gzip"),
-            b"x",
-            415,
-            "unsupported_media_type",
-        ),
+        (("content-type", "text/plain; charset=utf-16"), b"x", 415, "unsupported_media_type"),
+        (("content-type", "image/png"), large.as_bytes(), 413, "value_too_large"),
+        (("content-encoding", "gzip"), b"x", 415, "unsupported_media_type"),
         (("if-match", "W/\"1\""), b"x", 400, "invalid_precondition"),
-        (
-            ("if-match", "\"1\", \"2\""),
-            b"x",
-            400,
-            "invalid_precondition",
-        ),
-        (
-            ("if-none-match", "\"1\""),
-            b"x",
-            400,
-            "invalid_precondition",
-        ),
+        (("if-match", "\"1\", \"2\""), b"x", 400, "invalid_precondition"),
+        (("if-none-match", "\"1\""), b"x", 400, "invalid_precondition"),
     ] {
         let reply = server.send("PUT", "/v1/kv/k", &[header], body).await;
         assert_eq!(
@@ -124,12 +90,7 @@ async fn values() {
 
 #[tokio::test]
 async fn batches() {
-    let limits = Limits {
-        max_batch_ops: 3,
-        max_batch_bytes: 100,
-        max_value_bytes: 80,
-        ..Limits::default()
-    };
+    let limits = Limits { max_batch_ops: 3, max_batch_bytes: 100, max_value_bytes: 80, ..Limits::default() };
     let server = Server::with(Default::default(), limits).await;
     let put = |value: &str| format!(r#"{{"op":"put","key":"k","value":{value}}}"#);
     let batch = |ops: &[String]| format!(r#"{{"operations":[{}]}}"#, ops.join(","));
@@ -141,84 +102,33 @@ async fn batches() {
         ("[]".to_owned(), 400, "malformed_request"),
         ("{}".to_owned(), 400, "malformed_request"),
         (r#"{"operations":{}}"#.to_owned(), 400, "malformed_request"),
-        (
-            r#"{"operations":[],"atomic":true}"#.to_owned(),
-            400,
-            "malformed_request",
-        ),
+        (r#"{"operations":[],"atomic":true}"#.to_owned(), 400, "malformed_request"),
         (batch(&["1".to_owned()]), 400, "malformed_request"),
-        (
-            batch(&[put("1"), r#"{"op":"incr","key":"k"}"#.to_owned()]),
-            400,
-            "unknown_op",
-        ),
-        (
-            batch(&[r#"{"op":"put","key":"k"}"#.to_owned()]),
-            400,
-            "malformed_request",
-        ),
-        (
-            batch(&[r#"{"op":"delete","key":"k","value":1}"#.to_owned()]),
-            400,
-            "malformed_request",
-        ),
-        (
-            batch(&[r#"{"op":"delete"}"#.to_owned()]),
-            400,
-            "malformed_request",
-        ),
-        (
-            batch(&[r#"{"op":"delete","key":""}"#.to_owned()]),
-            400,
-            "invalid_key",
-        ),
-        (
-            batch(&[r#"{"op":"delete","key_base64":"!"}"#.to_owned()]),
-            400,
-            "malformed_request",
-        ),
-        (
-            batch(&[r#"{"op":"delete","key":"k","if":{"absent":false}}"#.to_owned()]),
-            400,
-            "malformed_request",
-        ),
-        (
-            batch(&[r#"{"op":"delete","key":"k","if":{"revision":-1}}"#.to_owned()]),
-            400,
-            "malformed_request",
-        ),
+        (batch(&[put("1"), r#"{"op":"incr","key":"k"}"#.to_owned()]), 400, "unknown_op"),
+        (batch(&[r#"{"op":"put","key":"k"}"#.to_owned()]), 400, "malformed_request"),
+        (batch(&[r#"{"op":"delete","key":"k","value":1}"#.to_owned()]), 400, "malformed_request"),
+        (batch(&[r#"{"op":"delete"}"#.to_owned()]), 400, "malformed_request"),
+        (batch(&[r#"{"op":"delete","key":""}"#.to_owned()]), 400, "invalid_key"),
+        (batch(&[r#"{"op":"delete","key_base64":"!"}"#.to_owned()]), 400, "malformed_request"),
+        (batch(&[r#"{"op":"delete","key":"k","if":{"absent":false}}"#.to_owned()]), 400, "malformed_request"),
+        (batch(&[r#"{"op":"delete","key":"k","if":{"revision":-1}}"#.to_owned()]), 400, "malformed_request"),
         (
             batch(&[r#"{"op":"delete","key":"k","if":{"absent":true,"present":true}}"#.to_owned()]),
             400,
             "malformed_request",
         ),
-        (
-            batch(&[put("1"), put("2"), put("3"), put("4")]),
-            413,
-            "batch_too_large",
-        ),
+        (batch(&[put("1"), put("2"), put("3"), put("4")]), 413, "batch_too_large"),
         (batch(&[put(&text), put(&text)]), 413, "batch_too_large"),
         (batch(&[put(&too_long)]), 413, "value_too_large"),
         (batch(&[put(&too_deep)]), 400, "nested_too_deep"),
         ("[".repeat(100_000), 400, "nested_too_deep"),
     ] {
-        let reply = server
-            .send("POST", "/v1/batch", &[JSON], body.as_bytes())
-            .await;
+        let reply = server.send("POST", "/v1/batch", &[JSON], body.as_bytes()).await;
         assert_eq!(reply.problem(status), code, "{body:.80}");
     }
-    let html = server
-        .send("POST", "/v1/batch", &[("content-type", "text/html")], b"{}")
-        .await;
+    let html = server.send("POST", "/v1/batch", &[("content-type", "text/html")], b"{}").await;
     assert_eq!(html.problem(415), "unsupported_media_type");
-    let malformed = server
-        .send(
-            "POST",
-            "/v1/batch",
-            &[MSGPACK],
-            b"\x81\xaaoperations\xdd\xff\xff\xff\xff",
-        )
-        .await;
+    let malformed = server.send("POST", "/v1/batch", &[MSGPACK], b"\x81\xaaoperations\xdd\xff\xff\xff\xff").await;
     assert_eq!(malformed.problem(400), "malformed_msgpack");
     assert_eq!(server.memory.writes(), 0);
 }

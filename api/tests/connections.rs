@@ -25,30 +25,17 @@ async fn until(what: &str, condition: impl Fn() -> bool) {
 
 #[tokio::test]
 async fn a_head_that_does_not_end_is_cut() {
-    let server = with(HttpLimits {
-        header_timeout: SHORT,
-        ..HttpLimits::default()
-    })
-    .await;
+    let server = with(HttpLimits { header_timeout: SHORT, ..HttpLimits::default() }).await;
     for half in [&b""[..], b"GET", b"GET /v1/kv/k HTTP/1.1\r\nhost: te"] {
         let mut connection = server.connect().await;
         connection.write(half).await;
-        assert!(
-            connection.reply(false).await.is_none(),
-            "cut without an answer"
-        );
+        assert!(connection.reply(false).await.is_none(), "cut without an answer");
     }
     // Trickling does not help.
     let mut connection = server.connect().await;
     let start = Instant::now();
-    for byte in b"GET /v1/kv/k HTTP/1.1\r\nx: "
-        .iter()
-        .chain(std::iter::repeat(&b'x'))
-    {
-        if tokio::io::AsyncWriteExt::write_all(&mut connection.stream, &[*byte])
-            .await
-            .is_err()
-        {
+    for byte in b"GET /v1/kv/k HTTP/1.1\r\nx: ".iter().chain(std::iter::repeat(&b'x')) {
+        if tokio::io::AsyncWriteExt::write_all(&mut connection.stream, &[*byte]).await.is_err() {
             break;
         }
         assert!(start.elapsed() < PATIENCE);
@@ -59,137 +46,74 @@ async fn a_head_that_does_not_end_is_cut() {
 
 #[tokio::test]
 async fn a_body_that_does_not_end_is_answered_408_and_changes_nothing() {
-    let server = with(HttpLimits {
-        body_timeout: SHORT,
-        ..HttpLimits::default()
-    })
-    .await;
+    let server = with(HttpLimits { body_timeout: SHORT, ..HttpLimits::default() }).await;
     let mut connection = server.connect().await;
-    connection
-        .write(b"PUT /v1/kv/k HTTP/1.1\r\nhost: t\r\ncontent-length: 100\r\n\r\nhalf")
-        .await;
+    connection.write(b"PUT /v1/kv/k HTTP/1.1\r\nhost: t\r\ncontent-length: 100\r\n\r\nhalf").await;
     let reply = connection.reply(false).await.expect("an answer");
     assert_eq!(reply.problem(408), "body_too_slow");
     assert_eq!(reply.header("connection"), Some("close"));
     assert!(connection.reply(false).await.is_none(), "then closed");
 
     let mut connection = server.connect().await;
-    connection
-        .write(b"POST /insert-val HTTP/1.1\r\nhost: t\r\ncontent-length: 100\r\n\r\n\x83")
-        .await;
+    connection.write(b"POST /insert-val HTTP/1.1\r\nhost: t\r\ncontent-length: 100\r\n\r\n\x83").await;
     let reply = connection.reply(false).await.expect("an answer");
-    assert_eq!(
-        (reply.status, reply.text().starts_with("error: ")),
-        (408, true)
-    );
+    assert_eq!((reply.status, reply.text().starts_with("error: ")), (408, true));
 
     // A client that goes away in the middle of its body has changed nothing either.
     let mut connection = server.connect().await;
-    connection
-        .write(b"PUT /v1/kv/k HTTP/1.1\r\nhost: t\r\ncontent-length: 100\r\n\r\nhalf")
-        .await;
+    connection.write(b"PUT /v1/kv/k HTTP/1.1\r\nhost: t\r\ncontent-length: 100\r\n\r\nhalf").await;
     drop(connection);
     let mut connection = server.connect().await;
-    connection.write(b"PUT /v1/kv/k HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\nzz\r\n").await;
-    assert!(
-        connection
-            .reply(false)
-            .await
-            .is_none_or(|reply| reply.status == 400)
-    );
+    connection
+        .write(b"PUT /v1/kv/k HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\nzz\r\n")
+        .await;
+    assert!(connection.reply(false).await.is_none_or(|reply| reply.status == 400));
     assert_eq!(server.get("/v1/kv/k").await.status, 404);
     assert_eq!(server.memory.writes(), 0);
 }
 
 #[tokio::test]
 async fn a_body_that_is_too_large_is_answered_413() {
-    let server = with(HttpLimits {
-        max_body_bytes: 1000,
-        ..HttpLimits::default()
-    })
-    .await;
+    let server = with(HttpLimits { max_body_bytes: 1000, ..HttpLimits::default() }).await;
     let reply = server.send("PUT", "/v1/kv/k", &[], &[b'x'; 1001]).await;
     assert_eq!(reply.problem(413), "body_too_large");
     assert_eq!(reply.json()["limit"], 1000);
     let mut connection = server.connect().await;
-    connection
-        .write(b"PUT /v1/kv/k HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n")
-        .await;
-    connection
-        .write(format!("5dc\r\n{}\r\n0\r\n\r\n", "x".repeat(1500)).as_bytes())
-        .await;
-    assert_eq!(
-        connection.reply(false).await.unwrap().problem(413),
-        "body_too_large"
-    );
+    connection.write(b"PUT /v1/kv/k HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n").await;
+    connection.write(format!("5dc\r\n{}\r\n0\r\n\r\n", "x".repeat(1500)).as_bytes()).await;
+    assert_eq!(connection.reply(false).await.unwrap().problem(413), "body_too_large");
     // One that asks first is not told to go on.
     let mut connection = server.connect().await;
     connection.write(b"PUT /v1/kv/k HTTP/1.1\r\nhost: t\r\ncontent-length: 9999\r\nexpect: 100-continue\r\n\r\n").await;
-    assert_eq!(
-        connection.reply(false).await.unwrap().problem(413),
-        "body_too_large"
-    );
+    assert_eq!(connection.reply(false).await.unwrap().problem(413), "body_too_large");
     assert_eq!(server.memory.writes(), 0);
-    assert_eq!(
-        server
-            .send("PUT", "/v1/kv/k", &[], &[b'x'; 1000])
-            .await
-            .status,
-        200
-    );
+    assert_eq!(server.send("PUT", "/v1/kv/k", &[], &[b'x'; 1000]).await.status, 200);
 }
 
 #[tokio::test]
 async fn bodies_in_memory_are_bounded_together() {
-    let server = with(HttpLimits {
-        max_buffered_bytes: 1000,
-        ..HttpLimits::default()
-    })
-    .await;
+    let server = with(HttpLimits { max_buffered_bytes: 1000, ..HttpLimits::default() }).await;
     server.memory.stall();
     let mut first = server.connect().await;
     first
-        .write(
-            format!(
-                "PUT /v1/kv/a HTTP/1.1\r\nhost: t\r\ncontent-length: 800\r\n\r\n{}",
-                "x".repeat(800)
-            )
-            .as_bytes(),
-        )
+        .write(format!("PUT /v1/kv/a HTTP/1.1\r\nhost: t\r\ncontent-length: 800\r\n\r\n{}", "x".repeat(800)).as_bytes())
         .await;
     until("the first write waits", || server.memory.waiting() == 1).await;
     let reply = server.put("/v1/kv/b", &"x".repeat(800)).await;
     assert_eq!(reply.problem(429), "overloaded");
     server.memory.go_on();
     assert_eq!(first.reply(false).await.unwrap().status, 200);
-    assert_eq!(
-        server.put("/v1/kv/b", &"x".repeat(800)).await.status,
-        200,
-        "the bytes were given back"
-    );
+    assert_eq!(server.put("/v1/kv/b", &"x".repeat(800)).await.status, 200, "the bytes were given back");
 }
 
 #[tokio::test]
 async fn a_head_that_is_too_large_or_no_http_is_refused() {
-    let server = with(HttpLimits {
-        max_header_bytes: 8 * 1024,
-        ..HttpLimits::default()
-    })
-    .await;
-    let reply = server
-        .send("GET", "/v1/kv/k", &[("x", &"x".repeat(20_000))], b"")
-        .await;
+    let server = with(HttpLimits { max_header_bytes: 8 * 1024, ..HttpLimits::default() }).await;
+    let reply = server.send("GET", "/v1/kv/k", &[("x", &"x".repeat(20_000))], b"").await;
     assert_eq!(reply.status, 431);
     let mut connection = server.connect().await;
-    connection
-        .write(b"\x16\x03\x01\x02\x00 this is no HTTP\r\n\r\n")
-        .await;
-    assert!(
-        connection
-            .reply(false)
-            .await
-            .is_none_or(|reply| reply.status == 400)
-    );
+    connection.write(b"\x16\x03\x01\x02\x00 this is no HTTP\r\n\r\n").await;
+    assert!(connection.reply(false).await.is_none_or(|reply| reply.status == 400));
 }
 
 #[tokio::test]
@@ -200,38 +124,24 @@ async fn pipelined_requests_are_answered_in_order() {
     for n in 0..50 {
         let value = n.to_string();
         bytes.extend_from_slice(
-            format!(
-                "PUT /v1/kv/k HTTP/1.1\r\nhost: t\r\ncontent-length: {}\r\n\r\n{value}",
-                value.len()
-            )
-            .as_bytes(),
+            format!("PUT /v1/kv/k HTTP/1.1\r\nhost: t\r\ncontent-length: {}\r\n\r\n{value}", value.len()).as_bytes(),
         );
         bytes.extend_from_slice(b"GET /v1/kv/k HTTP/1.1\r\nhost: t\r\n\r\n");
     }
     connection.write(&bytes).await;
     for n in 0..50 {
-        assert_eq!(
-            connection.reply(false).await.unwrap().json()["revision"],
-            n + 1
-        );
+        assert_eq!(connection.reply(false).await.unwrap().json()["revision"], n + 1);
         assert_eq!(connection.reply(false).await.unwrap().text(), n.to_string());
     }
 }
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_and_a_used_one_is_not() {
-    let server = with(HttpLimits {
-        keep_alive_timeout: SHORT * 3,
-        header_timeout: SHORT * 3,
-        ..HttpLimits::default()
-    })
-    .await;
+    let server =
+        with(HttpLimits { keep_alive_timeout: SHORT * 3, header_timeout: SHORT * 3, ..HttpLimits::default() }).await;
     let mut connection = server.connect().await;
     for _ in 0..8 {
-        assert_eq!(
-            connection.send("GET", "/healthz", &[], b"").await.status,
-            200
-        );
+        assert_eq!(connection.send("GET", "/healthz", &[], b"").await.status, 200);
         tokio::time::sleep(SHORT / 2).await;
     }
     assert!(connection.reply(false).await.is_none(), "closed when idle");
@@ -239,44 +149,26 @@ async fn an_idle_connection_is_closed_and_a_used_one_is_not() {
 
 #[tokio::test]
 async fn a_connection_too_many_waits_until_one_closes() {
-    let server = with(HttpLimits {
-        max_connections: 2,
-        ..HttpLimits::default()
-    })
-    .await;
+    let server = with(HttpLimits { max_connections: 2, ..HttpLimits::default() }).await;
     let mut first = server.connect().await;
     let mut second = server.connect().await;
     assert_eq!(first.send("GET", "/healthz", &[], b"").await.status, 200);
     assert_eq!(second.send("GET", "/healthz", &[], b"").await.status, 200);
     let mut third = server.connect().await;
-    third
-        .write(b"GET /healthz HTTP/1.1\r\nhost: t\r\n\r\n")
-        .await;
+    third.write(b"GET /healthz HTTP/1.1\r\nhost: t\r\n\r\n").await;
     third.stays_silent(SHORT).await;
     drop(first);
-    assert_eq!(
-        third.reply(false).await.expect("served in the end").status,
-        200
-    );
+    assert_eq!(third.reply(false).await.expect("served in the end").status, 200);
 }
 
 #[tokio::test]
 async fn a_request_too_many_is_shed_before_any_work() {
-    let server = with(HttpLimits {
-        max_in_flight: 2,
-        ..HttpLimits::default()
-    })
-    .await;
+    let server = with(HttpLimits { max_in_flight: 2, ..HttpLimits::default() }).await;
     server.memory.stall();
     let mut waiting = Vec::new();
     for n in 0..2 {
         let mut connection = server.connect().await;
-        connection
-            .write(
-                format!("PUT /v1/kv/{n} HTTP/1.1\r\nhost: t\r\ncontent-length: 1\r\n\r\nx")
-                    .as_bytes(),
-            )
-            .await;
+        connection.write(format!("PUT /v1/kv/{n} HTTP/1.1\r\nhost: t\r\ncontent-length: 1\r\n\r\nx").as_bytes()).await;
         waiting.push(connection);
     }
     until("two writes wait", || server.memory.waiting() == 2).await;
@@ -284,15 +176,8 @@ async fn a_request_too_many_is_shed_before_any_work() {
     assert_eq!(shed.problem(429), "overloaded");
     assert_eq!(shed.header("retry-after"), Some("1"));
     let shed = server.get("/get-val?key=k").await;
-    assert_eq!(
-        (shed.status, shed.text().starts_with("error: ")),
-        (429, true)
-    );
-    assert_eq!(
-        server.get("/healthz").await.status,
-        200,
-        "health is never shed"
-    );
+    assert_eq!((shed.status, shed.text().starts_with("error: ")), (429, true));
+    assert_eq!(server.get("/healthz").await.status, 200, "health is never shed");
     server.memory.go_on();
     for mut connection in waiting {
         assert_eq!(connection.reply(false).await.unwrap().status, 200);
@@ -303,11 +188,7 @@ async fn a_request_too_many_is_shed_before_any_work() {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_is_cut() {
-    let server = with(HttpLimits {
-        write_timeout: SHORT,
-        ..HttpLimits::default()
-    })
-    .await;
+    let server = with(HttpLimits { write_timeout: SHORT, ..HttpLimits::default() }).await;
     let large = "x".repeat(1024 * 1024 - 5);
     assert_eq!(server.put("/v1/kv/k", &large).await.status, 200);
     let mut connection = server.connect().await;
@@ -330,14 +211,10 @@ async fn shutdown_ends_what_is_in_flight_and_closes_what_is_idle() {
     assert_eq!(idle.send("GET", "/healthz", &[], b"").await.status, 200);
     server.memory.stall();
     let mut busy = server.connect().await;
-    busy.write(b"PUT /v1/kv/k HTTP/1.1\r\nhost: t\r\ncontent-length: 1\r\n\r\nx")
-        .await;
+    busy.write(b"PUT /v1/kv/k HTTP/1.1\r\nhost: t\r\ncontent-length: 1\r\n\r\nx").await;
     until("the write waits", || server.memory.waiting() == 1).await;
     server.begin_shutdown();
-    assert!(
-        idle.reply(false).await.is_none(),
-        "the idle connection is closed"
-    );
+    assert!(idle.reply(false).await.is_none(), "the idle connection is closed");
     let addr = server.addr;
     let start = Instant::now();
     while tokio::net::TcpStream::connect(addr).await.is_ok() {
@@ -346,24 +223,16 @@ async fn shutdown_ends_what_is_in_flight_and_closes_what_is_idle() {
     }
     server.memory.go_on();
     let reply = busy.reply(false).await.expect("an answer");
-    assert_eq!(
-        (reply.status, reply.header("connection")),
-        (200, Some("close"))
-    );
+    assert_eq!((reply.status, reply.header("connection")), (200, Some("close")));
     server.ended().await;
 }
 
 #[tokio::test]
 async fn the_drain_has_an_end() {
-    let server = with(HttpLimits {
-        drain_timeout: SHORT,
-        ..HttpLimits::default()
-    })
-    .await;
+    let server = with(HttpLimits { drain_timeout: SHORT, ..HttpLimits::default() }).await;
     server.memory.stall();
     let mut busy = Connection::open(server.addr).await;
-    busy.write(b"PUT /v1/kv/k HTTP/1.1\r\nhost: t\r\ncontent-length: 1\r\n\r\nx")
-        .await;
+    busy.write(b"PUT /v1/kv/k HTTP/1.1\r\nhost: t\r\ncontent-length: 1\r\n\r\nx").await;
     until("the write waits", || server.memory.waiting() == 1).await;
     server.begin_shutdown();
     server.ended().await;

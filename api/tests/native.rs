@@ -14,53 +14,26 @@ use support::Server;
 async fn a_text_is_put_read_replaced_and_deleted() {
     let server = Server::start().await;
     let put = server.put("/v1/kv/greeting", "hello").await;
-    assert_eq!(
-        (put.status, put.json()),
-        (200, json!({"revision": 1, "created": true}))
-    );
-    assert_eq!(
-        (put.header("etag"), put.header("raftkv-revision")),
-        (Some("\"1\""), Some("1"))
-    );
+    assert_eq!((put.status, put.json()), (200, json!({"revision": 1, "created": true})));
+    assert_eq!((put.header("etag"), put.header("raftkv-revision")), (Some("\"1\""), Some("1")));
     assert_eq!(put.header("raftkv-node"), Some("memory"));
 
     let get = server.get("/v1/kv/greeting").await;
     assert_eq!((get.status, get.text()), (200, "hello"));
-    assert_eq!(
-        get.header("content-type"),
-        Some("text/plain; charset=utf-8")
-    );
+    assert_eq!(get.header("content-type"), Some("text/plain; charset=utf-8"));
     assert_eq!(get.header("raftkv-consistency"), Some("linearizable"));
 
     server.put("/v1/kv/greeting", "again").await;
     let head = server.send("HEAD", "/v1/kv/greeting", &[], b"").await;
-    assert_eq!(
-        (head.status, head.header("content-length"), head.body.len()),
-        (200, Some("5"), 0)
-    );
-    assert_eq!(
-        (
-            head.header("raftkv-revision"),
-            head.header("raftkv-create-revision")
-        ),
-        (Some("2"), Some("1"))
-    );
+    assert_eq!((head.status, head.header("content-length"), head.body.len()), (200, Some("5"), 0));
+    assert_eq!((head.header("raftkv-revision"), head.header("raftkv-create-revision")), (Some("2"), Some("1")));
 
     let delete = server.send("DELETE", "/v1/kv/greeting", &[], b"").await;
-    assert_eq!(
-        (delete.status, delete.json()),
-        (200, json!({"revision": 3, "existed": true}))
-    );
+    assert_eq!((delete.status, delete.json()), (200, json!({"revision": 3, "existed": true})));
     let missing = server.get("/v1/kv/greeting").await;
     assert_eq!(missing.problem(404), "key_not_found");
     assert_eq!(missing.header("raftkv-consistency"), Some("linearizable"));
-    assert_eq!(
-        server
-            .send("DELETE", "/v1/kv/greeting", &[], b"")
-            .await
-            .problem(404),
-        "key_not_found"
-    );
+    assert_eq!(server.send("DELETE", "/v1/kv/greeting", &[], b"").await.problem(404), "key_not_found");
 }
 
 #[tokio::test]
@@ -84,66 +57,27 @@ async fn a_value_keeps_its_type_and_is_given_as_asked() {
     let server = Server::start().await;
     let json = ("content-type", "application/json");
     let exact = r#"{"big":18446744073709551615,"small":-9223372036854775808,"float":1.0,"list":[null,true]}"#;
-    assert_eq!(
-        server
-            .send("PUT", "/v1/kv/j", &[json], exact.as_bytes())
-            .await
-            .status,
-        200
-    );
+    assert_eq!(server.send("PUT", "/v1/kv/j", &[json], exact.as_bytes()).await.status, 200);
     let get = server.get("/v1/kv/j").await;
-    assert_eq!(
-        (get.header("content-type"), get.text()),
-        (Some("application/json"), exact)
-    );
-    let get = server
-        .send("GET", "/v1/kv/j", &[("accept", "application/msgpack")], b"")
-        .await;
+    assert_eq!((get.header("content-type"), get.text()), (Some("application/json"), exact));
+    let get = server.send("GET", "/v1/kv/j", &[("accept", "application/msgpack")], b"").await;
     assert_eq!(get.header("content-type"), Some("application/msgpack"));
     let value = rmpv::decode::read_value(&mut &get.body[..]).unwrap();
     assert_eq!(value["big"].as_u64(), Some(u64::MAX));
     assert_eq!(value["float"], rmpv::Value::F64(1.0));
-    assert_eq!(
-        server
-            .send("GET", "/v1/kv/j", &[("accept", "text/plain")], b"")
-            .await
-            .problem(406),
-        "not_acceptable"
-    );
+    assert_eq!(server.send("GET", "/v1/kv/j", &[("accept", "text/plain")], b"").await.problem(406), "not_acceptable");
 
     // {1: bin}: JSON cannot say it.
     let odd = b"\x81\x01\xc4\x01\xff";
-    server
-        .send(
-            "PUT",
-            "/v1/kv/odd",
-            &[("content-type", "application/x-msgpack")],
-            odd,
-        )
-        .await;
+    server.send("PUT", "/v1/kv/odd", &[("content-type", "application/x-msgpack")], odd).await;
     let get = server.get("/v1/kv/odd").await;
-    assert_eq!(
-        (get.header("content-type"), &get.body[..]),
-        (Some("application/msgpack"), &odd[..])
-    );
-    let get = server
-        .send("GET", "/v1/kv/odd", &[("accept", "application/json")], b"")
-        .await;
+    assert_eq!((get.header("content-type"), &get.body[..]), (Some("application/msgpack"), &odd[..]));
+    let get = server.send("GET", "/v1/kv/odd", &[("accept", "application/json")], b"").await;
     assert_eq!(get.problem(406), "not_acceptable");
 
-    server
-        .send(
-            "PUT",
-            "/v1/kv/bin",
-            &[("content-type", "image/png")],
-            b"\x89PNG",
-        )
-        .await;
+    server.send("PUT", "/v1/kv/bin", &[("content-type", "image/png")], b"\x89PNG").await;
     let get = server.get("/v1/kv/bin").await;
-    assert_eq!(
-        (get.header("content-type"), &get.body[..]),
-        (Some("application/octet-stream"), &b"\x89PNG"[..])
-    );
+    assert_eq!((get.header("content-type"), &get.body[..]), (Some("application/octet-stream"), &b"\x89PNG"[..]));
 
     let form = ("content-type", "application/x-www-form-urlencoded");
     server.send("PUT", "/v1/kv/curl", &[form], b"hello").await;
@@ -156,64 +90,26 @@ async fn a_value_keeps_its_type_and_is_given_as_asked() {
 async fn conditions_are_checked() {
     let server = Server::start().await;
     let absent = [("if-none-match", "*")];
-    assert_eq!(
-        server.send("PUT", "/v1/kv/k", &absent, b"1").await.status,
-        200
-    );
+    assert_eq!(server.send("PUT", "/v1/kv/k", &absent, b"1").await.status, 200);
     let refused = server.send("PUT", "/v1/kv/k", &absent, b"2").await;
     assert_eq!(refused.problem(412), "precondition_failed");
     assert_eq!(refused.json()["current_revision"], 1);
+    assert_eq!(server.send("PUT", "/v1/kv/k", &[("if-match", "\"1\"")], b"3").await.status, 200);
     assert_eq!(
-        server
-            .send("PUT", "/v1/kv/k", &[("if-match", "\"1\"")], b"3")
-            .await
-            .status,
-        200
-    );
-    assert_eq!(
-        server
-            .send("PUT", "/v1/kv/k", &[("if-match", "\"1\"")], b"4")
-            .await
-            .problem(412),
+        server.send("PUT", "/v1/kv/k", &[("if-match", "\"1\"")], b"4").await.problem(412),
         "precondition_failed"
     );
+    assert_eq!(server.send("PUT", "/v1/kv/new", &[("if-match", "*")], b"5").await.problem(412), "precondition_failed");
     assert_eq!(
-        server
-            .send("PUT", "/v1/kv/new", &[("if-match", "*")], b"5")
-            .await
-            .problem(412),
-        "precondition_failed"
-    );
-    assert_eq!(
-        server
-            .send("DELETE", "/v1/kv/k", &[("if-match", "\"9\"")], b"")
-            .await
-            .problem(412),
+        server.send("DELETE", "/v1/kv/k", &[("if-match", "\"9\"")], b"").await.problem(412),
         "precondition_failed"
     );
     assert_eq!(server.get("/v1/kv/k").await.text(), "3");
 
-    let same = server
-        .send("GET", "/v1/kv/k", &[("if-none-match", "\"1\", \"2\"")], b"")
-        .await;
-    assert_eq!(
-        (same.status, same.body.len(), same.header("etag")),
-        (304, 0, Some("\"2\""))
-    );
-    assert_eq!(
-        server
-            .send("GET", "/v1/kv/k", &[("if-none-match", "\"1\"")], b"")
-            .await
-            .status,
-        200
-    );
-    assert_eq!(
-        server
-            .send("GET", "/v1/kv/k", &[("if-match", "\"1\"")], b"")
-            .await
-            .problem(412),
-        "precondition_failed"
-    );
+    let same = server.send("GET", "/v1/kv/k", &[("if-none-match", "\"1\", \"2\"")], b"").await;
+    assert_eq!((same.status, same.body.len(), same.header("etag")), (304, 0, Some("\"2\"")));
+    assert_eq!(server.send("GET", "/v1/kv/k", &[("if-none-match", "\"1\"")], b"").await.status, 200);
+    assert_eq!(server.send("GET", "/v1/kv/k", &[("if-match", "\"1\"")], b"").await.problem(412), "precondition_failed");
 }
 
 #[tokio::test]
@@ -223,16 +119,8 @@ async fn consistency_and_timeout_are_asked_for() {
     for (path, headers, served) in [
         ("/v1/kv/k?consistency=stale", vec![], "stale"),
         ("/v1/kv/k?consistency=lease&timeout=2s", vec![], "lease"),
-        (
-            "/v1/kv/k?timeout=99999999",
-            vec![("raftkv-consistency", "stale")],
-            "stale",
-        ),
-        (
-            "/v1/kv/k?consistency=linearizable",
-            vec![("raftkv-consistency", "stale")],
-            "linearizable",
-        ),
+        ("/v1/kv/k?timeout=99999999", vec![("raftkv-consistency", "stale")], "stale"),
+        ("/v1/kv/k?consistency=linearizable", vec![("raftkv-consistency", "stale")], "linearizable"),
     ] {
         let get = server.send("GET", path, &headers, b"").await;
         assert_eq!(get.header("raftkv-consistency"), Some(served), "{path}");
@@ -263,28 +151,15 @@ async fn a_repeat_with_the_same_idempotency_key_is_answered_and_not_applied() {
     assert_eq!(other.problem(422), "idempotency_key_reused");
 
     let gone = [("idempotency-key", "d")];
-    assert_eq!(
-        server
-            .send("DELETE", "/v1/kv/none", &gone, b"")
-            .await
-            .status,
-        404
-    );
+    assert_eq!(server.send("DELETE", "/v1/kv/none", &gone, b"").await.status, 404);
     let again = server.send("DELETE", "/v1/kv/none", &gone, b"").await;
-    assert_eq!(
-        (again.status, again.header("idempotency-replayed")),
-        (404, Some("true"))
-    );
+    assert_eq!((again.status, again.header("idempotency-replayed")), (404, Some("true")));
 
     let long = "x".repeat(256);
-    let refused = server
-        .send("PUT", "/v1/kv/k", &[("idempotency-key", &long)], b"v")
-        .await;
+    let refused = server.send("PUT", "/v1/kv/k", &[("idempotency-key", &long)], b"v").await;
     assert_eq!(refused.problem(400), "invalid_idempotency_key");
     assert_eq!(refused.json()["limit"], 255);
-    let refused = server
-        .send("PUT", "/v1/kv/k", &[("idempotency-key", "")], b"v")
-        .await;
+    let refused = server.send("PUT", "/v1/kv/k", &[("idempotency-key", "")], b"v").await;
     assert_eq!(refused.problem(400), "invalid_idempotency_key");
 }
 
@@ -292,9 +167,7 @@ async fn a_repeat_with_the_same_idempotency_key_is_answered_and_not_applied() {
 async fn a_listing_is_read_page_by_page() {
     let server = Server::start().await;
     for n in 0..25 {
-        server
-            .put(&format!("/v1/kv/user/{n:02}"), &n.to_string())
-            .await;
+        server.put(&format!("/v1/kv/user/{n:02}"), &n.to_string()).await;
     }
     server.put("/v1/kv/zebra", "z").await;
     let mut seen = Vec::new();
@@ -303,50 +176,25 @@ async fn a_listing_is_read_page_by_page() {
         let page = server.get(&path).await.json();
         for entry in page["entries"].as_array().unwrap() {
             assert!(entry["revision"].is_u64() && entry["create_revision"].is_u64());
-            seen.push((
-                entry["key"].as_str().unwrap().to_owned(),
-                entry["value"].as_str().unwrap().to_owned(),
-            ));
+            seen.push((entry["key"].as_str().unwrap().to_owned(), entry["value"].as_str().unwrap().to_owned()));
         }
         match page["next_cursor"].as_str() {
             Some(cursor) => path = format!("/v1/kv?prefix=user/&limit=10&cursor={cursor}"),
             None => break,
         }
     }
-    let wanted: Vec<_> = (0..25)
-        .map(|n| (format!("user/{n:02}"), n.to_string()))
-        .collect();
+    let wanted: Vec<_> = (0..25).map(|n| (format!("user/{n:02}"), n.to_string())).collect();
     assert_eq!(seen, wanted);
 
     let keys = |reply: support::Reply| {
         let page = reply.json();
         let entries = page["entries"].as_array().unwrap().clone();
-        entries
-            .iter()
-            .map(|e| e["key"].as_str().unwrap().to_owned())
-            .collect::<Vec<_>>()
+        entries.iter().map(|e| e["key"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    assert_eq!(
-        keys(server.get("/v1/kv?start=user/23&keys_only=true").await),
-        ["user/23", "user/24", "zebra"]
-    );
-    assert_eq!(
-        keys(
-            server
-                .get("/v1/kv?prefix=user/&start=user/23&end=user/24")
-                .await
-        ),
-        ["user/23"]
-    );
-    assert_eq!(
-        keys(server.get("/v1/kv?start=b&end=a").await),
-        Vec::<String>::new()
-    );
-    assert!(
-        server.get("/v1/kv?keys_only").await.json()["entries"][0]
-            .get("value")
-            .is_none()
-    );
+    assert_eq!(keys(server.get("/v1/kv?start=user/23&keys_only=true").await), ["user/23", "user/24", "zebra"]);
+    assert_eq!(keys(server.get("/v1/kv?prefix=user/&start=user/23&end=user/24").await), ["user/23"]);
+    assert_eq!(keys(server.get("/v1/kv?start=b&end=a").await), Vec::<String>::new());
+    assert!(server.get("/v1/kv?keys_only").await.json()["entries"][0].get("value").is_none());
 
     for (path, code) in [
         ("/v1/kv?limit=0", "invalid_parameter"),
@@ -357,49 +205,29 @@ async fn a_listing_is_read_page_by_page() {
     ] {
         assert_eq!(server.get(path).await.problem(400), code, "{path}");
     }
-    let cursor = server.get("/v1/kv?limit=1").await.json()["next_cursor"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    let elsewhere = server
-        .get(&format!("/v1/kv?prefix=z&cursor={cursor}"))
-        .await;
+    let cursor = server.get("/v1/kv?limit=1").await.json()["next_cursor"].as_str().unwrap().to_owned();
+    let elsewhere = server.get(&format!("/v1/kv?prefix=z&cursor={cursor}")).await;
     assert_eq!(elsewhere.problem(400), "invalid_cursor");
 }
 
 #[tokio::test]
 async fn a_listing_loses_nothing_that_json_cannot_say() {
     let server = Server::start().await;
-    server
-        .send(
-            "PUT",
-            "/v1/kv/%ff%22",
-            &[("content-type", "application/octet-stream")],
-            b"\x01",
-        )
-        .await;
+    server.send("PUT", "/v1/kv/%ff%22", &[("content-type", "application/octet-stream")], b"\x01").await;
     let entry = server.get("/v1/kv?prefix=%ff").await.json()["entries"][0].clone();
     assert_eq!(entry["key_base64"], "/yI=");
     assert_eq!(entry["value_base64"], "xAEB");
     assert!(entry.get("key").is_none() && entry.get("value").is_none());
-    let page = server
-        .send("GET", "/v1/kv", &[("accept", "application/msgpack")], b"")
-        .await;
+    let page = server.send("GET", "/v1/kv", &[("accept", "application/msgpack")], b"").await;
     let page = rmpv::decode::read_value(&mut &page.body[..]).unwrap();
-    assert_eq!(
-        page["entries"][0]["key"],
-        rmpv::Value::Binary(b"\xff\"".to_vec())
-    );
+    assert_eq!(page["entries"][0]["key"], rmpv::Value::Binary(b"\xff\"".to_vec()));
     assert_eq!(page["entries"][0]["value"], rmpv::Value::Binary(vec![1]));
     assert!(page["next_cursor"].is_nil());
 }
 
 #[tokio::test]
 async fn a_page_ends_at_the_limit_of_bytes() {
-    let limits = Limits {
-        max_list_bytes: 250,
-        ..Limits::default()
-    };
+    let limits = Limits { max_list_bytes: 250, ..Limits::default() };
     let server = Server::with(Default::default(), limits).await;
     for key in ["a", "b", "c"] {
         server.put(&format!("/v1/kv/{key}"), &"x".repeat(100)).await;
@@ -421,14 +249,7 @@ async fn a_batch_answers_for_each_operation() {
         {"op": "delete", "key": "a", "if": {"present": true}},
     ]});
     let json_type = ("content-type", "application/json");
-    let batch = server
-        .send(
-            "POST",
-            "/v1/batch",
-            &[json_type],
-            body.to_string().as_bytes(),
-        )
-        .await;
+    let batch = server.send("POST", "/v1/batch", &[json_type], body.to_string().as_bytes()).await;
     assert_eq!(batch.status, 200);
     assert_eq!(
         batch.json(),
@@ -442,9 +263,7 @@ async fn a_batch_answers_for_each_operation() {
         ]})
     );
     assert_eq!(server.get("/v1/kv/%ff").await.body, b"\x01");
-    let empty = server
-        .send("POST", "/v1/batch", &[json_type], b"{\"operations\":[]}")
-        .await;
+    let empty = server.send("POST", "/v1/batch", &[json_type], b"{\"operations\":[]}").await;
     assert_eq!(empty.json(), json!({"results": []}));
 }
 
@@ -452,25 +271,15 @@ async fn a_batch_answers_for_each_operation() {
 async fn a_batch_in_msgpack_is_answered_in_msgpack_and_repeats_are_not_applied() {
     let server = Server::start().await;
     let op = |key: rmpv::Value| {
-        rmpv::Value::Map(vec![
-            ("op".into(), "put".into()),
-            ("key".into(), key),
-            ("value".into(), 1.5.into()),
-        ])
+        rmpv::Value::Map(vec![("op".into(), "put".into()), ("key".into(), key), ("value".into(), 1.5.into())])
     };
     let ops = vec![op("a".into()), op(rmpv::Value::Binary(vec![0xff]))];
     let mut body = Vec::new();
     let batch = rmpv::Value::Map(vec![("operations".into(), rmpv::Value::Array(ops))]);
     rmpv::encode::write_value(&mut body, &batch).unwrap();
-    let headers = [
-        ("content-type", "application/msgpack"),
-        ("idempotency-key", "b"),
-    ];
+    let headers = [("content-type", "application/msgpack"), ("idempotency-key", "b")];
     let reply = server.send("POST", "/v1/batch", &headers, &body).await;
-    assert_eq!(
-        (reply.status, reply.header("content-type")),
-        (200, Some("application/msgpack"))
-    );
+    assert_eq!((reply.status, reply.header("content-type")), (200, Some("application/msgpack")));
     let result = rmpv::decode::read_value(&mut &reply.body[..]).unwrap();
     assert_eq!(result["results"][1]["revision"].as_u64(), Some(2));
 
@@ -485,53 +294,13 @@ async fn a_batch_in_msgpack_is_answered_in_msgpack_and_repeats_are_not_applied()
 async fn what_the_backend_cannot_do_is_said_honestly() {
     let server = Server::start().await;
     for (failure, status, code, outcome) in [
-        (
-            BackendError::Unavailable("no leader".into()),
-            503,
-            "unavailable",
-            "not_applied",
-        ),
-        (
-            BackendError::Overloaded {
-                retry_after: Duration::from_millis(1500),
-            },
-            429,
-            "overloaded",
-            "not_applied",
-        ),
-        (
-            BackendError::OutcomeUnknown("leader lost".into()),
-            504,
-            "outcome_unknown",
-            "unknown",
-        ),
-        (
-            BackendError::DiskFull {
-                free_bytes: 1,
-                reserve_bytes: 2,
-            },
-            507,
-            "disk_full",
-            "not_applied",
-        ),
-        (
-            BackendError::DeadlineExceeded("read".into()),
-            503,
-            "deadline_exceeded",
-            "not_applied",
-        ),
-        (
-            BackendError::ShuttingDown,
-            503,
-            "shutting_down",
-            "not_applied",
-        ),
-        (
-            BackendError::Internal("damaged".into()),
-            500,
-            "internal",
-            "not_applied",
-        ),
+        (BackendError::Unavailable("no leader".into()), 503, "unavailable", "not_applied"),
+        (BackendError::Overloaded { retry_after: Duration::from_millis(1500) }, 429, "overloaded", "not_applied"),
+        (BackendError::OutcomeUnknown("leader lost".into()), 504, "outcome_unknown", "unknown"),
+        (BackendError::DiskFull { free_bytes: 1, reserve_bytes: 2 }, 507, "disk_full", "not_applied"),
+        (BackendError::DeadlineExceeded("read".into()), 503, "deadline_exceeded", "not_applied"),
+        (BackendError::ShuttingDown, 503, "shutting_down", "not_applied"),
+        (BackendError::Internal("damaged".into()), 500, "internal", "not_applied"),
     ] {
         let is_overload = matches!(failure, BackendError::Overloaded { .. });
         server.memory.fail(Some(failure));
@@ -578,19 +347,9 @@ async fn the_description_names_every_path_and_every_path_answers() {
     }
     for (path, operations) in paths {
         for method in operations.as_object().unwrap().keys() {
-            let reply = server
-                .send(
-                    &method.to_uppercase(),
-                    &path.replace("{key}", "k"),
-                    &[],
-                    b"",
-                )
-                .await;
+            let reply = server.send(&method.to_uppercase(), &path.replace("{key}", "k"), &[], b"").await;
             assert_ne!(reply.status, 405, "{method} {path}");
-            assert!(
-                !String::from_utf8_lossy(&reply.body).contains("unknown_path"),
-                "{method} {path}"
-            );
+            assert!(!String::from_utf8_lossy(&reply.body).contains("unknown_path"), "{method} {path}");
         }
     }
     assert!(document["components"]["schemas"]["ProblemBody"].is_object());

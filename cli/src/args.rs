@@ -57,9 +57,7 @@ pub(crate) enum Command {
     /// Measure throughput and latency under load; the same load on etcd for comparison
     Bench(BenchArgs),
     /// Print a completion script for your shell
-    #[command(
-        after_help = "Example:\n  raftkv completion bash > ~/.local/share/bash-completion/completions/raftkv"
-    )]
+    #[command(after_help = "Example:\n  raftkv completion bash > ~/.local/share/bash-completion/completions/raftkv")]
     Completion(CompletionArgs),
     /// Become another program that dies with its parent (used by `raftkv local`)
     #[command(hide = true)]
@@ -103,12 +101,7 @@ impl ClientArgs {
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ManagementArgs {
     /// Management address of any node; several, separated by commas, are tried in turn
-    #[arg(
-        long,
-        env = "RAFTKV_MANAGEMENT",
-        value_name = "URL[,URL]",
-        default_value = "http://127.0.0.1:6000"
-    )]
+    #[arg(long, env = "RAFTKV_MANAGEMENT", value_name = "URL[,URL]", default_value = "http://127.0.0.1:6000")]
     pub(crate) management: Endpoints,
     /// Give up on a request after this long
     #[arg(long, value_name = "DURATION", default_value = "10s")]

@@ -67,30 +67,17 @@ async fn measure(
         duration: args.duration.get(),
     };
     let tally = round.run(target, keyspace).await?;
-    Ok(Report::new(
-        args,
-        target.name(),
-        workload,
-        keyspace.seed(),
-        &tally,
-    ))
+    Ok(Report::new(args, target.name(), workload, keyspace.seed(), &tally))
 }
 
 /// A benchmark that measured wrong answers, or none, has failed.
 fn verdict<'a>(reports: impl IntoIterator<Item = &'a Report>) -> Result<(), Failure> {
     for report in reports {
         if report.wrong_answers() > 0 {
-            return Err(Failure::failed(format!(
-                "{}: {} wrong answers",
-                report.system,
-                report.wrong_answers()
-            )));
+            return Err(Failure::failed(format!("{}: {} wrong answers", report.system, report.wrong_answers())));
         }
         if report.operations == 0 {
-            return Err(Failure::unavailable(format!(
-                "{}: no operation succeeded",
-                report.system
-            )));
+            return Err(Failure::unavailable(format!("{}: no operation succeeded", report.system)));
         }
     }
     Ok(())

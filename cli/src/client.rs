@@ -16,11 +16,7 @@ use serde::Deserialize;
 use crate::failure::Failure;
 
 /// What stays as it is in a path segment or a query value: RFC 3986's unreserved characters.
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// How long a connection may take to be made: within a data centre, longer means nobody is there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -37,10 +33,7 @@ impl Endpoints {
 
     /// As `host:port`.
     pub(crate) fn authorities(&self) -> Vec<String> {
-        self.0
-            .iter()
-            .map(|url| url.trim_start_matches("http://").to_owned())
-            .collect()
+        self.0.iter().map(|url| url.trim_start_matches("http://").to_owned()).collect()
     }
 }
 
@@ -54,31 +47,17 @@ impl FromStr for Endpoints {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let urls: Result<Vec<_>, _> = text
-            .split(',')
-            .map(str::trim)
-            .filter(|part| !part.is_empty())
-            .map(url)
-            .collect();
+        let urls: Result<Vec<_>, _> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(url).collect();
         let urls = urls?;
-        if urls.is_empty() {
-            Err("no address given".to_owned())
-        } else {
-            Ok(Self(urls))
-        }
+        if urls.is_empty() { Err("no address given".to_owned()) } else { Ok(Self(urls)) }
     }
 }
 
 fn url(text: &str) -> Result<String, String> {
     if text.starts_with("https://") {
-        return Err(format!(
-            "{text}: https is not supported; put a proxy in front"
-        ));
+        return Err(format!("{text}: https is not supported; put a proxy in front"));
     }
-    let authority = text
-        .strip_prefix("http://")
-        .unwrap_or(text)
-        .trim_end_matches('/');
+    let authority = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
     let url = format!("http://{authority}");
     let parsed: Uri = url.parse().map_err(|error| format!("{text}: {error}"))?;
     if parsed.path() != "/" || parsed.query().is_some() {
@@ -113,17 +92,10 @@ impl Answer {
     /// Why it is not a success, with the exit code that fits.
     pub(crate) fn failure(&self) -> Failure {
         let problem: Problem = serde_json::from_slice(&self.body).unwrap_or_default();
-        let said = problem
-            .detail
-            .or(problem.error)
-            .or(problem.message)
-            .or(problem.title);
+        let said = problem.detail.or(problem.error).or(problem.message).or(problem.title);
         let said = said.unwrap_or_else(|| String::from_utf8_lossy(&self.body).trim().to_owned());
-        let mut message = if said.is_empty() {
-            self.status.to_string()
-        } else {
-            format!("{}: {said}", self.status.as_u16())
-        };
+        let mut message =
+            if said.is_empty() { self.status.to_string() } else { format!("{}: {said}", self.status.as_u16()) };
         if let Some(code) = problem.code {
             message = format!("{message} ({code})");
         }
@@ -131,9 +103,7 @@ impl Answer {
             message.push_str("; the outcome is unknown: it may have been applied, or may still be");
         }
         match self.status {
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::INSUFFICIENT_STORAGE => {
-                Failure::unavailable(message)
-            }
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::INSUFFICIENT_STORAGE => Failure::unavailable(message),
             status if status.is_server_error() => Failure::unavailable(message),
             _ => Failure::failed(message),
         }
@@ -165,13 +135,8 @@ impl Client {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT.min(timeout)));
-        let http =
-            hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
-        Self {
-            endpoints,
-            timeout,
-            http,
-        }
+        let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
+        Self { endpoints, timeout, http }
     }
 
     /// Sends to each address in turn until one answers anything but 503.
@@ -187,10 +152,7 @@ impl Client {
     ) -> Result<Answer, Failure> {
         let mut last = Failure::unavailable("no address given");
         for endpoint in self.endpoints.urls() {
-            match self
-                .send_to(endpoint, &method, path, headers, body.clone())
-                .await?
-            {
+            match self.send_to(endpoint, &method, path, headers, body.clone()).await? {
                 Attempt::Answered(answer) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
                     last = answer.failure();
                     last.message = format!("{endpoint}: {}", last.message);
@@ -215,15 +177,12 @@ impl Client {
         headers: &[(HeaderName, HeaderValue)],
         body: Bytes,
     ) -> Result<Attempt, Failure> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{endpoint}{path}"));
+        let mut request = Request::builder().method(method).uri(format!("{endpoint}{path}"));
         for (name, value) in headers {
             request = request.header(name, value);
         }
-        let request = request
-            .body(Full::new(body))
-            .map_err(|error| Failure::usage(format!("{endpoint}{path}: {error}")))?;
+        let request =
+            request.body(Full::new(body)).map_err(|error| Failure::usage(format!("{endpoint}{path}: {error}")))?;
         let exchange = async {
             let response = self.http.request(request).await?;
             let (parts, body) = response.into_parts();
@@ -236,15 +195,9 @@ impl Client {
         match tokio::time::timeout(self.timeout, exchange).await {
             Ok(Ok(answer)) => Ok(Attempt::Answered(answer)),
             Ok(Err(ExchangeError::Http { source })) if source.is_connect() => {
-                Ok(Attempt::NotReached(Failure::unavailable(format!(
-                    "{endpoint}: cannot connect{}",
-                    causes(&source)
-                ))))
+                Ok(Attempt::NotReached(Failure::unavailable(format!("{endpoint}: cannot connect{}", causes(&source)))))
             }
-            Ok(Err(error)) => Err(Failure::unavailable(format!(
-                "{endpoint}: {error}; {}",
-                unknown(method)
-            ))),
+            Ok(Err(error)) => Err(Failure::unavailable(format!("{endpoint}: {error}; {}", unknown(method)))),
             Err(_) => Err(Failure::unavailable(format!(
                 "{endpoint}: no answer within {:?}; {}",
                 self.timeout,
@@ -273,11 +226,7 @@ enum ExchangeError {
 
 /// What a lost answer means.
 fn unknown(method: &Method) -> &'static str {
-    if method.is_safe() {
-        "try again"
-    } else {
-        "the outcome is unknown: it may have been applied"
-    }
+    if method.is_safe() { "try again" } else { "the outcome is unknown: it may have been applied" }
 }
 
 /// The chain of sources, which hold what went wrong in the operating system.
@@ -323,39 +272,23 @@ mod tests {
             headers: HeaderMap::new(),
             body: Bytes::from_static(body.as_bytes()),
         };
-        let refused = answer(
-            StatusCode::PRECONDITION_FAILED,
-            r#"{"detail":"revision is 7","code":"precondition_failed"}"#,
-        );
+        let refused =
+            answer(StatusCode::PRECONDITION_FAILED, r#"{"detail":"revision is 7","code":"precondition_failed"}"#);
         let failure = refused.failure();
-        assert_eq!(
-            (failure.code, failure.message.as_str()),
-            (1, "412: revision is 7 (precondition_failed)")
-        );
+        assert_eq!((failure.code, failure.message.as_str()), (1, "412: revision is 7 (precondition_failed)"));
 
-        let lost = answer(
-            StatusCode::GATEWAY_TIMEOUT,
-            r#"{"title":"Timeout","outcome":"unknown"}"#,
-        )
-        .failure();
+        let lost = answer(StatusCode::GATEWAY_TIMEOUT, r#"{"title":"Timeout","outcome":"unknown"}"#).failure();
         assert_eq!(lost.code, 69);
         assert!(lost.message.contains("unknown"), "{}", lost.message);
 
-        assert_eq!(
-            answer(StatusCode::BAD_REQUEST, "plain text")
-                .failure()
-                .message,
-            "400: plain text"
-        );
+        assert_eq!(answer(StatusCode::BAD_REQUEST, "plain text").failure().message, "400: plain text");
     }
 
     #[tokio::test]
     async fn the_next_address_is_tried_when_nobody_listens_or_it_is_unavailable() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         async fn serve(answer: &'static str) -> std::net::SocketAddr {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-                .await
-                .expect("bind");
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
             let address = listener.local_addr().expect("address");
             tokio::spawn(async move {
                 while let Ok((mut stream, _)) = listener.accept().await {
@@ -365,30 +298,16 @@ mod tests {
             });
             address
         }
-        let nobody = std::net::TcpListener::bind("127.0.0.1:0")
-            .expect("bind")
-            .local_addr()
-            .expect("address");
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address");
         let waiting = serve("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n").await;
         let serving = serve("HTTP/1.1 200 OK\r\ncontent-length: 2\r\netag: \"7\"\r\n\r\nhi").await;
 
-        let all: Endpoints = format!("{nobody},{waiting},{serving}")
-            .parse()
-            .expect("addresses");
-        let answer = Client::new(all, Duration::from_secs(10))
-            .get("/")
-            .await
-            .expect("the third serves");
-        assert_eq!(
-            (answer.body.as_ref(), answer.revision()),
-            (b"hi".as_ref(), Some(7))
-        );
+        let all: Endpoints = format!("{nobody},{waiting},{serving}").parse().expect("addresses");
+        let answer = Client::new(all, Duration::from_secs(10)).get("/").await.expect("the third serves");
+        assert_eq!((answer.body.as_ref(), answer.revision()), (b"hi".as_ref(), Some(7)));
 
         let none: Endpoints = format!("{nobody},{waiting}").parse().expect("addresses");
-        let failure = Client::new(none, Duration::from_secs(10))
-            .get("/")
-            .await
-            .expect_err("none serves");
+        let failure = Client::new(none, Duration::from_secs(10)).get("/").await.expect_err("none serves");
         assert_eq!(failure.code, 69);
     }
 }

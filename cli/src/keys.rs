@@ -58,11 +58,7 @@ Examples:
 pub(crate) struct PutArgs {
     key: String,
     /// The value; a text unless --json is given
-    #[arg(
-        required_unless_present = "file",
-        conflicts_with = "file",
-        allow_hyphen_values = true
-    )]
+    #[arg(required_unless_present = "file", conflicts_with = "file", allow_hyphen_values = true)]
     value: Option<String>,
     /// Take the value from a file, - = standard input; bytes unless --json or --text is given
     #[arg(long, value_name = "FILE")]
@@ -137,20 +133,10 @@ pub(crate) struct ListArgs {
 /// Prints a value.
 pub(crate) async fn get(args: GetArgs) -> Result<(), Failure> {
     let client = client(&args.client);
-    let path = format!(
-        "{}?consistency={}",
-        path(&args.key)?,
-        args.consistency.name()
-    );
+    let path = format!("{}?consistency={}", path(&args.key)?, args.consistency.name());
     // MsgPack is the value itself: nothing is lost on the way to our own JSON.
-    let headers: &[_] = if args.output == Format::Json {
-        &[(ACCEPT, MSGPACK)]
-    } else {
-        &[]
-    };
-    let answer = client
-        .send(Method::GET, &path, headers, Bytes::new())
-        .await?;
+    let headers: &[_] = if args.output == Format::Json { &[(ACCEPT, MSGPACK)] } else { &[] };
+    let answer = client.send(Method::GET, &path, headers, Bytes::new()).await?;
     let answer = found(answer, &args.key)?;
     match args.output {
         Format::Text => output::raw(&answer.body),
@@ -165,38 +151,20 @@ pub(crate) async fn put(args: PutArgs) -> Result<(), Failure> {
     if args.if_absent {
         headers.push((IF_NONE_MATCH, ANY));
     }
-    conditions(
-        &mut headers,
-        args.if_revision,
-        args.idempotency_key.as_deref(),
-    )?;
-    let answer = client(&args.client)
-        .send(Method::PUT, &path(&args.key)?, &headers, body)
-        .await?;
+    conditions(&mut headers, args.if_revision, args.idempotency_key.as_deref())?;
+    let answer = client(&args.client).send(Method::PUT, &path(&args.key)?, &headers, body).await?;
     done(&answer, args.output, |outcome| {
-        format!(
-            "{} at revision {}",
-            if outcome.created { "created" } else { "stored" },
-            outcome.revision
-        )
+        format!("{} at revision {}", if outcome.created { "created" } else { "stored" }, outcome.revision)
     })
 }
 
 /// Removes a key.
 pub(crate) async fn delete(args: DeleteArgs) -> Result<(), Failure> {
     let mut headers = Vec::new();
-    conditions(
-        &mut headers,
-        args.if_revision,
-        args.idempotency_key.as_deref(),
-    )?;
-    let answer = client(&args.client)
-        .send(Method::DELETE, &path(&args.key)?, &headers, Bytes::new())
-        .await?;
+    conditions(&mut headers, args.if_revision, args.idempotency_key.as_deref())?;
+    let answer = client(&args.client).send(Method::DELETE, &path(&args.key)?, &headers, Bytes::new()).await?;
     let answer = found(answer, &args.key)?;
-    done(&answer, args.output, |outcome| {
-        format!("deleted at revision {}", outcome.revision)
-    })
+    done(&answer, args.output, |outcome| format!("deleted at revision {}", outcome.revision))
 }
 
 /// Prints keys, page after page.
@@ -206,11 +174,7 @@ pub(crate) async fn list(args: ListArgs) -> Result<(), Failure> {
     let mut cursor: Option<String> = None;
     let mut stdout = std::io::BufWriter::new(std::io::stdout().lock());
     loop {
-        let mut path = format!(
-            "/v1/kv?limit={}&consistency={}",
-            left.min(PAGE),
-            args.consistency.name()
-        );
+        let mut path = format!("/v1/kv?limit={}&consistency={}", left.min(PAGE), args.consistency.name());
         if !args.prefix.is_empty() {
             path.push_str(&format!("&prefix={}", encode(&args.prefix)));
         }
@@ -224,9 +188,8 @@ pub(crate) async fn list(args: ListArgs) -> Result<(), Failure> {
         if answer.status != StatusCode::OK {
             return Err(answer.failure());
         }
-        let page: Page = serde_json::from_slice(&answer.body).map_err(|error| {
-            Failure::failed(format!("the listing cannot be understood: {error}"))
-        })?;
+        let page: Page = serde_json::from_slice(&answer.body)
+            .map_err(|error| Failure::failed(format!("the listing cannot be understood: {error}")))?;
         for entry in &page.entries {
             match args.output {
                 Format::Json => writeln!(stdout, "{entry}")?,
@@ -272,9 +235,7 @@ fn path(key: &str) -> Result<String, Failure> {
 fn value(args: &PutArgs) -> Result<(HeaderValue, Bytes), Failure> {
     let body = match (&args.value, &args.file) {
         (Some(value), _) => value.clone().into_bytes(),
-        (None, Some(file)) => {
-            read(file).map_err(|error| Failure::io(format!("read {}", file.display()), &error))?
-        }
+        (None, Some(file)) => read(file).map_err(|error| Failure::io(format!("read {}", file.display()), &error))?,
         (None, None) => return Err(Failure::usage("no value given")),
     };
     let content_type = if args.json {
@@ -302,16 +263,10 @@ fn conditions(
     idempotency_key: Option<&str>,
 ) -> Result<(), Failure> {
     if let Some(revision) = revision {
-        headers.push((
-            IF_MATCH,
-            HeaderValue::try_from(format!("\"{revision}\"")).map_err(Failure::usage)?,
-        ));
+        headers.push((IF_MATCH, HeaderValue::try_from(format!("\"{revision}\"")).map_err(Failure::usage)?));
     }
     if let Some(key) = idempotency_key {
-        headers.push((
-            IDEMPOTENCY_KEY,
-            HeaderValue::try_from(key).map_err(Failure::usage)?,
-        ));
+        headers.push((IDEMPOTENCY_KEY, HeaderValue::try_from(key).map_err(Failure::usage)?));
     }
     Ok(())
 }
@@ -342,36 +297,23 @@ fn done(answer: &Answer, format: Format, say: impl Fn(&Outcome) -> String) -> Re
 fn entry_json(key: &str, answer: &Answer) -> Result<String, Failure> {
     let name = serde_json::to_string(key).map_err(Failure::failed)?;
     let revision = answer.revision().unwrap_or_default();
-    let created = answer
-        .headers
-        .get("raftkv-create-revision")
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let created =
+        answer.headers.get("raftkv-create-revision").and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let value = match Value::from_stored(answer.body.clone()).to_json() {
         Some(json) => format!("\"value\":{}", String::from_utf8_lossy(&json)),
         // What JSON cannot say exactly.
         None => format!("\"value_base64\":\"{}\"", STANDARD.encode(&answer.body)),
     };
-    let created = created
-        .map(|revision| format!(",\"create_revision\":{revision}"))
-        .unwrap_or_default();
-    Ok(format!(
-        "{{\"key\":{name},{value},\"revision\":{revision}{created}}}"
-    ))
+    let created = created.map(|revision| format!(",\"create_revision\":{revision}")).unwrap_or_default();
+    Ok(format!("{{\"key\":{name},{value},\"revision\":{revision}{created}}}"))
 }
 
 /// An entry of a listing as a line: the key, and after a tab the value.
 fn entry_text(entry: &serde_json::Value) -> String {
-    let text = |name: &str| {
-        entry.get(name).map(|value| {
-            value
-                .as_str()
-                .map_or_else(|| value.to_string(), str::to_owned)
-        })
-    };
+    let text =
+        |name: &str| entry.get(name).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
     let base64 = |name: &str| text(name).map(|value| format!("base64:{value}"));
-    let key = text("key")
-        .or_else(|| base64("key_base64"))
-        .unwrap_or_default();
+    let key = text("key").or_else(|| base64("key_base64")).unwrap_or_default();
     match text("value").or_else(|| base64("value_base64")) {
         Some(value) => format!("{key}\t{value}"),
         None => key,
@@ -387,18 +329,9 @@ mod tests {
     #[test]
     fn entries_become_lines() {
         for (entry, line) in [
-            (
-                serde_json::json!({"key": "a", "value": "text", "revision": 1}),
-                "a\ttext",
-            ),
-            (
-                serde_json::json!({"key": "a", "value": {"n": [1, 2.5, null]}}),
-                "a\t{\"n\":[1,2.5,null]}",
-            ),
-            (
-                serde_json::json!({"key_base64": "/w==", "value_base64": "xAA="}),
-                "base64:/w==\tbase64:xAA=",
-            ),
+            (serde_json::json!({"key": "a", "value": "text", "revision": 1}), "a\ttext"),
+            (serde_json::json!({"key": "a", "value": {"n": [1, 2.5, null]}}), "a\t{\"n\":[1,2.5,null]}"),
+            (serde_json::json!({"key_base64": "/w==", "value_base64": "xAA="}), "base64:/w==\tbase64:xAA="),
             (serde_json::json!({"key": "a", "revision": 1}), "a"),
         ] {
             assert_eq!(entry_text(&entry), line);
@@ -416,29 +349,16 @@ mod tests {
             body: Bytes::from_static(body),
         };
         let text = entry_json("a\"b", &answer(b"\xa2hi")).expect("json");
-        assert_eq!(
-            text,
-            r#"{"key":"a\"b","value":"hi","revision":7,"create_revision":3}"#
-        );
+        assert_eq!(text, r#"{"key":"a\"b","value":"hi","revision":7,"create_revision":3}"#);
         // Bytes have no exact form in JSON.
         let bytes = entry_json("k", &answer(b"\xc4\x01\xff")).expect("json");
-        assert_eq!(
-            bytes,
-            r#"{"key":"k","value_base64":"xAH/","revision":7,"create_revision":3}"#
-        );
+        assert_eq!(bytes, r#"{"key":"k","value_base64":"xAH/","revision":7,"create_revision":3}"#);
     }
 
     #[test]
     fn a_missing_key_is_exit_code_1() {
-        let answer = Answer {
-            status: StatusCode::NOT_FOUND,
-            headers: HeaderMap::new(),
-            body: Bytes::new(),
-        };
+        let answer = Answer { status: StatusCode::NOT_FOUND, headers: HeaderMap::new(), body: Bytes::new() };
         let failure = found(answer, "greeting").expect_err("404");
-        assert_eq!(
-            (failure.code, failure.message.as_str()),
-            (1, "no such key: greeting")
-        );
+        assert_eq!((failure.code, failure.message.as_str()), (1, "no such key: greeting"));
     }
 }

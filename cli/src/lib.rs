@@ -59,9 +59,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Health(args) => single_threaded()?.block_on(health::run(args)),
         Command::Node(NodeCommand::Join(args)) => single_threaded()?.block_on(node::join(args)),
         Command::Node(NodeCommand::Remove(args)) => single_threaded()?.block_on(node::remove(args)),
-        Command::Node(NodeCommand::Transfer(args)) => {
-            single_threaded()?.block_on(node::transfer(args))
-        }
+        Command::Node(NodeCommand::Transfer(args)) => single_threaded()?.block_on(node::transfer(args)),
         Command::Snapshot(args) => single_threaded()?.block_on(node::snapshot(args)),
         Command::Completion(args) => completion::run(&args),
         Command::LocalExec(args) => Err(local::exec(&args)),
@@ -71,15 +69,11 @@ fn dispatch(command: Command) -> Result<(), Failure> {
 /// For everything that mostly waits. `local` depends on it: its children must be spawned by the thread that lives as
 /// long as the process (see `local::exec`).
 fn single_threaded() -> Result<tokio::runtime::Runtime, Failure> {
-    Ok(tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?)
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
 
 fn multi_threaded() -> Result<tokio::runtime::Runtime, Failure> {
-    Ok(tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?)
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }
 
 fn exit_code(code: i32) -> ExitCode {

@@ -71,16 +71,12 @@ pub(crate) async fn run(args: LocalArgs) -> Result<(), Failure> {
         })
         .collect();
 
-    let outcome =
-        become_healthy_and_serve(&args, &plan, &directory, is_new, &board, &shutdown).await;
+    let outcome = become_healthy_and_serve(&args, &plan, &directory, is_new, &board, &shutdown).await;
 
     // Whatever happened: nothing that was started stays behind.
     shutdown.trigger();
     if std::io::stderr().is_terminal() {
-        let _ = writeln!(
-            std::io::stderr(),
-            "Stopping the nodes. Press Ctrl-C again to kill them."
-        );
+        let _ = writeln!(std::io::stderr(), "Stopping the nodes. Press Ctrl-C again to kill them.");
     }
     for stopped in join_all(supervisors).await {
         stopped.map_err(|error| Failure::failed(format!("a supervisor failed: {error}")))?;
@@ -97,11 +93,7 @@ async fn become_healthy_and_serve(
     board: &Board,
     shutdown: &Shutdown,
 ) -> Result<(), Failure> {
-    let what = if is_new {
-        "Starting a new cluster"
-    } else {
-        "Resuming the cluster"
-    };
+    let what = if is_new { "Starting a new cluster" } else { "Resuming the cluster" };
     let spinner = output::spinner(format!("{what} of {} nodes", plan.nodes.len()));
     let healthy = tokio::select! {
         healthy = health::wait(plan, board, args.ready_timeout.get(), &spinner) => healthy,

@@ -69,17 +69,13 @@ pub(crate) struct Management {
 
 impl Management {
     pub(crate) fn new(args: &ManagementArgs) -> Self {
-        Self {
-            client: Client::new(args.management.clone(), args.timeout()),
-        }
+        Self { client: Client::new(args.management.clone(), args.timeout()) }
     }
 
     /// One node, named by its address in the list of members.
     pub(crate) fn at(address: &str, timeout: Duration) -> Result<Self, Failure> {
         let endpoints: Endpoints = address.parse().map_err(Failure::failed)?;
-        Ok(Self {
-            client: Client::new(endpoints, timeout),
-        })
+        Ok(Self { client: Client::new(endpoints, timeout) })
     }
 
     /// The status as text for programs, and parsed.
@@ -95,15 +91,8 @@ impl Management {
 
     /// Asks for a change; anything but success is a failure.
     pub(crate) async fn post(&self, path: &str) -> Result<Answer, Failure> {
-        let answer = self
-            .client
-            .send(Method::POST, path, &[], Bytes::new())
-            .await?;
-        if answer.status.is_success() {
-            Ok(answer)
-        } else {
-            Err(answer.failure())
-        }
+        let answer = self.client.send(Method::POST, path, &[], Bytes::new()).await?;
+        if answer.status.is_success() { Ok(answer) } else { Err(answer.failure()) }
     }
 }
 
@@ -133,14 +122,7 @@ mod tests {
                 "engine":{"connected":true,"keys":5}},"members":[{"name":"node2","lag":4,"voter":true}]}"#,
         )
         .expect("some");
-        assert_eq!(
-            (
-                status.node.term,
-                status.node.snapshot_index,
-                status.node.engine.keys
-            ),
-            (Some(3), None, Some(5))
-        );
+        assert_eq!((status.node.term, status.node.snapshot_index, status.node.engine.keys), (Some(3), None, Some(5)));
         assert_eq!(status.members[0].lag, Some(4));
     }
 

@@ -72,26 +72,14 @@ pub(crate) struct SnapshotArgs {
 
 /// Adds a node.
 pub(crate) async fn join(args: JoinArgs) -> Result<(), Failure> {
-    let path = format!(
-        "/join?peerID={}&peerAddress={}",
-        encode(&args.name),
-        encode(&args.raft_addr)
-    );
+    let path = format!("/join?peerID={}&peerAddress={}", encode(&args.name), encode(&args.raft_addr));
     let name = args.name;
     let progress = |status: &Status| {
-        let member = status
-            .members
-            .iter()
-            .find(|member| member.name.as_deref() == Some(&name));
+        let member = status.members.iter().find(|member| member.name.as_deref() == Some(&name));
         match member {
-            Some(member) if member.voter == Some(true) => {
-                Progress::Done(format!("{name} is a voter"))
-            }
+            Some(member) if member.voter == Some(true) => Progress::Done(format!("{name} is a voter")),
             Some(member) => Progress::Waiting(match member.lag {
-                Some(lag) => format!(
-                    "{name} is catching up: {} entries left",
-                    output::thousands(lag)
-                ),
+                Some(lag) => format!("{name} is catching up: {} entries left", output::thousands(lag)),
                 None => format!("{name} is catching up"),
             }),
             None => Progress::Waiting(format!("{name} is not a member yet")),
@@ -105,11 +93,7 @@ pub(crate) async fn remove(args: RemoveArgs) -> Result<(), Failure> {
     let path = format!("/leave?peerID={}", encode(&args.name));
     let name = args.name;
     let progress = |status: &Status| {
-        if status
-            .members
-            .iter()
-            .any(|member| member.name.as_deref() == Some(&name))
-        {
+        if status.members.iter().any(|member| member.name.as_deref() == Some(&name)) {
             Progress::Waiting(format!("{name} is still a member"))
         } else {
             Progress::Done(format!("{name} is no member any more"))
@@ -127,20 +111,11 @@ pub(crate) async fn transfer(args: TransferArgs) -> Result<(), Failure> {
     // Without a name any other leader will do: know who leads now.
     let before = match &args.name {
         Some(_) => None,
-        None => {
-            Management::new(&args.wait.management)
-                .status()
-                .await?
-                .1
-                .node
-                .leader
-        }
+        None => Management::new(&args.wait.management).status().await?.1.node.leader,
     };
     let progress = |status: &Status| match (&status.node.leader, &args.name) {
         (Some(leader), Some(name)) if leader == name => Progress::Done(format!("{leader} leads")),
-        (Some(leader), None) if Some(leader) != before.as_ref() => {
-            Progress::Done(format!("{leader} leads"))
-        }
+        (Some(leader), None) if Some(leader) != before.as_ref() => Progress::Done(format!("{leader} leads")),
         (Some(leader), _) => Progress::Waiting(format!("{leader} still leads")),
         (None, _) => Progress::Waiting("nobody leads at the moment".to_owned()),
     };
@@ -152,9 +127,7 @@ pub(crate) async fn snapshot(args: SnapshotArgs) -> Result<(), Failure> {
     let (_, before) = Management::new(&args.wait.management).status().await?;
     let wanted = before.node.applied_index;
     let progress = |status: &Status| match (status.node.snapshot_index, wanted) {
-        (Some(index), Some(wanted)) if index >= wanted => {
-            Progress::Done(format!("snapshot at index {index}"))
-        }
+        (Some(index), Some(wanted)) if index >= wanted => Progress::Done(format!("snapshot at index {index}")),
         (_, None) => Progress::Done("nothing to take a snapshot of".to_owned()),
         _ => Progress::Waiting("taking the snapshot".to_owned()),
     };
@@ -168,11 +141,7 @@ enum Progress {
 }
 
 /// Asks for the change; when it was accepted but is not done yet (202), waits until the status shows it.
-async fn change(
-    args: &WaitArgs,
-    path: &str,
-    progress: impl Fn(&Status) -> Progress,
-) -> Result<(), Failure> {
+async fn change(args: &WaitArgs, path: &str, progress: impl Fn(&Status) -> Progress) -> Result<(), Failure> {
     let management = Management::new(&args.management);
     let answer = management.post(path).await?;
     if answer.status != StatusCode::ACCEPTED || args.wait.get().is_zero() {

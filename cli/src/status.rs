@@ -37,12 +37,7 @@ pub(crate) struct StatusArgs {
     #[arg(long)]
     watch: bool,
     /// How often
-    #[arg(
-        long,
-        value_name = "DURATION",
-        default_value = "1s",
-        requires = "watch"
-    )]
+    #[arg(long, value_name = "DURATION", default_value = "1s", requires = "watch")]
     interval: HumanDuration,
     #[command(flatten)]
     management: ManagementArgs,
@@ -90,31 +85,16 @@ async fn look(args: &ManagementArgs) -> Result<Group, Failure> {
     let (raw, mut first) = Management::new(args).status().await?;
     if first.members.is_empty() {
         // In no cluster yet: there is only itself to show.
-        let member = Member {
-            name: first.node.name.clone(),
-            ..Member::default()
-        };
+        let member = Member { name: first.node.name.clone(), ..Member::default() };
         return Ok(Group {
             cluster_id: first.cluster_id.clone(),
-            nodes: vec![Seen {
-                member,
-                answer: Ok((raw, first)),
-            }],
+            nodes: vec![Seen { member, answer: Ok((raw, first)) }],
         });
     }
     // In the same order whoever answers: a table that is watched must not jump about.
     first.members.sort_by(|a, b| a.name.cmp(&b.name));
-    let nodes = join_all(
-        first
-            .members
-            .iter()
-            .map(|member| ask(member.clone(), args.timeout())),
-    )
-    .await;
-    Ok(Group {
-        cluster_id: first.cluster_id,
-        nodes,
-    })
+    let nodes = join_all(first.members.iter().map(|member| ask(member.clone(), args.timeout()))).await;
+    Ok(Group { cluster_id: first.cluster_id, nodes })
 }
 
 async fn ask(member: Member, timeout: Duration) -> Seen {
@@ -131,13 +111,8 @@ async fn ask(member: Member, timeout: Duration) -> Seen {
 impl Group {
     /// The leader's status: that of the highest term, if several believe to lead.
     fn leader(&self) -> Option<&Status> {
-        let said = self
-            .nodes
-            .iter()
-            .filter_map(|seen| seen.answer.as_ref().ok())
-            .map(|(_, status)| status);
-        said.filter(|status| status.node.role.as_deref() == Some("leader"))
-            .max_by_key(|status| status.node.term)
+        let said = self.nodes.iter().filter_map(|seen| seen.answer.as_ref().ok()).map(|(_, status)| status);
+        said.filter(|status| status.node.role.as_deref() == Some("leader")).max_by_key(|status| status.node.term)
     }
 
     fn to_json(&self) -> String {
@@ -158,9 +133,7 @@ impl Group {
     fn to_text(&self) -> String {
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED);
-        table.set_header([
-            "node", "role", "term", "applied", "lag", "keys", "disk", "snapshot", "http",
-        ]);
+        table.set_header(["node", "role", "term", "applied", "lag", "keys", "disk", "snapshot", "http"]);
         let mut notes = Vec::new();
         for seen in &self.nodes {
             table.add_row(self.row(seen));
@@ -172,12 +145,10 @@ impl Group {
                         notes.push(format!("{name}: the engine does not answer its sidecar"));
                     }
                     if status.node.engine.disk_nearly_full == Some(true) {
-                        let free = status
-                            .node
-                            .engine
-                            .disk_free_bytes
-                            .map_or_else(|| UNKNOWN.to_owned(), bytes);
-                        notes.push(format!("{name}: the disk is nearly full ({free} free): writes are refused, deletes work"));
+                        let free = status.node.engine.disk_free_bytes.map_or_else(|| UNKNOWN.to_owned(), bytes);
+                        notes.push(format!(
+                            "{name}: the disk is nearly full ({free} free): writes are refused, deletes work"
+                        ));
                     }
                 }
             }
@@ -205,17 +176,7 @@ impl Group {
         let lag = number(self.lag(seen));
         let Ok((_, status)) = &seen.answer else {
             let unknown = || UNKNOWN.to_owned();
-            return [
-                name,
-                "unreachable".to_owned(),
-                unknown(),
-                unknown(),
-                lag,
-                unknown(),
-                unknown(),
-                unknown(),
-                http,
-            ];
+            return [name, "unreachable".to_owned(), unknown(), unknown(), lag, unknown(), unknown(), unknown(), http];
         };
         let node = &status.node;
         let mut role = or_unknown(node.role.clone());
@@ -243,20 +204,13 @@ impl Group {
     /// As the leader counts it; else what the node has not applied of what the leader has.
     fn lag(&self, seen: &Seen) -> Option<u64> {
         let leader = self.leader()?;
-        let counted = leader
-            .members
-            .iter()
-            .find(|member| member.raft_id.is_some() && member.raft_id == seen.member.raft_id);
+        let counted =
+            leader.members.iter().find(|member| member.raft_id.is_some() && member.raft_id == seen.member.raft_id);
         if let Some(lag) = counted.and_then(|member| member.lag) {
             return Some(lag);
         }
         let (_, status) = seen.answer.as_ref().ok()?;
-        Some(
-            leader
-                .node
-                .last_log_index?
-                .saturating_sub(status.node.applied_index?),
-        )
+        Some(leader.node.last_log_index?.saturating_sub(status.node.applied_index?))
     }
 }
 
@@ -265,8 +219,7 @@ fn number(number: Option<u64>) -> String {
 }
 
 fn or_unknown(text: Option<String>) -> String {
-    text.filter(|text| !text.is_empty())
-        .unwrap_or_else(|| UNKNOWN.to_owned())
+    text.filter(|text| !text.is_empty()).unwrap_or_else(|| UNKNOWN.to_owned())
 }
 
 #[cfg(test)]
@@ -294,18 +247,9 @@ mod tests {
         Group {
             cluster_id: Some("c1".to_owned()),
             nodes: vec![
-                Seen {
-                    member: member(1),
-                    answer: answered(leader),
-                },
-                Seen {
-                    member: member(2),
-                    answer: answered(follower),
-                },
-                Seen {
-                    member: member(3),
-                    answer: Err("connection refused".to_owned()),
-                },
+                Seen { member: member(1), answer: answered(leader) },
+                Seen { member: member(2), answer: answered(follower) },
+                Seen { member: member(3), answer: Err("connection refused".to_owned()) },
             ],
         }
     }
@@ -313,39 +257,19 @@ mod tests {
     #[test]
     fn the_table_shows_every_member_reachable_or_not() {
         let text = group().to_text();
-        for part in [
-            "cluster c1",
-            "leader",
-            "follower",
-            "unreachable",
-            "12,345",
-            "1.0 MiB",
-            "127.0.0.1:8082",
-        ] {
+        for part in ["cluster c1", "leader", "follower", "unreachable", "12,345", "1.0 MiB", "127.0.0.1:8082"] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
-        assert!(
-            text.contains("node3 is unreachable: connection refused"),
-            "{text}"
-        );
+        assert!(text.contains("node3 is unreachable: connection refused"), "{text}");
         assert!(text.contains("node2: the engine does not answer"), "{text}");
-        assert!(
-            text.contains("node1: the disk is nearly full (2.0 KiB free)"),
-            "{text}"
-        );
+        assert!(text.contains("node1: the disk is nearly full (2.0 KiB free)"), "{text}");
         assert!(!text.contains("no leader"), "{text}");
     }
 
     #[test]
     fn lag_is_the_leaders_count_or_the_difference() {
         let mut group = group();
-        let lags = |group: &Group| {
-            group
-                .nodes
-                .iter()
-                .map(|seen| group.lag(seen))
-                .collect::<Vec<_>>()
-        };
+        let lags = |group: &Group| group.nodes.iter().map(|seen| group.lag(seen)).collect::<Vec<_>>();
         assert_eq!(lags(&group), [Some(0), Some(7), None]);
         group.nodes[1].member.raft_id = Some(9);
         assert_eq!(lags(&group)[1], Some(100));

@@ -72,10 +72,6 @@ pub struct Op {
 
 impl From<Command> for Op {
     fn from(command: Command) -> Self {
-        Self {
-            command,
-            precondition: None,
-            idempotency: None,
-        }
+        Self { command, precondition: None, idempotency: None }
     }
 }

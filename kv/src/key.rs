@@ -10,9 +10,7 @@ const RESERVED_FIRST_BYTE: u8 = 0x00;
 /// A client's key: 1 to [`Limits::max_key_bytes`] bytes, any bytes, but the first is not `0x00`.
 ///
 /// Ordered by its bytes. Cloning shares the bytes.
-#[derive(
-    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
-)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Key(#[serde(with = "crate::codec::bin")] Bytes);
 
@@ -41,10 +39,9 @@ impl Key {
         let bytes = bytes.into();
         match bytes.first() {
             None => Err(KeyError::Empty),
-            Some(_) if bytes.len() > limits.max_key_bytes => Err(KeyError::TooLong {
-                len: bytes.len(),
-                limit: limits.max_key_bytes,
-            }),
+            Some(_) if bytes.len() > limits.max_key_bytes => {
+                Err(KeyError::TooLong { len: bytes.len(), limit: limits.max_key_bytes })
+            }
             Some(&RESERVED_FIRST_BYTE) => Err(KeyError::Reserved),
             Some(_) => Ok(Self(bytes)),
         }

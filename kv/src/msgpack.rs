@@ -72,10 +72,7 @@ impl<'a> Scanner<'a> {
             0xdf => Token::Map(self.uint(4)? as u32),
             0xe0..=0xff => Token::Negative(i64::from(marker as i8)),
             0xc7..=0xc9 | 0xd4..=0xd8 => {
-                return Err(malformed(
-                    "an extension type, which is not supported,",
-                    start,
-                ));
+                return Err(malformed("an extension type, which is not supported,", start));
             }
             0xc1 => return Err(malformed("the byte 0xc1, which MsgPack never uses,", start)),
         })
@@ -115,10 +112,7 @@ impl<'a> Scanner<'a> {
     fn take(&mut self, len: usize) -> Result<&'a [u8], ValueError> {
         let rest = &self.bytes[self.at..];
         if rest.len() < len {
-            return Err(ValueError::Malformed(format!(
-                "it ends at byte {} within a value",
-                self.bytes.len()
-            )));
+            return Err(ValueError::Malformed(format!("it ends at byte {} within a value", self.bytes.len())));
         }
         self.at += len;
         Ok(&rest[..len])
@@ -142,9 +136,7 @@ impl<'a> Scanner<'a> {
     fn str(&mut self, len: usize) -> Result<Token<'a>, ValueError> {
         let start = self.at;
         let bytes = self.take(len)?;
-        std::str::from_utf8(bytes)
-            .map(Token::Str)
-            .map_err(|_| malformed("a str that is not UTF-8", start))
+        std::str::from_utf8(bytes).map(Token::Str).map_err(|_| malformed("a str that is not UTF-8", start))
     }
 }
 

@@ -20,9 +20,7 @@ fn hash_tag(key: &[u8]) -> Option<&[u8]> {
 
 /// CRC-16/XMODEM: polynomial 0x1021, initial value 0, not reflected.
 fn crc16(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0u16, |crc, &byte| {
-        (crc << 8) ^ TABLE[usize::from((crc >> 8) as u8 ^ byte)]
-    })
+    bytes.iter().fold(0u16, |crc, &byte| (crc << 8) ^ TABLE[usize::from((crc >> 8) as u8 ^ byte)])
 }
 
 const TABLE: [u16; 256] = {
@@ -32,11 +30,7 @@ const TABLE: [u16; 256] = {
         let mut crc = (i as u16) << 8;
         let mut bit = 0;
         while bit < 8 {
-            crc = if crc & 0x8000 != 0 {
-                (crc << 1) ^ 0x1021
-            } else {
-                crc << 1
-            };
+            crc = if crc & 0x8000 != 0 { (crc << 1) ^ 0x1021 } else { crc << 1 };
             bit += 1;
         }
         table[i] = crc;
@@ -61,10 +55,6 @@ mod tests {
         assert_eq!(slot_of(b"{user1}.name"), slot_of(b"user1"));
         assert_eq!(slot_of(b"foo{bar}{zap}"), slot_of(b"bar"));
         assert_eq!(slot_of(b"foo{{bar}}zap"), slot_of(b"{bar"));
-        assert_ne!(
-            slot_of(b"foo{}{bar}"),
-            slot_of(b"bar"),
-            "an empty tag counts as none"
-        );
+        assert_ne!(slot_of(b"foo{}{bar}"), slot_of(b"bar"), "an empty tag counts as none");
     }
 }

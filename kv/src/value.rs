@@ -91,10 +91,7 @@ impl Value {
 
     /// The MsgPack value at the front of `bytes`, checked as by [`from_msgpack`](Self::from_msgpack), and what
     /// follows it. Both share the bytes.
-    pub fn split_first(
-        bytes: impl Into<Bytes>,
-        limits: &Limits,
-    ) -> Result<(Self, Bytes), ValueError> {
+    pub fn split_first(bytes: impl Into<Bytes>, limits: &Limits) -> Result<(Self, Bytes), ValueError> {
         let mut bytes = bytes.into();
         let mut scanner = Scanner::new(&bytes);
         scanner.skip_value(limits.max_value_depth)?;
@@ -106,10 +103,7 @@ impl Value {
     /// The value that a JSON text says. Integers of up to 64 bits, with or without sign, and floats are kept exactly;
     /// what cannot be (a larger integer, a key that is there twice) is refused, as is anything after the text.
     pub fn from_json(json: &[u8], limits: &Limits) -> Result<Self, ValueError> {
-        Self::sized(
-            json::to_msgpack(json, limits.max_value_depth)?.into(),
-            limits,
-        )
+        Self::sized(json::to_msgpack(json, limits.max_value_depth)?.into(), limits)
     }
 
     /// The value as JSON, where JSON can say it exactly: `None` when it holds bin, a map key that is no string or is
@@ -192,10 +186,7 @@ impl Value {
 
     fn sized(bytes: Bytes, limits: &Limits) -> Result<Self, ValueError> {
         if bytes.len() > limits.max_value_bytes {
-            return Err(ValueError::TooLarge {
-                len: bytes.len(),
-                limit: limits.max_value_bytes,
-            });
+            return Err(ValueError::TooLarge { len: bytes.len(), limit: limits.max_value_bytes });
         }
         Ok(Self(bytes))
     }

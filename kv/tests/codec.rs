@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use proptest::prelude::*;
 use raftkv_kv::{
-    Answer, Batch, CodecError, Command, FORMAT_VERSION, Idempotency, Key, Op, Outcome,
-    Precondition, Proposal, SLOTS, Value, slot_of,
+    Answer, Batch, CodecError, Command, FORMAT_VERSION, Idempotency, Key, Op, Outcome, Precondition, Proposal, SLOTS,
+    Value, slot_of,
 };
 
 fn any_bytes(max: usize) -> impl Strategy<Value = Bytes> {
@@ -16,16 +16,12 @@ fn any_bytes(max: usize) -> impl Strategy<Value = Bytes> {
 
 fn any_command() -> impl Strategy<Value = Command> {
     prop_oneof![
-        (any_bytes(300), any_bytes(70_000), any::<u64>()).prop_map(
-            |(key, value, expires_at_ms)| Command::Set {
-                key: Key::from_stored(key),
-                value: Value::from_stored(value),
-                expires_at_ms,
-            }
-        ),
-        any_bytes(300).prop_map(|key| Command::Delete {
-            key: Key::from_stored(key)
+        (any_bytes(300), any_bytes(70_000), any::<u64>()).prop_map(|(key, value, expires_at_ms)| Command::Set {
+            key: Key::from_stored(key),
+            value: Value::from_stored(value),
+            expires_at_ms,
         }),
+        any_bytes(300).prop_map(|key| Command::Delete { key: Key::from_stored(key) }),
     ]
 }
 
@@ -35,61 +31,34 @@ fn any_op() -> impl Strategy<Value = Op> {
         Just(Precondition::Present),
         any::<u64>().prop_map(Precondition::Revision),
     ];
-    let idempotency =
-        (any_bytes(255), any::<u64>(), any::<u64>()).prop_map(|(key, fingerprint, keep_ms)| {
-            Idempotency {
-                key,
-                fingerprint,
-                keep_ms,
-            }
-        });
-    (
-        any_command(),
-        prop::option::of(precondition),
-        prop::option::of(idempotency),
-    )
-        .prop_map(|(command, precondition, idempotency)| Op {
-            command,
-            precondition,
-            idempotency,
-        })
+    let idempotency = (any_bytes(255), any::<u64>(), any::<u64>())
+        .prop_map(|(key, fingerprint, keep_ms)| Idempotency { key, fingerprint, keep_ms });
+    (any_command(), prop::option::of(precondition), prop::option::of(idempotency))
+        .prop_map(|(command, precondition, idempotency)| Op { command, precondition, idempotency })
 }
 
 fn any_proposal() -> impl Strategy<Value = Proposal> {
-    let batch = (
-        any::<u64>(),
-        any::<u64>(),
-        any::<u64>(),
-        prop::collection::vec(any_op(), 0..8),
-    )
-        .prop_map(|(session, sequence, acknowledged_below, ops)| {
-            Proposal::Batch(Batch {
-                session,
-                sequence,
-                acknowledged_below,
-                ops,
-            })
-        });
+    let batch = (any::<u64>(), any::<u64>(), any::<u64>(), prop::collection::vec(any_op(), 0..8)).prop_map(
+        |(session, sequence, acknowledged_below, ops)| {
+            Proposal::Batch(Batch { session, sequence, acknowledged_below, ops })
+        },
+    );
     prop_oneof![1 => Just(Proposal::OpenSession), 9 => batch]
 }
 
 fn any_outcome() -> impl Strategy<Value = Outcome> {
     let plain = prop_oneof![
-        (any::<u64>(), any::<bool>())
-            .prop_map(|(revision, created)| Outcome::Set { revision, created }),
-        (any::<u64>(), any::<bool>())
-            .prop_map(|(revision, existed)| Outcome::Deleted { revision, existed }),
+        (any::<u64>(), any::<bool>()).prop_map(|(revision, created)| Outcome::Set { revision, created }),
+        (any::<u64>(), any::<bool>()).prop_map(|(revision, existed)| Outcome::Deleted { revision, existed }),
         any::<u64>().prop_map(|current| Outcome::PreconditionFailed { current }),
         Just(Outcome::IdempotencyMismatch),
         Just(Outcome::WrongGroup),
     ];
-    (plain, any::<bool>()).prop_map(|(outcome, replayed)| {
-        if replayed {
-            Outcome::Replayed(Box::new(outcome))
-        } else {
-            outcome
-        }
-    })
+    (plain, any::<bool>()).prop_map(
+        |(outcome, replayed)| {
+            if replayed { Outcome::Replayed(Box::new(outcome)) } else { outcome }
+        },
+    )
 }
 
 fn any_answer() -> impl Strategy<Value = Answer> {
@@ -143,42 +112,24 @@ fn an_unknown_version_is_refused_loudly() {
     let mut bytes = Proposal::OpenSession.encode().to_vec();
     bytes[0] = FORMAT_VERSION + 1;
     let error = Proposal::decode(&bytes).unwrap_err();
-    assert!(
-        matches!(error, CodecError::UnknownVersion { found } if found == FORMAT_VERSION + 1),
-        "{error}"
-    );
+    assert!(matches!(error, CodecError::UnknownVersion { found } if found == FORMAT_VERSION + 1), "{error}");
     assert!(matches!(Proposal::decode(&[]), Err(CodecError::Empty)));
     let mut bytes = Answer::Stale.encode().to_vec();
     bytes.push(0);
-    assert!(matches!(
-        Answer::decode(&bytes),
-        Err(CodecError::TrailingBytes { extra: 1 })
-    ));
+    assert!(matches!(Answer::decode(&bytes), Err(CodecError::TrailingBytes { extra: 1 })));
 }
 
 #[test]
 fn answers_nested_without_end_do_not_exhaust_the_stack() {
     let step = [&[0x81, 0xa8][..], b"Replayed"].concat();
-    let bytes = [
-        vec![FORMAT_VERSION, 0x81, 0xa7],
-        b"Applied\x91".to_vec(),
-        step.repeat(100_000),
-    ]
-    .concat();
-    assert!(matches!(
-        Answer::decode(&bytes),
-        Err(CodecError::Malformed(_))
-    ));
+    let bytes = [vec![FORMAT_VERSION, 0x81, 0xa7], b"Applied\x91".to_vec(), step.repeat(100_000)].concat();
+    assert!(matches!(Answer::decode(&bytes), Err(CodecError::Malformed(_))));
 }
 
 fn golden_proposals() -> Vec<(&'static str, Proposal)> {
     let key = |text: &'static str| Key::from_stored(text.as_bytes());
     let ops = vec![
-        Op::from(Command::Set {
-            key: key("greeting"),
-            value: Value::from_stored(&b"\xa5hello"[..]),
-            expires_at_ms: 0,
-        }),
+        Op::from(Command::Set { key: key("greeting"), value: Value::from_stored(&b"\xa5hello"[..]), expires_at_ms: 0 }),
         Op {
             command: Command::Set {
                 key: Key::from_stored(&b"\xff\x00raw"[..]),
@@ -198,58 +149,28 @@ fn golden_proposals() -> Vec<(&'static str, Proposal)> {
             idempotency: None,
         },
         Op {
-            command: Command::Set {
-                key: key("new"),
-                value: Value::from_stored(&b"\xc0"[..]),
-                expires_at_ms: 0,
-            },
+            command: Command::Set { key: key("new"), value: Value::from_stored(&b"\xc0"[..]), expires_at_ms: 0 },
             precondition: Some(Precondition::Absent),
             idempotency: None,
         },
     ];
-    let batch = Batch {
-        session: 7,
-        sequence: 300,
-        acknowledged_below: 298,
-        ops,
-    };
-    vec![
-        ("proposal-open-session", Proposal::OpenSession),
-        ("proposal-batch", Proposal::Batch(batch)),
-    ]
+    let batch = Batch { session: 7, sequence: 300, acknowledged_below: 298, ops };
+    vec![("proposal-open-session", Proposal::OpenSession), ("proposal-batch", Proposal::Batch(batch))]
 }
 
 fn golden_answers() -> Vec<(&'static str, Answer)> {
     let outcomes = vec![
-        Outcome::Set {
-            revision: 1,
-            created: true,
-        },
-        Outcome::Set {
-            revision: u64::MAX,
-            created: false,
-        },
-        Outcome::Deleted {
-            revision: 70_000,
-            existed: true,
-        },
-        Outcome::Deleted {
-            revision: 0,
-            existed: false,
-        },
+        Outcome::Set { revision: 1, created: true },
+        Outcome::Set { revision: u64::MAX, created: false },
+        Outcome::Deleted { revision: 70_000, existed: true },
+        Outcome::Deleted { revision: 0, existed: false },
         Outcome::PreconditionFailed { current: 42 },
         Outcome::IdempotencyMismatch,
         Outcome::WrongGroup,
-        Outcome::Replayed(Box::new(Outcome::Set {
-            revision: 9,
-            created: true,
-        })),
+        Outcome::Replayed(Box::new(Outcome::Set { revision: 9, created: true })),
     ];
     vec![
-        (
-            "answer-session-opened",
-            Answer::SessionOpened { session: 7 },
-        ),
+        ("answer-session-opened", Answer::SessionOpened { session: 7 }),
         ("answer-applied", Answer::Applied(outcomes)),
         ("answer-session-expired", Answer::SessionExpired),
         ("answer-stale", Answer::Stale),
@@ -259,8 +180,7 @@ fn golden_answers() -> Vec<(&'static str, Answer)> {
 /// The fixture, which is written when it is not there. It is never written anew: a change of format gets a version
 /// and a directory of its own.
 fn golden(name: &str, encoded: &[u8]) -> Vec<u8> {
-    let path =
-        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/v1/{name}.bin"));
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/v1/{name}.bin"));
     if std::env::var_os("RAFTKV_WRITE_GOLDEN").is_some() && !path.exists() {
         std::fs::write(&path, encoded).unwrap();
     }
@@ -271,20 +191,12 @@ fn golden(name: &str, encoded: &[u8]) -> Vec<u8> {
 fn version_1_is_frozen() {
     for (name, proposal) in golden_proposals() {
         let bytes = golden(name, &proposal.encode());
-        assert_eq!(
-            Proposal::decode(&bytes).unwrap(),
-            proposal,
-            "{name} reads differently"
-        );
+        assert_eq!(Proposal::decode(&bytes).unwrap(), proposal, "{name} reads differently");
         assert_eq!(proposal.encode(), bytes, "{name} is written differently");
     }
     for (name, answer) in golden_answers() {
         let bytes = golden(name, &answer.encode());
-        assert_eq!(
-            Answer::decode(&bytes).unwrap(),
-            answer,
-            "{name} reads differently"
-        );
+        assert_eq!(Answer::decode(&bytes).unwrap(), answer, "{name} reads differently");
         assert_eq!(answer.encode(), bytes, "{name} is written differently");
     }
 }

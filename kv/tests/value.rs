@@ -96,30 +96,19 @@ fn what_json_cannot_keep_exactly_is_refused() {
     ] {
         assert!(json(refused).is_err(), "{refused} was taken");
     }
-    assert!(matches!(
-        Value::from_json(b"\"\xff\"", &limits()),
-        Err(ValueError::MalformedJson(_))
-    ));
+    assert!(matches!(Value::from_json(b"\"\xff\"", &limits()), Err(ValueError::MalformedJson(_))));
     assert_eq!(json("1 x"), Err(ValueError::TrailingBytes { extra: 1 }));
 }
 
 #[test]
 fn containers_and_strings_come_back() {
-    for exact in [
-        "[]",
-        "{}",
-        "[[],{}]",
-        r#"{"a":[1,2.0,null,true],"b":{"c":"d"}}"#,
-        r#""""#,
-        r#""\"\\\n\r\t\u0001é😀""#,
-    ] {
+    for exact in
+        ["[]", "{}", "[[],{}]", r#"{"a":[1,2.0,null,true],"b":{"c":"d"}}"#, r#""""#, r#""\"\\\n\r\t\u0001é😀""#]
+    {
         assert_eq!(through_json(exact), exact);
     }
     assert_eq!(through_json(r#" { "a" : [ 1 , 2 ] } "#), r#"{"a":[1,2]}"#);
-    assert_eq!(
-        through_json(r#""\ud83d\ude00\/\b\f""#),
-        "\"😀/\\u0008\\u000c\""
-    );
+    assert_eq!(through_json(r#""\ud83d\ude00\/\b\f""#), "\"😀/\\u0008\\u000c\"");
     let many = format!("[{}]", vec!["[1]"; 70_000].join(","));
     assert_eq!(through_json(&many), many);
 }
@@ -166,15 +155,9 @@ fn malformed_msgpack_is_refused() {
         &[0xc6, 0xff, 0xff, 0xff, 0xff, 0],
     ];
     for bytes in malformed {
-        assert!(
-            matches!(msgpack(bytes), Err(ValueError::Malformed(_))),
-            "{bytes:x?}"
-        );
+        assert!(matches!(msgpack(bytes), Err(ValueError::Malformed(_))), "{bytes:x?}");
     }
-    assert_eq!(
-        msgpack(&[1, 2, 3]),
-        Err(ValueError::TrailingBytes { extra: 2 })
-    );
+    assert_eq!(msgpack(&[1, 2, 3]), Err(ValueError::TrailingBytes { extra: 2 }));
 }
 
 #[test]
@@ -185,14 +168,8 @@ fn nesting_has_a_limit_and_never_exhausts_the_stack() {
     assert_eq!(through_json(&nested_json(limit)), nested_json(limit));
     assert!(msgpack(&nested_msgpack(limit)).is_ok());
     for depth in [limit + 1, 100_000, 1_000_000] {
-        assert_eq!(
-            json(&nested_json(depth)),
-            Err(ValueError::TooDeep { limit })
-        );
-        assert_eq!(
-            msgpack(&nested_msgpack(depth)),
-            Err(ValueError::TooDeep { limit })
-        );
+        assert_eq!(json(&nested_json(depth)), Err(ValueError::TooDeep { limit }));
+        assert_eq!(msgpack(&nested_msgpack(depth)), Err(ValueError::TooDeep { limit }));
         let objects = "{\"a\":".repeat(depth);
         assert_eq!(json(&objects), Err(ValueError::TooDeep { limit }));
     }
@@ -202,19 +179,13 @@ fn nesting_has_a_limit_and_never_exhausts_the_stack() {
 
 #[test]
 fn the_size_limit_counts_the_encoded_bytes() {
-    let limits = Limits {
-        max_value_bytes: 10,
-        ..Limits::default()
-    };
+    let limits = Limits { max_value_bytes: 10, ..Limits::default() };
     assert!(Value::text("123456789", &limits).is_ok());
     let too_large = Err(ValueError::TooLarge { len: 11, limit: 10 });
     assert_eq!(Value::text("1234567890", &limits), too_large);
     assert_eq!(Value::binary(b"123456789", &limits), too_large);
     assert_eq!(Value::from_json(b"\"1234567890\"", &limits), too_large);
-    assert_eq!(
-        Value::from_msgpack(&b"\xaa1234567890"[..], &limits),
-        too_large
-    );
+    assert_eq!(Value::from_msgpack(&b"\xaa1234567890"[..], &limits), too_large);
 }
 
 #[test]
@@ -222,16 +193,10 @@ fn accessors_tell_text_from_bytes() {
     for len in [0, 5, 31, 32, 255, 256, 70_000] {
         let text = "x".repeat(len);
         let value = Value::text(&text, &limits()).unwrap();
-        assert_eq!(
-            (value.kind(), value.as_str(), value.as_bin()),
-            (Kind::Str, Some(text.as_str()), None)
-        );
+        assert_eq!((value.kind(), value.as_str(), value.as_bin()), (Kind::Str, Some(text.as_str()), None));
         assert_eq!(value.content().unwrap(), text);
         let value = Value::binary(text.as_bytes(), &limits()).unwrap();
-        assert_eq!(
-            (value.kind(), value.as_str(), value.as_bin()),
-            (Kind::Bin, None, Some(text.as_bytes()))
-        );
+        assert_eq!((value.kind(), value.as_str(), value.as_bin()), (Kind::Bin, None, Some(text.as_bytes())));
         assert_eq!(value.content().unwrap(), text);
     }
     assert_eq!(json("[1]").unwrap().content(), None);
@@ -245,19 +210,14 @@ fn any_json() -> impl Strategy<Value = String> {
         any::<bool>().prop_map(|b| b.to_string()),
         any::<i64>().prop_map(|n| n.to_string()),
         any::<u64>().prop_map(|n| n.to_string()),
-        any::<f64>()
-            .prop_filter("finite", |n| n.is_finite())
-            .prop_map(|n| format!("{n:?}")),
+        any::<f64>().prop_filter("finite", |n| n.is_finite()).prop_map(|n| format!("{n:?}")),
         any::<String>().prop_map(|s| quoted(&s)),
     ];
     scalar.prop_recursive(6, 64, 12, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..12).prop_map(|v| format!("[{}]", v.join(","))),
             prop::collection::btree_map(any::<String>(), inner, 0..12).prop_map(|m| {
-                let pairs: Vec<_> = m
-                    .iter()
-                    .map(|(k, v)| format!("{}:{v}", quoted(k)))
-                    .collect();
+                let pairs: Vec<_> = m.iter().map(|(k, v)| format!("{}:{v}", quoted(k))).collect();
                 format!("{{{}}}", pairs.join(","))
             }),
         ]

@@ -27,10 +27,10 @@ mod generated {
     }
 }
 
-/// Sidecar to sidecar.
-pub use generated::raftkv::raft::v1 as raft;
 /// The sidecar's service: proposals, read barriers, membership, status.
 pub use generated::raftkv::consensus::v1 as consensus;
+/// Sidecar to sidecar.
+pub use generated::raftkv::raft::v1 as raft;
 /// The engine's service: apply, snapshots, position.
 pub use generated::raftkv::state_machine::v1 as state_machine;
 

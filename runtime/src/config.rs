@@ -53,9 +53,7 @@ impl ConfigFile {
     /// The file, when one was named.
     pub fn path(&self) -> Option<&Path> {
         // An empty variable in a compose file means "not set".
-        self.path
-            .as_deref()
-            .filter(|path| !path.as_os_str().is_empty())
+        self.path.as_deref().filter(|path| !path.as_os_str().is_empty())
     }
 }
 
@@ -99,10 +97,7 @@ pub enum ConfigError {
 impl ConfigError {
     /// For checks of a process' own.
     pub fn invalid(setting: impl Into<String>, reason: impl fmt::Display) -> Self {
-        Self::Invalid {
-            setting: setting.into(),
-            reason: reason.to_string(),
-        }
+        Self::Invalid { setting: setting.into(), reason: reason.to_string() }
     }
 }
 
@@ -111,30 +106,16 @@ pub fn load_file<T: DeserializeOwned + Default>(path: Option<&Path>) -> Result<T
     let Some(path) = path else {
         return Ok(T::default());
     };
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     parse(&text, path)
 }
 
 fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigError> {
-    let malformed = |source| ConfigError::Malformed {
-        path: path.to_owned(),
-        source: Box::new(source),
-    };
+    let malformed = |source| ConfigError::Malformed { path: path.to_owned(), source: Box::new(source) };
     let mut keys = Vec::new();
     let deserializer = toml::Deserializer::parse(text).map_err(malformed)?;
-    let settings = serde_ignored::deserialize(deserializer, |key| keys.push(key.to_string()))
-        .map_err(malformed)?;
-    if keys.is_empty() {
-        Ok(settings)
-    } else {
-        Err(ConfigError::UnknownKeys {
-            path: path.to_owned(),
-            keys,
-        })
-    }
+    let settings = serde_ignored::deserialize(deserializer, |key| keys.push(key.to_string())).map_err(malformed)?;
+    if keys.is_empty() { Ok(settings) } else { Err(ConfigError::UnknownKeys { path: path.to_owned(), keys }) }
 }
 
 /// The precedence: the flag (or its environment variable), else the file, else the default.
@@ -197,9 +178,7 @@ impl Serialize for HumanDuration {
 
 impl<'de> Deserialize<'de> for HumanDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -227,50 +206,29 @@ mod tests {
 
     #[test]
     fn values_are_read_with_their_units() {
-        let read = settings("cache = \"512MiB\"\ndeadline = \"250ms\"\n[limits]\nkeys = 7")
-            .expect("well-formed");
+        let read = settings("cache = \"512MiB\"\ndeadline = \"250ms\"\n[limits]\nkeys = 7").expect("well-formed");
         assert_eq!(read.cache, Some(ByteSize::mib(512)));
         assert_eq!(read.deadline, Some(HumanDuration::from_millis(250)));
         assert_eq!(read.limits.keys, Some(7));
-        assert_eq!(
-            settings("cache = 4096").expect("plain bytes").cache,
-            Some(ByteSize::b(4096))
-        );
+        assert_eq!(settings("cache = 4096").expect("plain bytes").cache, Some(ByteSize::b(4096)));
     }
 
     #[test]
     fn unknown_keys_are_named_wherever_they_are() {
-        let error = settings("cahce = 1\n[limits]\nkey = 7")
-            .expect_err("two typing errors")
-            .to_string();
-        assert!(
-            error.contains("unknown keys")
-                && error.contains("cahce")
-                && error.contains("limits.key"),
-            "{error}"
-        );
+        let error = settings("cahce = 1\n[limits]\nkey = 7").expect_err("two typing errors").to_string();
+        assert!(error.contains("unknown keys") && error.contains("cahce") && error.contains("limits.key"), "{error}");
     }
 
     #[test]
     fn a_wrong_value_is_named_with_its_place() {
-        let error = settings("\ndeadline = \"soon\"")
-            .expect_err("no duration")
-            .to_string();
-        assert!(
-            error.contains("node.toml") && error.contains("line 2"),
-            "{error}"
-        );
+        let error = settings("\ndeadline = \"soon\"").expect_err("no duration").to_string();
+        assert!(error.contains("node.toml") && error.contains("line 2"), "{error}");
     }
 
     #[test]
     fn a_missing_file_is_an_error_and_none_is_the_default() {
-        assert_eq!(
-            load_file::<Settings>(None).expect("nothing to read"),
-            Settings::default()
-        );
-        let error = load_file::<Settings>(Some(Path::new("/nowhere/node.toml")))
-            .expect_err("not there")
-            .to_string();
+        assert_eq!(load_file::<Settings>(None).expect("nothing to read"), Settings::default());
+        let error = load_file::<Settings>(Some(Path::new("/nowhere/node.toml"))).expect_err("not there").to_string();
         assert!(error.contains("/nowhere/node.toml"), "{error}");
     }
 
@@ -282,10 +240,7 @@ mod tests {
             let duration: HumanDuration = text.parse().expect("duration");
             assert_eq!(duration.to_string().parse(), Ok(duration));
         }
-        assert!(
-            "5".parse::<HumanDuration>().is_err(),
-            "a number alone does not say of what"
-        );
+        assert!("5".parse::<HumanDuration>().is_err(), "a number alone does not say of what");
     }
 
     #[test]

@@ -27,3 +27,4 @@ pub mod metrics;
 pub mod panic;
 pub mod shutdown;
 pub mod telemetry;
+pub mod workers;

@@ -8,10 +8,8 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 /// How often recorded samples are folded into their histograms, so that memory stays small when nobody scrapes.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Of histograms named `*_seconds`: from a memory access to a lost quorum.
-const SECONDS_BUCKETS: &[f64] = &[
-    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-    5.0, 10.0,
-];
+const SECONDS_BUCKETS: &[f64] =
+    &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// Of every other histogram (batch sizes, bytes): powers of four.
 const SIZE_BUCKETS: &[f64] = &[
     1.0,
@@ -58,18 +56,13 @@ pub fn install() -> Result<(), MetricsError> {
         .install_recorder()?;
     let upkeep = handle.clone();
     // A thread and not a task: metrics are installed before there is a runtime, and outlive it.
-    std::thread::Builder::new()
-        .name("metrics-upkeep".to_owned())
-        .spawn(move || {
-            loop {
-                std::thread::sleep(UPKEEP_INTERVAL);
-                upkeep.run_upkeep();
-            }
-        })?;
-    let _ = INSTALLED.set(Installed {
-        handle,
-        since: Instant::now(),
-    });
+    std::thread::Builder::new().name("metrics-upkeep".to_owned()).spawn(move || {
+        loop {
+            std::thread::sleep(UPKEEP_INTERVAL);
+            upkeep.run_upkeep();
+        }
+    })?;
+    let _ = INSTALLED.set(Installed { handle, since: Instant::now() });
     describe_process();
     Ok(())
 }
@@ -84,10 +77,7 @@ pub fn render() -> String {
 }
 
 fn describe_process() {
-    metrics::describe_gauge!(
-        "process_start_time_seconds",
-        "Start of the process since the Unix epoch."
-    );
+    metrics::describe_gauge!("process_start_time_seconds", "Start of the process since the Unix epoch.");
     metrics::describe_gauge!("process_uptime_seconds", "Age of the process.");
     metrics::describe_gauge!("process_resident_memory_bytes", "Resident memory.");
     metrics::describe_gauge!("process_open_fds", "Open file descriptors.");
@@ -112,15 +102,8 @@ pub fn resident_memory_bytes() -> Option<u64> {
 }
 
 fn resident_from_status(status: &str) -> Option<u64> {
-    let kib = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    kib.trim()
-        .strip_suffix("kB")?
-        .trim()
-        .parse::<u64>()
-        .ok()
-        .map(|kib| kib * 1024)
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    kib.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 #[cfg(test)]
@@ -129,10 +112,7 @@ mod tests {
 
     #[test]
     fn resident_memory_is_read_from_the_status_file() {
-        assert_eq!(
-            resident_from_status("Name:\tx\nVmRSS:\t    1234 kB\nVmData:\t 1 kB\n"),
-            Some(1234 * 1024)
-        );
+        assert_eq!(resident_from_status("Name:\tx\nVmRSS:\t    1234 kB\nVmData:\t 1 kB\n"), Some(1234 * 1024));
         assert_eq!(resident_from_status("Name:\tx\n"), None);
         assert_eq!(resident_from_status("VmRSS: many kB"), None);
     }
@@ -145,18 +125,9 @@ mod tests {
         metrics::histogram!("test_wait_seconds").record(0.002);
         metrics::histogram!("test_batch_ops").record(10.0);
         let text = render();
-        assert!(
-            text.contains("test_requests_total{kind=\"put\"} 3"),
-            "{text}"
-        );
-        assert!(
-            text.contains("test_wait_seconds_bucket{le=\"0.0025\"} 1"),
-            "{text}"
-        );
-        assert!(
-            text.contains("test_batch_ops_bucket{le=\"16\"} 1"),
-            "{text}"
-        );
+        assert!(text.contains("test_requests_total{kind=\"put\"} 3"), "{text}");
+        assert!(text.contains("test_wait_seconds_bucket{le=\"0.0025\"} 1"), "{text}");
+        assert!(text.contains("test_batch_ops_bucket{le=\"16\"} 1"), "{text}");
         assert!(text.contains("process_uptime_seconds"), "{text}");
     }
 }

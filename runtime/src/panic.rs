@@ -12,18 +12,13 @@ pub fn abort_on_panic() {
     std::panic::set_hook(Box::new(|info| {
         let thread = std::thread::current();
         let thread = thread.name().unwrap_or("unnamed");
-        let place = info
-            .location()
-            .map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+        let place = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
         let message = info.payload_as_str().unwrap_or("no message");
         let backtrace = Backtrace::force_capture();
         if tracing::dispatcher::has_been_set() {
             tracing::error!(thread, place, %backtrace, "panic: {message}");
         } else {
-            let _ = writeln!(
-                std::io::stderr(),
-                "panic in thread {thread} at {place}: {message}\n{backtrace}"
-            );
+            let _ = writeln!(std::io::stderr(), "panic in thread {thread} at {place}: {message}\n{backtrace}");
         }
         std::process::abort();
     }));

@@ -65,9 +65,7 @@ impl Shutdown {
 
     /// A shutdown of a part: triggered with this one, but can be triggered alone.
     pub fn child(&self) -> Self {
-        Self {
-            token: self.token.child_token(),
-        }
+        Self { token: self.token.child_token() }
     }
 
     /// The token behind it, for code that wants one.
@@ -98,10 +96,7 @@ mod tests {
     async fn the_first_signal_triggers() {
         let shutdown = Shutdown::new();
         shutdown.signals().expect("install handlers");
-        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM)
-            .expect("raise");
-        tokio::time::timeout(std::time::Duration::from_secs(10), shutdown.wait())
-            .await
-            .expect("triggered in time");
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).expect("raise");
+        tokio::time::timeout(std::time::Duration::from_secs(10), shutdown.wait()).await.expect("triggered in time");
     }
 }

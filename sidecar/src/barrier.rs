@@ -106,9 +106,8 @@ impl ReadBarriers {
         }
         let (peers, address) = (group.peers.clone(), member.raft_address.clone());
         let forwarder = Arc::new(Forwarder::start(move |requests| async move {
-            let mut client = peers
-                .client(&address, Lane::Forward)
-                .map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+            let mut client =
+                peers.client(&address, Lane::Forward).map_err(|error| tonic::Status::unavailable(error.to_string()))?;
             Ok(client.forward_read_barrier(peers.request(leader, requests)).await?.into_inner())
         }));
         *current = Some((leader, forwarder.clone()));
@@ -120,8 +119,12 @@ impl ReadBarriers {
 async fn confirm(node: Node, mut waiting: mpsc::Receiver<Question>) {
     let mut questions: Vec<Question> = Vec::new();
     while waiting.recv_many(&mut questions, QUEUE).await > 0 {
-        let (lease, index): (Vec<_>, Vec<_>) =
-            questions.drain(..).partition(|(mode, _)| *mode == BarrierMode::Lease);
+        // What else is ready to run may bring questions that can share this confirmation.
+        tokio::task::yield_now().await;
+        while let Ok(question) = waiting.try_recv() {
+            questions.push(question);
+        }
+        let (lease, index): (Vec<_>, Vec<_>) = questions.drain(..).partition(|(mode, _)| *mode == BarrierMode::Lease);
         let Some(group) = node.group() else {
             continue;
         };

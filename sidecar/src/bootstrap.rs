@@ -34,11 +34,9 @@ impl Answer {
             return Self::Myself;
         }
         match &status.waiting {
-            Some(waiting) => Self::Waiting {
-                raft_id: status.node.raft_id,
-                bootstrap: waiting.bootstrap,
-                claim: waiting.claim,
-            },
+            Some(waiting) => {
+                Self::Waiting { raft_id: status.node.raft_id, bootstrap: waiting.bootstrap, claim: waiting.claim }
+            }
             None if status.node.role == "removed" => Self::Removed,
             None => Self::Member,
         }
@@ -70,12 +68,8 @@ pub fn decide(
     claimed: Option<NodeId>,
     foreign: Option<&str>,
 ) -> Decision {
-    let members: Vec<usize> = answers
-        .iter()
-        .enumerate()
-        .filter(|(_, answer)| **answer == Answer::Member)
-        .map(|(at, _)| at)
-        .collect();
+    let members: Vec<usize> =
+        answers.iter().enumerate().filter(|(_, answer)| **answer == Answer::Member).map(|(at, _)| at).collect();
     if !members.is_empty() {
         return Decision::Join(members);
     }
@@ -85,17 +79,11 @@ pub fn decide(
         ));
     }
     if !bootstrap {
-        let whom = if answers.is_empty() {
-            "an operator"
-        } else {
-            "a cluster to join, or an operator"
-        };
+        let whom = if answers.is_empty() { "an operator" } else { "a cluster to join, or an operator" };
         return Decision::Wait(format!("waiting for {whom}"));
     }
     if answers.contains(&Answer::Removed) {
-        return Decision::Wait(
-            "a node named in JOIN_ADDR was removed from a cluster, so there is one".to_owned(),
-        );
+        return Decision::Wait("a node named in JOIN_ADDR was removed from a cluster, so there is one".to_owned());
     }
     let mut waiting = BTreeSet::from([me]);
     let mut claims = BTreeSet::new();
@@ -103,17 +91,9 @@ pub fn decide(
         claims.insert(me);
     }
     // Addresses that did not say whose they are count as nodes; two that are the same node count once.
-    let silent = answers
-        .iter()
-        .filter(|answer| **answer == Answer::Silent)
-        .count();
+    let silent = answers.iter().filter(|answer| **answer == Answer::Silent).count();
     for answer in answers {
-        if let Answer::Waiting {
-            raft_id,
-            bootstrap,
-            claim,
-        } = answer
-        {
+        if let Answer::Waiting { raft_id, bootstrap, claim } = answer {
             if *bootstrap && *raft_id < me {
                 return Decision::Yield(*raft_id);
             }
@@ -140,11 +120,7 @@ mod tests {
     const ME: NodeId = 10;
 
     fn waiting(raft_id: NodeId, claim: NodeId) -> Answer {
-        Answer::Waiting {
-            raft_id,
-            bootstrap: false,
-            claim: Some(claim),
-        }
+        Answer::Waiting { raft_id, bootstrap: false, claim: Some(claim) }
     }
 
     fn forms(answers: &[Answer]) -> bool {
@@ -153,79 +129,43 @@ mod tests {
 
     #[test]
     fn an_existing_cluster_is_joined_whatever_the_flags_say() {
-        let answers = [
-            Answer::Myself,
-            Answer::Silent,
-            Answer::Member,
-            Answer::Member,
-        ];
+        let answers = [Answer::Myself, Answer::Silent, Answer::Member, Answer::Member];
         for bootstrap in [true, false] {
-            assert_eq!(
-                decide(ME, bootstrap, &answers, Some(ME), Some("x")),
-                Decision::Join(vec![2, 3])
-            );
+            assert_eq!(decide(ME, bootstrap, &answers, Some(ME), Some("x")), Decision::Join(vec![2, 3]));
         }
     }
 
     #[test]
     fn alone_with_the_flag_it_forms_at_once_and_without_it_waits() {
         assert!(forms(&[]) && forms(&[Answer::Myself]));
-        assert!(matches!(
-            decide(ME, false, &[], None, None),
-            Decision::Wait(_)
-        ));
+        assert!(matches!(decide(ME, false, &[], None, None), Decision::Wait(_)));
     }
 
     #[test]
     fn a_majority_of_the_nodes_named_must_say_that_there_is_none() {
         assert!(!forms(&[Answer::Myself, Answer::Silent, Answer::Silent]));
         assert!(forms(&[Answer::Myself, waiting(11, ME), Answer::Silent]));
-        assert!(
-            forms(&[waiting(11, ME), Answer::Silent]),
-            "itself counts though the list does not name it"
-        );
-        assert!(
-            !forms(&[waiting(11, ME), Answer::Silent, Answer::Silent]),
-            "two of four"
-        );
+        assert!(forms(&[waiting(11, ME), Answer::Silent]), "itself counts though the list does not name it");
+        assert!(!forms(&[waiting(11, ME), Answer::Silent, Answer::Silent]), "two of four");
         assert!(!forms(&[Answer::Silent]), "one of two");
     }
 
     #[test]
     fn the_same_node_under_two_addresses_counts_once() {
-        assert!(!forms(&[
-            waiting(11, ME),
-            waiting(11, ME),
-            Answer::Silent,
-            Answer::Silent
-        ]));
+        assert!(!forms(&[waiting(11, ME), waiting(11, ME), Answer::Silent, Answer::Silent]));
     }
 
     #[test]
     fn claims_of_another_do_not_count() {
         assert!(!forms(&[Answer::Myself, waiting(11, 12), Answer::Silent]));
-        assert!(!matches!(
-            decide(ME, true, &[waiting(11, ME), Answer::Silent], Some(12), None),
-            Decision::Form
-        ));
+        assert!(!matches!(decide(ME, true, &[waiting(11, ME), Answer::Silent], Some(12), None), Decision::Form));
     }
 
     #[test]
     fn of_two_that_want_to_the_lower_raft_id_does() {
-        let lower = Answer::Waiting {
-            raft_id: 9,
-            bootstrap: true,
-            claim: Some(ME),
-        };
-        let higher = Answer::Waiting {
-            raft_id: 11,
-            bootstrap: true,
-            claim: Some(ME),
-        };
-        assert_eq!(
-            decide(ME, true, &[lower], Some(ME), None),
-            Decision::Yield(9)
-        );
+        let lower = Answer::Waiting { raft_id: 9, bootstrap: true, claim: Some(ME) };
+        let higher = Answer::Waiting { raft_id: 11, bootstrap: true, claim: Some(ME) };
+        assert_eq!(decide(ME, true, &[lower], Some(ME), None), Decision::Yield(9));
         assert!(forms(&[higher]));
     }
 

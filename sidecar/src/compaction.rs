@@ -66,18 +66,13 @@ pub fn decide(log: &LogFigures, limits: &Limits) -> Compaction {
         || (not_durable > 0 && not_durable.saturating_mul(bytes_per_entry) > limits.snapshot_after);
 
     let retained = (limits.retain / bytes_per_entry).max(1);
-    let mut below = log
-        .snapshot_next
-        .min(log.last_next.saturating_sub(retained));
+    let mut below = log.snapshot_next.min(log.last_next.saturating_sub(retained));
     if log.bytes <= limits.max {
         below = log.matched_next.iter().copied().fold(below, u64::min);
     }
     let step = (retained / PURGE_STEP_DIVISOR).max(1);
     let purge_below = (below >= log.purged_next.saturating_add(step)).then_some(below);
-    Compaction {
-        snapshot,
-        purge_below,
-    }
+    Compaction { snapshot, purge_below }
 }
 
 fn figures(metrics: &RaftMetrics<TypeConfig>, bytes: u64) -> LogFigures {
@@ -123,22 +118,13 @@ async fn compact(group: &Group, limits: &Limits) {
     let log = figures(&metrics_of(group), group.log.wal().log_bytes());
     let decision = decide(&log, limits);
     if decision.snapshot {
-        tracing::debug!(
-            applied_next = log.applied_next,
-            snapshot_next = log.snapshot_next,
-            "making the state durable"
-        );
+        tracing::debug!(applied_next = log.applied_next, snapshot_next = log.snapshot_next, "making the state durable");
         metrics::counter!("raftkv_snapshots_triggered_total").increment(1);
         // An error here means that Raft has stopped, which ends the process elsewhere.
         let _ = group.raft.trigger().snapshot().await;
     }
     if let Some(below) = decision.purge_below {
-        tracing::debug!(
-            from = log.purged_next,
-            below,
-            bytes = log.bytes,
-            "purging the log"
-        );
+        tracing::debug!(from = log.purged_next, below, bytes = log.bytes, "purging the log");
         metrics::counter!("raftkv_log_purges_total").increment(1);
         let _ = group.raft.trigger().purge_log(below - 1).await;
     }
@@ -148,19 +134,10 @@ async fn compact(group: &Group, limits: &Limits) {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits {
-        snapshot_after: 1_000,
-        retain: 2_000,
-        max: 10_000,
-    };
+    const LIMITS: Limits = Limits { snapshot_after: 1_000, retain: 2_000, max: 10_000 };
 
     /// Entries of ten bytes, all applied.
-    fn log(
-        purged_next: u64,
-        snapshot_next: u64,
-        last_next: u64,
-        matched_next: &[u64],
-    ) -> LogFigures {
+    fn log(purged_next: u64, snapshot_next: u64, last_next: u64, matched_next: &[u64]) -> LogFigures {
         LogFigures {
             purged_next,
             snapshot_next,
@@ -173,56 +150,30 @@ mod tests {
 
     #[test]
     fn an_empty_log_is_left_alone() {
-        assert_eq!(
-            decide(&LogFigures::default(), &LIMITS),
-            Compaction::default()
-        );
-        assert_eq!(
-            decide(&log(50, 50, 50, &[]), &LIMITS),
-            Compaction::default()
-        );
+        assert_eq!(decide(&LogFigures::default(), &LIMITS), Compaction::default());
+        assert_eq!(decide(&log(50, 50, 50, &[]), &LIMITS), Compaction::default());
     }
 
     #[test]
     fn state_is_made_durable_by_bytes_and_by_entries() {
-        assert!(
-            !decide(&log(0, 100, 200, &[]), &LIMITS).snapshot,
-            "1,000 bytes are allowed"
-        );
+        assert!(!decide(&log(0, 100, 200, &[]), &LIMITS).snapshot, "1,000 bytes are allowed");
         assert!(decide(&log(0, 100, 201, &[]), &LIMITS).snapshot);
-        let many = Limits {
-            snapshot_after: u64::MAX,
-            ..LIMITS
-        };
+        let many = Limits { snapshot_after: u64::MAX, ..LIMITS };
         assert!(!decide(&log(0, 0, SNAPSHOT_AFTER_ENTRIES, &[]), &many).snapshot);
         assert!(decide(&log(0, 0, SNAPSHOT_AFTER_ENTRIES + 1, &[]), &many).snapshot);
     }
 
     #[test]
     fn only_what_is_durable_and_beyond_what_is_retained_goes() {
-        assert_eq!(
-            decide(&log(0, 500, 600, &[]), &LIMITS).purge_below,
-            Some(400),
-            "200 entries are retained"
-        );
-        assert_eq!(
-            decide(&log(0, 100, 600, &[]), &LIMITS).purge_below,
-            Some(100),
-            "the rest is not durable"
-        );
+        assert_eq!(decide(&log(0, 500, 600, &[]), &LIMITS).purge_below, Some(400), "200 entries are retained");
+        assert_eq!(decide(&log(0, 100, 600, &[]), &LIMITS).purge_below, Some(100), "the rest is not durable");
         assert_eq!(decide(&log(0, 0, 600, &[]), &LIMITS).purge_below, None);
     }
 
     #[test]
     fn a_slow_living_member_holds_the_log_back_up_to_the_maximum() {
-        assert_eq!(
-            decide(&log(0, 900, 900, &[900, 120]), &LIMITS).purge_below,
-            Some(120)
-        );
-        assert_eq!(
-            decide(&log(0, 900, 900, &[900, 0]), &LIMITS).purge_below,
-            None
-        );
+        assert_eq!(decide(&log(0, 900, 900, &[900, 120]), &LIMITS).purge_below, Some(120));
+        assert_eq!(decide(&log(0, 900, 900, &[900, 0]), &LIMITS).purge_below, None);
         assert_eq!(
             decide(&log(0, 1_100, 1_100, &[1_100, 0]), &LIMITS).purge_below,
             Some(900),
@@ -232,14 +183,7 @@ mod tests {
 
     #[test]
     fn it_purges_in_steps() {
-        assert_eq!(
-            decide(&log(390, 600, 600, &[]), &LIMITS).purge_below,
-            None,
-            "ten entries are not worth it"
-        );
-        assert_eq!(
-            decide(&log(375, 600, 600, &[]), &LIMITS).purge_below,
-            Some(400)
-        );
+        assert_eq!(decide(&log(390, 600, 600, &[]), &LIMITS).purge_below, None, "ten entries are not worth it");
+        assert_eq!(decide(&log(375, 600, 600, &[]), &LIMITS).purge_below, Some(400));
     }
 }

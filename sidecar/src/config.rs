@@ -203,19 +203,12 @@ impl Config {
         // Read so that their keys count as known; each process checks its own.
         drop((file.engine, file.router));
 
-        let name = text(args.node_id, file.node_id).ok_or_else(|| {
-            ConfigError::invalid(
-                "NODE_ID",
-                "every node needs a name that is unique in its group",
-            )
-        })?;
+        let name = text(args.node_id, file.node_id)
+            .ok_or_else(|| ConfigError::invalid("NODE_ID", "every node needs a name that is unique in its group"))?;
         check_name(&name)?;
-        let data_dir = PathBuf::from(
-            text(args.data_dir, file.data_dir).unwrap_or_else(|| DEFAULT_DATA_DIR.to_owned()),
-        );
+        let data_dir = PathBuf::from(text(args.data_dir, file.data_dir).unwrap_or_else(|| DEFAULT_DATA_DIR.to_owned()));
         let socket = |file: &str| {
-            Endpoint::unix(data_dir.join(file))
-                .map_err(|error| ConfigError::invalid("RAFTKV_DATA_DIR", error))
+            Endpoint::unix(data_dir.join(file)).map_err(|error| ConfigError::invalid("RAFTKV_DATA_DIR", error))
         };
         let default_endpoint = |setting: &str, default: &str| {
             Endpoint::from_str(default).map_err(|error| ConfigError::invalid(setting, error))
@@ -232,10 +225,7 @@ impl Config {
                 Some(listen) => tcp("RAFTKV_RAFT_LISTEN", &listen)?,
                 None => default_endpoint("RAFTKV_RAFT_LISTEN", DEFAULT_RAFT_LISTEN)?,
             },
-            raft_advertise: advertised(
-                "RAFTKV_RAFT_ADVERTISE",
-                text(args.raft_advertise, table.raft_advertise),
-            )?,
+            raft_advertise: advertised("RAFTKV_RAFT_ADVERTISE", text(args.raft_advertise, table.raft_advertise))?,
             management_listen: match text(args.management_listen, table.management_listen) {
                 Some(listen) => tcp("RAFTKV_MANAGEMENT_LISTEN", &listen)?,
                 None => default_endpoint("RAFTKV_MANAGEMENT_LISTEN", DEFAULT_MANAGEMENT_LISTEN)?,
@@ -244,16 +234,9 @@ impl Config {
                 "RAFTKV_MANAGEMENT_ADVERTISE",
                 text(args.management_advertise, table.management_advertise),
             )?,
-            http_advertise: advertised(
-                "RAFTKV_HTTP_ADVERTISE",
-                text(args.http_advertise, table.http_advertise),
-            )?
-            .unwrap_or_else(|| format!("{name}:{DEFAULT_HTTP_PORT}")),
-            grpc_listen: match parsed(
-                "RAFTKV_SIDECAR_GRPC_LISTEN",
-                args.sidecar_grpc_listen,
-                table.grpc_listen,
-            )? {
+            http_advertise: advertised("RAFTKV_HTTP_ADVERTISE", text(args.http_advertise, table.http_advertise))?
+                .unwrap_or_else(|| format!("{name}:{DEFAULT_HTTP_PORT}")),
+            grpc_listen: match parsed("RAFTKV_SIDECAR_GRPC_LISTEN", args.sidecar_grpc_listen, table.grpc_listen)? {
                 Some(endpoint) => endpoint,
                 None => socket("sidecar.sock")?,
             },
@@ -262,62 +245,33 @@ impl Config {
                 None => socket("engine.sock")?,
             },
             timing: timing(
-                parsed("RAFTKV_HEARTBEAT", args.heartbeat, table.heartbeat)?
-                    .unwrap_or(DEFAULT_HEARTBEAT)
+                parsed("RAFTKV_HEARTBEAT", args.heartbeat, table.heartbeat)?.unwrap_or(DEFAULT_HEARTBEAT).get(),
+                parsed("RAFTKV_ELECTION_TIMEOUT", args.election_timeout, table.election_timeout)?
+                    .unwrap_or(DEFAULT_ELECTION_TIMEOUT)
                     .get(),
-                parsed(
-                    "RAFTKV_ELECTION_TIMEOUT",
-                    args.election_timeout,
-                    table.election_timeout,
-                )?
-                .unwrap_or(DEFAULT_ELECTION_TIMEOUT)
-                .get(),
             )?,
-            log_retain: parsed("RAFTKV_LOG_RETAIN", args.log_retain, table.log_retain)?
-                .unwrap_or(DEFAULT_LOG_RETAIN)
+            log_retain: parsed("RAFTKV_LOG_RETAIN", args.log_retain, table.log_retain)?.unwrap_or(DEFAULT_LOG_RETAIN).0,
+            log_max: parsed("RAFTKV_LOG_MAX", args.log_max, table.log_max)?.unwrap_or(DEFAULT_LOG_MAX).0,
+            snapshot_after: parsed("RAFTKV_SNAPSHOT_AFTER", args.snapshot_after, table.snapshot_after)?
+                .unwrap_or(DEFAULT_SNAPSHOT_AFTER)
                 .0,
-            log_max: parsed("RAFTKV_LOG_MAX", args.log_max, table.log_max)?
-                .unwrap_or(DEFAULT_LOG_MAX)
-                .0,
-            snapshot_after: parsed(
-                "RAFTKV_SNAPSHOT_AFTER",
-                args.snapshot_after,
-                table.snapshot_after,
-            )?
-            .unwrap_or(DEFAULT_SNAPSHOT_AFTER)
-            .0,
-            shutdown_grace: parsed(
-                "RAFTKV_SHUTDOWN_GRACE",
-                args.shutdown_grace,
-                table.shutdown_grace,
-            )?
-            .unwrap_or(DEFAULT_SHUTDOWN_GRACE)
-            .get(),
+            shutdown_grace: parsed("RAFTKV_SHUTDOWN_GRACE", args.shutdown_grace, table.shutdown_grace)?
+                .unwrap_or(DEFAULT_SHUTDOWN_GRACE)
+                .get(),
             log: text(args.log, file.log).unwrap_or_else(|| DEFAULT_LOG.to_owned()),
             log_format: match text(args.log_format, file.log_format) {
-                Some(format) => {
-                    <LogFormat as clap::ValueEnum>::from_str(&format, true).map_err(|_| {
-                        ConfigError::invalid(
-                            "RAFTKV_LOG_FORMAT",
-                            format!("{format:?} is neither text nor json"),
-                        )
-                    })?
-                }
+                Some(format) => <LogFormat as clap::ValueEnum>::from_str(&format, true).map_err(|_| {
+                    ConfigError::invalid("RAFTKV_LOG_FORMAT", format!("{format:?} is neither text nor json"))
+                })?,
                 None => LogFormat::default(),
             },
             name,
         };
         if config.log_max < config.log_retain {
-            return Err(ConfigError::invalid(
-                "RAFTKV_LOG_MAX",
-                "must not be less than RAFTKV_LOG_RETAIN",
-            ));
+            return Err(ConfigError::invalid("RAFTKV_LOG_MAX", "must not be less than RAFTKV_LOG_RETAIN"));
         }
         if config.snapshot_after == 0 {
-            return Err(ConfigError::invalid(
-                "RAFTKV_SNAPSHOT_AFTER",
-                "must not be zero",
-            ));
+            return Err(ConfigError::invalid("RAFTKV_SNAPSHOT_AFTER", "must not be zero"));
         }
         Ok(config)
     }
@@ -325,11 +279,7 @@ impl Config {
 
 /// An empty variable in a compose file means "not set".
 fn text(flag: Option<String>, file: Option<String>) -> Option<String> {
-    let set = |value: Option<String>| {
-        value
-            .map(|value| value.trim().to_owned())
-            .filter(|value| !value.is_empty())
-    };
+    let set = |value: Option<String>| value.map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
     set(flag).or_else(|| set(file))
 }
 
@@ -351,10 +301,7 @@ fn parse_bool(flag: &str) -> Result<bool, ConfigError> {
     match flag.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" => Ok(false),
-        _ => Err(ConfigError::invalid(
-            "BOOTSTRAP",
-            format!("{flag:?} is neither true nor false"),
-        )),
+        _ => Err(ConfigError::invalid("BOOTSTRAP", format!("{flag:?} is neither true nor false"))),
     }
 }
 
@@ -363,9 +310,7 @@ fn check_name(name: &str) -> Result<(), ConfigError> {
     if name.len() > MAX_NAME_BYTES || !name.chars().all(sound) {
         return Err(ConfigError::invalid(
             "NODE_ID",
-            format!(
-                "{name:?}: at most {MAX_NAME_BYTES} letters, digits, dots, dashes and underscores"
-            ),
+            format!("{name:?}: at most {MAX_NAME_BYTES} letters, digits, dots, dashes and underscores"),
         ));
     }
     Ok(())
@@ -374,10 +319,7 @@ fn check_name(name: &str) -> Result<(), ConfigError> {
 fn tcp(setting: &str, address: &str) -> Result<Endpoint, ConfigError> {
     match address.parse() {
         Ok(endpoint @ Endpoint::Tcp(_)) => Ok(endpoint),
-        Ok(Endpoint::Unix(_)) => Err(ConfigError::invalid(
-            setting,
-            "other machines cannot reach a Unix socket",
-        )),
+        Ok(Endpoint::Unix(_)) => Err(ConfigError::invalid(setting, "other machines cannot reach a Unix socket")),
         Err(error) => Err(ConfigError::invalid(setting, error)),
     }
 }
@@ -388,10 +330,7 @@ fn advertised(setting: &str, address: Option<String>) -> Result<Option<String>, 
     };
     tcp(setting, &address)?;
     if address.ends_with(":0") {
-        return Err(ConfigError::invalid(
-            setting,
-            format!("{address:?}: nobody can reach port 0"),
-        ));
+        return Err(ConfigError::invalid(setting, format!("{address:?}: nobody can reach port 0")));
     }
     Ok(Some(address))
 }
@@ -402,11 +341,7 @@ fn join_list(flag: Option<String>, file: Option<Vec<String>>) -> Result<Vec<Stri
         None => file.unwrap_or_default(),
     };
     let mut join: Vec<String> = Vec::new();
-    for address in given
-        .iter()
-        .map(|address| address.trim())
-        .filter(|address| !address.is_empty())
-    {
+    for address in given.iter().map(|address| address.trim()).filter(|address| !address.is_empty()) {
         tcp("JOIN_ADDR", address)?;
         if !join.iter().any(|known| known == address) {
             join.push(address.to_owned());
@@ -419,10 +354,7 @@ fn timing(heartbeat: Duration, election: Duration) -> Result<Timing, ConfigError
     // Lease (two thirds) plus the shortest random part (one third) is what was asked for.
     let election_min = election / 3;
     if heartbeat.is_zero() || !heartbeat.subsec_micros().is_multiple_of(1_000) {
-        return Err(ConfigError::invalid(
-            "RAFTKV_HEARTBEAT",
-            "must be whole milliseconds, at least one",
-        ));
+        return Err(ConfigError::invalid("RAFTKV_HEARTBEAT", "must be whole milliseconds, at least one"));
     }
     if election < heartbeat * MIN_ELECTIONS_PER_HEARTBEAT {
         return Err(ConfigError::invalid(
@@ -430,11 +362,7 @@ fn timing(heartbeat: Duration, election: Duration) -> Result<Timing, ConfigError
             format!("must be at least {MIN_ELECTIONS_PER_HEARTBEAT} times RAFTKV_HEARTBEAT"),
         ));
     }
-    Ok(Timing {
-        heartbeat,
-        election_min,
-        election_max: election_min * 2,
-    })
+    Ok(Timing { heartbeat, election_min, election_max: election_min * 2 })
 }
 
 #[cfg(test)]
@@ -465,23 +393,15 @@ mod tests {
     }
 
     fn refused(flags: &[&str]) -> String {
-        Config::merge(args(flags), File::default())
-            .expect_err("refused")
-            .to_string()
+        Config::merge(args(flags), File::default()).expect_err("refused").to_string()
     }
 
     #[test]
     fn defaults_follow_from_the_name() {
         let config = Config::merge(args(&["node_id=node1"]), File::default()).expect("sound");
         assert_eq!(config.http_advertise, "node1:8080");
-        assert_eq!(
-            config.engine_grpc.to_string(),
-            "unix:/var/lib/raftkv/engine.sock"
-        );
-        assert_eq!(
-            config.grpc_listen.to_string(),
-            "unix:/var/lib/raftkv/sidecar.sock"
-        );
+        assert_eq!(config.engine_grpc.to_string(), "unix:/var/lib/raftkv/engine.sock");
+        assert_eq!(config.grpc_listen.to_string(), "unix:/var/lib/raftkv/sidecar.sock");
         assert_eq!(config.dir, PathBuf::from("/var/lib/raftkv/sidecar"));
         assert!(!config.bootstrap && config.join.is_empty());
         assert_eq!(config.timing.election_min, Duration::from_millis(300));
@@ -501,28 +421,15 @@ mod tests {
             ..File::default()
         };
         let config = Config::merge(args(&["bootstrap=", "join_addr="]), file()).expect("sound");
-        assert_eq!(
-            (config.name.as_str(), config.bootstrap, config.log_retain),
-            ("from-file", true, 1 << 20)
-        );
+        assert_eq!((config.name.as_str(), config.bootstrap, config.log_retain), ("from-file", true, 1 << 20));
         assert_eq!(config.join, ["a:6000"]);
-        let config = Config::merge(
-            args(&["node_id=n", "bootstrap=no", "log_retain=2MiB"]),
-            file(),
-        )
-        .expect("sound");
-        assert_eq!(
-            (config.name.as_str(), config.bootstrap, config.log_retain),
-            ("n", false, 2 << 20)
-        );
+        let config = Config::merge(args(&["node_id=n", "bootstrap=no", "log_retain=2MiB"]), file()).expect("sound");
+        assert_eq!((config.name.as_str(), config.bootstrap, config.log_retain), ("n", false, 2 << 20));
     }
 
     #[test]
     fn join_addresses_are_a_list_without_repetitions() {
-        let config = Config::merge(
-            args(&["node_id=n", "join_addr=a:6000, b:6000,,a:6000"]),
-            File::default(),
-        );
+        let config = Config::merge(args(&["node_id=n", "join_addr=a:6000, b:6000,,a:6000"]), File::default());
         assert_eq!(config.expect("sound").join, ["a:6000", "b:6000"]);
     }
 
@@ -534,9 +441,7 @@ mod tests {
         assert!(refused(&["node_id=n", "join_addr=node2"]).contains("JOIN_ADDR"));
         assert!(refused(&["node_id=n", "raft_listen=unix:/a"]).contains("RAFTKV_RAFT_LISTEN"));
         assert!(refused(&["node_id=n", "raft_advertise=n:0"]).contains("RAFTKV_RAFT_ADVERTISE"));
-        assert!(
-            refused(&["node_id=n", "election_timeout=50ms"]).contains("RAFTKV_ELECTION_TIMEOUT")
-        );
+        assert!(refused(&["node_id=n", "election_timeout=50ms"]).contains("RAFTKV_ELECTION_TIMEOUT"));
         assert!(refused(&["node_id=n", "log_retain=2GiB"]).contains("RAFTKV_LOG_MAX"));
         assert!(refused(&["node_id=n", "log_max=lots"]).contains("RAFTKV_LOG_MAX"));
         assert!(refused(&["node_id=n", "engine_grpc=nowhere"]).contains("RAFTKV_ENGINE_GRPC"));

@@ -74,16 +74,11 @@ struct Stored {
 
 impl Stored {
     fn checksum(&self) -> u32 {
-        let (cluster, forming) = self.allegiance.as_ref().map_or(("", false), |allegiance| {
-            (allegiance.cluster_id.as_str(), allegiance.forming)
-        });
-        crc32c::crc32c(
-            format!(
-                "{}\n{}\n{}\n{cluster}\n{forming}",
-                self.version, self.raft_id, self.name
-            )
-            .as_bytes(),
-        )
+        let (cluster, forming) = self
+            .allegiance
+            .as_ref()
+            .map_or(("", false), |allegiance| (allegiance.cluster_id.as_str(), allegiance.forming));
+        crc32c::crc32c(format!("{}\n{}\n{}\n{cluster}\n{forming}", self.version, self.raft_id, self.name).as_bytes())
     }
 }
 
@@ -139,11 +134,7 @@ impl IdentityStore {
     pub fn open(dir: &Path, name: &str) -> Result<Self, IdentityError> {
         let failed = |action, path: &Path| {
             let path = path.to_owned();
-            move |source| IdentityError::Io {
-                action,
-                path,
-                source,
-            }
+            move |source| IdentityError::Io { action, path, source }
         };
         fs::create_dir_all(dir).map_err(failed("create the directory", dir))?;
         let lock_path = dir.join(LOCK);
@@ -153,11 +144,8 @@ impl IdentityStore {
             .write(true)
             .open(&lock_path)
             .map_err(failed("open", &lock_path))?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-            IdentityError::InUse {
-                path: dir.to_owned(),
-            }
-        })?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| IdentityError::InUse { path: dir.to_owned() })?;
 
         let path = dir.join(FILE);
         let stored = match fs::read_to_string(&path) {
@@ -168,21 +156,13 @@ impl IdentityStore {
                     return Err(IdentityError::Damaged { path, reason });
                 }
                 let raft_id = rand::random::<u64>() % ((1 << RAFT_ID_BITS) - 1) + 1;
-                let stored = sealed(Stored {
-                    version: VERSION,
-                    raft_id,
-                    name: name.to_owned(),
-                    allegiance: None,
-                    crc32c: 0,
-                });
+                let stored =
+                    sealed(Stored { version: VERSION, raft_id, name: name.to_owned(), allegiance: None, crc32c: 0 });
                 write(dir, &stored).map_err(failed("write", &path))?;
                 stored
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                return Err(IdentityError::Damaged {
-                    path,
-                    reason: "it is not text".to_owned(),
-                });
+                return Err(IdentityError::Damaged { path, reason: "it is not text".to_owned() });
             }
             Err(error) => return Err(failed("read", &path)(error)),
         };
@@ -192,16 +172,9 @@ impl IdentityStore {
             return Err(IdentityError::Damaged { path, reason });
         }
         if stored.name != name {
-            return Err(IdentityError::NameMismatch {
-                stored: stored.name,
-                configured: name.to_owned(),
-            });
+            return Err(IdentityError::NameMismatch { stored: stored.name, configured: name.to_owned() });
         }
-        Ok(Self {
-            dir: dir.to_owned(),
-            stored: Mutex::new(stored),
-            _lock: lock,
-        })
+        Ok(Self { dir: dir.to_owned(), stored: Mutex::new(stored), _lock: lock })
     }
 
     /// This node's raft id.
@@ -217,10 +190,7 @@ impl IdentityStore {
     /// Remembers it. Durable when this returns. Blocks on the disk.
     pub fn pledge(&self, allegiance: Allegiance) -> io::Result<()> {
         let mut stored = self.lock();
-        let next = sealed(Stored {
-            allegiance: Some(allegiance),
-            ..stored.clone()
-        });
+        let next = sealed(Stored { allegiance: Some(allegiance), ..stored.clone() });
         write(&self.dir, &next)?;
         *stored = next;
         Ok(())
@@ -241,16 +211,10 @@ fn has_files(dir: &Path) -> bool {
 }
 
 fn parse(text: &str, path: &Path) -> Result<Stored, IdentityError> {
-    let damaged = |reason: String| IdentityError::Damaged {
-        path: path.to_owned(),
-        reason,
-    };
+    let damaged = |reason: String| IdentityError::Damaged { path: path.to_owned(), reason };
     let stored: Stored = serde_json::from_str(text).map_err(|error| damaged(error.to_string()))?;
     if stored.version != VERSION {
-        return Err(damaged(format!(
-            "version {}, this program knows {VERSION}",
-            stored.version
-        )));
+        return Err(damaged(format!("version {}, this program knows {VERSION}", stored.version)));
     }
     if stored.crc32c != stored.checksum() {
         return Err(damaged("the checksum is wrong".to_owned()));
@@ -286,19 +250,10 @@ mod tests {
         let raft_id = store.raft_id();
         assert!(raft_id > 0 && raft_id < 1 << RAFT_ID_BITS);
         assert_eq!(store.allegiance(), None);
-        let allegiance = Allegiance {
-            cluster_id: new_cluster_id(),
-            forming: true,
-        };
+        let allegiance = Allegiance { cluster_id: new_cluster_id(), forming: true };
         store.pledge(allegiance.clone()).expect("written");
         drop(store);
-        assert!(
-            matches!(
-                IdentityStore::open(dir.path(), "n1"),
-                Err(IdentityError::Damaged { .. })
-            ),
-            "no log"
-        );
+        assert!(matches!(IdentityStore::open(dir.path(), "n1"), Err(IdentityError::Damaged { .. })), "no log");
         fs::create_dir(dir.path().join(LOG_DIR)).expect("directory");
         fs::write(dir.path().join(LOG_DIR).join("segment"), b"x").expect("file");
 
@@ -311,15 +266,9 @@ mod tests {
     fn another_name_and_a_second_process_are_refused() {
         let dir = temporary();
         let store = IdentityStore::open(dir.path(), "n1").expect("first start");
-        assert!(matches!(
-            IdentityStore::open(dir.path(), "n1"),
-            Err(IdentityError::InUse { .. })
-        ));
+        assert!(matches!(IdentityStore::open(dir.path(), "n1"), Err(IdentityError::InUse { .. })));
         drop(store);
-        assert!(matches!(
-            IdentityStore::open(dir.path(), "n2"),
-            Err(IdentityError::NameMismatch { .. })
-        ));
+        assert!(matches!(IdentityStore::open(dir.path(), "n2"), Err(IdentityError::NameMismatch { .. })));
     }
 
     #[test]
@@ -331,10 +280,7 @@ mod tests {
         for cut in 0..good.len() - 1 {
             fs::write(&path, &good[..cut]).expect("damage");
             let opened = IdentityStore::open(dir.path(), "n1");
-            assert!(
-                matches!(opened, Err(IdentityError::Damaged { .. })),
-                "cut at {cut}: {opened:?}"
-            );
+            assert!(matches!(opened, Err(IdentityError::Damaged { .. })), "cut at {cut}: {opened:?}");
         }
         for at in 0..good.len() {
             let mut bad = good.clone();
@@ -342,11 +288,7 @@ mod tests {
             fs::write(&path, &bad).expect("damage");
             // A flip within white space may leave the same meaning.
             if let Ok(store) = IdentityStore::open(dir.path(), "n1") {
-                assert_eq!(
-                    serde_json::to_vec_pretty(&*store.lock()).expect("text"),
-                    good,
-                    "flip at {at}"
-                );
+                assert_eq!(serde_json::to_vec_pretty(&*store.lock()).expect("text"), good, "flip at {at}");
             }
         }
     }
@@ -356,19 +298,14 @@ mod tests {
         let dir = temporary();
         fs::create_dir(dir.path().join(LOG_DIR)).expect("directory");
         fs::write(dir.path().join(LOG_DIR).join("segment"), b"x").expect("file");
-        let error = IdentityStore::open(dir.path(), "n1")
-            .expect_err("refused")
-            .to_string();
+        let error = IdentityStore::open(dir.path(), "n1").expect_err("refused").to_string();
         assert!(error.contains("missing beside a log"), "{error}");
     }
 
     #[test]
     fn cluster_ids_are_128_bits_of_hexadecimal() {
         let id = new_cluster_id();
-        assert!(
-            id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()),
-            "{id}"
-        );
+        assert!(id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()), "{id}");
         assert_ne!(id, new_cluster_id());
     }
 }

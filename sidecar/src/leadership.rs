@@ -59,9 +59,7 @@ pub struct Elections {
 impl Default for Elections {
     /// With the reason that holds at every start until it is found not to.
     fn default() -> Self {
-        Self {
-            against: Arc::new(Mutex::new(BTreeSet::from([Reason::Restarted]))),
-        }
+        Self { against: Arc::new(Mutex::new(BTreeSet::from([Reason::Restarted]))) }
     }
 }
 
@@ -83,10 +81,7 @@ impl Elections {
 
     /// Whether that reason holds.
     pub fn is_forbidden_by(&self, reason: Reason) -> bool {
-        self.against
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(&reason)
+        self.against.lock().unwrap_or_else(PoisonError::into_inner).contains(&reason)
     }
 
     fn change(&self, group: &Group, change: impl FnOnce(&mut BTreeSet<Reason>) -> bool) -> bool {
@@ -111,16 +106,8 @@ pub struct Successor {
 
 /// Those who could lead, best first: alive, then the longest log, then the one heard of last.
 pub fn candidates(mut others: Vec<Successor>) -> Vec<Successor> {
-    others.retain(|other| {
-        other
-            .silent_for
-            .is_some_and(|silent| silent <= ALIVE_WITHIN)
-    });
-    others.sort_by(|a, b| {
-        b.matched_next
-            .cmp(&a.matched_next)
-            .then(a.silent_for.cmp(&b.silent_for))
-    });
+    others.retain(|other| other.silent_for.is_some_and(|silent| silent <= ALIVE_WITHIN));
+    others.sort_by(|a, b| b.matched_next.cmp(&a.matched_next).then(a.silent_for.cmp(&b.silent_for)));
     others
 }
 
@@ -131,9 +118,19 @@ pub fn metrics_of(group: &Group) -> RaftMetrics<TypeConfig> {
 
 /// The leader as far as this node knows. After a restart openraft names the leader of the stored vote, be it this node.
 pub fn known_leader(metrics: &RaftMetrics<TypeConfig>) -> Option<NodeId> {
-    metrics
-        .current_leader
-        .filter(|leader| *leader != metrics.id || metrics.state == ServerState::Leader)
+    metrics.current_leader.filter(|leader| *leader != metrics.id || metrics.state == ServerState::Leader)
+}
+
+/// The leader, when it can be counted on now: this node while a quorum follows it, or another that was heard lately.
+///
+/// A node that is cut off still knows who led; whoever asks whether it can serve must not be told so.
+pub fn reachable_leader(node: &Node, group: &Group, metrics: &RaftMetrics<TypeConfig>) -> Option<NodeId> {
+    let leader = known_leader(metrics)?;
+    let reachable = match metrics.state {
+        ServerState::Leader => has_quorum_contact(group),
+        _ => node.leader_silent_for() <= ALIVE_WITHIN,
+    };
+    reachable.then_some(leader)
 }
 
 /// Milliseconds are enough: since when each member has been silent, on the leader.
@@ -215,19 +212,11 @@ pub struct Leadership {
 impl Leadership {
     /// Of this node.
     pub fn new(node: Node, client: ManagementClient) -> Self {
-        Self {
-            node,
-            client,
-            announced: Arc::default(),
-        }
+        Self { node, client, announced: Arc::default() }
     }
 
     /// Gives leadership to `to` (a name or a raft id), or to the best there is. Returns who leads then.
-    pub async fn transfer(
-        &self,
-        to: Option<&str>,
-        within: Duration,
-    ) -> Result<NodeId, TransferError> {
+    pub async fn transfer(&self, to: Option<&str>, within: Duration) -> Result<NodeId, TransferError> {
         let group = self.node.group().ok_or(TransferError::NotLeader)?;
         let metrics = metrics_of(&group);
         if metrics.state != ServerState::Leader {
@@ -243,12 +232,7 @@ impl Leadership {
         self.hand_over(&group, only, within).await
     }
 
-    async fn hand_over(
-        &self,
-        group: &Group,
-        only: Option<NodeId>,
-        within: Duration,
-    ) -> Result<NodeId, TransferError> {
+    async fn hand_over(&self, group: &Group, only: Option<NodeId>, within: Duration) -> Result<NodeId, TransferError> {
         let deadline = Instant::now() + within;
         let term = metrics_of(group).current_term;
         let mut tried = false;
@@ -264,13 +248,7 @@ impl Leadership {
                 tried = true;
                 self.announce(term);
                 tracing::info!(to = %member, term, "giving leadership away");
-                if group
-                    .raft
-                    .trigger()
-                    .transfer_leader(successor)
-                    .await
-                    .is_err()
-                {
+                if group.raft.trigger().transfer_leader(successor).await.is_err() {
                     return Err(TransferError::NotLeader);
                 }
                 if let Some(leader) = another_leads(group, TRANSFER_ATTEMPT).await {
@@ -303,17 +281,11 @@ impl Leadership {
             let member = membership.get_node(&successor.raft_id)?.clone();
             let client = self.client.clone();
             Some(async move {
-                let ready = client
-                    .is_ready(&member.management_address, READY_DEADLINE)
-                    .await;
+                let ready = client.is_ready(&member.management_address, READY_DEADLINE).await;
                 ready.then_some((successor.raft_id, member))
             })
         });
-        futures::future::join_all(asked)
-            .await
-            .into_iter()
-            .flatten()
-            .collect()
+        futures::future::join_all(asked).await.into_iter().flatten().collect()
     }
 
     /// Until the shutdown: stands back while the engine is gone.
@@ -339,21 +311,15 @@ impl Leadership {
             let settled_for = changed_at.elapsed();
             if !is_connected && settled_for >= ENGINE_GONE_AFTER {
                 if elections.forbid(&group, Reason::EngineGone) {
-                    tracing::warn!(
-                        "the engine is gone: this node does not stand for election and will not lead"
-                    );
+                    tracing::warn!("the engine is gone: this node does not stand for election and will not lead");
                 }
-            } else if is_connected
-                && settled_for >= ENGINE_BACK_AFTER
-                && elections.permit(&group, Reason::EngineGone)
-            {
+            } else if is_connected && settled_for >= ENGINE_BACK_AFTER && elections.permit(&group, Reason::EngineGone) {
                 tracing::info!("the engine is back: this node may lead again");
             }
 
             let metrics = metrics_of(&group);
             let leads = metrics.state == ServerState::Leader;
-            let must_go = elections.is_forbidden_by(Reason::EngineGone)
-                || self.is_announced(metrics.current_term);
+            let must_go = elections.is_forbidden_by(Reason::EngineGone) || self.is_announced(metrics.current_term);
             if !leads || !must_go {
                 failures = 0;
                 continue;
@@ -382,8 +348,7 @@ impl Leadership {
         if metrics_of(&group).state != ServerState::Leader {
             return;
         }
-        match tokio::time::timeout(STOP_DEADLINE, self.hand_over(&group, None, STOP_DEADLINE)).await
-        {
+        match tokio::time::timeout(STOP_DEADLINE, self.hand_over(&group, None, STOP_DEADLINE)).await {
             Ok(Ok(leader)) => tracing::info!(leader, "another member leads now"),
             Ok(Err(error)) => tracing::info!("stopping as leader: {error}"),
             Err(_) => tracing::warn!("stopping as leader: nobody took over in time"),
@@ -391,18 +356,11 @@ impl Leadership {
     }
 
     fn announce(&self, term: u64) {
-        *self
-            .announced
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(term);
+        *self.announced.lock().unwrap_or_else(PoisonError::into_inner) = Some(term);
     }
 
     fn is_announced(&self, term: u64) -> bool {
-        *self
-            .announced
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            == Some(term)
+        *self.announced.lock().unwrap_or_else(PoisonError::into_inner) == Some(term)
     }
 }
 
@@ -412,34 +370,15 @@ impl Leadership {
 /// durable like any vote, and should that voter really stand in that term, it is the same vote.
 async fn step_down(group: &Group) {
     let metrics = metrics_of(group);
-    let Some(other) = metrics
-        .membership_config
-        .voter_ids()
-        .find(|voter| *voter != metrics.id)
-    else {
+    let Some(other) = metrics.membership_config.voter_ids().find(|voter| *voter != metrics.id) else {
         return;
     };
-    tracing::warn!(
-        term = metrics.current_term,
-        "leadership cannot be given away: stepping down"
-    );
-    let leader_id = LeaderId {
-        term: metrics.current_term + 1,
-        node_id: other,
-    };
+    tracing::warn!(term = metrics.current_term, "leadership cannot be given away: stepping down");
+    let leader_id = LeaderId { term: metrics.current_term + 1, node_id: other };
     let request = VoteRequest {
-        vote: Vote {
-            leader_id,
-            committed: false,
-        },
+        vote: Vote { leader_id, committed: false },
         // Only compared with our own: never less.
-        last_log_id: Some(LogId::new(
-            LeaderId {
-                term: u64::MAX,
-                node_id: u64::MAX,
-            },
-            u64::MAX,
-        )),
+        last_log_id: Some(LogId::new(LeaderId { term: u64::MAX, node_id: u64::MAX }, u64::MAX)),
         leadership_transfer: true,
     };
     // An error means that Raft has stopped, which ends the process elsewhere.
@@ -449,27 +388,15 @@ async fn step_down(group: &Group) {
 /// Waits until this node does not lead; `Some` with the new leader once it is known.
 async fn another_leads(group: &Group, within: Duration) -> Option<NodeId> {
     let wait = group.raft.wait(Some(within));
-    let moved = |metrics: &RaftMetrics<TypeConfig>| {
-        known_leader(metrics).is_some_and(|leader| leader != metrics.id)
-    };
-    wait.metrics(moved, "another member leads")
-        .await
-        .ok()
-        .and_then(|metrics| known_leader(&metrics))
+    let moved = |metrics: &RaftMetrics<TypeConfig>| known_leader(metrics).is_some_and(|leader| leader != metrics.id);
+    wait.metrics(moved, "another member leads").await.ok().and_then(|metrics| known_leader(&metrics))
 }
 
 fn find_voter(metrics: &RaftMetrics<TypeConfig>, name_or_id: &str) -> Option<NodeId> {
     let membership = &metrics.membership_config;
-    let named = |voter: &NodeId| {
-        membership
-            .get_node(voter)
-            .is_some_and(|member| member.name == name_or_id)
-    };
+    let named = |voter: &NodeId| membership.get_node(voter).is_some_and(|member| member.name == name_or_id);
     let with_id = |voter: &NodeId| voter.to_string() == name_or_id;
-    membership
-        .voter_ids()
-        .find(named)
-        .or_else(|| membership.voter_ids().find(with_id))
+    membership.voter_ids().find(named).or_else(|| membership.voter_ids().find(with_id))
 }
 
 #[cfg(test)]
@@ -477,39 +404,22 @@ mod tests {
     use super::*;
 
     fn successor(raft_id: NodeId, matched_next: u64, silent_ms: Option<u64>) -> Successor {
-        Successor {
-            raft_id,
-            matched_next,
-            silent_for: silent_ms.map(Duration::from_millis),
-        }
+        Successor { raft_id, matched_next, silent_for: silent_ms.map(Duration::from_millis) }
     }
 
     fn order(others: Vec<Successor>) -> Vec<NodeId> {
-        candidates(others)
-            .into_iter()
-            .map(|candidate| candidate.raft_id)
-            .collect()
+        candidates(others).into_iter().map(|candidate| candidate.raft_id).collect()
     }
 
     #[test]
     fn the_longest_log_among_the_living_comes_first() {
-        let others = vec![
-            successor(1, 90, Some(10)),
-            successor(2, 100, Some(50)),
-            successor(3, 100, Some(20)),
-        ];
+        let others = vec![successor(1, 90, Some(10)), successor(2, 100, Some(50)), successor(3, 100, Some(20))];
         assert_eq!(order(others), [3, 2, 1]);
     }
 
     #[test]
     fn the_silent_are_no_successors() {
         let silent = ALIVE_WITHIN.as_millis() as u64 + 1;
-        assert!(
-            order(vec![
-                successor(1, 100, Some(silent)),
-                successor(2, 100, None)
-            ])
-            .is_empty()
-        );
+        assert!(order(vec![successor(1, 100, Some(silent)), successor(2, 100, None)]).is_empty());
     }
 }

@@ -38,6 +38,9 @@ const JOIN_DEADLINE: Duration = Duration::from_secs(10);
 const HEALTH_INTERVAL: Duration = Duration::from_millis(250);
 /// Between two calls to join.
 const JOIN_AGAIN: Duration = Duration::from_secs(1);
+/// Commands to the state machine that may wait. When it is full openraft stands still, heartbeats and all, so it holds
+/// what commits while the engine is gone, until the state machine gives up on it (`ENGINE_GONE_DEADLINE` there).
+const APPLY_QUEUE: u64 = 1 << 20;
 /// Bounds openraft's queue of calls: at 4,096 a batch, more than a disk can keep up with.
 const API_QUEUE: u64 = 16_384;
 /// Entries per replication message; the log store also bounds it by bytes.
@@ -113,12 +116,7 @@ pub struct Lifecycle {
 
 impl Lifecycle {
     /// Of a node that waits. Nothing is begun before [`log_is_open`](Self::log_is_open).
-    pub fn new(
-        node: Node,
-        store: IdentityStore,
-        client: ManagementClient,
-        config: &Config,
-    ) -> Self {
+    pub fn new(node: Node, store: IdentityStore, client: ManagementClient, config: &Config) -> Self {
         Self {
             node,
             store: Arc::new(store),
@@ -149,6 +147,10 @@ impl Lifecycle {
 
     /// Notes that a cluster has sent a Raft message to this node, which is in none: it must not form another.
     pub fn foreign_contact(&self, cluster_id: &str) {
+        // Not in a group yet, but about to resume: its own cluster is calling.
+        if self.store.allegiance().is_some() {
+            return;
+        }
         let noted = self.foreign.send_if_modified(|known| {
             let new = known.is_none() && !cluster_id.is_empty();
             if new {
@@ -170,10 +172,7 @@ impl Lifecycle {
         if self.node.group().is_some() || self.store.allegiance().is_some() {
             return None;
         }
-        Some(Waiting {
-            bootstrap: self.bootstrap,
-            claim: self.claim(claimant),
-        })
+        Some(Waiting { bootstrap: self.bootstrap, claim: self.claim(claimant) })
     }
 
     fn claim(&self, claimant: Option<NodeId>) -> Option<NodeId> {
@@ -212,11 +211,7 @@ impl Lifecycle {
                 return Err(AdoptError::InCluster(known.cluster_id));
             }
         } else {
-            self.pledge(Allegiance {
-                cluster_id: cluster_id.to_owned(),
-                forming: false,
-            })
-            .await?;
+            self.pledge(Allegiance { cluster_id: cluster_id.to_owned(), forming: false }).await?;
             tracing::info!(cluster_id, "adopted by a cluster");
         }
         if self.node.group().is_none() {
@@ -242,10 +237,7 @@ impl Lifecycle {
     /// Resumes, joins, forms or waits, until Raft runs.
     async fn become_member(&self) -> Result<(), StartError> {
         if let Some(allegiance) = self.store.allegiance() {
-            tracing::info!(
-                cluster_id = allegiance.cluster_id,
-                "resuming as a part of the cluster"
-            );
+            tracing::info!(cluster_id = allegiance.cluster_id, "resuming as a part of the cluster");
             let _starting = self.starting.lock().await;
             if self.node.group().is_none() {
                 self.start(allegiance.cluster_id.clone()).await?;
@@ -255,8 +247,7 @@ impl Lifecycle {
         let mut story = Story::default();
         if self.bootstrap && self.join.is_empty() {
             let mut foreign = self.foreign.subscribe();
-            let _ = tokio::time::timeout(LISTEN_BEFORE_FORMING, foreign.wait_for(Option::is_some))
-                .await;
+            let _ = tokio::time::timeout(LISTEN_BEFORE_FORMING, foreign.wait_for(Option::is_some)).await;
         }
         let mut phase = self.node.watch_phase();
         // With others around it looks first who they are: of two that claim at once neither would get a majority soon.
@@ -270,8 +261,7 @@ impl Lifecycle {
             let foreign = self.foreign.borrow().clone();
             match decide(me, self.bootstrap, &answers, claimed, foreign.as_deref()) {
                 Decision::Join(places) => {
-                    let addresses: Vec<String> =
-                        places.into_iter().map(|at| self.join[at].clone()).collect();
+                    let addresses: Vec<String> = places.into_iter().map(|at| self.join[at].clone()).collect();
                     self.ask_to_join(&addresses, &mut story).await;
                 }
                 Decision::Form => {
@@ -282,9 +272,7 @@ impl Lifecycle {
                 Decision::Yield(first) => {
                     self.release_claim();
                     claims = false;
-                    story.tell(&format!(
-                        "the node with raft id {first} may form the cluster, too, and goes first"
-                    ));
+                    story.tell(&format!("the node with raft id {first} may form the cluster, too, and goes first"));
                 }
                 Decision::Wait(_) if self.bootstrap && !claims => {
                     claims = true;
@@ -320,10 +308,7 @@ impl Lifecycle {
         if self.store.allegiance().is_some() {
             return Ok(false);
         }
-        let allegiance = Allegiance {
-            cluster_id: new_cluster_id(),
-            forming: true,
-        };
+        let allegiance = Allegiance { cluster_id: new_cluster_id(), forming: true };
         tracing::info!(cluster_id = allegiance.cluster_id, "forming a new cluster");
         self.pledge(allegiance.clone()).await?;
         self.start(allegiance.cluster_id.clone()).await?;
@@ -345,45 +330,28 @@ impl Lifecycle {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
             Err(error) => return Err(StartError::Raft(error.to_string())),
         }
-        self.pledge(Allegiance {
-            forming: false,
-            ..allegiance
-        })
-        .await
+        self.pledge(Allegiance { forming: false, ..allegiance }).await
     }
 
     async fn pledge(&self, allegiance: Allegiance) -> Result<(), StartError> {
         let store = self.store.clone();
         let written = tokio::task::spawn_blocking(move || store.pledge(allegiance)).await;
-        written
-            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
-            .map_err(StartError::Pledge)
+        written.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(StartError::Pledge)
     }
 
     /// Starts Raft. The caller holds `starting`.
     async fn start(&self, cluster_id: String) -> Result<(), StartError> {
         let raft_id = self.node.identity.raft_id;
         let log = self.log.get().ok_or(StartError::NoLog)?.clone();
-        let voted = log
-            .clone()
-            .read_vote()
-            .await
-            .map_err(StartError::Vote)?
-            .is_some();
+        let voted = log.clone().read_vote().await.map_err(StartError::Vote)?.is_some();
         let config = Arc::new(raft_config(&cluster_id, &self.timing).validate()?);
         let peers = Peers::new(cluster_id.clone());
         let on_contradiction: fn(&str) = |message| exit::fatal(exit::TEMPFAIL, message);
-        let state_machine =
-            RemoteStateMachine::new(self.node.engine.clone(), log.durable(), on_contradiction);
+        let state_machine = RemoteStateMachine::new(self.node.engine.clone(), log.durable(), on_contradiction);
         let raft = Raft::new(raft_id, config, peers.clone(), log.clone(), state_machine)
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;
-        let group = Arc::new(Group {
-            cluster_id,
-            raft,
-            peers,
-            log,
-        });
+        let group = Arc::new(Group { cluster_id, raft, peers, log });
         self.open_elections(group.clone(), voted);
         tokio::spawn(narrate(group.clone(), self.node.clone()));
         self.node.set_running(group);
@@ -396,10 +364,7 @@ impl Lifecycle {
         let wait = self.timing.election_max;
         tokio::spawn(async move {
             if voted {
-                tracing::info!(
-                    ?wait,
-                    "restarted with a vote on disk: taking no part in elections for a while"
-                );
+                tracing::info!(?wait, "restarted with a vote on disk: taking no part in elections for a while");
                 tokio::time::sleep(wait).await;
             }
             votes_allowed.store(true, Ordering::Release);
@@ -424,16 +389,11 @@ impl Lifecycle {
                 let stored = &metrics.membership_config;
                 let is_voter = stored.voter_ids().any(|voter| voter == me);
                 let is_known_here = stored.get_node(&me) == Some(&self.node.identity.member());
-                if is_voter && is_known_here
-                    || Elections::of(&group).is_forbidden_by(Reason::Removed)
-                {
+                if is_voter && is_known_here || Elections::of(&group).is_forbidden_by(Reason::Removed) {
                     continue;
                 }
                 let leader = known_leader(&metrics);
-                let mut members: Vec<_> = stored
-                    .nodes()
-                    .filter(|(id, _)| **id != me || leader == Some(me))
-                    .collect();
+                let mut members: Vec<_> = stored.nodes().filter(|(id, _)| **id != me || leader == Some(me)).collect();
                 members.sort_by_key(|(id, _)| Some(**id) != leader);
                 let known = members.into_iter().map(|(id, member)| match *id == me {
                     // What the group knows of this node may be what is to be changed.
@@ -450,24 +410,13 @@ impl Lifecycle {
     async fn ask_to_join(&self, addresses: &[String], story: &mut Story) {
         let identity = &self.node.identity;
         for address in addresses {
-            let asked = self
-                .client
-                .join(
-                    address,
-                    &identity.name,
-                    &identity.raft_address,
-                    JOIN_DEADLINE,
-                    false,
-                )
-                .await;
+            let asked = self.client.join(address, &identity.name, &identity.raft_address, JOIN_DEADLINE, false).await;
             match asked {
                 Ok(changed) => {
                     story.tell(&format!("{address} answered: {}", changed.result));
                     return;
                 }
-                Err(CallError::Refused(problem)) => {
-                    story.tell(&format!("{address} refused: {}", problem.detail))
-                }
+                Err(CallError::Refused(problem)) => story.tell(&format!("{address} refused: {}", problem.detail)),
                 Err(error) => story.tell(&error.to_string()),
             }
         }
@@ -476,9 +425,7 @@ impl Lifecycle {
 
 impl fmt::Debug for Lifecycle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lifecycle")
-            .field("identity", &self.node.identity)
-            .finish_non_exhaustive()
+        f.debug_struct("Lifecycle").field("identity", &self.node.identity).finish_non_exhaustive()
     }
 }
 
@@ -490,10 +437,7 @@ struct Story {
 
 impl Story {
     fn tell(&mut self, text: &str) {
-        let told = self
-            .last
-            .as_ref()
-            .is_some_and(|(last, at)| last == text && at.elapsed() < REMIND);
+        let told = self.last.as_ref().is_some_and(|(last, at)| last == text && at.elapsed() < REMIND);
         if !told {
             tracing::info!("joining: {text}");
             self.last = Some((text.to_owned(), Instant::now()));
@@ -520,6 +464,7 @@ fn raft_config(cluster_id: &str, timing: &Timing) -> openraft::Config {
         // Only asked when a learner is added and waited for, which membership does by itself.
         replication_lag_threshold: u64::MAX,
         api_channel_size: Some(API_QUEUE),
+        state_machine_channel_size: Some(APPLY_QUEUE),
         backoff: BACKOFF.to_owned(),
         ..openraft::Config::default()
     }
@@ -537,21 +482,15 @@ async fn narrate(group: Arc<Group>, node: Node) {
         let now = (server.state, server.current_leader, term);
         if now != told {
             match (told.0, server.state) {
-                (before, ServerState::Leader)
-                    if before != ServerState::Leader || told.2 != term =>
-                {
+                (before, ServerState::Leader) if before != ServerState::Leader || told.2 != term => {
                     tracing::info!(term, "this node leads");
                 }
                 (ServerState::Leader, _) => {
                     tracing::info!(term, leader = ?server.current_leader, "this node leads no more")
                 }
-                _ if server.current_leader.is_some()
-                    && (told.1 != server.current_leader || told.2 != term) =>
-                {
+                _ if server.current_leader.is_some() && (told.1 != server.current_leader || told.2 != term) => {
                     let leader = server.current_leader;
-                    let name = leader
-                        .and_then(|id| server.membership_config.get_node(&id))
-                        .map(ToString::to_string);
+                    let name = leader.and_then(|id| server.membership_config.get_node(&id)).map(ToString::to_string);
                     tracing::info!(term, leader, name, "follows a leader");
                 }
                 (before, after) if before != after => {
@@ -562,16 +501,11 @@ async fn narrate(group: Arc<Group>, node: Node) {
             told = now;
         }
         let voters: Vec<NodeId> = server.membership_config.voter_ids().collect();
-        let current: Vec<(String, bool)> = server
-            .membership_config
-            .nodes()
-            .map(|(id, member)| (member.to_string(), voters.contains(id)))
-            .collect();
+        let current: Vec<(String, bool)> =
+            server.membership_config.nodes().map(|(id, member)| (member.to_string(), voters.contains(id))).collect();
         if current != members {
-            let list: Vec<String> = current
-                .iter()
-                .map(|(name, voter)| format!("{name}{}", if *voter { "" } else { " learner" }))
-                .collect();
+            let list: Vec<String> =
+                current.iter().map(|(name, voter)| format!("{name}{}", if *voter { "" } else { " learner" })).collect();
             tracing::info!(members = list.join(", "), "membership");
             members = current;
         }

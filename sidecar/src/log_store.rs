@@ -15,10 +15,7 @@ use crate::wal::{self, Ballot, Leader, Position, ReadLimit, Wal, WalError, WalOp
 
 /// Entries and bytes read at once for replication and applying, at least one entry. It bounds a replication message, and
 /// the memory a node catching up costs.
-pub const READ_LIMIT: ReadLimit = ReadLimit {
-    entries: 4096,
-    bytes: 1024 * 1024,
-};
+pub const READ_LIMIT: ReadLimit = ReadLimit { entries: 4096, bytes: 1024 * 1024 };
 
 // Kinds of entries in the log. A kind's encoding never changes; another encoding gets another number.
 const BLANK: u8 = 0;
@@ -64,19 +61,14 @@ impl LogStore {
         let entries = if plan.is_cached() {
             plan.load()?
         } else {
-            tokio::task::spawn_blocking(move || plan.load())
-                .await
-                .map_err(io::Error::other)??
+            tokio::task::spawn_blocking(move || plan.load()).await.map_err(io::Error::other)??
         };
         entries.into_iter().map(decode).collect()
     }
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {
-    async fn entries_stream<RB>(
-        &mut self,
-        range: RB,
-    ) -> impl Stream<Item = io::Result<Entry>> + OptionalSend
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = io::Result<Entry>> + OptionalSend
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
@@ -91,17 +83,11 @@ impl RaftLogReader<TypeConfig> for LogStore {
             match portion.first() {
                 Some(entry) if entry.log_id.index == range.start => {}
                 _ => {
-                    return Err(io::Error::other(format!(
-                        "entry {} left the log while being read",
-                        range.start
-                    )));
+                    return Err(io::Error::other(format!("entry {} left the log while being read", range.start)));
                 }
             }
             let next = range.start + portion.len() as u64;
-            Ok(Some((
-                stream::iter(portion.into_iter().map(Ok)),
-                (store, next..range.end),
-            )))
+            Ok(Some((stream::iter(portion.into_iter().map(Ok)), (store, next..range.end))))
         })
         .try_flatten()
     }
@@ -114,10 +100,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
-        Ok(self.wal.vote().map(|ballot| Vote {
-            leader_id: from_leader(ballot.leader),
-            committed: ballot.committed,
-        }))
+        Ok(self.wal.vote().map(|ballot| Vote { leader_id: from_leader(ballot.leader), committed: ballot.committed }))
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
@@ -127,9 +110,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         }
         let entries = self.read(start..end, READ_LIMIT).await?;
         // Purged in between.
-        let whole = entries
-            .first()
-            .is_none_or(|entry| entry.log_id.index == start);
+        let whole = entries.first().is_none_or(|entry| entry.log_id.index == start);
         Ok(if whole { entries } else { Vec::new() })
     }
 }
@@ -150,10 +131,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        let ballot = Ballot {
-            leader: to_leader(vote.leader_id),
-            committed: vote.committed,
-        };
+        let ballot = Ballot { leader: to_leader(vote.leader_id), committed: vote.committed };
         let (done, durable) = oneshot::channel();
         let done = move |result| {
             // Nobody waits any more when the node is stopping.
@@ -177,21 +155,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries = entries
-            .into_iter()
-            .map(encode)
-            .collect::<io::Result<Vec<_>>>()?;
+        let entries = entries.into_iter().map(encode).collect::<io::Result<Vec<_>>>()?;
         self.wal.room().await;
-        let done = move |result: Result<(), WalError>| {
-            callback.io_completed(result.map_err(io::Error::from))
-        };
+        let done = move |result: Result<(), WalError>| callback.io_completed(result.map_err(io::Error::from));
         Ok(self.wal.append(entries, Some(Box::new(done)))?)
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
-        Ok(self
-            .wal
-            .truncate_after(last_log_id.map(to_position), None)?)
+        Ok(self.wal.truncate_after(last_log_id.map(to_position), None)?)
     }
 
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
@@ -218,67 +189,39 @@ fn encode(entry: Entry) -> io::Result<wal::Entry> {
     let (kind, stamp, data) = match entry.payload {
         EntryPayload::Blank => (BLANK, 0, Bytes::new()),
         EntryPayload::Normal(command) => (COMMAND, command.clock_ms, command.payload),
-        EntryPayload::Membership(membership) => {
-            (MEMBERSHIP_JSON, 0, serde_json::to_vec(&membership)?.into())
-        }
+        EntryPayload::Membership(membership) => (MEMBERSHIP_JSON, 0, serde_json::to_vec(&membership)?.into()),
     };
     let position = to_position(entry.log_id);
-    Ok(wal::Entry {
-        position,
-        kind,
-        stamp,
-        data,
-    })
+    Ok(wal::Entry { position, kind, stamp, data })
 }
 
 fn decode(entry: wal::Entry) -> io::Result<Entry> {
     let payload = match entry.kind {
         BLANK => EntryPayload::Blank,
-        COMMAND => EntryPayload::Normal(Command {
-            clock_ms: entry.stamp,
-            payload: entry.data,
-        }),
-        MEMBERSHIP_JSON => {
-            EntryPayload::Membership(serde_json::from_slice::<Membership>(&entry.data)?)
-        }
+        COMMAND => EntryPayload::Normal(Command { clock_ms: entry.stamp, payload: entry.data }),
+        MEMBERSHIP_JSON => EntryPayload::Membership(serde_json::from_slice::<Membership>(&entry.data)?),
         kind => {
             let index = entry.position.index;
-            let message = format!(
-                "entry {index} is of kind {kind}, unknown to this release: run the one that wrote it"
-            );
+            let message =
+                format!("entry {index} is of kind {kind}, unknown to this release: run the one that wrote it");
             return Err(io::Error::new(io::ErrorKind::Unsupported, message));
         }
     };
-    Ok(Entry {
-        log_id: from_position(entry.position),
-        payload,
-    })
+    Ok(Entry { log_id: from_position(entry.position), payload })
 }
 
 fn to_leader(leader: LeaderId) -> Leader {
-    Leader {
-        term: leader.term,
-        node: leader.node_id,
-    }
+    Leader { term: leader.term, node: leader.node_id }
 }
 
 fn from_leader(leader: Leader) -> LeaderId {
-    LeaderId {
-        term: leader.term,
-        node_id: leader.node,
-    }
+    LeaderId { term: leader.term, node_id: leader.node }
 }
 
 fn to_position(log_id: LogId) -> Position {
-    Position {
-        leader: to_leader(log_id.leader_id),
-        index: log_id.index,
-    }
+    Position { leader: to_leader(log_id.leader_id), index: log_id.index }
 }
 
 fn from_position(position: Position) -> LogId {
-    LogId {
-        leader_id: from_leader(position.leader),
-        index: position.index,
-    }
+    LogId { leader_id: from_leader(position.leader), index: position.index }
 }

@@ -1,34 +1,38 @@
 //! The consensus process of a RaftKV node.
 
-use raftkv_runtime::{exit, metrics, panic, shutdown::Shutdown, telemetry};
+use raftkv_runtime::{exit, metrics, panic, shutdown::Shutdown, telemetry, workers};
 use raftkv_sidecar::config::{Args, Config};
 use raftkv_sidecar::identity::IdentityError;
 use raftkv_sidecar::run::{Listeners, RunError, run};
 use raftkv_sidecar::wal::WalError;
 
+/// Raft is one task after the other; more threads only help where many peers and engines talk at once.
+const SHARE_OF_CORES: f64 = 0.25;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[tokio::main]
-async fn main() {
+fn main() {
     panic::abort_on_panic();
     let args = <Args as clap::Parser>::try_parse().unwrap_or_else(|error| {
         let _ = error.print();
         std::process::exit(if error.use_stderr() { exit::USAGE } else { 0 })
     });
     let config = Config::resolve(args).unwrap_or_else(|error| exit::fatal(exit::USAGE, error));
-    telemetry::init(&config.log, config.log_format)
-        .unwrap_or_else(|error| exit::fatal(exit::USAGE, error));
+    telemetry::init(&config.log, config.log_format).unwrap_or_else(|error| exit::fatal(exit::USAGE, error));
     metrics::install().unwrap_or_else(|error| exit::fatal(exit::SOFTWARE, error));
+    let runtime = workers::runtime(SHARE_OF_CORES)
+        .unwrap_or_else(|error| exit::fatal(exit::IO, format!("start the runtime: {error}")));
+    runtime.block_on(start(config));
+    runtime.shutdown_background();
+}
+
+async fn start(config: Config) {
     let shutdown = Shutdown::new();
-    shutdown
-        .signals()
-        .unwrap_or_else(|error| exit::fatal(exit::IO, error));
+    shutdown.signals().unwrap_or_else(|error| exit::fatal(exit::IO, error));
     // The Unix sockets are in the data directory, which the first start makes.
     std::fs::create_dir_all(&config.dir).unwrap_or_else(|error| exit::fatal(exit::IO, error));
-    let listeners = Listeners::bind(&config)
-        .await
-        .unwrap_or_else(|error| exit::fatal(exit::IO, error));
+    let listeners = Listeners::bind(&config).await.unwrap_or_else(|error| exit::fatal(exit::IO, error));
     if let Err(error) = run(config, listeners, shutdown).await {
         exit::fatal(exit_code(&error), error);
     }
@@ -39,9 +43,7 @@ fn exit_code(error: &RunError) -> exit::ExitCode {
         RunError::Identity(IdentityError::NameMismatch { .. }) => exit::CONFIG,
         RunError::Identity(IdentityError::Damaged { .. }) => exit::DATA,
         RunError::Log(WalError::Damaged { .. } | WalError::UnsupportedVersion { .. }) => exit::DATA,
-        RunError::Identity(_) | RunError::Log(_) | RunError::Serve { .. } | RunError::Start(_) => {
-            exit::IO
-        }
+        RunError::Identity(_) | RunError::Log(_) | RunError::Serve { .. } | RunError::Start(_) => exit::IO,
         RunError::Engine(_) | RunError::Client(_) => exit::CONFIG,
         RunError::Task(_) => exit::SOFTWARE,
     }

@@ -13,13 +13,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::leadership::{
-    ALIVE_WITHIN, Leadership, TransferError, has_quorum_contact, known_leader, matched_next,
-    metrics_of, silent_for,
+    ALIVE_WITHIN, Leadership, TransferError, has_quorum_contact, known_leader, matched_next, metrics_of, silent_for,
 };
 use crate::management::{CallError, ManagementClient, Problem};
-use crate::membership_plan::{
-    Refusal, Step, View, is_caught_up, plan_join, plan_remove, promotion, removal,
-};
+use crate::membership_plan::{Refusal, Step, View, is_caught_up, plan_join, plan_remove, promotion, removal};
 use crate::network::{Peers, RaftClient};
 use crate::node::{Group, Node};
 use crate::types::{LogId, Member, NodeId, TypeConfig};
@@ -68,10 +65,7 @@ pub enum MembershipOutcome {
 impl MembershipOutcome {
     /// Whether the change goes on in the background.
     pub fn is_pending(&self) -> bool {
-        matches!(
-            self,
-            Self::CatchingUp { .. } | Self::Forwarded { pending: true, .. }
-        )
+        matches!(self, Self::CatchingUp { .. } | Self::Forwarded { pending: true, .. })
     }
 }
 
@@ -118,10 +112,7 @@ pub enum MembershipError {
 
 impl MembershipError {
     fn refused(code: &'static str, detail: impl Into<String>) -> Self {
-        Self::Refused(Refusal {
-            code,
-            detail: detail.into(),
-        })
+        Self::Refused(Refusal { code, detail: detail.into() })
     }
 
     /// As HTTP has it.
@@ -131,9 +122,7 @@ impl MembershipError {
             Self::Waiting => (StatusCode::SERVICE_UNAVAILABLE, "waiting"),
             Self::NoLeader(_) => (StatusCode::SERVICE_UNAVAILABLE, "no_leader"),
             Self::InProgress(_) => (StatusCode::CONFLICT, "in_progress"),
-            Self::Refused(refusal) if refusal.code == "no_such_member" => {
-                (StatusCode::NOT_FOUND, refusal.code)
-            }
+            Self::Refused(refusal) if refusal.code == "no_such_member" => (StatusCode::NOT_FOUND, refusal.code),
             Self::Refused(refusal) => (StatusCode::CONFLICT, refusal.code),
             Self::Unreachable(_) => (StatusCode::BAD_GATEWAY, "unreachable"),
             Self::Unknown(_) => (StatusCode::GATEWAY_TIMEOUT, "unknown"),
@@ -199,71 +188,28 @@ pub struct Membership {
 impl Membership {
     /// Of this node's group.
     pub fn new(node: Node, leadership: Leadership, client: ManagementClient) -> Self {
-        Self {
-            node,
-            leadership,
-            client,
-            turn: Arc::default(),
-            job: Arc::default(),
-        }
+        Self { node, leadership, client, turn: Arc::default(), job: Arc::default() }
     }
 
     /// Makes the node called `name` that listens at `raft_address` a voter. May be asked again at any time. Past the
     /// deadline the change goes on, and the answer says how far it is.
     pub async fn join(&self, name: &str, raft_address: &str, deadline: Instant) -> Outcome {
-        self.ask(
-            Change::Join {
-                name: name.to_owned(),
-                raft_address: raft_address.to_owned(),
-            },
-            deadline,
-            false,
-        )
-        .await
+        self.ask(Change::Join { name: name.to_owned(), raft_address: raft_address.to_owned() }, deadline, false).await
     }
 
     /// Removes a member by name or raft id.
     pub async fn remove(&self, name: &str, force: bool, deadline: Instant) -> Outcome {
-        self.ask(
-            Change::Remove {
-                name: name.to_owned(),
-                force,
-            },
-            deadline,
-            false,
-        )
-        .await
+        self.ask(Change::Remove { name: name.to_owned(), force }, deadline, false).await
     }
 
     /// [`join`](Self::join) for a request that another node forwarded: never forwarded again.
-    pub async fn join_forwarded(
-        &self,
-        name: &str,
-        raft_address: &str,
-        deadline: Instant,
-    ) -> Outcome {
-        self.ask(
-            Change::Join {
-                name: name.to_owned(),
-                raft_address: raft_address.to_owned(),
-            },
-            deadline,
-            true,
-        )
-        .await
+    pub async fn join_forwarded(&self, name: &str, raft_address: &str, deadline: Instant) -> Outcome {
+        self.ask(Change::Join { name: name.to_owned(), raft_address: raft_address.to_owned() }, deadline, true).await
     }
 
     /// [`remove`](Self::remove) for a request that another node forwarded: never forwarded again.
     pub async fn remove_forwarded(&self, name: &str, force: bool, deadline: Instant) -> Outcome {
-        self.ask(
-            Change::Remove {
-                name: name.to_owned(),
-                force,
-            },
-            deadline,
-            true,
-        )
-        .await
+        self.ask(Change::Remove { name: name.to_owned(), force }, deadline, true).await
     }
 
     async fn ask(&self, change: Change, deadline: Instant, forwarded: bool) -> Outcome {
@@ -272,9 +218,7 @@ impl Membership {
             return self.work(group, change, deadline).await;
         }
         if forwarded {
-            return Err(MembershipError::NoLeader(
-                "the node this was forwarded to does not lead".to_owned(),
-            ));
+            return Err(MembershipError::NoLeader("the node this was forwarded to does not lead".to_owned()));
         }
         self.forward(&group, &change, deadline).await
     }
@@ -287,24 +231,13 @@ impl Membership {
         let within = deadline.saturating_duration_since(Instant::now());
         let address = &leader.management_address;
         let answer = match change {
-            Change::Join { name, raft_address } => {
-                self.client
-                    .join(address, name, raft_address, within, true)
-                    .await
-            }
-            Change::Remove { name, force } => {
-                self.client.leave(address, name, *force, within, true).await
-            }
+            Change::Join { name, raft_address } => self.client.join(address, name, raft_address, within, true).await,
+            Change::Remove { name, force } => self.client.leave(address, name, *force, within, true).await,
         };
         match answer {
-            Ok(changed) => Ok(MembershipOutcome::Forwarded {
-                result: changed.result,
-                pending: changed.pending,
-            }),
+            Ok(changed) => Ok(MembershipOutcome::Forwarded { result: changed.result, pending: changed.pending }),
             Err(CallError::Refused(problem)) => Err(MembershipError::Remote(problem)),
-            Err(error @ CallError::NoAnswer { .. }) => {
-                Err(MembershipError::NoLeader(error.to_string()))
-            }
+            Err(error @ CallError::NoAnswer { .. }) => Err(MembershipError::NoLeader(error.to_string())),
         }
     }
 
@@ -314,17 +247,11 @@ impl Membership {
         if let Some(job) = self.current().filter(|job| job.what == what) {
             return wait_for(job, deadline).await;
         }
-        let Ok(turn) = tokio::time::timeout_at(deadline, self.turn.clone().lock_owned()).await
-        else {
-            return Err(MembershipError::InProgress(
-                self.current().map(|job| job.what).unwrap_or_default(),
-            ));
+        let Ok(turn) = tokio::time::timeout_at(deadline, self.turn.clone().lock_owned()).await else {
+            return Err(MembershipError::InProgress(self.current().map(|job| job.what).unwrap_or_default()));
         };
         let (state, watched) = watch::channel(JobState::Working(None));
-        let job = Job {
-            what: what.clone(),
-            state: watched,
-        };
+        let job = Job { what: what.clone(), state: watched };
         *self.lock_job() = Some(job.clone());
         let this = self.clone();
         // On its own: whoever asked may go away, the change must still end in a definite state.
@@ -334,15 +261,11 @@ impl Membership {
                 state.send_replace(JobState::Working(Some(outcome)));
             };
             let outcome = match &change {
-                Change::Join { name, raft_address } => {
-                    this.run_join(&group, name, raft_address, report).await
-                }
-                Change::Remove { name, force } => match this.run_remove(&group, name, *force).await
-                {
+                Change::Join { name, raft_address } => this.run_join(&group, name, raft_address, report).await,
+                Change::Remove { name, force } => match this.run_remove(&group, name, *force).await {
                     Err(MembershipError::NoLeader(_)) if !leads(&group) => {
                         // Leadership was handed over so that this node can be removed.
-                        this.forward(&group, &change, Instant::now() + COMMIT_DEADLINE)
-                            .await
+                        this.forward(&group, &change, Instant::now() + COMMIT_DEADLINE).await
                     }
                     outcome => outcome,
                 },
@@ -399,18 +322,9 @@ impl Membership {
                     }
                 }
                 Step::Update(raft_id, member) => {
-                    if commit(
-                        group,
-                        ChangeMembers::SetNodes([(raft_id, member)].into()),
-                        true,
-                        at,
-                    )
-                    .await?
-                    {
+                    if commit(group, ChangeMembers::SetNodes([(raft_id, member)].into()), true, at).await? {
                         tracing::info!(node = %joiner, raft_id, "has new addresses");
-                        done.get_or_insert(MembershipOutcome::Joined {
-                            replaced: Vec::new(),
-                        });
+                        done.get_or_insert(MembershipOutcome::Joined { replaced: Vec::new() });
                     }
                 }
                 Step::Promote { raft_id, replaced } => {
@@ -430,10 +344,7 @@ impl Membership {
                         tokio::time::sleep(POLL).await;
                         continue;
                     }
-                    let names = replaced
-                        .iter()
-                        .filter_map(|old| view.members.get(old))
-                        .map(ToString::to_string);
+                    let names = replaced.iter().filter_map(|old| view.members.get(old)).map(ToString::to_string);
                     let names: Vec<String> = names.collect();
                     if commit(group, promotion(&view, raft_id, &replaced), false, at).await? {
                         tracing::info!(node = %joiner, raft_id, replaced = ?names, "is a voter now");
@@ -446,9 +357,7 @@ impl Membership {
                 }
                 Step::FinishJoint => finish_joint(group, at).await?,
                 Step::TransferFirst => {
-                    return Err(MembershipError::Unknown(
-                        "the plan makes no sense".to_owned(),
-                    ));
+                    return Err(MembershipError::Unknown("the plan makes no sense".to_owned()));
                 }
             }
         }
@@ -470,9 +379,7 @@ impl Membership {
                     tracing::info!("the leader is to leave: another has to lead first");
                     match self.leadership.transfer(None, TRANSFER_DEADLINE).await {
                         Ok(_) | Err(TransferError::NotLeader) => {
-                            return Err(MembershipError::NoLeader(
-                                "leadership has just moved".to_owned(),
-                            ));
+                            return Err(MembershipError::NoLeader("leadership has just moved".to_owned()));
                         }
                         Err(error) => {
                             return Err(MembershipError::refused("no_successor", error.to_string()));
@@ -499,9 +406,7 @@ fn leads(group: &Group) -> bool {
 }
 
 async fn wait_for(mut job: Job, deadline: Instant) -> Outcome {
-    let done = job
-        .state
-        .wait_for(|state| matches!(state, JobState::Done(_)));
+    let done = job.state.wait_for(|state| matches!(state, JobState::Done(_)));
     let state = match tokio::time::timeout_at(deadline, done).await {
         Ok(Ok(state)) => Some(state.clone()),
         Ok(Err(_)) => return Err(MembershipError::Unknown("this node is stopping".to_owned())),
@@ -510,9 +415,7 @@ async fn wait_for(mut job: Job, deadline: Instant) -> Outcome {
     match state.unwrap_or_else(|| job.state.borrow().clone()) {
         JobState::Done(outcome) => outcome,
         JobState::Working(Some(progress)) => Ok(progress),
-        JobState::Working(None) => Err(MembershipError::Unknown(
-            "not done yet; it goes on".to_owned(),
-        )),
+        JobState::Working(None) => Err(MembershipError::Unknown("not done yet; it goes on".to_owned())),
     }
 }
 
@@ -520,20 +423,14 @@ async fn wait_for(mut job: Job, deadline: Instant) -> Outcome {
 fn view(group: &Group) -> Result<(View, Option<LogId>), MembershipError> {
     let metrics = metrics_of(group);
     if metrics.state != ServerState::Leader {
-        return Err(MembershipError::NoLeader(
-            "this node does not lead any more".to_owned(),
-        ));
+        return Err(MembershipError::NoLeader("this node does not lead any more".to_owned()));
     }
     let stored = &metrics.membership_config;
     let configs = stored.get_joint_config();
-    let alive =
-        |id: &NodeId| silent_for(&metrics, *id).is_some_and(|silent| silent <= ALIVE_WITHIN);
+    let alive = |id: &NodeId| silent_for(&metrics, *id).is_some_and(|silent| silent <= ALIVE_WITHIN);
     let view = View {
         voters: configs.last().cloned().unwrap_or_default(),
-        members: stored
-            .nodes()
-            .map(|(id, member)| (*id, member.clone()))
-            .collect(),
+        members: stored.nodes().map(|(id, member)| (*id, member.clone())).collect(),
         alive: stored.nodes().map(|(id, _)| *id).filter(alive).collect(),
         joint: configs.len() > 1,
         leader: metrics.id,
@@ -543,10 +440,7 @@ fn view(group: &Group) -> Result<(View, Option<LogId>), MembershipError> {
 
 /// [`view`], once each member has answered this leader or has had the time to: a new leader has not heard of anybody yet,
 /// and must not take them for dead.
-async fn settled_view(
-    group: &Group,
-    began: Instant,
-) -> Result<(View, Option<LogId>), MembershipError> {
+async fn settled_view(group: &Group, began: Instant) -> Result<(View, Option<LogId>), MembershipError> {
     loop {
         let (view, at) = view(group)?;
         if view.alive.len() == view.members.len() || began.elapsed() >= ALIVE_WITHIN {
@@ -557,87 +451,54 @@ async fn settled_view(
 }
 
 async fn identify(raft_address: &str) -> Result<(RaftClient, PeerIdentity), MembershipError> {
-    let unreachable = |reason: String| {
-        MembershipError::Unreachable(format!("{raft_address} does not answer: {reason}"))
-    };
+    let unreachable =
+        |reason: String| MembershipError::Unreachable(format!("{raft_address} does not answer: {reason}"));
     let asked = tokio::time::timeout(DIAL_DEADLINE, async {
-        let mut client = Peers::dial(raft_address)
-            .await
-            .map_err(|error| unreachable(error.to_string()))?;
+        let mut client = Peers::dial(raft_address).await.map_err(|error| unreachable(error.to_string()))?;
         let identity = client.identify(IdentifyRequest {}).await;
-        let identity = identity
-            .map_err(|status| unreachable(status.message().to_owned()))?
-            .into_inner();
+        let identity = identity.map_err(|status| unreachable(status.message().to_owned()))?.into_inner();
         Ok((client, identity))
     });
-    asked
-        .await
-        .unwrap_or_else(|_| Err(unreachable(format!("no answer within {DIAL_DEADLINE:?}"))))
+    asked.await.unwrap_or_else(|_| Err(unreachable(format!("no answer within {DIAL_DEADLINE:?}"))))
 }
 
 fn check_joiner(group: &Group, name: &str, identity: &PeerIdentity) -> Result<(), MembershipError> {
     if identity.wire_version != WIRE_VERSION {
         return Err(MembershipError::refused(
             "wire_version",
-            format!(
-                "{} speaks wire version {}, this group {WIRE_VERSION}",
-                identity.name, identity.wire_version
-            ),
+            format!("{} speaks wire version {}, this group {WIRE_VERSION}", identity.name, identity.wire_version),
         ));
     }
     if identity.name != name {
         return Err(MembershipError::refused(
             "wrong_node",
-            format!(
-                "the node at that address is called {:?}, not {name:?}",
-                identity.name
-            ),
+            format!("the node at that address is called {:?}, not {name:?}", identity.name),
         ));
     }
     if !identity.cluster_id.is_empty() && identity.cluster_id != group.cluster_id {
         return Err(MembershipError::refused(
             "other_cluster",
-            format!(
-                "{name} is in the cluster {}; empty its data directory first",
-                identity.cluster_id
-            ),
+            format!("{name} is in the cluster {}; empty its data directory first", identity.cluster_id),
         ));
     }
     Ok(())
 }
 
-async fn adopt(
-    client: &mut RaftClient,
-    group: &Group,
-    raft_id: NodeId,
-) -> Result<(), MembershipError> {
-    let request = AdoptRequest {
-        cluster_id: group.cluster_id.clone(),
-        raft_id,
-    };
+async fn adopt(client: &mut RaftClient, group: &Group, raft_id: NodeId) -> Result<(), MembershipError> {
+    let request = AdoptRequest { cluster_id: group.cluster_id.clone(), raft_id };
     match tokio::time::timeout(ADOPT_DEADLINE, client.adopt(request)).await {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(status)) => Err(MembershipError::Unreachable(format!(
-            "the node refuses to be adopted: {}",
-            status.message()
-        ))),
-        Err(_) => Err(MembershipError::Unreachable(format!(
-            "the node was not adopted within {ADOPT_DEADLINE:?}"
-        ))),
+        Ok(Err(status)) => {
+            Err(MembershipError::Unreachable(format!("the node refuses to be adopted: {}", status.message())))
+        }
+        Err(_) => Err(MembershipError::Unreachable(format!("the node was not adopted within {ADOPT_DEADLINE:?}"))),
     }
 }
 
 /// Ends a change that another leader began.
 async fn finish_joint(group: &Group, at: Option<LogId>) -> Result<(), MembershipError> {
     tracing::info!("membership: finishing a change that an earlier leader began");
-    commit(
-        group,
-        ChangeMembers::AddVoterIds(Default::default()),
-        false,
-        at,
-    )
-    .await
-    .map(drop)
+    commit(group, ChangeMembers::AddVoterIds(Default::default()), false, at).await.map(drop)
 }
 
 /// Proposes a change that was planned on the membership stored at `at`. False: it has changed since, plan again.
@@ -647,23 +508,17 @@ async fn commit(
     retain: bool,
     at: Option<LogId>,
 ) -> Result<bool, MembershipError> {
-    let unchanged = [Precondition::<TypeConfig>::LastMembershipLogId {
-        last_membership_log_id: at,
-    }];
+    let unchanged = [Precondition::<TypeConfig>::LastMembershipLogId { last_membership_log_id: at }];
     let proposed = group.raft.change_membership_if(change, retain, unchanged);
     let result = match tokio::time::timeout(COMMIT_DEADLINE, proposed).await {
         Ok(result) => result,
         Err(_) => {
-            return Err(MembershipError::Unknown(format!(
-                "not committed within {COMMIT_DEADLINE:?}"
-            )));
+            return Err(MembershipError::Unknown(format!("not committed within {COMMIT_DEADLINE:?}")));
         }
     };
     match result {
         Ok(_) => Ok(true),
-        Err(RaftError::APIError(ClientWriteError::PreconditionFailed(_))) => {
-            plan_again(group).await
-        }
+        Err(RaftError::APIError(ClientWriteError::PreconditionFailed(_))) => plan_again(group).await,
         Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
             use openraft::errors::ChangeMembershipError as E;
             match error {
@@ -688,8 +543,6 @@ async fn plan_again(group: &Group) -> Result<bool, MembershipError> {
     if has_quorum_contact(group) {
         Ok(false)
     } else {
-        Err(MembershipError::NoLeader(
-            "this leader has lost its quorum".to_owned(),
-        ))
+        Err(MembershipError::NoLeader("this leader has lost its quorum".to_owned()))
     }
 }

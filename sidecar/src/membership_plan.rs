@@ -79,9 +79,7 @@ pub fn plan_join(view: &View, raft_id: NodeId, joiner: &Member) -> Result<Step, 
             let what = if same_name { "name" } else { "address" };
             return Err(Refusal::new(
                 "member_alive",
-                format!(
-                    "the living member {member} with raft id {id} has the same {what}: remove it first"
-                ),
+                format!("the living member {member} with raft id {id} has the same {what}: remove it first"),
             ));
         }
         replaced.push(*id);
@@ -100,32 +98,15 @@ pub fn plan_remove(view: &View, name_or_id: &str, force: bool) -> Result<Step, R
     if view.joint {
         return Ok(Step::FinishJoint);
     }
-    let named = view
-        .members
-        .iter()
-        .filter(|(_, member)| member.name == name_or_id)
-        .map(|(id, _)| *id);
+    let named = view.members.iter().filter(|(_, member)| member.name == name_or_id).map(|(id, _)| *id);
     let mut targets: Vec<NodeId> = named.collect();
     if targets.is_empty() {
-        targets = view
-            .members
-            .keys()
-            .copied()
-            .filter(|id| id.to_string() == name_or_id)
-            .collect();
+        targets = view.members.keys().copied().filter(|id| id.to_string() == name_or_id).collect();
     }
     if targets.is_empty() {
-        return Err(Refusal::new(
-            "no_such_member",
-            format!("no member is called {name_or_id:?}"),
-        ));
+        return Err(Refusal::new("no_such_member", format!("no member is called {name_or_id:?}")));
     }
-    let left: BTreeSet<NodeId> = view
-        .voters
-        .iter()
-        .copied()
-        .filter(|voter| !targets.contains(voter))
-        .collect();
+    let left: BTreeSet<NodeId> = view.voters.iter().copied().filter(|voter| !targets.contains(voter)).collect();
     if left.is_empty() {
         return Err(Refusal::new(
             "last_voter",
@@ -161,11 +142,7 @@ pub fn plan_remove(view: &View, name_or_id: &str, force: bool) -> Result<Step, R
 }
 
 /// The one change that makes `raft_id` a voter and drops those it replaces.
-pub fn promotion(
-    view: &View,
-    raft_id: NodeId,
-    replaced: &[NodeId],
-) -> ChangeMembers<NodeId, Member> {
+pub fn promotion(view: &View, raft_id: NodeId, replaced: &[NodeId]) -> ChangeMembers<NodeId, Member> {
     let mut changes = vec![ChangeMembers::AddVoterIds(BTreeSet::from([raft_id]))];
     changes.extend(removals(view, replaced));
     ChangeMembers::Batch(changes)
@@ -177,10 +154,8 @@ pub fn removal(view: &View, targets: &[NodeId]) -> ChangeMembers<NodeId, Member>
 }
 
 fn removals(view: &View, targets: &[NodeId]) -> Vec<ChangeMembers<NodeId, Member>> {
-    let (voters, learners): (BTreeSet<NodeId>, BTreeSet<NodeId>) = targets
-        .iter()
-        .copied()
-        .partition(|id| view.voters.contains(id));
+    let (voters, learners): (BTreeSet<NodeId>, BTreeSet<NodeId>) =
+        targets.iter().copied().partition(|id| view.voters.contains(id));
     let mut changes = Vec::new();
     if !voters.is_empty() {
         changes.push(ChangeMembers::RemoveVoters(voters));
@@ -231,18 +206,9 @@ mod tests {
     #[test]
     fn a_new_node_becomes_learner_then_voter_then_nothing_is_left() {
         let mut view = group(&[1, 2, 3]);
-        assert_eq!(
-            plan_join(&view, 4, &member("n4")),
-            Ok(Step::AddLearner(4, member("n4")))
-        );
+        assert_eq!(plan_join(&view, 4, &member("n4")), Ok(Step::AddLearner(4, member("n4"))));
         view.members.insert(4, member("n4"));
-        assert_eq!(
-            plan_join(&view, 4, &member("n4")),
-            Ok(Step::Promote {
-                raft_id: 4,
-                replaced: vec![]
-            })
-        );
+        assert_eq!(plan_join(&view, 4, &member("n4")), Ok(Step::Promote { raft_id: 4, replaced: vec![] }));
         view.voters.insert(4);
         assert_eq!(plan_join(&view, 4, &member("n4")), Ok(Step::Done));
     }
@@ -250,18 +216,9 @@ mod tests {
     #[test]
     fn a_wiped_node_replaces_its_old_self_in_one_change() {
         let mut view = group(&[1, 2]);
-        assert_eq!(
-            plan_join(&view, 9, &member("n3")),
-            Ok(Step::AddLearner(9, member("n3")))
-        );
+        assert_eq!(plan_join(&view, 9, &member("n3")), Ok(Step::AddLearner(9, member("n3"))));
         view.members.insert(9, member("n3"));
-        assert_eq!(
-            plan_join(&view, 9, &member("n3")),
-            Ok(Step::Promote {
-                raft_id: 9,
-                replaced: vec![3]
-            })
-        );
+        assert_eq!(plan_join(&view, 9, &member("n3")), Ok(Step::Promote { raft_id: 9, replaced: vec![3] }));
         assert_eq!(
             promotion(&view, 9, &[3]),
             ChangeMembers::Batch(vec![
@@ -276,13 +233,7 @@ mod tests {
         let mut view = group(&[1, 2, 3]);
         view.members.insert(7, member("n4"));
         view.members.insert(8, member("n4"));
-        assert_eq!(
-            plan_join(&view, 8, &member("n4")),
-            Ok(Step::Promote {
-                raft_id: 8,
-                replaced: vec![7]
-            })
-        );
+        assert_eq!(plan_join(&view, 8, &member("n4")), Ok(Step::Promote { raft_id: 8, replaced: vec![7] }));
         assert_eq!(
             promotion(&view, 8, &[7]),
             ChangeMembers::Batch(vec![
@@ -291,93 +242,47 @@ mod tests {
             ])
         );
         view.voters.insert(8);
-        assert_eq!(
-            plan_join(&view, 8, &member("n4")),
-            Ok(Step::Remove(vec![7]))
-        );
+        assert_eq!(plan_join(&view, 8, &member("n4")), Ok(Step::Remove(vec![7])));
     }
 
     #[test]
     fn nobody_takes_the_place_of_the_living() {
-        assert_eq!(
-            code(plan_join(&group(&[1, 2, 3]), 9, &member("n3"))),
-            "member_alive"
-        );
-        let moved = Member {
-            name: "n4".to_owned(),
-            ..member("n3")
-        };
-        assert_eq!(
-            code(plan_join(&group(&[1, 2, 3]), 9, &moved)),
-            "member_alive"
-        );
-        assert_eq!(
-            plan_join(&group(&[1, 2]), 9, &moved),
-            Ok(Step::AddLearner(9, moved))
-        );
+        assert_eq!(code(plan_join(&group(&[1, 2, 3]), 9, &member("n3"))), "member_alive");
+        let moved = Member { name: "n4".to_owned(), ..member("n3") };
+        assert_eq!(code(plan_join(&group(&[1, 2, 3]), 9, &moved)), "member_alive");
+        assert_eq!(plan_join(&group(&[1, 2]), 9, &moved), Ok(Step::AddLearner(9, moved)));
     }
 
     #[test]
     fn new_addresses_are_written_down() {
-        let moved = Member {
-            raft_address: "elsewhere:8088".to_owned(),
-            ..member("n3")
-        };
-        assert_eq!(
-            plan_join(&group(&[1, 2, 3]), 3, &moved),
-            Ok(Step::Update(3, moved))
-        );
+        let moved = Member { raft_address: "elsewhere:8088".to_owned(), ..member("n3") };
+        assert_eq!(plan_join(&group(&[1, 2, 3]), 3, &moved), Ok(Step::Update(3, moved)));
     }
 
     #[test]
     fn a_change_that_was_begun_is_finished_first() {
-        let view = View {
-            joint: true,
-            ..group(&[1, 2, 3])
-        };
+        let view = View { joint: true, ..group(&[1, 2, 3]) };
         assert_eq!(plan_join(&view, 4, &member("n4")), Ok(Step::FinishJoint));
         assert_eq!(plan_remove(&view, "n3", false), Ok(Step::FinishJoint));
     }
 
     #[test]
     fn members_are_removed_by_name_and_by_raft_id() {
-        assert_eq!(
-            plan_remove(&group(&[1, 2, 3]), "n3", false),
-            Ok(Step::Remove(vec![3]))
-        );
-        assert_eq!(
-            plan_remove(&group(&[1, 2, 3]), "3", false),
-            Ok(Step::Remove(vec![3]))
-        );
-        assert_eq!(
-            code(plan_remove(&group(&[1, 2, 3]), "n4", false)),
-            "no_such_member"
-        );
+        assert_eq!(plan_remove(&group(&[1, 2, 3]), "n3", false), Ok(Step::Remove(vec![3])));
+        assert_eq!(plan_remove(&group(&[1, 2, 3]), "3", false), Ok(Step::Remove(vec![3])));
+        assert_eq!(code(plan_remove(&group(&[1, 2, 3]), "n4", false)), "no_such_member");
     }
 
     #[test]
     fn the_leader_hands_over_before_it_goes() {
-        assert_eq!(
-            plan_remove(&group(&[1, 2, 3]), "n1", false),
-            Ok(Step::TransferFirst)
-        );
+        assert_eq!(plan_remove(&group(&[1, 2, 3]), "n1", false), Ok(Step::TransferFirst));
     }
 
     #[test]
     fn a_removal_keeps_a_quorum_unless_forced() {
-        assert_eq!(
-            plan_remove(&group(&[1, 2]), "n3", false),
-            Ok(Step::Remove(vec![3])),
-            "the dead one"
-        );
-        assert_eq!(
-            code(plan_remove(&group(&[1, 2]), "n2", false)),
-            "would_lose_quorum"
-        );
-        assert_eq!(
-            plan_remove(&group(&[1, 2]), "n2", true),
-            Ok(Step::Remove(vec![2]))
-        );
+        assert_eq!(plan_remove(&group(&[1, 2]), "n3", false), Ok(Step::Remove(vec![3])), "the dead one");
+        assert_eq!(code(plan_remove(&group(&[1, 2]), "n2", false)), "would_lose_quorum");
+        assert_eq!(plan_remove(&group(&[1, 2]), "n2", true), Ok(Step::Remove(vec![2])));
         assert_eq!(code(plan_remove(&group(&[1]), "n2", true)), "no_quorum");
     }
 
@@ -391,11 +296,7 @@ mod tests {
             leader: 1,
         };
         assert_eq!(code(plan_remove(&view, "n1", true)), "last_voter");
-        assert_eq!(
-            plan_remove(&view, "n2", false),
-            Ok(Step::Remove(vec![2])),
-            "a dead learner needs no quorum check"
-        );
+        assert_eq!(plan_remove(&view, "n2", false), Ok(Step::Remove(vec![2])), "a dead learner needs no quorum check");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! [`Node`]: this node as every part of the sidecar sees it, from waiting for a cluster to stopping.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -45,12 +47,21 @@ pub struct Node {
     /// The connection to its engine.
     pub engine: EngineClient,
     phase: Arc<watch::Sender<Phase>>,
+    started: Instant,
+    /// Milliseconds after `started` at which a leader's message was last accepted.
+    leader_heard: Arc<AtomicU64>,
 }
 
 impl Node {
     /// A node that waits.
     pub fn new(identity: Arc<Identity>, engine: EngineClient) -> Self {
-        Self { identity, engine, phase: Arc::new(watch::Sender::new(Phase::Waiting)) }
+        Self {
+            identity,
+            engine,
+            phase: Arc::new(watch::Sender::new(Phase::Waiting)),
+            started: Instant::now(),
+            leader_heard: Arc::default(),
+        }
     }
 
     /// Where it is now.
@@ -88,5 +99,16 @@ impl Node {
                 *phase = Phase::Stopping(group.clone());
             }
         });
+    }
+
+    /// Notes that a leader's message was accepted just now.
+    pub fn note_leader(&self) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.leader_heard.store(now, Ordering::Relaxed);
+    }
+
+    /// Since a leader was last heard, or since this node started.
+    pub fn leader_silent_for(&self) -> Duration {
+        self.started.elapsed().saturating_sub(Duration::from_millis(self.leader_heard.load(Ordering::Relaxed)))
     }
 }

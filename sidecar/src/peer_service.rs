@@ -112,13 +112,19 @@ impl RaftService for PeerService {
         let group = self.checked_group(request.metadata())?;
         // A request that cannot be read ends the stream: what comes after it must not be appended without it.
         let requests = tokio_stream::StreamExt::map_while(request.into_inner(), |request| {
-            let parsed = request.map_err(|status| status.to_string()).and_then(|request| {
-                wire::parse_append_request(request).map_err(|error: WireError| error.to_string())
-            });
+            let parsed = request
+                .map_err(|status| status.to_string())
+                .and_then(|request| wire::parse_append_request(request).map_err(|error: WireError| error.to_string()));
             parsed.inspect_err(|error| tracing::debug!(error, "the append stream ends")).ok()
         });
-        let outcomes = group.raft.stream_append(Box::pin(requests));
-        Ok(Response::new(outcomes.map(|outcome| outcome.map(wire::append_response).map_err(raft_failed)).boxed()))
+        let (outcomes, node) = (group.raft.stream_append(Box::pin(requests)), self.node.clone());
+        let responses = outcomes.map(move |outcome| {
+            if matches!(outcome, Ok(Ok(_))) {
+                node.note_leader();
+            }
+            outcome.map(wire::append_response).map_err(raft_failed)
+        });
+        Ok(Response::new(responses.boxed()))
     }
 
     async fn vote(&self, request: Request<proto::VoteRequest>) -> Result<Response<proto::VoteResponse>, Status> {
@@ -216,10 +222,7 @@ impl RaftService for PeerService {
         })))
     }
 
-    async fn identify(
-        &self,
-        _request: Request<proto::IdentifyRequest>,
-    ) -> Result<Response<proto::Identity>, Status> {
+    async fn identify(&self, _request: Request<proto::IdentifyRequest>) -> Result<Response<proto::Identity>, Status> {
         Ok(Response::new(self.identity()))
     }
 

@@ -93,9 +93,7 @@ impl Proposals {
                 // The engine had applied it before its answer was lost.
                 unknown("applied, but the answer was lost")
             }
-            Ok(Ok(Ok(written))) => {
-                Outcome::Applied(Applied { index: written.log_id.index(), answer: written.data.0 })
-            }
+            Ok(Ok(Ok(written))) => Outcome::Applied(Applied { index: written.log_id.index(), answer: written.data.0 }),
             Ok(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => {
                 refused(RefusedReason::NoLeader, "this node does not lead (any more)")
             }
@@ -126,9 +124,8 @@ impl Proposals {
         }
         let (peers, address) = (group.peers.clone(), member.raft_address.clone());
         let forwarder = Arc::new(Forwarder::start(move |requests| async move {
-            let mut client = peers
-                .client(&address, Lane::Forward)
-                .map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+            let mut client =
+                peers.client(&address, Lane::Forward).map_err(|error| tonic::Status::unavailable(error.to_string()))?;
             Ok(client.forward_propose(peers.request(leader, requests)).await?.into_inner())
         }));
         *current = Some((leader, forwarder.clone()));
@@ -153,4 +150,3 @@ fn unknown(message: &str) -> Outcome {
 fn wall_clock_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
-

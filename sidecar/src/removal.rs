@@ -23,10 +23,7 @@ const QUORUM_WITHIN_MS: u64 = 2_000;
 pub fn verdict(status: &StatusDocument, cluster_id: &str, me: NodeId) -> Option<bool> {
     let speaks = status.cluster_id.as_deref() == Some(cluster_id)
         && status.node.role == "leader"
-        && status
-            .node
-            .quorum_ack_age_ms
-            .is_some_and(|age| age <= QUORUM_WITHIN_MS);
+        && status.node.quorum_ack_age_ms.is_some_and(|age| age <= QUORUM_WITHIN_MS);
     speaks.then(|| status.members.iter().any(|member| member.raft_id == me))
 }
 
@@ -88,15 +85,8 @@ mod tests {
     fn leader(age_ms: Option<u64>) -> StatusDocument {
         StatusDocument {
             cluster_id: Some("c".to_owned()),
-            node: NodeDocument {
-                role: "leader".to_owned(),
-                quorum_ack_age_ms: age_ms,
-                ..NodeDocument::default()
-            },
-            members: vec![MemberDocument {
-                raft_id: 1,
-                ..MemberDocument::default()
-            }],
+            node: NodeDocument { role: "leader".to_owned(), quorum_ack_age_ms: age_ms, ..NodeDocument::default() },
+            members: vec![MemberDocument { raft_id: 1, ..MemberDocument::default() }],
             waiting: None,
         }
     }

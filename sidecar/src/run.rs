@@ -95,11 +95,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     let identity = Arc::new(Identity {
         raft_id: store.raft_id(),
         raft_address: advertised(&config.raft_advertise, &config.name, &listeners.raft),
-        management_address: advertised(
-            &config.management_advertise,
-            &config.name,
-            &listeners.management,
-        ),
+        management_address: advertised(&config.management_advertise, &config.name, &listeners.management),
         http_address: config.http_advertise.clone(),
         name: config.name.clone(),
     });
@@ -116,19 +112,11 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     let client = ManagementClient::new().map_err(RunError::Client)?;
     let node = Node::new(identity, engine);
     let leadership = Leadership::new(node.clone(), client.clone());
-    let membership = Arc::new(Membership::new(
-        node.clone(),
-        leadership.clone(),
-        client.clone(),
-    ));
+    let membership = Arc::new(Membership::new(node.clone(), leadership.clone(), client.clone()));
     let lifecycle = Arc::new(Lifecycle::new(node.clone(), store, client.clone(), &config));
     let proposals = Proposals::new(node.clone());
     let barriers = ReadBarriers::new(node.clone());
-    let limits = Limits {
-        snapshot_after: config.snapshot_after,
-        retain: config.log_retain,
-        max: config.log_max,
-    };
+    let limits = Limits { snapshot_after: config.snapshot_after, retain: config.log_retain, max: config.log_max };
 
     // What serves ends after what works: peers are needed to give leadership away.
     let serving = Shutdown::new();
@@ -147,25 +135,10 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
         management::serve(listeners.management, routes, until).await;
         Ok(())
     });
-    let peers = PeerService::server(
-        node.clone(),
-        lifecycle.clone(),
-        proposals.clone(),
-        barriers.clone(),
-    );
-    tasks.spawn(serve_grpc(
-        "peers",
-        listeners.raft,
-        grpc::server().add_service(peers),
-        serving.clone(),
-    ));
+    let peers = PeerService::server(node.clone(), lifecycle.clone(), proposals.clone(), barriers.clone());
+    tasks.spawn(serve_grpc("peers", listeners.raft, grpc::server().add_service(peers), serving.clone()));
     let consensus = ConsensusService::server(node.clone(), proposals, barriers, membership);
-    tasks.spawn(serve_grpc(
-        "the engine",
-        listeners.engine,
-        grpc::server().add_service(consensus),
-        serving.clone(),
-    ));
+    tasks.spawn(serve_grpc("the engine", listeners.engine, grpc::server().add_service(consensus), serving.clone()));
 
     // The watch of the engine never ends; it goes with the set of tasks.
     let watched = node.engine.clone();
@@ -174,17 +147,12 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
         Ok(())
     });
     tasks.spawn(ended(leadership.clone().watch(working.clone())));
-    tasks.spawn(ended(compaction::run(
-        node.clone(),
-        limits,
-        working.clone(),
-    )));
+    tasks.spawn(ended(compaction::run(node.clone(), limits, working.clone())));
     tasks.spawn(ended(removal::watch(node.clone(), client, working.clone())));
     let (engine_node, until, log_dir) = (node.clone(), working.clone(), config.dir.join(LOG_DIR));
     tasks.spawn(async move {
         // Reading a long log takes a while; those who ask who this is are answered meanwhile.
-        let log =
-            tokio::task::spawn_blocking(move || LogStore::open(WalOptions::new(log_dir))).await??;
+        let log = tokio::task::spawn_blocking(move || LogStore::open(WalOptions::new(log_dir))).await??;
         lifecycle.log_is_open(log);
         // Raft asks the engine where it stands before anything else.
         if await_engine(&engine_node, &until).await {
@@ -206,10 +174,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     // Everything that works ends, also when it is an error that ends it all.
     shutdown.trigger();
     let deadline = Instant::now() + config.shutdown_grace;
-    if tokio::time::timeout_at(deadline, stop(&node, &leadership, &serving, tasks))
-        .await
-        .is_err()
-    {
+    if tokio::time::timeout_at(deadline, stop(&node, &leadership, &serving, tasks)).await.is_err() {
         tracing::warn!(grace = ?config.shutdown_grace, "not everything ended in time");
     }
     if let Some(group) = node.group() {
@@ -219,19 +184,13 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     result
 }
 
-async fn stop(
-    node: &Node,
-    leadership: &Leadership,
-    serving: &Shutdown,
-    mut tasks: JoinSet<Result<(), RunError>>,
-) {
+async fn stop(node: &Node, leadership: &Leadership, serving: &Shutdown, mut tasks: JoinSet<Result<(), RunError>>) {
     leadership.stop().await;
     if let Some(group) = node.group() {
         // What was taken is answered, if it can be.
         let wait = group.raft.wait(Some(IN_FLIGHT_DEADLINE));
-        let done = |metrics: &RaftMetrics<TypeConfig>| {
-            metrics.last_applied.map(|id| id.index()) >= metrics.last_log_index
-        };
+        let done =
+            |metrics: &RaftMetrics<TypeConfig>| metrics.last_applied.map(|id| id.index()) >= metrics.last_log_index;
         if wait.metrics(done, "all entries are applied").await.is_err() {
             tracing::info!("not everything in flight was answered");
         }

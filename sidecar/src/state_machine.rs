@@ -28,6 +28,10 @@ const RETRY_FIRST: Duration = Duration::from_millis(10);
 /// The longest of them.
 const RETRY_LAST: Duration = Duration::from_millis(250);
 
+/// An engine gone for longer: this process ends, and its next start waits for the engine before it takes part. Until then
+/// the node still counts for the majority; what commits meanwhile waits in memory.
+const ENGINE_GONE_DEADLINE: Duration = Duration::from_secs(300);
+
 /// The engine as a state machine.
 ///
 /// Applying never fails for a passing reason: openraft would stop for good. While the engine is gone it waits; the
@@ -66,6 +70,7 @@ impl RemoteStateMachine {
         }
         let request = ApplyRequest { entries };
         let mut wait = RETRY_FIRST;
+        let started = std::time::Instant::now();
         let response = loop {
             match self.try_apply(&request).await {
                 Ok(response) => break response,
@@ -75,6 +80,11 @@ impl RemoteStateMachine {
                 Err(status) => {
                     tracing::debug!(%status, "the engine does not apply, trying again");
                     self.stream = None;
+                    if started.elapsed() > ENGINE_GONE_DEADLINE {
+                        return Err(
+                            self.fatal(&format!("the engine has been gone for {ENGINE_GONE_DEADLINE:?}: {status}"))
+                        );
+                    }
                 }
             }
             tokio::time::sleep(wait).await;

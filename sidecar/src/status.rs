@@ -6,9 +6,7 @@ use openraft::{RaftMetrics, ServerState};
 use raftkv_proto::consensus::{ConsensusStatus, Member as WireMember};
 use serde::{Deserialize, Serialize};
 
-use crate::leadership::{
-    Elections, Reason, known_leader, matched_next, metrics_of, quorum_ack_age,
-};
+use crate::leadership::{Elections, Reason, matched_next, metrics_of, quorum_ack_age, reachable_leader};
 use crate::lifecycle::Waiting;
 use crate::node::{Group, Node};
 use crate::types::TypeConfig;
@@ -151,7 +149,7 @@ pub async fn consensus_status(node: &Node) -> ConsensusStatus {
     status.cluster_id = group.cluster_id.clone();
     status.role = role(&group, &metrics).to_owned();
     status.term = metrics.current_term;
-    status.leader_raft_id = known_leader(&metrics).unwrap_or(0);
+    status.leader_raft_id = reachable_leader(node, &group, &metrics).unwrap_or(0);
     status.last_log_next_index = next(metrics.last_log_index);
     status.committed_next_index = next(metrics.local_committed.map(|id| id.index()));
     status.applied_next_index = next(metrics.last_applied.map(|id| id.index()));
@@ -160,22 +158,15 @@ pub async fn consensus_status(node: &Node) -> ConsensusStatus {
     status.log_bytes = group.log.wal().log_bytes();
     status.quorum_ack_age_ms = quorum_ack_age(&group).map_or(0, |age| age.as_millis() as u64);
     let leads = metrics.state == ServerState::Leader;
-    let members = metrics
-        .membership_config
-        .nodes()
-        .map(|(id, member)| WireMember {
-            raft_id: *id,
-            name: member.name.clone(),
-            raft_address: member.raft_address.clone(),
-            management_address: member.management_address.clone(),
-            http_address: member.http_address.clone(),
-            voter: voters.contains(id),
-            matched_next_index: if leads {
-                matched_next(&metrics, *id).unwrap_or(0)
-            } else {
-                0
-            },
-        });
+    let members = metrics.membership_config.nodes().map(|(id, member)| WireMember {
+        raft_id: *id,
+        name: member.name.clone(),
+        raft_address: member.raft_address.clone(),
+        management_address: member.management_address.clone(),
+        http_address: member.http_address.clone(),
+        voter: voters.contains(id),
+        matched_next_index: if leads { matched_next(&metrics, *id).unwrap_or(0) } else { 0 },
+    });
     status.members = members.collect();
     status
 }
@@ -187,10 +178,7 @@ pub async fn status_document(node: &Node, waiting: Option<Waiting>) -> StatusDoc
     let index = |next: u64| next.checked_sub(1);
     let leads = status.role == "leader";
     let last_next = status.last_log_next_index;
-    let leader = status
-        .members
-        .iter()
-        .find(|member| member.raft_id == status.leader_raft_id);
+    let leader = status.members.iter().find(|member| member.raft_id == status.leader_raft_id);
     StatusDocument {
         cluster_id: in_cluster.then(|| status.cluster_id.clone()),
         node: NodeDocument {
@@ -202,10 +190,7 @@ pub async fn status_document(node: &Node, waiting: Option<Waiting>) -> StatusDoc
             snapshot_index: index(status.snapshot_next_index),
             purged_index: index(status.purged_next_index),
             log_bytes: in_cluster.then_some(status.log_bytes),
-            quorum_ack_age_ms: node
-                .group()
-                .and_then(|group| quorum_ack_age(&group))
-                .map(|age| age.as_millis() as u64),
+            quorum_ack_age_ms: node.group().and_then(|group| quorum_ack_age(&group)).map(|age| age.as_millis() as u64),
             engine,
             name: status.name,
             raft_id: status.raft_id,
@@ -217,11 +202,7 @@ pub async fn status_document(node: &Node, waiting: Option<Waiting>) -> StatusDoc
             .members
             .into_iter()
             .map(|member| MemberDocument {
-                matched_index: if leads {
-                    index(member.matched_next_index)
-                } else {
-                    None
-                },
+                matched_index: if leads { index(member.matched_next_index) } else { None },
                 lag: leads.then(|| last_next.saturating_sub(member.matched_next_index)),
                 name: member.name,
                 raft_id: member.raft_id,
@@ -231,10 +212,7 @@ pub async fn status_document(node: &Node, waiting: Option<Waiting>) -> StatusDoc
                 http_address: member.http_address,
             })
             .collect(),
-        waiting: waiting.map(|waiting| WaitingDocument {
-            bootstrap: waiting.bootstrap,
-            claim: waiting.claim,
-        }),
+        waiting: waiting.map(|waiting| WaitingDocument { bootstrap: waiting.bootstrap, claim: waiting.claim }),
     }
 }
 
@@ -254,9 +232,6 @@ async fn engine_document(node: &Node) -> EngineDocument {
             generation: Some(status.generation),
             http_address: Some(status.http_address).filter(|address| !address.is_empty()),
         },
-        _ => EngineDocument {
-            connected,
-            ..EngineDocument::default()
-        },
+        _ => EngineDocument { connected, ..EngineDocument::default() },
     }
 }

@@ -95,9 +95,7 @@ impl Put {
         };
         match answer.status {
             status if status.is_success() => match answer.revision() {
-                Ok(revision) => {
-                    Self::Acked { revision, replayed: answer.header("idempotency-replayed") == "true" }
-                }
+                Ok(revision) => Self::Acked { revision, replayed: answer.header("idempotency-replayed") == "true" },
                 Err(error) => Self::Unknown(error.to_string()),
             },
             StatusCode::GATEWAY_TIMEOUT | StatusCode::INTERNAL_SERVER_ERROR => Self::Unknown(answer.to_string()),

@@ -72,7 +72,12 @@ impl Client {
     }
 
     /// `POST` to any path, with a body of a type.
-    pub async fn post(&self, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> reqwest::Result<Answer> {
+    pub async fn post(
+        &self,
+        path: &str,
+        content_type: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> reqwest::Result<Answer> {
         Self::send(self.request(Method::POST, path).header("content-type", content_type).body(body)).await
     }
 

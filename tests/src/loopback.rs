@@ -31,7 +31,9 @@ impl Loopback {
                 return Ok(Self { block, _reservation: reservation });
             }
         }
-        bail!("no block of 127.0.0.0/8 can be bound: is the loopback network up, and may port {RESERVATION_PORT} be used?")
+        bail!(
+            "no block of 127.0.0.0/8 can be bound: is the loopback network up, and may port {RESERVATION_PORT} be used?"
+        )
     }
 
     /// Address of node number `index`, from 1.

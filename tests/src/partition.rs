@@ -27,12 +27,7 @@ pub struct Partition {
 impl Partition {
     /// Sets what happens to what `from` sends to `to`. The other direction is as it was.
     pub fn set(&self, from: usize, to: usize, flow: Flow) {
-        self.flows
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry((from, to))
-            .or_default()
-            .send_replace(flow);
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner).entry((from, to)).or_default().send_replace(flow);
     }
 
     /// Opens everything.
@@ -44,11 +39,6 @@ impl Partition {
 
     /// To follow what happens to what `from` sends to `to`.
     pub(crate) fn watch(&self, from: usize, to: usize) -> watch::Receiver<Flow> {
-        self.flows
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry((from, to))
-            .or_default()
-            .subscribe()
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner).entry((from, to)).or_default().subscribe()
     }
 }

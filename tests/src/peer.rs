@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use raftkv_proto::raft::raft_client::RaftClient;
-use raftkv_proto::raft::{AdoptRequest, Identity, IdentifyRequest, LeaderId, LogId, Vote, VoteRequest, VoteResponse};
+use raftkv_proto::raft::{AdoptRequest, IdentifyRequest, Identity, LeaderId, LogId, Vote, VoteRequest, VoteResponse};
 use raftkv_proto::{CLUSTER_ID_HEADER, TARGET_ID_HEADER, WIRE_VERSION_HEADER};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};

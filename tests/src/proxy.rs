@@ -65,9 +65,8 @@ impl Drop for Proxy {
 fn who_connects(from: SocketAddr, at: SocketAddr, senders: &Senders) -> Option<usize> {
     let inode = socket_inode(from, at)?;
     let senders = senders.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let owner = senders
-        .iter()
-        .find(|(_, process)| process.pid().is_some_and(|pid| socket_inodes(pid).contains(&inode)));
+    let owner =
+        senders.iter().find(|(_, process)| process.pid().is_some_and(|pid| socket_inodes(pid).contains(&inode)));
     Some(owner.map_or(OUTSIDE, |(node, _)| *node))
 }
 

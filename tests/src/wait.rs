@@ -18,11 +18,7 @@ where
 }
 
 /// As [`eventually`], with a deadline of its own.
-pub async fn eventually_within<T, F>(
-    patience: Duration,
-    what: &str,
-    mut check: impl FnMut() -> F,
-) -> anyhow::Result<T>
+pub async fn eventually_within<T, F>(patience: Duration, what: &str, mut check: impl FnMut() -> F) -> anyhow::Result<T>
 where
     F: Future<Output = anyhow::Result<T>>,
 {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use raftkv_tests::{Client, Cluster, History, Node, Operation, Put, Seed, eventually, eventually_within, figure};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use raftkv_tests::{Client, Cluster, History, Node, Operation, Put, Seed, eventually, eventually_within, figure};
 use reqwest::{Method, StatusCode};
 
 const ROUNDS: u64 = 300;
@@ -45,9 +45,8 @@ async fn a_read_anywhere_sees_every_acknowledged_write() -> anyhow::Result<()> {
             reader.sidecar().resume()?;
         }
         written.with_context(|| format!("round {round}"))?;
-        let (local, read) = tokio::join!(async { reader.client().get_stale("k").await }, async {
-            reader.client().get("k").await
-        });
+        let (local, read) =
+            tokio::join!(async { reader.client().get_stale("k").await }, async { reader.client().get("k").await });
         let read = read?.success().with_context(|| format!("round {round}, at {}", reader.name()))?;
         ensure!(
             read.text()? == round.to_string(),
@@ -183,7 +182,11 @@ async fn concurrent_histories_are_linearizable_through_faults() -> anyhow::Resul
         let leader = cluster.leader().await?;
         let cut_off = rng.random_bool(0.5);
         println!("fault {fault}: {} is {}", leader.name(), if cut_off { "cut off" } else { "killed" });
-        if cut_off { cluster.isolate(&leader) } else { leader.kill() }
+        if cut_off {
+            cluster.isolate(&leader)
+        } else {
+            leader.kill()
+        }
         let other = cluster.leader_other_than(&leader).await?;
         eventually("the others write", || async { other.client().put("probe", "x").await?.acked() }).await?;
         cluster.heal();
@@ -205,7 +208,10 @@ async fn concurrent_histories_are_linearizable_through_faults() -> anyhow::Resul
         let len = history.len();
         let linearizable = tokio::task::spawn_blocking(move || history.is_linearizable());
         let answer = tokio::time::timeout(Duration::from_secs(120), linearizable).await;
-        ensure!(answer.context("the checker takes too long")??, "the history of key {key}, {len} operations, is not linearizable");
+        ensure!(
+            answer.context("the checker takes too long")??,
+            "the history of key {key}, {len} operations, is not linearizable"
+        );
     }
     figure("checked in", format!("{:.1?}", at.elapsed()));
     cluster.whole(3).await?;
@@ -236,7 +242,9 @@ async fn one_client(
             (_, Some((Some(_), revision))) => {
                 client.request(Method::PUT, &path).header("if-match", format!("\"{revision}\"")).body(next.to_string())
             }
-            (_, Some((None, _))) => client.request(Method::PUT, &path).header("if-none-match", "*").body(next.to_string()),
+            (_, Some((None, _))) => {
+                client.request(Method::PUT, &path).header("if-none-match", "*").body(next.to_string())
+            }
             (_, None) => continue,
         };
         let begin = Instant::now();
@@ -266,7 +274,9 @@ async fn one_client(
                 seen[key] = Some((Some(to), answer.revision()?));
                 history.answered(Operation::Swap { from, to }, begin, end);
             }
-            (Ok(answer), Some(Operation::MaybeSwap { from, .. })) if answer.status == StatusCode::PRECONDITION_FAILED => {
+            (Ok(answer), Some(Operation::MaybeSwap { from, .. }))
+                if answer.status == StatusCode::PRECONDITION_FAILED =>
+            {
                 // By revision, which is stricter than by value, but no value is written twice.
                 seen[key] = None;
                 history.answered(Operation::NoSwap { from }, begin, end);

@@ -159,7 +159,11 @@ async fn conditions_hold(writer: &Client, reader: &Client) -> anyhow::Result<()>
     let second = put_if("if-match", format!("\"{first}\"")).await?.success()?.revision()?;
     ensure!(second > first, "revision {second} after {first}");
     let found = reader.get("conditional").await?.success()?;
-    ensure!(found.revision()? == second && found.header("raftkv-revision") == second.to_string(), "{:?}", found.headers);
+    ensure!(
+        found.revision()? == second && found.header("raftkv-revision") == second.to_string(),
+        "{:?}",
+        found.headers
+    );
     let unchanged = reader.request(Method::GET, "/v1/kv/conditional").header("if-none-match", format!("\"{second}\""));
     Client::send(unchanged).await?.expect(StatusCode::NOT_MODIFIED)?;
     writer.delete("conditional").await?.success()?;
@@ -250,7 +254,14 @@ async fn bad_requests_say_what_is_wrong_and_change_nothing() -> anyhow::Result<(
         ("a deep value", Method::POST, "/insert-val", MSGPACK, deep, 400),
         ("a wrong type", Method::POST, "/insert-val", "image/png", encoded(&set(1.into()))?, 415),
         ("a batch of a wrong type", Method::POST, "/v1/batch", "text/html", b"{}".to_vec(), 415),
-        ("a batch of an unknown op", Method::POST, "/v1/batch", JSON, br#"{"operations":[{"op":"put","key":"bad","value":1},{"op":"add","key":"bad"}]}"#.to_vec(), 400),
+        (
+            "a batch of an unknown op",
+            Method::POST,
+            "/v1/batch",
+            JSON,
+            br#"{"operations":[{"op":"put","key":"bad","value":1},{"op":"add","key":"bad"}]}"#.to_vec(),
+            400,
+        ),
         ("an unknown parameter", Method::PUT, "/v1/kv/bad?ttl=5", "text/plain", vec![], 400),
         ("a wrong timeout", Method::PUT, "/v1/kv/bad?timeout=soon", "text/plain", vec![], 400),
         ("a wrong method", Method::PATCH, "bad", "text/plain", vec![], 405),
@@ -281,7 +292,9 @@ async fn half_sent_requests(cluster: &Cluster) -> anyhow::Result<()> {
     use tokio::io::AsyncWriteExt;
     let node = cluster.node(1);
     let mut open = Vec::new();
-    for start in ["PU", "PUT /v1/kv/bad HTTP/1.1\r\nho", "PUT /v1/kv/bad HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf"] {
+    for start in
+        ["PU", "PUT /v1/kv/bad HTTP/1.1\r\nho", "PUT /v1/kv/bad HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf"]
+    {
         for _ in 0..20 {
             let mut connection = tokio::net::TcpStream::connect(node.http_address()).await?;
             connection.write_all(start.as_bytes()).await?;

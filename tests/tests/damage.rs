@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use rand::RngExt;
 use raftkv_tests::damage::{end_of_records, files_below, flip_bit, overwrite, truncate};
 use raftkv_tests::{Cluster, Contents, Load, Node, Seed, eventually, figure};
+use rand::RngExt;
 
 const PUTS: u64 = 3_000;
 /// A node with damaged files comes back or says what is wrong within this.
@@ -22,17 +22,12 @@ async fn loaded() -> anyhow::Result<(Cluster, Contents)> {
     Ok((cluster, contents))
 }
 
-/// The newest file of the write-ahead log.
+/// The newest segment of the write-ahead log.
 fn log_file(node: &Node) -> anyhow::Result<PathBuf> {
-    let files = files_below(node.dir())?;
-    let mut segments: Vec<_> = files.into_iter().filter(|file| is_log(node, file)).collect();
-    segments.sort();
-    segments.pop().with_context(|| format!("no log below {}", node.dir().display()))
-}
-
-fn is_log(node: &Node, file: &Path) -> bool {
-    let below = file.strip_prefix(node.dir()).unwrap_or(file);
-    below.starts_with("raft") || below.starts_with("log") || below.starts_with("wal")
+    let log = node.dir().join("sidecar/wal");
+    // Their names sort by age.
+    let segments = files_below(&log)?.into_iter().filter(|file| file.extension().is_some_and(|ext| ext == "wal"));
+    segments.last().with_context(|| format!("no log below {}", log.display()))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -159,11 +154,8 @@ async fn a_flipped_bit_in_the_store_is_never_served() -> anyhow::Result<()> {
         // So that the data is in tables, not only in journals.
         node.compact().await?.success()?;
         node.kill();
-        let files: Vec<_> = files_below(node.dir())?
+        let files: Vec<_> = files_below(&node.dir().join("engine"))?
             .into_iter()
-            .filter(|file| !is_log(&node, file) && file.components().any(|part| {
-                part.as_os_str().to_string_lossy().starts_with("gen-")
-            }))
             .filter(|file| std::fs::metadata(file).is_ok_and(|meta| meta.len() > 0))
             .collect();
         ensure!(!files.is_empty(), "no store below {}", node.dir().display());

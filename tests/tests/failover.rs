@@ -83,7 +83,10 @@ async fn what_is_killed_comes_back_by_itself() -> anyhow::Result<()> {
         let starts = process.starts();
         let at = Instant::now();
         process.crash();
-        eventually("it is started again", || async { (process.starts() > starts).then_some(()).ok_or(anyhow!("not yet")) }).await?;
+        eventually("it is started again", || async {
+            (process.starts() > starts).then_some(()).ok_or(anyhow!("not yet"))
+        })
+        .await?;
         eventually("the node is ready again", || node.ready()).await?;
         let role = if of_leader { "the leader" } else { "a follower" };
         figure(&format!("killed the {what} of {role}, the node is ready again after"), format!("{:.1?}", at.elapsed()));

@@ -45,7 +45,10 @@ async fn heavy_a_fourth_node_joins_by_snapshot_under_load_and_leaves() -> anyhow
     let bulk = BulkLoad { puts, keys: puts, value_bytes: 64 * 1024, batch: 32, prefix: "bulk/".to_owned() };
     let took = bulk.run(&clients).await?;
     figure("data held by the group", human_bytes(bulk.bytes()));
-    figure("loaded in", format!("{took:.1?}, {} a second", human_bytes((bulk.bytes() as f64 / took.as_secs_f64()) as u64)));
+    figure(
+        "loaded in",
+        format!("{took:.1?}, {} a second", human_bytes((bulk.bytes() as f64 / took.as_secs_f64()) as u64)),
+    );
     for node in cluster.nodes() {
         node.compact().await?.success()?;
         eventually("the log is compacted", || async {

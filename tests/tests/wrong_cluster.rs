@@ -17,7 +17,10 @@ async fn messages_of_another_cluster_id_target_or_wire_version_are_refused() -> 
     let mut peer = node.peer()?;
 
     let identity = peer.identify().await?;
-    ensure!(identity.cluster_id == cluster_id && identity.raft_id == id && identity.name == node.name(), "{identity:?}");
+    ensure!(
+        identity.cluster_id == cluster_id && identity.raft_id == id && identity.name == node.name(),
+        "{identity:?}"
+    );
     for (what, cluster_id, id, wire, says) in [
         ("another cluster", "another-cluster", id, WIRE_VERSION, "cluster"),
         ("no cluster", "", id, WIRE_VERSION, "cluster"),

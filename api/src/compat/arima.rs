@@ -27,11 +27,7 @@ struct Reply<'a, T> {
 }
 
 /// `/store`.
-pub(crate) async fn store<B: Backend>(
-    app: Arc<App<B>>,
-    parts: Parts,
-    body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn store<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Body) -> Result<Response, Problem> {
     match parts.method {
         Method::POST => store_key(&app, &parts, body).await,
         _ => Err(Problem::method_not_allowed("POST")),
@@ -39,11 +35,7 @@ pub(crate) async fn store<B: Backend>(
 }
 
 /// `/store/{key}`.
-pub(crate) async fn handle<B: Backend>(
-    app: Arc<App<B>>,
-    parts: Parts,
-    _body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn handle<B: Backend>(app: Arc<App<B>>, parts: Parts, _body: Body) -> Result<Response, Problem> {
     let key = app.path_key(&parts, PREFIX);
     match parts.method {
         Method::GET | Method::HEAD => fetch_key(&app, &parts, key?).await,
@@ -53,11 +45,7 @@ pub(crate) async fn handle<B: Backend>(
 }
 
 /// `/raft/join`.
-pub(crate) async fn join<B: Backend>(
-    app: Arc<App<B>>,
-    parts: Parts,
-    body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn join<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Body) -> Result<Response, Problem> {
     match parts.method {
         Method::POST => raft_join(&app, &parts, body).await,
         _ => Err(Problem::method_not_allowed("POST")),
@@ -65,11 +53,7 @@ pub(crate) async fn join<B: Backend>(
 }
 
 /// `/raft/remove`.
-pub(crate) async fn remove<B: Backend>(
-    app: Arc<App<B>>,
-    parts: Parts,
-    body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn remove<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Body) -> Result<Response, Problem> {
     match parts.method {
         Method::POST => raft_remove(&app, &parts, body).await,
         _ => Err(Problem::method_not_allowed("POST")),
@@ -77,11 +61,7 @@ pub(crate) async fn remove<B: Backend>(
 }
 
 /// `/raft/stats`.
-pub(crate) async fn stats<B: Backend>(
-    app: Arc<App<B>>,
-    parts: Parts,
-    _body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn stats<B: Backend>(app: Arc<App<B>>, parts: Parts, _body: Body) -> Result<Response, Problem> {
     match parts.method {
         Method::GET | Method::HEAD => raft_stats(&app, &parts).await,
         _ => Err(Problem::method_not_allowed("GET, HEAD")),
@@ -98,25 +78,14 @@ pub(crate) async fn stats<B: Backend>(
         (status = 503, description = "`{error}`: not now, definitely not applied."),
     )
 )]
-pub(crate) async fn store_key<B: Backend>(
-    app: &App<B>,
-    parts: &Parts,
-    body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn store_key<B: Backend>(app: &App<B>, parts: &Parts, body: Body) -> Result<Response, Problem> {
     let ctx = app.plain_context(parts)?;
     require_json(&parts.headers)?;
     let limits = app.limits();
     let [key_field, new] = json_fields(&read_body(body).await?, ["key", "value"], limits)?;
     let key = key(key_field, limits)?;
-    let new = value(
-        new.ok_or_else(|| malformed("the field value is missing"))?,
-        limits,
-    )?;
-    let command = Command::Set {
-        key: key.clone(),
-        value: new.clone(),
-        expires_at_ms: 0,
-    };
+    let new = value(new.ok_or_else(|| malformed("the field value is missing"))?, limits)?;
+    let command = Command::Set { key: key.clone(), value: new.clone(), expires_at_ms: 0 };
     app.write(ctx, parts, command, None).await?;
     entry_reply("success persisting data", &key, Some(&new))
 }
@@ -130,20 +99,10 @@ pub(crate) async fn store_key<B: Backend>(
         (status = 422, description = "`{error}`: no such key, or its value has no JSON form."),
     )
 )]
-pub(crate) async fn fetch_key<B: Backend>(
-    app: &App<B>,
-    parts: &Parts,
-    key: Key,
-) -> Result<Response, Problem> {
+pub(crate) async fn fetch_key<B: Backend>(app: &App<B>, parts: &Parts, key: Key) -> Result<Response, Problem> {
     let ctx = app.plain_context(parts)?;
-    let entry = app
-        .read(ctx, key.clone())
-        .await?
-        .value
-        .ok_or_else(Problem::key_not_found)?;
-    let value = entry
-        .value
-        .ok_or_else(|| Problem::internal("a read gave no value"))?;
+    let entry = app.read(ctx, key.clone()).await?.value.ok_or_else(Problem::key_not_found)?;
+    let value = entry.value.ok_or_else(|| Problem::internal("a read gave no value"))?;
     entry_reply("success fetching data", &key, Some(&value))
 }
 
@@ -153,14 +112,9 @@ pub(crate) async fn fetch_key<B: Backend>(
     params(("key" = String, Path, description = "The key, percent-encoded.")),
     responses((status = 200, description = "`{message, data: {key, value: null}}`"))
 )]
-pub(crate) async fn remove_key<B: Backend>(
-    app: &App<B>,
-    parts: &Parts,
-    key: Key,
-) -> Result<Response, Problem> {
+pub(crate) async fn remove_key<B: Backend>(app: &App<B>, parts: &Parts, key: Key) -> Result<Response, Problem> {
     let ctx = app.plain_context(parts)?;
-    app.write(ctx, parts, Command::Delete { key: key.clone() }, None)
-        .await?;
+    app.write(ctx, parts, Command::Delete { key: key.clone() }, None).await?;
     entry_reply("success removing data", &key, None)
 }
 
@@ -170,11 +124,7 @@ pub(crate) async fn remove_key<B: Backend>(
     request_body(content = String, content_type = "application/json"),
     responses((status = 200, description = "`{message, data}`"), (status = 422, description = "`{error}`"))
 )]
-pub(crate) async fn raft_join<B: Backend>(
-    app: &App<B>,
-    parts: &Parts,
-    body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn raft_join<B: Backend>(app: &App<B>, parts: &Parts, body: Body) -> Result<Response, Problem> {
     let ctx = app.patient_context(parts)?;
     require_json(&parts.headers)?;
     let body = read_body(body).await?;
@@ -182,19 +132,8 @@ pub(crate) async fn raft_join<B: Backend>(
     let name = not_empty(text(node_id, "node_id")?, "node_id")?;
     let address = not_empty(text(raft_address, "raft_address")?, "raft_address")?;
     let message = app.backend.join(ctx, name, address).await?;
-    let stats = app
-        .backend
-        .membership(ctx)
-        .await
-        .map(|m| m.stats)
-        .unwrap_or_default();
-    Ok(json(
-        StatusCode::OK,
-        &Reply {
-            message: &message,
-            data: stats,
-        },
-    ))
+    let stats = app.backend.membership(ctx).await.map(|m| m.stats).unwrap_or_default();
+    Ok(json(StatusCode::OK, &Reply { message: &message, data: stats }))
 }
 
 /// Arima: removes a node, `{"node_id": …}`.
@@ -203,29 +142,14 @@ pub(crate) async fn raft_join<B: Backend>(
     request_body(content = String, content_type = "application/json"),
     responses((status = 200, description = "`{message, data}`"), (status = 422, description = "`{error}`"))
 )]
-pub(crate) async fn raft_remove<B: Backend>(
-    app: &App<B>,
-    parts: &Parts,
-    body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn raft_remove<B: Backend>(app: &App<B>, parts: &Parts, body: Body) -> Result<Response, Problem> {
     let ctx = app.patient_context(parts)?;
     require_json(&parts.headers)?;
     let [node_id] = json_fields(&read_body(body).await?, ["node_id"], app.limits())?;
     let name = not_empty(text(node_id, "node_id")?, "node_id")?;
     let message = app.backend.remove(ctx, name).await?;
-    let stats = app
-        .backend
-        .membership(ctx)
-        .await
-        .map(|m| m.stats)
-        .unwrap_or_default();
-    Ok(json(
-        StatusCode::OK,
-        &Reply {
-            message: &message,
-            data: stats,
-        },
-    ))
+    let stats = app.backend.membership(ctx).await.map(|m| m.stats).unwrap_or_default();
+    Ok(json(StatusCode::OK, &Reply { message: &message, data: stats }))
 }
 
 /// Arima: the state of consensus, names and values as text.
@@ -233,27 +157,14 @@ pub(crate) async fn raft_remove<B: Backend>(
     get, path = "/raft/stats", tag = "Arima",
     responses((status = 200, description = "`{message, data}`"))
 )]
-pub(crate) async fn raft_stats<B: Backend>(
-    app: &App<B>,
-    parts: &Parts,
-) -> Result<Response, Problem> {
+pub(crate) async fn raft_stats<B: Backend>(app: &App<B>, parts: &Parts) -> Result<Response, Problem> {
     let ctx = app.plain_context(parts)?;
     let membership = app.backend.membership(ctx).await?;
-    Ok(json(
-        StatusCode::OK,
-        &Reply {
-            message: "Here is the raft status",
-            data: membership.stats,
-        },
-    ))
+    Ok(json(StatusCode::OK, &Reply { message: "Here is the raft status", data: membership.stats }))
 }
 
 fn not_empty(text: String, name: &str) -> Result<String, Problem> {
-    if text.is_empty() {
-        Err(malformed(format!("the field {name} is empty")))
-    } else {
-        Ok(text)
-    }
+    if text.is_empty() { Err(malformed(format!("the field {name} is empty"))) } else { Ok(text) }
 }
 
 /// `{message, data: {key, value}}`, with the value as it is.
@@ -268,9 +179,7 @@ fn entry_reply(message: &str, key: &Key, value: Option<&Value>) -> Result<Respon
         None => out.extend_from_slice(b"null"),
         Some(value) if value.write_json(&mut out) => {}
         Some(_) => {
-            return Err(Problem::not_acceptable(
-                "this value has no JSON form; read it at /v1/kv",
-            ));
+            return Err(Problem::not_acceptable("this value has no JSON form; read it at /v1/kv"));
         }
     }
     out.extend_from_slice(b"}}");

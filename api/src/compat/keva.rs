@@ -28,11 +28,7 @@ pub(crate) struct Done {
 const DONE: Done = Done { done: "true" };
 
 /// All methods of the path.
-pub(crate) async fn handle<B: Backend>(
-    app: Arc<App<B>>,
-    parts: Parts,
-    body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn handle<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Body) -> Result<Response, Problem> {
     let key = app.path_key(&parts, PREFIX);
     match parts.method {
         Method::GET | Method::HEAD => get_key(&app, &parts, key?).await,
@@ -48,20 +44,14 @@ pub(crate) async fn handle<B: Backend>(
     params(("key" = String, Path, description = "The key, percent-encoded.")),
     responses((status = 200, description = "The value."), (status = 204, description = "No such key."))
 )]
-pub(crate) async fn get_key<B: Backend>(
-    app: &App<B>,
-    parts: &Parts,
-    key: Key,
-) -> Result<Response, Problem> {
+pub(crate) async fn get_key<B: Backend>(app: &App<B>, parts: &Parts, key: Key) -> Result<Response, Problem> {
     let ctx = app.plain_context(parts)?;
     let Some(entry) = app.read(ctx, key).await?.value else {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
         return Ok(response);
     };
-    let value = entry
-        .value
-        .ok_or_else(|| Problem::internal("a read gave no value"))?;
+    let value = entry.value.ok_or_else(|| Problem::internal("a read gave no value"))?;
     value_response(value, &Accept::Anything)
 }
 
@@ -80,17 +70,7 @@ pub(crate) async fn post_key<B: Backend>(
 ) -> Result<Response, Problem> {
     let ctx = app.plain_context(parts)?;
     let value = text_or_binary(&read_body(body).await?, app.limits())?;
-    app.write(
-        ctx,
-        parts,
-        Command::Set {
-            key,
-            value,
-            expires_at_ms: 0,
-        },
-        None,
-    )
-    .await?;
+    app.write(ctx, parts, Command::Set { key, value, expires_at_ms: 0 }, None).await?;
     Ok(json(StatusCode::OK, &DONE))
 }
 
@@ -100,11 +80,7 @@ pub(crate) async fn post_key<B: Backend>(
     params(("key" = String, Path, description = "The key, percent-encoded.")),
     responses((status = 200, description = "It is not there any more.", body = Done))
 )]
-pub(crate) async fn delete_key<B: Backend>(
-    app: &App<B>,
-    parts: &Parts,
-    key: Key,
-) -> Result<Response, Problem> {
+pub(crate) async fn delete_key<B: Backend>(app: &App<B>, parts: &Parts, key: Key) -> Result<Response, Problem> {
     let ctx = app.plain_context(parts)?;
     app.write(ctx, parts, Command::Delete { key }, None).await?;
     Ok(json(StatusCode::OK, &DONE))

@@ -18,11 +18,7 @@ use crate::query::Query;
 use crate::reply::{TEXT, reply};
 
 /// `/insert-val`.
-pub(crate) async fn insert<B: Backend>(
-    app: Arc<App<B>>,
-    parts: Parts,
-    body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn insert<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Body) -> Result<Response, Problem> {
     match parts.method {
         Method::POST => insert_val(&app, &parts, body).await,
         _ => Err(Problem::method_not_allowed("POST")),
@@ -30,11 +26,7 @@ pub(crate) async fn insert<B: Backend>(
 }
 
 /// `/get-val`.
-pub(crate) async fn get<B: Backend>(
-    app: Arc<App<B>>,
-    parts: Parts,
-    _body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn get<B: Backend>(app: Arc<App<B>>, parts: Parts, _body: Body) -> Result<Response, Problem> {
     match parts.method {
         Method::GET | Method::HEAD => get_val(&app, &parts).await,
         _ => Err(Problem::method_not_allowed("GET, HEAD")),
@@ -53,11 +45,7 @@ pub(crate) async fn get<B: Backend>(
         (status = 503, description = "`error: …`", body = String, content_type = "text/plain"),
     )
 )]
-pub(crate) async fn insert_val<B: Backend>(
-    app: &App<B>,
-    parts: &Parts,
-    body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn insert_val<B: Backend>(app: &App<B>, parts: &Parts, body: Body) -> Result<Response, Problem> {
     let ctx = app.plain_context(parts)?;
     // Old clients send no type, or the one their library sends unasked.
     match media_type(&parts.headers)?.as_deref() {
@@ -70,18 +58,13 @@ pub(crate) async fn insert_val<B: Backend>(
     }
     let limits = app.limits();
     let message = Value::from_msgpack(read_body(body).await?, &envelope_limits(limits))?;
-    let [op, key_field, value_field] =
-        fields(&message, ["op", "key", "value"], Unknown::Ignore, limits)?;
+    let [op, key_field, value_field] = fields(&message, ["op", "key", "value"], Unknown::Ignore, limits)?;
     let op = text(op, "op")?;
     let key = key(key_field, limits)?;
     let command = match op.as_str() {
         "SET" => {
             let new = value_field.ok_or_else(|| malformed("the field value is missing"))?;
-            Command::Set {
-                key,
-                value: value(new, limits)?,
-                expires_at_ms: 0,
-            }
+            Command::Set { key, value: value(new, limits)?, expires_at_ms: 0 }
         }
         "DELETE" => Command::Delete { key },
         _ => {
@@ -107,18 +90,10 @@ pub(crate) async fn insert_val<B: Backend>(
 pub(crate) async fn get_val<B: Backend>(app: &App<B>, parts: &Parts) -> Result<Response, Problem> {
     let mut query = Query::of(parts)?;
     let ctx = app.context(parts, &mut query)?;
-    let key = query
-        .take("key")?
-        .ok_or_else(|| malformed("the parameter key is missing"))?;
+    let key = query.take("key")?.ok_or_else(|| malformed("the parameter key is missing"))?;
     let key = Key::new(key, app.limits())?;
-    let entry = app
-        .read(ctx, key)
-        .await?
-        .value
-        .ok_or_else(Problem::key_not_found)?;
-    let value = entry
-        .value
-        .ok_or_else(|| Problem::internal("a read gave no value"))?;
+    let entry = app.read(ctx, key).await?.value.ok_or_else(Problem::key_not_found)?;
+    let value = entry.value.ok_or_else(|| Problem::internal("a read gave no value"))?;
     let accept = match value.kind() {
         Kind::Str => Accept::Anything,
         _ => Accept::parse(&parts.headers),

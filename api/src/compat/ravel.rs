@@ -26,41 +26,25 @@ pub(crate) struct Message {
 const OK: Message = Message { msg: "ok" };
 
 /// `/put`.
-pub(crate) async fn put<B: Backend>(
-    app: Arc<App<B>>,
-    parts: Parts,
-    body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn put<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Body) -> Result<Response, Problem> {
     require_post(&parts)?;
     put_key(&app, &parts, body).await
 }
 
 /// `/get`.
-pub(crate) async fn get<B: Backend>(
-    app: Arc<App<B>>,
-    parts: Parts,
-    body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn get<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Body) -> Result<Response, Problem> {
     require_post(&parts)?;
     get_key(&app, &parts, body).await
 }
 
 /// `/delete`.
-pub(crate) async fn delete<B: Backend>(
-    app: Arc<App<B>>,
-    parts: Parts,
-    body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn delete<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Body) -> Result<Response, Problem> {
     require_post(&parts)?;
     delete_key(&app, &parts, body).await
 }
 
 fn require_post(parts: &Parts) -> Result<(), Problem> {
-    if parts.method == Method::POST {
-        Ok(())
-    } else {
-        Err(Problem::method_not_allowed("POST"))
-    }
+    if parts.method == Method::POST { Ok(()) } else { Err(Problem::method_not_allowed("POST")) }
 }
 
 /// Ravel: stores a JSON value, `{"key": …, "val": …}` (or `value`). Its type is kept.
@@ -69,33 +53,18 @@ fn require_post(parts: &Parts) -> Result<(), Problem> {
     request_body(content = String, content_type = "application/json"),
     responses((status = 200, description = "Stored.", body = Message), (status = 400, description = "`{error}`"))
 )]
-pub(crate) async fn put_key<B: Backend>(
-    app: &App<B>,
-    parts: &Parts,
-    body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn put_key<B: Backend>(app: &App<B>, parts: &Parts, body: Body) -> Result<Response, Problem> {
     let ctx = app.plain_context(parts)?;
     require_json(&parts.headers)?;
     let limits = app.limits();
-    let [key_field, val, long] =
-        json_fields(&read_body(body).await?, ["key", "val", "value"], limits)?;
+    let [key_field, val, long] = json_fields(&read_body(body).await?, ["key", "val", "value"], limits)?;
     let key = key(key_field, limits)?;
     let new = match (val, long) {
         (Some(new), None) | (None, Some(new)) => value(new, limits)?,
         (None, None) => return Err(malformed("the field val is missing")),
         (Some(_), Some(_)) => return Err(malformed("both val and value are given")),
     };
-    app.write(
-        ctx,
-        parts,
-        Command::Set {
-            key,
-            value: new,
-            expires_at_ms: 0,
-        },
-        None,
-    )
-    .await?;
+    app.write(ctx, parts, Command::Set { key, value: new, expires_at_ms: 0 }, None).await?;
     Ok(json(StatusCode::OK, &OK))
 }
 
@@ -105,31 +74,19 @@ pub(crate) async fn put_key<B: Backend>(
     request_body(content = String, content_type = "application/json"),
     responses((status = 200, description = "`{key, val}`"), (status = 404, description = "`{error}`"))
 )]
-pub(crate) async fn get_key<B: Backend>(
-    app: &App<B>,
-    parts: &Parts,
-    body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn get_key<B: Backend>(app: &App<B>, parts: &Parts, body: Body) -> Result<Response, Problem> {
     let ctx = app.plain_context(parts)?;
     require_json(&parts.headers)?;
     let [key_field] = json_fields(&read_body(body).await?, ["key"], app.limits())?;
     let key = key(key_field, app.limits())?;
-    let entry = app
-        .read(ctx, key.clone())
-        .await?
-        .value
-        .ok_or_else(Problem::key_not_found)?;
-    let value = entry
-        .value
-        .ok_or_else(|| Problem::internal("a read gave no value"))?;
+    let entry = app.read(ctx, key.clone()).await?.value.ok_or_else(Problem::key_not_found)?;
+    let value = entry.value.ok_or_else(|| Problem::internal("a read gave no value"))?;
     let mut out = Vec::with_capacity(64 + value.as_msgpack().len());
     out.extend_from_slice(b"{\"key\":");
     raftkv_kv::write_json_string(&String::from_utf8_lossy(key.as_bytes()), &mut out);
     out.extend_from_slice(b",\"val\":");
     if !value.write_json(&mut out) {
-        return Err(Problem::not_acceptable(
-            "this value has no JSON form; read it at /v1/kv",
-        ));
+        return Err(Problem::not_acceptable("this value has no JSON form; read it at /v1/kv"));
     }
     out.push(b'}');
     Ok(reply(StatusCode::OK, JSON, out))
@@ -141,11 +98,7 @@ pub(crate) async fn get_key<B: Backend>(
     request_body(content = String, content_type = "application/json"),
     responses((status = 200, description = "It is not there any more.", body = Message))
 )]
-pub(crate) async fn delete_key<B: Backend>(
-    app: &App<B>,
-    parts: &Parts,
-    body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn delete_key<B: Backend>(app: &App<B>, parts: &Parts, body: Body) -> Result<Response, Problem> {
     let ctx = app.plain_context(parts)?;
     require_json(&parts.headers)?;
     let [key_field] = json_fields(&read_body(body).await?, ["key"], app.limits())?;

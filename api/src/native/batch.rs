@@ -91,11 +91,7 @@ pub(crate) struct OperationResult {
 }
 
 /// All methods of the path.
-pub(crate) async fn handle<B: Backend>(
-    app: Arc<App<B>>,
-    parts: Parts,
-    body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn handle<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Body) -> Result<Response, Problem> {
     match parts.method {
         Method::POST => apply_batch(&app, &parts, body).await,
         _ => Err(Problem::method_not_allowed("POST")),
@@ -126,11 +122,7 @@ pub(crate) async fn handle<B: Backend>(
         (status = 504, description = "Outcome unknown.", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub(crate) async fn apply_batch<B: Backend>(
-    app: &App<B>,
-    parts: &Parts,
-    body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn apply_batch<B: Backend>(app: &App<B>, parts: &Parts, body: Body) -> Result<Response, Problem> {
     let mut query = Query::of(parts)?;
     let ctx = app.context(parts, &mut query)?;
     query.finish()?;
@@ -140,23 +132,14 @@ pub(crate) async fn apply_batch<B: Backend>(
         None | Some("application/json" | "application/x-www-form-urlencoded") => false,
         Some(name) if is_msgpack(name) => true,
         Some(name) => {
-            let detail =
-                format!("{name} is not taken here; send application/json or application/msgpack");
+            let detail = format!("{name} is not taken here; send application/json or application/msgpack");
             return Err(Problem::unsupported_media_type(detail));
         }
     };
-    let offers = if in_msgpack {
-        [Format::MsgPack, Format::Json]
-    } else {
-        [Format::Json, Format::MsgPack]
-    };
+    let offers = if in_msgpack { [Format::MsgPack, Format::Json] } else { [Format::Json, Format::MsgPack] };
     let format = Accept::parse(&parts.headers)
         .choose(&offers)
-        .ok_or_else(|| {
-            Problem::not_acceptable(
-                "the results are given as application/json or application/msgpack",
-            )
-        })?;
+        .ok_or_else(|| Problem::not_acceptable("the results are given as application/json or application/msgpack"))?;
     let body = read_body(body).await?;
     let ops = operations(body, in_msgpack, idempotency_key.as_ref(), app.limits())?;
     let count = ops.len();
@@ -167,21 +150,14 @@ pub(crate) async fn apply_batch<B: Backend>(
         outcomes.map_err(|e| Problem::from(e).with_idempotency(idempotency_key.is_some()))?
     };
     if outcomes.len() != count {
-        return Err(Problem::internal(format!(
-            "{} outcomes of {count} operations",
-            outcomes.len()
-        )));
+        return Err(Problem::internal(format!("{} outcomes of {count} operations", outcomes.len())));
     }
     let results: Vec<_> = outcomes.into_iter().map(OperationResult::of).collect();
     let replayed = results.iter().any(|result| result.replayed);
     let result = BatchResult { results };
     let mut response = match format {
         // A struct of numbers and texts always has a MsgPack form.
-        Format::MsgPack => reply(
-            StatusCode::OK,
-            MSGPACK,
-            rmp_serde::to_vec_named(&result).unwrap_or_default(),
-        ),
+        Format::MsgPack => reply(StatusCode::OK, MSGPACK, rmp_serde::to_vec_named(&result).unwrap_or_default()),
         _ => json(StatusCode::OK, &result),
     };
     if replayed {
@@ -197,32 +173,17 @@ impl OperationResult {
             outcome => (outcome, false),
         };
         let known = match original {
-            Outcome::Set { revision, created } => Self {
-                status: 200,
-                revision: Some(revision),
-                created: Some(created),
-                ..Self::default()
-            },
-            Outcome::Deleted {
-                revision,
-                existed: true,
-            } => Self {
-                status: 200,
-                revision: Some(revision),
-                existed: Some(true),
-                ..Self::default()
-            },
-            Outcome::Deleted { existed: false, .. } => Self {
-                status: 404,
-                code: Some(Problem::key_not_found().code),
-                existed: Some(false),
-                ..Self::default()
-            },
+            Outcome::Set { revision, created } => {
+                Self { status: 200, revision: Some(revision), created: Some(created), ..Self::default() }
+            }
+            Outcome::Deleted { revision, existed: true } => {
+                Self { status: 200, revision: Some(revision), existed: Some(true), ..Self::default() }
+            }
+            Outcome::Deleted { existed: false, .. } => {
+                Self { status: 404, code: Some(Problem::key_not_found().code), existed: Some(false), ..Self::default() }
+            }
             failed => match written(failed) {
-                Ok(_) => Self {
-                    status: 200,
-                    ..Self::default()
-                },
+                Ok(_) => Self { status: 200, ..Self::default() },
                 Err(problem) => Self {
                     status: problem.status.as_u16(),
                     code: Some(problem.code),
@@ -242,38 +203,21 @@ fn operations(
     limits: &Limits,
 ) -> Result<Vec<Op>, Problem> {
     let envelope = envelope_limits(limits);
-    let message = if in_msgpack {
-        Value::from_msgpack(body, &envelope)?
-    } else {
-        Value::from_json(&body, &envelope)?
-    };
+    let message = if in_msgpack { Value::from_msgpack(body, &envelope)? } else { Value::from_json(&body, &envelope)? };
     let [list] = fields(&message, ["operations"], Unknown::Refuse, limits)?;
     let list = list.ok_or_else(|| malformed("the field operations is missing"))?;
     let mut bytes = 0;
     let mut ops = Vec::new();
-    for (at, element) in elements(&list, limits.max_batch_ops, limits)?
-        .iter()
-        .enumerate()
-    {
-        let (command, precondition) =
-            parse_operation(element, limits).map_err(|problem| Problem {
-                detail: format!("operation {at}: {}", problem.detail),
-                ..problem
-            })?;
+    for (at, element) in elements(&list, limits.max_batch_ops, limits)?.iter().enumerate() {
+        let (command, precondition) = parse_operation(element, limits)
+            .map_err(|problem| Problem { detail: format!("operation {at}: {}", problem.detail), ..problem })?;
         bytes += command.key().as_bytes().len();
         if let Command::Set { value, .. } = &command {
             bytes += value.as_msgpack().len();
         }
         if bytes > limits.max_batch_bytes {
-            let detail = format!(
-                "keys and values have more than {} bytes together",
-                limits.max_batch_bytes
-            );
-            return Err(Problem::too_large(
-                "batch_too_large",
-                detail,
-                limits.max_batch_bytes,
-            ));
+            let detail = format!("keys and values have more than {} bytes together", limits.max_batch_bytes);
+            return Err(Problem::too_large("batch_too_large", detail, limits.max_batch_bytes));
         }
         let key = idempotency_key.map(|key| [key, format!("/{at}").as_bytes()].concat().into());
         ops.push(operation(command, precondition, key));
@@ -281,19 +225,10 @@ fn operations(
     Ok(ops)
 }
 
-fn parse_operation(
-    element: &Value,
-    limits: &Limits,
-) -> Result<(Command, Option<Precondition>), Problem> {
+fn parse_operation(element: &Value, limits: &Limits) -> Result<(Command, Option<Precondition>), Problem> {
     let names = ["op", "key", "key_base64", "value", "value_base64", "if"];
-    let [
-        op,
-        plain_key,
-        key_base64,
-        plain_value,
-        value_base64,
-        condition,
-    ] = fields(element, names, Unknown::Refuse, limits)?;
+    let [op, plain_key, key_base64, plain_value, value_base64, condition] =
+        fields(element, names, Unknown::Refuse, limits)?;
     let key = match (plain_key, key_base64) {
         (key_field, None) => key(key_field, limits)?,
         (None, Some(encoded)) => raftkv_kv::Key::new(base64(encoded, "key_base64")?, limits)?,
@@ -302,21 +237,12 @@ fn parse_operation(
     let new_value = match (plain_value, value_base64) {
         (None, None) => None,
         (Some(plain), None) => Some(value(plain, limits)?),
-        (None, Some(encoded)) => Some(Value::from_msgpack(
-            base64(encoded, "value_base64")?,
-            limits,
-        )?),
+        (None, Some(encoded)) => Some(Value::from_msgpack(base64(encoded, "value_base64")?, limits)?),
         (Some(_), Some(_)) => return Err(malformed("both value and value_base64 are given")),
     };
-    let precondition = condition
-        .map(|condition| parse_condition(&condition, limits))
-        .transpose()?;
+    let precondition = condition.map(|condition| parse_condition(&condition, limits)).transpose()?;
     let command = match (text(op, "op")?.as_str(), new_value) {
-        ("put", Some(value)) => Command::Set {
-            key,
-            value,
-            expires_at_ms: 0,
-        },
+        ("put", Some(value)) => Command::Set { key, value, expires_at_ms: 0 },
         ("put", None) => return Err(malformed("a put without value")),
         ("delete", None) => Command::Delete { key },
         ("delete", Some(_)) => return Err(malformed("a delete with a value")),
@@ -331,17 +257,11 @@ fn parse_operation(
 fn parse_condition(condition: &Value, limits: &Limits) -> Result<Precondition, Problem> {
     const TRUE: &[u8] = &[0xc3];
     let wrong = || malformed(r#"if is one of {"absent":true}, {"present":true}, {"revision":n}"#);
-    match fields(
-        condition,
-        ["absent", "present", "revision"],
-        Unknown::Refuse,
-        limits,
-    )? {
+    match fields(condition, ["absent", "present", "revision"], Unknown::Refuse, limits)? {
         [Some(flag), None, None] if flag.as_msgpack() == TRUE => Ok(Precondition::Absent),
         [None, Some(flag), None] if flag.as_msgpack() == TRUE => Ok(Precondition::Present),
         [None, None, Some(revision)] => {
-            let revision =
-                rmp::decode::read_int(&mut revision.as_msgpack()).map_err(|_| wrong())?;
+            let revision = rmp::decode::read_int(&mut revision.as_msgpack()).map_err(|_| wrong())?;
             Ok(Precondition::Revision(revision))
         }
         _ => Err(wrong()),
@@ -351,7 +271,5 @@ fn parse_condition(condition: &Value, limits: &Limits) -> Result<Precondition, P
 fn base64(field: Value, name: &str) -> Result<Vec<u8>, Problem> {
     use base64::Engine;
     let text = text(Some(field), name)?;
-    base64::engine::general_purpose::STANDARD
-        .decode(text)
-        .map_err(|e| malformed(format!("{name} is not base64: {e}")))
+    base64::engine::general_purpose::STANDARD.decode(text).map_err(|e| malformed(format!("{name} is not base64: {e}")))
 }

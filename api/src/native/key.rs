@@ -15,10 +15,7 @@ use crate::conditions::{ReadConditions, Verdict, write_precondition};
 use crate::negotiate::{Accept, value_of_body, value_response};
 use crate::problem::{Problem, ProblemBody};
 use crate::query::Query;
-use crate::reply::{
-    CONSISTENCY, CREATE_REVISION, IDEMPOTENCY_REPLAYED, REVISION, TRUE, consistency_name, etag,
-    json,
-};
+use crate::reply::{CONSISTENCY, CREATE_REVISION, IDEMPOTENCY_REPLAYED, REVISION, TRUE, consistency_name, etag, json};
 use crate::{Backend, RequestContext};
 
 /// Where the keys are.
@@ -43,11 +40,7 @@ pub(crate) struct DeleteResult {
 }
 
 /// All methods of the path.
-pub(crate) async fn handle<B: Backend>(
-    app: Arc<App<B>>,
-    parts: Parts,
-    body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn handle<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Body) -> Result<Response, Problem> {
     let key = app.path_key(&parts, PREFIX);
     match parts.method {
         Method::GET => get_value(&app, &parts, key?).await,
@@ -79,11 +72,7 @@ pub(crate) async fn handle<B: Backend>(
         (status = 503, description = "Not now.", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub(crate) async fn get_value<B: Backend>(
-    app: &App<B>,
-    parts: &Parts,
-    key: Key,
-) -> Result<Response, Problem> {
+pub(crate) async fn get_value<B: Backend>(app: &App<B>, parts: &Parts, key: Key) -> Result<Response, Problem> {
     let ctx = key_context(app, parts)?;
     let conditions = ReadConditions::parse(&parts.headers)?;
     let read = app.read(ctx, key).await?;
@@ -106,9 +95,7 @@ pub(crate) async fn get_value<B: Backend>(
             response
         }
         Verdict::Full => {
-            let value = entry
-                .value
-                .ok_or_else(|| Problem::internal("a read gave no value"))?;
+            let value = entry.value.ok_or_else(|| Problem::internal("a read gave no value"))?;
             value_response(value, &Accept::parse(&parts.headers))?
         }
     };
@@ -127,11 +114,7 @@ pub(crate) async fn get_value<B: Backend>(
     params(("key" = String, Path, description = "As for GET.")),
     responses((status = 200, description = "It exists."), (status = 404, description = "No such key."))
 )]
-pub(crate) async fn head_value<B: Backend>(
-    app: &App<B>,
-    parts: &Parts,
-    key: Key,
-) -> Result<Response, Problem> {
+pub(crate) async fn head_value<B: Backend>(app: &App<B>, parts: &Parts, key: Key) -> Result<Response, Problem> {
     // The server leaves the body out and keeps its length.
     get_value(app, parts, key).await
 }
@@ -171,22 +154,10 @@ pub(crate) async fn put_value<B: Backend>(
     let ctx = key_context(app, parts)?;
     let precondition = write_precondition(&parts.headers)?;
     let value = value_of_body(&parts.headers, read_body(body).await?, app.limits())?;
-    let command = Command::Set {
-        key,
-        value,
-        expires_at_ms: 0,
-    };
+    let command = Command::Set { key, value, expires_at_ms: 0 };
     let done = app.write(ctx, parts, command, precondition).await?;
-    let mut response = write_response(
-        &PutResult {
-            revision: done.revision,
-            created: done.flag,
-        },
-        done,
-    );
-    response
-        .headers_mut()
-        .insert(header::ETAG, etag(done.revision));
+    let mut response = write_response(&PutResult { revision: done.revision, created: done.flag }, done);
+    response.headers_mut().insert(header::ETAG, etag(done.revision));
     Ok(response)
 }
 
@@ -207,24 +178,12 @@ pub(crate) async fn put_value<B: Backend>(
         (status = 504, description = "Outcome unknown.", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub(crate) async fn delete_value<B: Backend>(
-    app: &App<B>,
-    parts: &Parts,
-    key: Key,
-) -> Result<Response, Problem> {
+pub(crate) async fn delete_value<B: Backend>(app: &App<B>, parts: &Parts, key: Key) -> Result<Response, Problem> {
     let ctx = key_context(app, parts)?;
     let precondition = write_precondition(&parts.headers)?;
-    let done = app
-        .write(ctx, parts, Command::Delete { key }, precondition)
-        .await?;
+    let done = app.write(ctx, parts, Command::Delete { key }, precondition).await?;
     if done.flag {
-        return Ok(write_response(
-            &DeleteResult {
-                revision: done.revision,
-                existed: true,
-            },
-            done,
-        ));
+        return Ok(write_response(&DeleteResult { revision: done.revision, existed: true }, done));
     }
     let mut response = Problem::key_not_found().into_native_response();
     if done.replayed {

@@ -63,11 +63,7 @@ pub(crate) struct ListEntry {
 }
 
 /// All methods of the path.
-pub(crate) async fn handle<B: Backend>(
-    app: Arc<App<B>>,
-    parts: Parts,
-    _body: Body,
-) -> Result<Response, Problem> {
+pub(crate) async fn handle<B: Backend>(app: Arc<App<B>>, parts: Parts, _body: Body) -> Result<Response, Problem> {
     match parts.method {
         Method::GET | Method::HEAD => list_values(&app, &parts).await,
         _ => Err(Problem::method_not_allowed("GET, HEAD")),
@@ -97,79 +93,43 @@ pub(crate) async fn handle<B: Backend>(
         (status = 503, description = "Not now.", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub(crate) async fn list_values<B: Backend>(
-    app: &App<B>,
-    parts: &Parts,
-) -> Result<Response, Problem> {
+pub(crate) async fn list_values<B: Backend>(app: &App<B>, parts: &Parts) -> Result<Response, Problem> {
     let mut query = Query::of(parts)?;
     let ctx = app.context(parts, &mut query)?;
     let (request, range) = list_request(app, &mut query)?;
     query.finish()?;
     let format = Accept::parse(&parts.headers)
         .choose(&[Format::Json, Format::MsgPack])
-        .ok_or_else(|| {
-            Problem::not_acceptable("a listing is given as application/json or application/msgpack")
-        })?;
-    let read = if request
-        .end
-        .as_ref()
-        .is_some_and(|end| *end <= request.start)
-    {
+        .ok_or_else(|| Problem::not_acceptable("a listing is given as application/json or application/msgpack"))?;
+    let read = if request.end.as_ref().is_some_and(|end| *end <= request.start) {
         // Nothing can be in it.
-        let page = Page {
-            entries: Vec::new(),
-            next: None,
-        };
-        Read {
-            value: page,
-            store_revision: 0,
-            consistency: Consistency::Linearizable,
-        }
+        let page = Page { entries: Vec::new(), next: None };
+        Read { value: page, store_revision: 0, consistency: Consistency::Linearizable }
     } else {
         app.backend.list(ctx, request).await?
     };
     let next = read.value.next.map(|next| Cursor { next }.encode(range));
     let (content_type, body) = match format {
-        Format::MsgPack => (
-            MSGPACK,
-            page_msgpack(&read.value.entries, next.as_deref(), read.store_revision),
-        ),
-        _ => (
-            JSON,
-            page_json(&read.value.entries, next.as_deref(), read.store_revision),
-        ),
+        Format::MsgPack => (MSGPACK, page_msgpack(&read.value.entries, next.as_deref(), read.store_revision)),
+        _ => (JSON, page_json(&read.value.entries, next.as_deref(), read.store_revision)),
     };
     let mut response = reply(StatusCode::OK, content_type, body);
     let headers = response.headers_mut();
-    headers.insert(
-        CONSISTENCY,
-        HeaderValue::from_static(consistency_name(read.consistency)),
-    );
+    headers.insert(CONSISTENCY, HeaderValue::from_static(consistency_name(read.consistency)));
     headers.insert(STORE_REVISION, HeaderValue::from(read.store_revision));
     headers.insert(header::VARY, HeaderValue::from_static("accept"));
     Ok(response)
 }
 
 /// The part to list, and the fingerprint of its bounds.
-fn list_request<B: Backend>(
-    app: &App<B>,
-    query: &mut Query,
-) -> Result<(ListRequest, u64), Problem> {
+fn list_request<B: Backend>(app: &App<B>, query: &mut Query) -> Result<(ListRequest, u64), Problem> {
     let limits = app.limits();
     let mut bound = |name| {
         let bound = query.take(name)?;
         match &bound {
             Some(bytes) if bytes.len() > limits.max_key_bytes => {
-                let detail = format!(
-                    "{name} has {} bytes; the limit is {}",
-                    bytes.len(),
-                    limits.max_key_bytes
-                );
-                Err(Problem::too_large(
-                    "key_too_large",
-                    detail,
-                    limits.max_key_bytes,
-                ))
+                let detail = format!("{name} has {} bytes; the limit is {}", bytes.len(), limits.max_key_bytes);
+                Err(Problem::too_large("key_too_large", detail, limits.max_key_bytes))
             }
             _ => Ok(bound),
         }
@@ -183,18 +143,12 @@ fn list_request<B: Backend>(
             Ok(limit) if (1..=max).contains(&limit) => limit,
             _ => {
                 let problem = invalid("limit", &format!("it is not a number from 1 to {max}"));
-                return Err(Problem {
-                    limit: Some(max as u64),
-                    ..problem
-                });
+                return Err(Problem { limit: Some(max as u64), ..problem });
             }
         },
     };
     let prefix_end = prefix.as_deref().and_then(after_prefix);
-    let mut first = FIRST_KEY
-        .to_vec()
-        .max(prefix.unwrap_or_default())
-        .max(start.unwrap_or_default());
+    let mut first = FIRST_KEY.to_vec().max(prefix.unwrap_or_default()).max(start.unwrap_or_default());
     if let Some(cursor) = query.take("cursor")? {
         first = first.max(Cursor::decode(&cursor, range)?.next.to_vec());
     }
@@ -245,31 +199,17 @@ fn entry_json(entry: &Entry, out: &mut Vec<u8>) {
             out.extend_from_slice(b"{\"key\":");
             write_json_string(key, out);
         }
-        Err(_) => {
-            _ = write!(
-                out,
-                "{{\"key_base64\":\"{}\"",
-                STANDARD.encode(entry.key.as_bytes())
-            )
-        }
+        Err(_) => _ = write!(out, "{{\"key_base64\":\"{}\"", STANDARD.encode(entry.key.as_bytes())),
     }
     if let Some(value) = &entry.value {
         let before = out.len();
         out.extend_from_slice(b",\"value\":");
         if !value.write_json(out) {
             out.truncate(before);
-            let _ = write!(
-                out,
-                ",\"value_base64\":\"{}\"",
-                STANDARD.encode(value.as_msgpack())
-            );
+            let _ = write!(out, ",\"value_base64\":\"{}\"", STANDARD.encode(value.as_msgpack()));
         }
     }
-    let _ = write!(
-        out,
-        ",\"revision\":{},\"create_revision\":{}",
-        entry.revision, entry.create_revision
-    );
+    let _ = write!(out, ",\"revision\":{},\"create_revision\":{}", entry.revision, entry.create_revision);
     if entry.expires_at_ms != 0 {
         let _ = write!(out, ",\"expires_at_ms\":{}", entry.expires_at_ms);
     }
@@ -277,9 +217,7 @@ fn entry_json(entry: &Entry, out: &mut Vec<u8>) {
 }
 
 fn page_msgpack(entries: &[Entry], next: Option<&str>, store_revision: u64) -> Vec<u8> {
-    use rmp::encode::{
-        write_array_len, write_bin, write_map_len, write_nil, write_str, write_uint,
-    };
+    use rmp::encode::{write_array_len, write_bin, write_map_len, write_nil, write_str, write_uint};
     let mut out = Vec::with_capacity(64 + entries.len() * 128);
     // Writing to memory cannot fail.
     let _ = write_map_len(&mut out, 3);
@@ -297,10 +235,7 @@ fn page_msgpack(entries: &[Entry], next: Option<&str>, store_revision: u64) -> V
             let _ = write_str(&mut out, "value");
             out.extend_from_slice(value.as_msgpack());
         }
-        for (name, number) in [
-            ("revision", entry.revision),
-            ("create_revision", entry.create_revision),
-        ] {
+        for (name, number) in [("revision", entry.revision), ("create_revision", entry.create_revision)] {
             let _ = write_str(&mut out, name);
             let _ = write_uint(&mut out, number);
         }

@@ -17,10 +17,7 @@ pub(crate) struct Reply {
 
 impl Reply {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, v)| v.as_str())
+        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
     }
 
     pub(crate) fn text(&self) -> &str {
@@ -34,25 +31,14 @@ impl Reply {
     /// Asserts that it is a whole problem, and gives its code.
     #[track_caller]
     pub(crate) fn problem(&self, status: u16) -> String {
-        assert_eq!(
-            self.status,
-            status,
-            "{}",
-            String::from_utf8_lossy(&self.body)
-        );
-        assert_eq!(
-            self.header("content-type"),
-            Some("application/problem+json")
-        );
+        assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.body));
+        assert_eq!(self.header("content-type"), Some("application/problem+json"));
         let body = self.json();
         assert_eq!(body["status"], status);
         let code = body["code"].as_str().unwrap().to_owned();
         assert_eq!(body["type"], format!("urn:raftkv:problem:{code}"));
         for text in ["title", "detail", "outcome"] {
-            assert!(
-                body[text].as_str().is_some_and(|t| !t.is_empty()),
-                "{text} of {body}"
-            );
+            assert!(body[text].as_str().is_some_and(|t| !t.is_empty()), "{text} of {body}");
         }
         assert!(body["retryable"].is_boolean());
         code
@@ -66,23 +52,14 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) async fn open(addr: SocketAddr) -> Self {
-        Self {
-            stream: TcpStream::connect(addr).await.unwrap(),
-            read: Vec::new(),
-        }
+        Self { stream: TcpStream::connect(addr).await.unwrap(), read: Vec::new() }
     }
 
     pub(crate) async fn write(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.unwrap();
     }
 
-    pub(crate) async fn send(
-        &mut self,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: &[u8],
-    ) -> Reply {
+    pub(crate) async fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
         let request = request(method, path, headers, body);
         // The server may answer, and close, before it has read everything.
         let _ = self.stream.write_all(&request).await;
@@ -91,19 +68,13 @@ impl Connection {
 
     /// The next answer; `None` when the connection ends first.
     pub(crate) async fn reply(&mut self, is_head: bool) -> Option<Reply> {
-        tokio::time::timeout(PATIENCE, self.read_reply(is_head))
-            .await
-            .expect("an answer or an end in time")
+        tokio::time::timeout(PATIENCE, self.read_reply(is_head)).await.expect("an answer or an end in time")
     }
 
     /// Asserts that the server sends nothing for a while and keeps the connection open.
     pub(crate) async fn stays_silent(&mut self, time: Duration) {
         let read = tokio::time::timeout(time, self.stream.read_buf(&mut self.read)).await;
-        assert!(
-            read.is_err(),
-            "the server said {:?}",
-            String::from_utf8_lossy(&self.read)
-        );
+        assert!(read.is_err(), "the server said {:?}", String::from_utf8_lossy(&self.read));
     }
 
     async fn read_reply(&mut self, is_head: bool) -> Option<Reply> {
@@ -115,23 +86,12 @@ impl Connection {
         };
         let head = String::from_utf8(self.read.drain(..head_end).collect()).unwrap();
         let mut lines = head.trim_end().split("\r\n");
-        let status: u16 = lines
-            .next()
-            .unwrap()
-            .split(' ')
-            .nth(1)
-            .unwrap()
-            .parse()
-            .unwrap();
+        let status: u16 = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let headers: Vec<_> = lines
             .map(|line| line.split_once(": ").unwrap())
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
-        let mut reply = Reply {
-            status,
-            headers,
-            body: Vec::new(),
-        };
+        let mut reply = Reply { status, headers, body: Vec::new() };
         let len = match reply.header("content-length") {
             Some(len) if !is_head => len.parse().unwrap(),
             _ => 0,

@@ -5,9 +5,7 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use raftkv_api::{
-    Backend, BackendError, Entry, ListRequest, Membership, Page, Read, RequestContext, ServedBy,
-};
+use raftkv_api::{Backend, BackendError, Entry, ListRequest, Membership, Page, Read, RequestContext, ServedBy};
 use raftkv_kv::{Command, Key, Op, Outcome, Precondition};
 use tokio::sync::Notify;
 
@@ -74,12 +72,7 @@ impl Memory {
             woken.await;
             self.state.lock().unwrap().waiting -= 1;
         }
-        self.state
-            .lock()
-            .unwrap()
-            .failure
-            .clone()
-            .map_or(Ok(()), Err)
+        self.state.lock().unwrap().failure.clone().map_or(Ok(()), Err)
     }
 }
 
@@ -115,36 +108,20 @@ impl State {
             return Outcome::PreconditionFailed { current };
         }
         match command {
-            Command::Set {
-                key,
-                value,
-                expires_at_ms,
-            } => {
+            Command::Set { key, value, expires_at_ms } => {
                 self.revision += 1;
                 let revision = self.revision;
                 let create_revision = old.map_or(revision, |entry| entry.create_revision);
                 let created = old.is_none();
-                let entry = Entry {
-                    key,
-                    value: Some(value),
-                    revision,
-                    create_revision,
-                    expires_at_ms,
-                };
+                let entry = Entry { key, value: Some(value), revision, create_revision, expires_at_ms };
                 self.entries.insert(name, entry);
                 Outcome::Set { revision, created }
             }
-            Command::Delete { .. } if old.is_none() => Outcome::Deleted {
-                revision: 0,
-                existed: false,
-            },
+            Command::Delete { .. } if old.is_none() => Outcome::Deleted { revision: 0, existed: false },
             Command::Delete { .. } => {
                 self.entries.remove(&name);
                 self.revision += 1;
-                Outcome::Deleted {
-                    revision: self.revision,
-                    existed: true,
-                }
+                Outcome::Deleted { revision: self.revision, existed: true }
             }
         }
     }
@@ -158,39 +135,22 @@ impl Backend for Memory {
         Ok(ops.into_iter().map(|op| state.apply(op)).collect())
     }
 
-    async fn get(
-        &self,
-        ctx: RequestContext,
-        key: Key,
-    ) -> Result<Read<Option<Entry>>, BackendError> {
+    async fn get(&self, ctx: RequestContext, key: Key) -> Result<Read<Option<Entry>>, BackendError> {
         self.pass().await?;
         let state = self.state.lock().unwrap();
         let value = state.entries.get(key.as_bytes()).cloned();
-        Ok(Read {
-            value,
-            store_revision: state.revision,
-            consistency: ctx.consistency,
-        })
+        Ok(Read { value, store_revision: state.revision, consistency: ctx.consistency })
     }
 
-    async fn list(
-        &self,
-        ctx: RequestContext,
-        request: ListRequest,
-    ) -> Result<Read<Page>, BackendError> {
+    async fn list(&self, ctx: RequestContext, request: ListRequest) -> Result<Read<Page>, BackendError> {
         self.pass().await?;
         let state = self.state.lock().unwrap();
         let end = request.end.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut page = Page {
-            entries: Vec::new(),
-            next: None,
-        };
+        let mut page = Page { entries: Vec::new(), next: None };
         let mut bytes = 0;
         for (name, entry) in state.entries.range((Bound::Included(request.start), end)) {
             let size = name.len() + entry.value.as_ref().map_or(0, |v| v.as_msgpack().len());
-            if page.entries.len() == request.limit
-                || (!page.entries.is_empty() && bytes + size > request.max_bytes)
-            {
+            if page.entries.len() == request.limit || (!page.entries.is_empty() && bytes + size > request.max_bytes) {
                 page.next = Some(name.clone());
                 break;
             }
@@ -201,26 +161,13 @@ impl Backend for Memory {
             }
             page.entries.push(entry);
         }
-        Ok(Read {
-            value: page,
-            store_revision: state.revision,
-            consistency: ctx.consistency,
-        })
+        Ok(Read { value: page, store_revision: state.revision, consistency: ctx.consistency })
     }
 
-    async fn join(
-        &self,
-        _: RequestContext,
-        name: String,
-        raft_address: String,
-    ) -> Result<String, BackendError> {
+    async fn join(&self, _: RequestContext, name: String, raft_address: String) -> Result<String, BackendError> {
         self.pass().await?;
         let message = format!("node {name} at {raft_address} joined");
-        self.state
-            .lock()
-            .unwrap()
-            .members
-            .insert(name, raft_address);
+        self.state.lock().unwrap().members.insert(name, raft_address);
         Ok(message)
     }
 
@@ -234,23 +181,14 @@ impl Backend for Memory {
 
     async fn membership(&self, _: RequestContext) -> Result<Membership, BackendError> {
         self.pass().await?;
-        Ok(Membership {
-            stats: self.state.lock().unwrap().members.clone(),
-        })
+        Ok(Membership { stats: self.state.lock().unwrap().members.clone() })
     }
 
     fn served_by(&self) -> ServedBy {
-        ServedBy {
-            node: "memory".to_owned(),
-        }
+        ServedBy { node: "memory".to_owned() }
     }
 
     async fn ready(&self) -> Result<(), BackendError> {
-        self.state
-            .lock()
-            .unwrap()
-            .failure
-            .clone()
-            .map_or(Ok(()), Err)
+        self.state.lock().unwrap().failure.clone().map_or(Ok(()), Err)
     }
 }

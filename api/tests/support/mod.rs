@@ -35,29 +35,12 @@ impl Server {
     pub(crate) async fn with(http: HttpLimits, limits: Limits) -> Self {
         let memory = Memory::default();
         let metrics = Some(Arc::new(|| "up 1\n".to_owned()) as _);
-        let router = router(
-            memory.clone(),
-            ApiConfig {
-                limits,
-                metrics,
-                ..ApiConfig::default()
-            },
-        );
+        let router = router(memory.clone(), ApiConfig { limits, metrics, ..ApiConfig::default() });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(serve(
-            listener,
-            router,
-            http,
-            shutdown.clone().cancelled_owned(),
-        ));
-        Self {
-            addr,
-            memory,
-            shutdown,
-            task,
-        }
+        let task = tokio::spawn(serve(listener, router, http, shutdown.clone().cancelled_owned()));
+        Self { addr, memory, shutdown, task }
     }
 
     pub(crate) async fn connect(&self) -> Connection {
@@ -65,13 +48,7 @@ impl Server {
     }
 
     /// One request on a connection of its own.
-    pub(crate) async fn send(
-        &self,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: &[u8],
-    ) -> Reply {
+    pub(crate) async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
         self.connect().await.send(method, path, headers, body).await
     }
 
@@ -88,10 +65,6 @@ impl Server {
     }
 
     pub(crate) async fn ended(self) {
-        tokio::time::timeout(PATIENCE, self.task)
-            .await
-            .expect("the server ends")
-            .unwrap()
-            .unwrap();
+        tokio::time::timeout(PATIENCE, self.task).await.expect("the server ends").unwrap().unwrap();
     }
 }

@@ -58,13 +58,7 @@ pub(super) async fn run(args: &BenchArgs, keyspace: &Arc<Keyspace>) -> Result<()
         for round in 0..args.rounds as usize {
             // Whoever goes first has the cooler machine: take turns at that, too.
             for turn in 0..targets.len() {
-                let report = measure(
-                    args,
-                    &targets[(round + turn) % targets.len()],
-                    *workload,
-                    keyspace,
-                )
-                .await?;
+                let report = measure(args, &targets[(round + turn) % targets.len()], *workload, keyspace).await?;
                 if !args.json {
                     output::line(format!("round {}: {report}", round + 1))?;
                 }
@@ -75,17 +69,10 @@ pub(super) async fn run(args: &BenchArgs, keyspace: &Arc<Keyspace>) -> Result<()
         summary.push(Comparison::of(*workload, &rounds[first..]));
     }
     if args.json {
-        let outcome = Outcome {
-            summary: &summary,
-            rounds: &rounds,
-        };
+        let outcome = Outcome { summary: &summary, rounds: &rounds };
         output::line(serde_json::to_string(&outcome).map_err(Failure::failed)?)?;
     } else {
-        output::line(format!(
-            "\nMedians of {} rounds:\n{}",
-            args.rounds,
-            table(&summary)
-        ))?;
+        output::line(format!("\nMedians of {} rounds:\n{}", args.rounds, table(&summary)))?;
     }
     verdict(&rounds)
 }
@@ -152,13 +139,8 @@ fn table(summary: &[Comparison]) -> Table {
             ("p99", ours.p99_us, theirs.p99_us, comparison.p99_ratio),
             ("p99.9", ours.p999_us, theirs.p999_us, comparison.p999_ratio),
         ] {
-            let cells = [
-                String::new(),
-                name.to_owned(),
-                millis(ours as u64),
-                millis(theirs as u64),
-                format!("{ratio:.2}"),
-            ];
+            let cells =
+                [String::new(), name.to_owned(), millis(ours as u64), millis(theirs as u64), format!("{ratio:.2}")];
             table.add_row(cells);
         }
     }
@@ -183,18 +165,8 @@ mod tests {
 
     #[test]
     fn the_table_shows_both_and_the_ratio() {
-        let ours = Medians {
-            throughput: 20_000.0,
-            p50_us: 1_000.0,
-            p99_us: 2_000.0,
-            p999_us: 3_000.0,
-        };
-        let theirs = Medians {
-            throughput: 8_000.0,
-            p50_us: 4_000.0,
-            p99_us: 4_000.0,
-            p999_us: 4_000.0,
-        };
+        let ours = Medians { throughput: 20_000.0, p50_us: 1_000.0, p99_us: 2_000.0, p999_us: 3_000.0 };
+        let theirs = Medians { throughput: 8_000.0, p50_us: 4_000.0, p99_us: 4_000.0, p999_us: 4_000.0 };
         let comparison = Comparison {
             workload: Workload::Put,
             raftkv: ours,

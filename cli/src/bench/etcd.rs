@@ -22,10 +22,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection that is made on its first use. Call within a runtime.
 pub(super) fn channel(url: &str) -> Result<Channel, Failure> {
     let endpoint = Endpoint::from_shared(url.to_owned()).map_err(Failure::usage)?;
-    Ok(endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .connect_lazy())
+    Ok(endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).connect_lazy())
 }
 
 /// One client.
@@ -39,11 +36,7 @@ pub(super) struct EtcdSession {
 
 impl EtcdSession {
     pub(super) fn new(channel: Channel, serializable: bool, keyspace: Arc<Keyspace>) -> Self {
-        Self {
-            client: KvClient::new(channel),
-            serializable,
-            keyspace,
-        }
+        Self { client: KvClient::new(channel), serializable, keyspace }
     }
 
     pub(super) async fn perform(&mut self, operation: &Operation) -> Result<(), Trouble> {
@@ -65,13 +58,7 @@ impl EtcdSession {
                     serializable: self.serializable,
                     ..Default::default()
                 };
-                let found = self
-                    .client
-                    .range(request)
-                    .await
-                    .map_err(trouble)?
-                    .into_inner()
-                    .kvs;
+                let found = self.client.range(request).await.map_err(trouble)?.into_inner().kvs;
                 match found.as_slice() {
                     [] => Err(Trouble::Missing),
                     [found] if self.keyspace.is_value_of(*key, &found.value) => Ok(()),

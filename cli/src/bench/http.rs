@@ -42,19 +42,9 @@ struct Connection {
 }
 
 impl HttpSession {
-    pub(super) fn new(
-        authority: String,
-        consistency: Consistency,
-        keyspace: Arc<Keyspace>,
-    ) -> Self {
+    pub(super) fn new(authority: String, consistency: Consistency, keyspace: Arc<Keyspace>) -> Self {
         let host = HeaderValue::try_from(&authority).ok();
-        Self {
-            authority,
-            host,
-            consistency,
-            keyspace,
-            connection: None,
-        }
+        Self { authority, host, consistency, keyspace, connection: None }
     }
 
     pub(super) fn disconnect(&mut self) {
@@ -71,15 +61,8 @@ impl HttpSession {
         };
         let (status, body) = self.exchange(request?).await?;
         match operation {
-            Operation::Put(puts) if puts.len() > 1 && status == StatusCode::OK => {
-                check_batch(&body, puts.len())
-            }
-            Operation::Put(_)
-                if matches!(
-                    status,
-                    StatusCode::OK | StatusCode::CREATED | StatusCode::NO_CONTENT
-                ) =>
-            {
+            Operation::Put(puts) if puts.len() > 1 && status == StatusCode::OK => check_batch(&body, puts.len()),
+            Operation::Put(_) if matches!(status, StatusCode::OK | StatusCode::CREATED | StatusCode::NO_CONTENT) => {
                 Ok(())
             }
             Operation::Get(key) if status == StatusCode::OK => {
@@ -95,11 +78,7 @@ impl HttpSession {
     }
 
     fn put(&self, put: &Put) -> Result<Request<Full<Bytes>>, Trouble> {
-        let mut request = self.request(
-            Method::PUT,
-            self.path(put.key),
-            self.keyspace.value(put.key, put.nonce),
-        )?;
+        let mut request = self.request(Method::PUT, self.path(put.key), self.keyspace.value(put.key, put.nonce))?;
         request.headers_mut().insert(CONTENT_TYPE, OCTETS);
         Ok(request)
     }
@@ -125,12 +104,7 @@ impl HttpSession {
         format!("/v1/kv/{}", String::from_utf8_lossy(self.keyspace.key(key)))
     }
 
-    fn request(
-        &self,
-        method: Method,
-        path: String,
-        body: Bytes,
-    ) -> Result<Request<Full<Bytes>>, Trouble> {
+    fn request(&self, method: Method, path: String, body: Bytes) -> Result<Request<Full<Bytes>>, Trouble> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         *request.uri_mut() = Uri::try_from(path).map_err(|_| Trouble::Malformed)?;
@@ -140,10 +114,7 @@ impl HttpSession {
         Ok(request)
     }
 
-    async fn exchange(
-        &mut self,
-        request: Request<Full<Bytes>>,
-    ) -> Result<(StatusCode, Bytes), Trouble> {
+    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Trouble> {
         let connection = match &mut self.connection {
             Some(connection) if !connection.ended => connection,
             none => none.insert(Connection::open(&self.authority).await?),
@@ -154,24 +125,13 @@ impl HttpSession {
 
 impl Connection {
     async fn open(authority: &str) -> Result<Self, Trouble> {
-        let stream = TcpStream::connect(authority)
-            .await
-            .map_err(|_| Trouble::Connection)?;
+        let stream = TcpStream::connect(authority).await.map_err(|_| Trouble::Connection)?;
         stream.set_nodelay(true).map_err(|_| Trouble::Connection)?;
-        let (sender, io) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|_| Trouble::Connection)?;
-        Ok(Self {
-            sender,
-            io: Box::pin(io),
-            ended: false,
-        })
+        let (sender, io) = http1::handshake(TokioIo::new(stream)).await.map_err(|_| Trouble::Connection)?;
+        Ok(Self { sender, io: Box::pin(io), ended: false })
     }
 
-    async fn exchange(
-        &mut self,
-        request: Request<Full<Bytes>>,
-    ) -> Result<(StatusCode, Bytes), Trouble> {
+    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Trouble> {
         let Self { sender, io, ended } = self;
         let mut work = pin!(async move {
             sender.ready().await?;
@@ -208,19 +168,13 @@ fn encode_batch(keyspace: &Keyspace, puts: &[Put]) -> Bytes {
             Value::Map(vec![
                 ("op".into(), "put".into()),
                 ("key".into(), Value::Binary(keyspace.key(put.key).to_vec())),
-                (
-                    "value".into(),
-                    Value::Binary(keyspace.value(put.key, put.nonce).to_vec()),
-                ),
+                ("value".into(), Value::Binary(keyspace.value(put.key, put.nonce).to_vec())),
             ])
         })
         .collect();
     let mut body = Vec::new();
     // Writing to memory cannot fail.
-    let _ = rmpv::encode::write_value(
-        &mut body,
-        &Value::Map(vec![("operations".into(), Value::Array(operations))]),
-    );
+    let _ = rmpv::encode::write_value(&mut body, &Value::Map(vec![("operations".into(), Value::Array(operations))]));
     body.into()
 }
 
@@ -241,11 +195,7 @@ fn check_batch(body: &[u8], expected: usize) -> Result<(), Trouble> {
     if result.results.len() != expected {
         return Err(Trouble::Malformed);
     }
-    match result
-        .results
-        .iter()
-        .find(|result| !matches!(result.status, 200 | 201))
-    {
+    match result.results.iter().find(|result| !matches!(result.status, 200 | 201)) {
         None => Ok(()),
         Some(failed) => Err(Trouble::Http(failed.status)),
     }
@@ -273,10 +223,7 @@ mod tests {
                 let asked = stream.read(&mut [0; 4096]).await.expect("request");
                 assert!(asked > 0, "the client went away");
                 let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
-                stream
-                    .write_all(&[head.as_bytes(), &body].concat())
-                    .await
-                    .expect("answer");
+                stream.write_all(&[head.as_bytes(), &body].concat()).await.expect("answer");
             }
         });
         authority
@@ -285,33 +232,20 @@ mod tests {
     #[tokio::test]
     async fn answers_are_checked_on_one_connection_and_its_loss_is_told() {
         let space = keyspace();
-        let answers = vec![
-            b"{}".to_vec(),
-            space.value(3, 9).to_vec(),
-            space.value(4, 9).to_vec(),
-        ];
+        let answers = vec![b"{}".to_vec(), space.value(3, 9).to_vec(), space.value(4, 9).to_vec()];
         let mut session = HttpSession::new(server(answers).await, Consistency::default(), space);
         let put = Operation::Put(vec![Put { key: 3, nonce: 9 }]);
         assert_eq!(session.perform(&put).await, Ok(()));
         assert_eq!(session.perform(&Operation::Get(3)).await, Ok(()));
-        assert_eq!(
-            session.perform(&Operation::Get(3)).await,
-            Err(Trouble::WrongValue),
-            "another key's value"
-        );
-        assert_eq!(
-            session.perform(&Operation::Get(3)).await,
-            Err(Trouble::Connection)
-        );
+        assert_eq!(session.perform(&Operation::Get(3)).await, Err(Trouble::WrongValue), "another key's value");
+        assert_eq!(session.perform(&Operation::Get(3)).await, Err(Trouble::Connection));
     }
 
     #[test]
     fn a_batch_succeeds_when_each_of_its_operations_did() {
         let body = |statuses: &[u16]| {
-            let results: Vec<_> = statuses
-                .iter()
-                .map(|status| serde_json::json!({"status": status, "revision": 1}))
-                .collect();
+            let results: Vec<_> =
+                statuses.iter().map(|status| serde_json::json!({"status": status, "revision": 1})).collect();
             rmp_serde::to_vec_named(&serde_json::json!({"results": results})).expect("encode")
         };
         assert_eq!(check_batch(&body(&[200, 200]), 2), Ok(()));

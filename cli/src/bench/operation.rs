@@ -51,10 +51,7 @@ pub(super) enum Trouble {
 impl Trouble {
     /// Worse than no answer.
     pub(super) fn is_wrong(&self) -> bool {
-        matches!(
-            self,
-            Trouble::Missing | Trouble::WrongValue | Trouble::Malformed
-        )
+        matches!(self, Trouble::Missing | Trouble::WrongValue | Trouble::Malformed)
     }
 
     /// Whether the connection can be used no more.

@@ -17,16 +17,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Fails when a key cannot be stored.
-pub(super) async fn run(
-    target: &Target,
-    keyspace: &Arc<Keyspace>,
-    clients: u32,
-) -> Result<(), Failure> {
-    let spinner = output::spinner(format!(
-        "{}: loading {} keys",
-        target.name(),
-        output::thousands(keyspace.len() as u64)
-    ));
+pub(super) async fn run(target: &Target, keyspace: &Arc<Keyspace>, clients: u32) -> Result<(), Failure> {
+    let spinner =
+        output::spinner(format!("{}: loading {} keys", target.name(), output::thousands(keyspace.len() as u64)));
     let mut tasks = JoinSet::new();
     for client in 0..clients {
         let (target, keyspace) = (target.clone(), Arc::clone(keyspace));
@@ -37,8 +30,7 @@ pub(super) async fn run(
                 let operation = Operation::Put(vec![Put { key, nonce: 0 }]);
                 let mut attempt = 0;
                 loop {
-                    let done =
-                        tokio::time::timeout(REQUEST_TIMEOUT, session.perform(&operation)).await;
+                    let done = tokio::time::timeout(REQUEST_TIMEOUT, session.perform(&operation)).await;
                     let Err(trouble) = done.unwrap_or(Err(Trouble::Timeout)) else {
                         break;
                     };
@@ -57,10 +49,7 @@ pub(super) async fn run(
     while let Some(done) = tasks.join_next().await {
         let done = done.map_err(|error| Failure::failed(format!("loading failed: {error}")))?;
         if let Err(trouble) = done {
-            outcome = Err(Failure::unavailable(format!(
-                "{}: cannot load the keys: {trouble}",
-                target.name()
-            )));
+            outcome = Err(Failure::unavailable(format!("{}: cannot load the keys: {trouble}", target.name())));
             tasks.abort_all();
             break;
         }

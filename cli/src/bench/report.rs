@@ -44,15 +44,8 @@ pub(super) struct Latency {
 }
 
 impl Report {
-    pub(super) fn new(
-        args: &BenchArgs,
-        system: &'static str,
-        workload: Workload,
-        seed: u64,
-        tally: &Tally,
-    ) -> Self {
-        let wrong =
-            |(trouble, count): (&Trouble, &u64)| if trouble.is_wrong() { *count } else { 0 };
+    pub(super) fn new(args: &BenchArgs, system: &'static str, workload: Workload, seed: u64, tally: &Tally) -> Self {
+        let wrong = |(trouble, count): (&Trouble, &u64)| if trouble.is_wrong() { *count } else { 0 };
         Self {
             system,
             workload,
@@ -73,11 +66,7 @@ impl Report {
                 p999: tally.quantile(0.999),
                 max: tally.max(),
             },
-            errors: tally
-                .troubles()
-                .iter()
-                .map(|(trouble, count)| (trouble.to_string(), *count))
-                .collect(),
+            errors: tally.troubles().iter().map(|(trouble, count)| (trouble.to_string(), *count)).collect(),
             wrong_answers: tally.troubles().iter().map(wrong).sum(),
         }
     }
@@ -101,11 +90,7 @@ impl fmt::Display for Report {
             thousands(self.keys.into()),
             self.seed
         )?;
-        writeln!(
-            f,
-            "  throughput  {} ops/s",
-            thousands(self.throughput as u64)
-        )?;
+        writeln!(f, "  throughput  {} ops/s", thousands(self.throughput as u64))?;
         writeln!(
             f,
             "  latency     p50 {}   p99 {}   p99.9 {}   max {}",
@@ -118,11 +103,7 @@ impl fmt::Display for Report {
         if self.errors.is_empty() {
             return write!(f, "none");
         }
-        let errors: Vec<_> = self
-            .errors
-            .iter()
-            .map(|(kind, count)| format!("{kind}: {}", thousands(*count)))
-            .collect();
+        let errors: Vec<_> = self.errors.iter().map(|(kind, count)| format!("{kind}: {}", thousands(*count))).collect();
         write!(f, "{}", errors.join(", "))
     }
 }
@@ -159,23 +140,12 @@ mod tests {
         let report = Report::new(&args, "raftkv", Workload::Get, 7, &tally);
         assert_eq!(report.wrong_answers(), 1);
         let text = report.to_string();
-        for part in [
-            "1,500 ops/s",
-            "p50 1.50 ms",
-            "HTTP 503: 1",
-            "wrong value: 1",
-            "10,000 keys",
-        ] {
+        for part in ["1,500 ops/s", "p50 1.50 ms", "HTTP 503: 1", "wrong value: 1", "10,000 keys"] {
             assert!(text.contains(part), "{part} in {text}");
         }
         let json = serde_json::to_value(&report).expect("json");
         assert_eq!(json["workload"], "get");
         assert_eq!(json["errors"]["HTTP 503"], 1);
-        assert_eq!(
-            json["latency_us"]["p50"]
-                .as_u64()
-                .map(|p50| p50.abs_diff(1_500) <= 1),
-            Some(true)
-        );
+        assert_eq!(json["latency_us"]["p50"].as_u64().map(|p50| p50.abs_diff(1_500) <= 1), Some(true));
     }
 }

@@ -52,16 +52,9 @@ struct Progress {
 
 impl Round {
     /// Runs it. Only requests that both began and ended within the measured time count.
-    pub(super) async fn run(
-        self,
-        target: &Target,
-        keyspace: &Arc<Keyspace>,
-    ) -> Result<Tally, Failure> {
+    pub(super) async fn run(self, target: &Target, keyspace: &Arc<Keyspace>) -> Result<Tally, Failure> {
         let begin = Instant::now() + self.warmup;
-        let window = Window {
-            begin,
-            end: begin + self.duration,
-        };
+        let window = Window { begin, end: begin + self.duration };
         let progress = Arc::new(Progress::default());
         let mut clients = JoinSet::new();
         for number in 0..self.clients {
@@ -77,11 +70,7 @@ impl Round {
             };
             clients.spawn(client.run(window));
         }
-        let display = tokio::spawn(show(
-            format!("{} {}", target.name(), self.workload.name()),
-            window,
-            progress,
-        ));
+        let display = tokio::spawn(show(format!("{} {}", target.name(), self.workload.name()), window, progress));
 
         let mut all = Tally::new()?;
         all.duration = self.duration;
@@ -113,9 +102,7 @@ impl Client {
                 return self.tally;
             }
             let operation = self.next();
-            let done = match tokio::time::timeout(REQUEST_TIMEOUT, self.session.perform(&operation))
-                .await
-            {
+            let done = match tokio::time::timeout(REQUEST_TIMEOUT, self.session.perform(&operation)).await {
                 Ok(done) => done,
                 Err(_) => Err(Trouble::Timeout),
             };
@@ -123,9 +110,7 @@ impl Client {
             let counts = began >= window.begin && ended <= window.end;
             match done {
                 Ok(()) => {
-                    self.progress
-                        .operations
-                        .fetch_add(operation.count(), Ordering::Relaxed);
+                    self.progress.operations.fetch_add(operation.count(), Ordering::Relaxed);
                     if counts {
                         self.tally.succeeded(ended - began, operation.count());
                     }
@@ -156,10 +141,7 @@ impl Client {
         }
         let puts = (0..self.round.batch).map(|_| {
             self.nonce += 1;
-            Put {
-                key: self.keyspace.choose(&mut self.random),
-                nonce: self.nonce,
-            }
+            Put { key: self.keyspace.choose(&mut self.random), nonce: self.nonce }
         });
         Operation::Put(puts.collect())
     }
@@ -180,11 +162,7 @@ async fn show(what: String, window: Window, progress: Arc<Progress>) {
         let operations = progress.operations.load(Ordering::Relaxed);
         let rate = (operations - before.0) as f64 / (now - before.1).as_secs_f64();
         before = (operations, now);
-        let phase = if now < window.begin {
-            "warming up"
-        } else {
-            "measuring"
-        };
+        let phase = if now < window.begin { "warming up" } else { "measuring" };
         bar.0.set_message(format!(
             "{what}: {phase}, {} ops/s, {} errors, {} s left",
             thousands(rate as u64),

@@ -26,14 +26,8 @@ pub(super) struct Tally {
 
 impl Tally {
     pub(super) fn new() -> Result<Self, Failure> {
-        let latency =
-            Histogram::new_with_bounds(1, micros(MAX_LATENCY), DIGITS).map_err(Failure::failed)?;
-        Ok(Self {
-            latency,
-            operations: 0,
-            troubles: BTreeMap::new(),
-            duration: Duration::ZERO,
-        })
+        let latency = Histogram::new_with_bounds(1, micros(MAX_LATENCY), DIGITS).map_err(Failure::failed)?;
+        Ok(Self { latency, operations: 0, troubles: BTreeMap::new(), duration: Duration::ZERO })
     }
 
     /// A request succeeded that counts for `operations`.
@@ -64,11 +58,7 @@ impl Tally {
     /// Operations a second.
     pub(super) fn throughput(&self) -> f64 {
         let seconds = self.duration.as_secs_f64();
-        if seconds > 0.0 {
-            self.operations as f64 / seconds
-        } else {
-            0.0
-        }
+        if seconds > 0.0 { self.operations as f64 / seconds } else { 0.0 }
     }
 
     /// The latency that this share of the requests stayed within, in microseconds.
@@ -124,11 +114,7 @@ mod tests {
         let mut tally = Tally::new().expect("tally");
         tally.succeeded(Duration::from_secs(3600), 1);
         tally.succeeded(Duration::ZERO, 1);
-        assert!(
-            tally.max() >= 60_000_000 && tally.max() < 61_000_000,
-            "{}",
-            tally.max()
-        );
+        assert!(tally.max() >= 60_000_000 && tally.max() < 61_000_000, "{}", tally.max());
         assert_eq!(tally.operations(), 2);
     }
 

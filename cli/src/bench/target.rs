@@ -19,14 +19,8 @@ const CLIENTS_PER_CHANNEL: u32 = 16;
 /// A system that can be put under load.
 #[derive(Debug, Clone)]
 pub(super) enum Target {
-    RaftKv {
-        authorities: Arc<[String]>,
-        consistency: Consistency,
-    },
-    Etcd {
-        channels: Arc<[Channel]>,
-        serializable: bool,
-    },
+    RaftKv { authorities: Arc<[String]>, consistency: Consistency },
+    Etcd { channels: Arc<[Channel]>, serializable: bool },
 }
 
 impl Target {
@@ -39,31 +33,15 @@ impl Target {
     }
 
     pub(super) fn raftkv(args: &BenchArgs) -> Self {
-        Self::RaftKv {
-            authorities: args.endpoints.authorities().into(),
-            consistency: args.consistency,
-        }
+        Self::RaftKv { authorities: args.endpoints.authorities().into(), consistency: args.consistency }
     }
 
     pub(super) fn etcd(args: &BenchArgs, endpoints: &Endpoints) -> Result<Self, Failure> {
         let urls = endpoints.urls();
-        let per_endpoint = args
-            .clients
-            .div_ceil(CLIENTS_PER_CHANNEL * urls.len() as u32)
-            .max(1);
-        let wanted = args
-            .conns
-            .map_or(per_endpoint as usize * urls.len(), |conns| conns as usize);
-        let channels: Result<Arc<[_]>, _> = urls
-            .iter()
-            .cycle()
-            .take(wanted)
-            .map(|url| etcd::channel(url))
-            .collect();
-        Ok(Self::Etcd {
-            channels: channels?,
-            serializable: args.consistency == Consistency::Stale,
-        })
+        let per_endpoint = args.clients.div_ceil(CLIENTS_PER_CHANNEL * urls.len() as u32).max(1);
+        let wanted = args.conns.map_or(per_endpoint as usize * urls.len(), |conns| conns as usize);
+        let channels: Result<Arc<[_]>, _> = urls.iter().cycle().take(wanted).map(|url| etcd::channel(url)).collect();
+        Ok(Self::Etcd { channels: channels?, serializable: args.consistency == Consistency::Stale })
     }
 
     pub(super) fn name(&self) -> &'static str {
@@ -77,21 +55,11 @@ impl Target {
     pub(super) fn session(&self, client: u32, keyspace: &Arc<Keyspace>) -> Session {
         let client = client as usize;
         match self {
-            Target::RaftKv {
-                authorities,
-                consistency,
-            } => {
+            Target::RaftKv { authorities, consistency } => {
                 let authority = authorities[client % authorities.len()].clone();
-                Session::Http(Box::new(HttpSession::new(
-                    authority,
-                    *consistency,
-                    Arc::clone(keyspace),
-                )))
+                Session::Http(Box::new(HttpSession::new(authority, *consistency, Arc::clone(keyspace))))
             }
-            Target::Etcd {
-                channels,
-                serializable,
-            } => Session::Etcd(etcd::EtcdSession::new(
+            Target::Etcd { channels, serializable } => Session::Etcd(etcd::EtcdSession::new(
                 channels[client % channels.len()].clone(),
                 *serializable,
                 Arc::clone(keyspace),

@@ -69,19 +69,10 @@ impl Keyspace {
     ) -> Result<Arc<Self>, Failure> {
         let zipf = match distribution {
             Distribution::Uniform => None,
-            Distribution::Zipfian => {
-                Some(Zipf::new(f64::from(keys), ZIPF_EXPONENT).map_err(Failure::usage)?)
-            }
+            Distribution::Zipfian => Some(Zipf::new(f64::from(keys), ZIPF_EXPONENT).map_err(Failure::usage)?),
         };
-        let keys = (0..keys)
-            .map(|key| format!("bench-{key:010}").into())
-            .collect();
-        Ok(Arc::new(Self {
-            keys,
-            value_size,
-            zipf,
-            seed,
-        }))
+        let keys = (0..keys).map(|key| format!("bench-{key:010}").into()).collect();
+        Ok(Arc::new(Self { keys, value_size, zipf, seed }))
     }
 
     pub(super) fn seed(&self) -> u64 {
@@ -135,8 +126,7 @@ impl Keyspace {
         }
         let (nonce, rest) = value.split_at(value.len().min(8));
         let mut state = self.mix(key, nonce);
-        rest.chunks(8)
-            .all(|chunk| chunk == &split_mix(&mut state).to_le_bytes()[..chunk.len()])
+        rest.chunks(8).all(|chunk| chunk == &split_mix(&mut state).to_le_bytes()[..chunk.len()])
     }
 
     fn mix(&self, key: usize, nonce: &[u8]) -> u64 {
@@ -184,20 +174,14 @@ mod tests {
             let value = space.value(3, 42);
             assert_eq!(value.len(), size);
             assert!(space.is_value_of(3, &value), "{size}");
-            assert!(
-                !space.is_value_of(3, &[value.as_ref(), b"x"].concat()),
-                "{size}: too long"
-            );
+            assert!(!space.is_value_of(3, &[value.as_ref(), b"x"].concat()), "{size}: too long");
             if size > 16 {
                 assert!(!space.is_value_of(4, &value), "{size}: another key's");
                 assert_ne!(space.value(3, 43), value);
                 for place in [0, 8, size - 1] {
                     let mut damaged = value.to_vec();
                     damaged[place] ^= 1;
-                    assert!(
-                        !space.is_value_of(3, &damaged),
-                        "{size}: flipped at {place}"
-                    );
+                    assert!(!space.is_value_of(3, &damaged), "{size}: flipped at {place}");
                 }
                 let other = Keyspace::new(10, size, Distribution::Uniform, 8).expect("keyspace");
                 assert!(!other.is_value_of(3, &value), "{size}: another run's");
@@ -210,9 +194,7 @@ mod tests {
         let choices = |client| {
             let space = keyspace(1_000, 8, Distribution::Uniform);
             let mut random = space.random(client);
-            (0..20)
-                .map(|_| space.choose(&mut random))
-                .collect::<Vec<_>>()
+            (0..20).map(|_| space.choose(&mut random)).collect::<Vec<_>>()
         };
         assert_eq!(choices(1), choices(1));
         assert_ne!(choices(1), choices(2));

@@ -69,18 +69,8 @@ impl Board {
                 dir: node.dir.clone(),
             })
             .collect();
-        let state = ClusterState {
-            nodes,
-            routers: Vec::new(),
-        };
-        let board = Self {
-            path,
-            inner: Mutex::new(Inner {
-                state,
-                serving: false,
-                hopeless: None,
-            }),
-        };
+        let state = ClusterState { nodes, routers: Vec::new() };
+        let board = Self { path, inner: Mutex::new(Inner { state, serving: false, hopeless: None }) };
         board.store()?;
         Ok(board)
     }
@@ -129,8 +119,7 @@ impl Board {
         // Under the lock, so that an older state never overwrites a newer one.
         let inner = self.lock();
         let text = serde_json::to_vec_pretty(&inner.state).map_err(Failure::failed)?;
-        replace(&self.path, &text)
-            .map_err(|error| Failure::io(format!("write {}", self.path.display()), &error))
+        replace(&self.path, &text).map_err(|error| Failure::io(format!("write {}", self.path.display()), &error))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -157,32 +146,19 @@ mod tests {
         let path = temporary.path().join("cluster.json");
         let plan = Plan::make(Path::new("/d"), None, Some(2), Some(0)).expect("plan");
         let board = Board::new(path.clone(), &plan).expect("board");
-        let programs = Programs {
-            engine: "/e".into(),
-            sidecar: "/s".into(),
-            launcher: "/r".into(),
-        };
+        let programs = Programs { engine: "/e".into(), sidecar: "/s".into(), launcher: "/r".into() };
         let specs = plan.processes(&programs);
 
         board.set_pid(&specs[0], Some(11));
         board.set_pid(&specs[3], Some(22));
-        let read: ClusterState =
-            serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("parse");
-        let pids: Vec<_> = read
-            .nodes
-            .iter()
-            .map(|node| (node.engine_pid, node.sidecar_pid))
-            .collect();
+        let read: ClusterState = serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("parse");
+        let pids: Vec<_> = read.nodes.iter().map(|node| (node.engine_pid, node.sidecar_pid)).collect();
         assert_eq!(pids, [(Some(11), None), (None, Some(22))]);
-        assert_eq!(
-            serde_json::from_str::<ClusterState>(&board.to_json()).expect("one line"),
-            read
-        );
+        assert_eq!(serde_json::from_str::<ClusterState>(&board.to_json()).expect("one line"), read);
         assert!(!board.to_json().contains('\n'));
 
         board.set_pid(&specs[0], None);
-        let read: ClusterState =
-            serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("parse");
+        let read: ClusterState = serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("parse");
         assert_eq!(read.nodes[0].engine_pid, None);
     }
 

@@ -28,11 +28,7 @@ impl Directory {
         let path = std::path::absolute(path)?;
         let failed = |error: &io::Error| Failure::io(format!("open {}", path.display()), error);
         make(&path).map_err(|error| failed(&error))?;
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path.join(LOCK_FILE));
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join(LOCK_FILE));
         let lock = lock.map_err(|error| failed(&error))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path, _lock: lock }),
@@ -68,10 +64,7 @@ impl Directory {
             Err(error) => return Err(Failure::io(format!("read {}", path.display()), &error)),
         };
         let plan = serde_json::from_slice(&text).map_err(|error| {
-            Failure::failed(format!(
-                "{} is damaged ({error}); name another directory with --dir",
-                path.display()
-            ))
+            Failure::failed(format!("{} is damaged ({error}); name another directory with --dir", path.display()))
         })?;
         Ok(Some(plan))
     }
@@ -80,8 +73,7 @@ impl Directory {
     pub(super) fn store_plan(&self, plan: &Plan) -> Result<(), Failure> {
         let text = serde_json::to_vec_pretty(plan).map_err(Failure::failed)?;
         let path = self.path.join(PLAN_FILE);
-        replace(&path, &text)
-            .map_err(|error| Failure::io(format!("write {}", path.display()), &error))
+        replace(&path, &text).map_err(|error| Failure::io(format!("write {}", path.display()), &error))
     }
 }
 
@@ -100,13 +92,8 @@ fn make(path: &Path) -> io::Result<()> {
 
 /// The user's data directory, as the XDG base directories define it.
 fn default_path() -> PathBuf {
-    let absolute = |name: &str| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    let data = absolute("XDG_DATA_HOME")
-        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")));
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let data = absolute("XDG_DATA_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/share")));
     data.unwrap_or_else(std::env::temp_dir).join("raftkv/local")
 }
 
@@ -120,10 +107,7 @@ mod tests {
         let path = temporary.path().join("a/b");
         let held = Directory::open(Some(&path)).expect("first");
         let refused = Directory::open(Some(&path)).expect_err("held");
-        assert!(
-            refused.code == 69 && refused.message.contains("--dir"),
-            "{refused:?}"
-        );
+        assert!(refused.code == 69 && refused.message.contains("--dir"), "{refused:?}");
         drop(held);
         Directory::open(Some(&path)).expect("free again");
     }
@@ -136,17 +120,8 @@ mod tests {
         let plan = Plan::make(directory.path(), None, Some(2), Some(0)).expect("plan");
         directory.store_plan(&plan).expect("store");
         let loaded = directory.load_plan().expect("load");
-        assert_eq!(
-            Plan::make(directory.path(), loaded, None, None).expect("resume"),
-            plan
-        );
+        assert_eq!(Plan::make(directory.path(), loaded, None, None).expect("resume"), plan);
         std::fs::write(temporary.path().join(PLAN_FILE), "{").expect("damage");
-        assert!(
-            directory
-                .load_plan()
-                .expect_err("damaged")
-                .message
-                .contains("damaged")
-        );
+        assert!(directory.load_plan().expect_err("damaged").message.contains("damaged"));
     }
 }

@@ -17,24 +17,14 @@ const POLL: Duration = Duration::from_millis(100);
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Returns when every engine said that it is ready; fails when one cannot be or time is up.
-pub(super) async fn wait(
-    plan: &Plan,
-    board: &Board,
-    within: Duration,
-    progress: &ProgressBar,
-) -> Result<(), Failure> {
+pub(super) async fn wait(plan: &Plan, board: &Board, within: Duration, progress: &ProgressBar) -> Result<(), Failure> {
     let deadline = Instant::now() + within;
-    let clients = plan
-        .nodes
-        .iter()
-        .map(client)
-        .collect::<Result<Vec<_>, _>>()?;
+    let clients = plan.nodes.iter().map(client).collect::<Result<Vec<_>, _>>()?;
     loop {
         if let Some(reason) = board.hopeless() {
             return Err(Failure::failed(reason));
         }
-        let asked =
-            futures::future::join_all(clients.iter().map(|client| client.get("/readyz"))).await;
+        let asked = futures::future::join_all(clients.iter().map(|client| client.get("/readyz"))).await;
         let waiting: Vec<_> = plan
             .nodes
             .iter()
@@ -50,11 +40,7 @@ pub(super) async fn wait(
         };
         progress.set_message(format!(
             "Waiting for {}",
-            waiting
-                .iter()
-                .map(|(node, _)| node.name.as_str())
-                .collect::<Vec<_>>()
-                .join(", ")
+            waiting.iter().map(|(node, _)| node.name.as_str()).collect::<Vec<_>>().join(", ")
         ));
         if Instant::now() >= deadline {
             return Err(Failure::unavailable(format!(

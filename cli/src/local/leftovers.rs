@@ -25,10 +25,7 @@ pub(super) async fn end(directory: &Directory) -> Result<(), Failure> {
         return Ok(());
     };
     for node in &state.nodes {
-        let programs = [
-            (node.engine_pid, super::programs::ENGINE),
-            (node.sidecar_pid, super::programs::SIDECAR),
-        ];
+        let programs = [(node.engine_pid, super::programs::ENGINE), (node.sidecar_pid, super::programs::SIDECAR)];
         for (pid, program) in programs {
             if let Some(pid) = pid {
                 end_one(pid, program, &node.dir).await?;
@@ -39,28 +36,18 @@ pub(super) async fn end(directory: &Directory) -> Result<(), Failure> {
 }
 
 async fn end_one(pid: u32, program: &str, data_dir: &Path) -> Result<(), Failure> {
-    let Some(id) = i32::try_from(pid)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw)
-    else {
+    let Some(id) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else {
         return Ok(());
     };
     if !is_ours(pid, program, data_dir) {
         return Ok(());
     }
-    let failed = |error: std::io::Error| {
-        Failure::io(
-            format!("end {program} left behind as process {pid}"),
-            &error,
-        )
-    };
+    let failed = |error: std::io::Error| Failure::io(format!("end {program} left behind as process {pid}"), &error);
     kill(id, || is_ours(pid, program, data_dir)).map_err(failed)?;
     let deadline = tokio::time::Instant::now() + GONE_WITHIN;
     while is_ours(pid, program, data_dir) {
         if tokio::time::Instant::now() >= deadline {
-            return Err(Failure::unavailable(format!(
-                "{program} left behind as process {pid} does not end"
-            )));
+            return Err(Failure::unavailable(format!("{program} left behind as process {pid} does not end")));
         }
         tokio::time::sleep(POLL).await;
     }
@@ -103,9 +90,7 @@ fn is_ours(pid: u32, program: &str, data_dir: &Path) -> bool {
         return false;
     };
     let expected = format!("RAFTKV_DATA_DIR={}", data_dir.display());
-    environment
-        .split(|byte| *byte == 0)
-        .any(|variable| variable == expected.as_bytes())
+    environment.split(|byte| *byte == 0).any(|variable| variable == expected.as_bytes())
 }
 
 #[cfg(test)]
@@ -131,23 +116,13 @@ mod tests {
             tokio::time::sleep(POLL).await;
         }
 
-        for (name, dir) in [
-            ("raftkv-sidecar", "/d/node1"),
-            ("raftkv-engine", "/d/node2"),
-        ] {
+        for (name, dir) in [("raftkv-sidecar", "/d/node1"), ("raftkv-engine", "/d/node2")] {
             end_one(pid, name, Path::new(dir)).await.expect("not ours");
-            assert!(
-                child.try_wait().expect("wait").is_none(),
-                "{name} on {dir} is another process"
-            );
+            assert!(child.try_wait().expect("wait").is_none(), "{name} on {dir} is another process");
         }
 
-        end_one(pid, "raftkv-engine", Path::new("/d/node1"))
-            .await
-            .expect("ours");
+        end_one(pid, "raftkv-engine", Path::new("/d/node1")).await.expect("ours");
         child.wait().expect("ended");
-        end_one(pid, "raftkv-engine", Path::new("/d/node1"))
-            .await
-            .expect("gone is as good as ended");
+        end_one(pid, "raftkv-engine", Path::new("/d/node1")).await.expect("gone is as good as ended");
     }
 }

@@ -88,11 +88,7 @@ impl Plan {
         let had = plan.nodes.len();
         let wanted = nodes.map_or_else(
             || {
-                if is_new {
-                    usize::from(DEFAULT_NODES)
-                } else {
-                    had
-                }
+                if is_new { usize::from(DEFAULT_NODES) } else { had }
             },
             usize::from,
         );
@@ -102,11 +98,8 @@ impl Plan {
                 dir.display()
             )));
         }
-        let mut taken: BTreeSet<u16> = plan
-            .nodes
-            .iter()
-            .flat_map(|node| [node.http_port, node.management_port, node.raft_port])
-            .collect();
+        let mut taken: BTreeSet<u16> =
+            plan.nodes.iter().flat_map(|node| [node.http_port, node.management_port, node.raft_port]).collect();
         for index in had..wanted {
             // With any port allowed, several clusters may be starting at this moment: familiar ports would collide.
             let familiar = http_port != Some(0);
@@ -118,11 +111,7 @@ impl Plan {
                     None if is_new => DEFAULT_HTTP_PORT + offset,
                     _ => pick_port(&mut taken)?,
                 },
-                management_port: pick_preferred(
-                    familiar,
-                    DEFAULT_MANAGEMENT_PORT + offset,
-                    &mut taken,
-                )?,
+                management_port: pick_preferred(familiar, DEFAULT_MANAGEMENT_PORT + offset, &mut taken)?,
                 raft_port: pick_preferred(familiar, DEFAULT_RAFT_PORT + offset, &mut taken)?,
                 dir: PathBuf::new(),
             });
@@ -130,16 +119,12 @@ impl Plan {
         for (node, offset) in plan.nodes.iter_mut().zip(0..) {
             node.dir = dir.join(&node.name);
             if let Some(base) = http_port.filter(|base| *base != 0) {
-                node.http_port = base.checked_add(offset).ok_or_else(|| {
-                    Failure::usage(format!(
-                        "--http-port {base} leaves no port for {}",
-                        node.name
-                    ))
-                })?;
+                node.http_port = base
+                    .checked_add(offset)
+                    .ok_or_else(|| Failure::usage(format!("--http-port {base} leaves no port for {}", node.name)))?;
             }
             // Bound by the processes; here the error can say what to do before anything has started.
-            Endpoint::unix(node.dir.join(LONGEST_SOCKET))
-                .map_err(|error| Failure::usage(format!("--dir: {error}")))?;
+            Endpoint::unix(node.dir.join(LONGEST_SOCKET)).map_err(|error| Failure::usage(format!("--dir: {error}")))?;
         }
         Ok(plan)
     }
@@ -147,22 +132,14 @@ impl Plan {
     /// Whether every port can be had, so that a conflict is told before anything starts.
     pub(super) fn check_ports(&self) -> Result<(), Failure> {
         for node in &self.nodes {
-            for (port, of) in [
-                (node.http_port, "HTTP"),
-                (node.management_port, "management"),
-                (node.raft_port, "raft"),
-            ] {
+            for (port, of) in [(node.http_port, "HTTP"), (node.management_port, "management"), (node.raft_port, "raft")]
+            {
                 if let Err(error) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
                     let advice = match of {
-                        "HTTP" => {
-                            "choose others with --http-port, or any free ones with --http-port 0"
-                        }
+                        "HTTP" => "choose others with --http-port, or any free ones with --http-port 0",
                         _ => "stop what uses it, or name another directory with --dir",
                     };
-                    let message = format!(
-                        "{of} port {port} of {} cannot be used ({error}); {advice}",
-                        node.name
-                    );
+                    let message = format!("{of} port {port} of {} cannot be used ({error}); {advice}", node.name);
                     return Err(Failure::unavailable(message));
                 }
             }
@@ -208,12 +185,7 @@ impl NodePlan {
         loopback(self.raft_port)
     }
 
-    fn environment(
-        &self,
-        role: Role,
-        join: &str,
-        bootstrap: bool,
-    ) -> Vec<(&'static str, Option<String>)> {
+    fn environment(&self, role: Role, join: &str, bootstrap: bool) -> Vec<(&'static str, Option<String>)> {
         let mut environment = vec![
             ("NODE_ID", Some(self.name.clone())),
             ("RAFTKV_DATA_DIR", Some(self.dir.display().to_string())),
@@ -242,16 +214,8 @@ fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
-fn pick_preferred(
-    familiar: bool,
-    preferred: u16,
-    taken: &mut BTreeSet<u16>,
-) -> Result<u16, Failure> {
-    if familiar && is_free(preferred) && taken.insert(preferred) {
-        Ok(preferred)
-    } else {
-        pick_port(taken)
-    }
+fn pick_preferred(familiar: bool, preferred: u16, taken: &mut BTreeSet<u16>) -> Result<u16, Failure> {
+    if familiar && is_free(preferred) && taken.insert(preferred) { Ok(preferred) } else { pick_port(taken) }
 }
 
 fn pick_port(taken: &mut BTreeSet<u16>) -> Result<u16, Failure> {
@@ -262,10 +226,7 @@ fn pick_port(taken: &mut BTreeSet<u16>) -> Result<u16, Failure> {
             return Ok(port);
         }
     }
-    Err(Failure::unavailable(format!(
-        "no free port between {} and {}",
-        PICKED_PORTS.start, PICKED_PORTS.end
-    )))
+    Err(Failure::unavailable(format!("no free port between {} and {}", PICKED_PORTS.start, PICKED_PORTS.end)))
 }
 
 #[cfg(test)]
@@ -273,53 +234,28 @@ mod tests {
     use super::*;
 
     fn programs() -> Programs {
-        Programs {
-            engine: "/bin/engine".into(),
-            sidecar: "/bin/sidecar".into(),
-            launcher: "/bin/raftkv".into(),
-        }
+        Programs { engine: "/bin/engine".into(), sidecar: "/bin/sidecar".into(), launcher: "/bin/raftkv".into() }
     }
 
     fn variable<'a>(spec: &'a ProcessSpec, name: &str) -> Option<&'a str> {
-        spec.environment
-            .iter()
-            .find(|(key, _)| *key == name)?
-            .1
-            .as_deref()
+        spec.environment.iter().find(|(key, _)| *key == name)?.1.as_deref()
     }
 
     #[test]
     fn the_default_is_three_nodes_on_familiar_http_ports() {
         let plan = Plan::make(Path::new("/d"), None, None, None).expect("plan");
-        let nodes: Vec<_> = plan
-            .nodes
-            .iter()
-            .map(|node| (node.name.as_str(), node.http()))
-            .collect();
+        let nodes: Vec<_> = plan.nodes.iter().map(|node| (node.name.as_str(), node.http())).collect();
         let at = |port: u16| format!("127.0.0.1:{port}");
-        assert_eq!(
-            nodes,
-            [
-                ("node1", at(8080)),
-                ("node2", at(8081)),
-                ("node3", at(8082))
-            ]
-        );
+        assert_eq!(nodes, [("node1", at(8080)), ("node2", at(8081)), ("node3", at(8082))]);
     }
 
     #[test]
     fn free_ports_are_all_different_and_outside_the_range_of_outgoing_connections() {
         let plan = Plan::make(Path::new("/d"), None, Some(9), Some(0)).expect("plan");
-        let ports: Vec<_> = plan
-            .nodes
-            .iter()
-            .flat_map(|node| [node.http_port, node.management_port, node.raft_port])
-            .collect();
+        let ports: Vec<_> =
+            plan.nodes.iter().flat_map(|node| [node.http_port, node.management_port, node.raft_port]).collect();
         assert_eq!(ports.iter().collect::<BTreeSet<_>>().len(), 27);
-        assert!(
-            ports.iter().all(|port| PICKED_PORTS.contains(port)),
-            "{ports:?}"
-        );
+        assert!(ports.iter().all(|port| PICKED_PORTS.contains(port)), "{ports:?}");
         plan.check_ports().expect("all free");
     }
 
@@ -328,76 +264,38 @@ mod tests {
         let first = Plan::make(Path::new("/d"), None, Some(3), Some(0)).expect("plan");
         let resumed = Plan::make(Path::new("/d"), Some(first.clone()), None, None).expect("resume");
         assert_eq!(resumed, first);
-        let again = Plan::make(Path::new("/d"), Some(first.clone()), None, Some(0))
-            .expect("any ports are those it has");
+        let again =
+            Plan::make(Path::new("/d"), Some(first.clone()), None, Some(0)).expect("any ports are those it has");
         assert_eq!(again, first);
         let grown = Plan::make(Path::new("/d"), Some(first.clone()), Some(5), None).expect("grow");
-        assert_eq!(
-            (&grown.nodes[..3], grown.nodes.len()),
-            (&first.nodes[..], 5)
-        );
-        let refused =
-            Plan::make(Path::new("/d"), Some(first.clone()), Some(1), None).expect_err("shrink");
+        assert_eq!((&grown.nodes[..3], grown.nodes.len()), (&first.nodes[..], 5));
+        let refused = Plan::make(Path::new("/d"), Some(first.clone()), Some(1), None).expect_err("shrink");
         assert_eq!(refused.code, 64);
-        let moved =
-            Plan::make(Path::new("/e"), Some(first), None, Some(18_080)).expect("other HTTP ports");
-        assert_eq!(
-            (moved.nodes[2].http_port, moved.nodes[2].dir.as_path()),
-            (18_082, Path::new("/e/node3"))
-        );
+        let moved = Plan::make(Path::new("/e"), Some(first), None, Some(18_080)).expect("other HTTP ports");
+        assert_eq!((moved.nodes[2].http_port, moved.nodes[2].dir.as_path()), (18_082, Path::new("/e/node3")));
     }
 
     #[test]
     fn each_process_is_told_what_it_needs() {
         let plan = Plan::make(Path::new("/d"), None, Some(2), Some(0)).expect("plan");
         let processes = plan.processes(&programs());
-        let [engine1, sidecar1, _, sidecar2] = processes.as_slice() else {
-            panic!("{processes:?}")
-        };
+        let [engine1, sidecar1, _, sidecar2] = processes.as_slice() else { panic!("{processes:?}") };
 
-        assert_eq!(
-            (engine1.role, engine1.program.as_path()),
-            (Role::Engine, Path::new("/bin/engine"))
-        );
+        assert_eq!((engine1.role, engine1.program.as_path()), (Role::Engine, Path::new("/bin/engine")));
         assert_eq!(engine1.log, Path::new("/d/node1/engine.log"));
         assert_eq!(variable(engine1, "NODE_ID"), Some("node1"));
         assert_eq!(variable(engine1, "RAFTKV_DATA_DIR"), Some("/d/node1"));
-        assert_eq!(
-            variable(engine1, "RAFTKV_HTTP_LISTEN"),
-            Some(plan.nodes[0].http().as_str())
-        );
-        assert_eq!(
-            variable(engine1, "RAFTKV_HTTP_ADVERTISE"),
-            Some(plan.nodes[0].http().as_str())
-        );
+        assert_eq!(variable(engine1, "RAFTKV_HTTP_LISTEN"), Some(plan.nodes[0].http().as_str()));
+        assert_eq!(variable(engine1, "RAFTKV_HTTP_ADVERTISE"), Some(plan.nodes[0].http().as_str()));
 
-        let join = format!(
-            "{},{}",
-            plan.nodes[0].management(),
-            plan.nodes[1].management()
-        );
+        let join = format!("{},{}", plan.nodes[0].management(), plan.nodes[1].management());
         for (sidecar, node) in [(sidecar1, &plan.nodes[0]), (sidecar2, &plan.nodes[1])] {
             assert_eq!(variable(sidecar, "JOIN_ADDR"), Some(join.as_str()));
-            assert_eq!(
-                variable(sidecar, "RAFTKV_RAFT_LISTEN"),
-                Some(node.raft().as_str())
-            );
-            assert_eq!(
-                variable(sidecar, "RAFTKV_RAFT_ADVERTISE"),
-                Some(node.raft().as_str())
-            );
-            assert_eq!(
-                variable(sidecar, "RAFTKV_MANAGEMENT_LISTEN"),
-                Some(node.management().as_str())
-            );
-            assert_eq!(
-                variable(sidecar, "RAFTKV_MANAGEMENT_ADVERTISE"),
-                Some(node.management().as_str())
-            );
-            assert_eq!(
-                variable(sidecar, "RAFTKV_HTTP_ADVERTISE"),
-                Some(node.http().as_str())
-            );
+            assert_eq!(variable(sidecar, "RAFTKV_RAFT_LISTEN"), Some(node.raft().as_str()));
+            assert_eq!(variable(sidecar, "RAFTKV_RAFT_ADVERTISE"), Some(node.raft().as_str()));
+            assert_eq!(variable(sidecar, "RAFTKV_MANAGEMENT_LISTEN"), Some(node.management().as_str()));
+            assert_eq!(variable(sidecar, "RAFTKV_MANAGEMENT_ADVERTISE"), Some(node.management().as_str()));
+            assert_eq!(variable(sidecar, "RAFTKV_HTTP_ADVERTISE"), Some(node.http().as_str()));
         }
         assert_eq!(variable(sidecar1, "BOOTSTRAP"), Some("true"));
         // Removed, not just unset: it must not be inherited from the user's shell.
@@ -408,10 +306,7 @@ mod tests {
     fn a_directory_too_deep_for_its_sockets_is_refused() {
         let deep = format!("/{}", "d".repeat(100));
         let refused = Plan::make(Path::new(&deep), None, None, Some(0)).expect_err("too long");
-        assert!(
-            refused.code == 64 && refused.message.contains("shorter"),
-            "{refused:?}"
-        );
+        assert!(refused.code == 64 && refused.message.contains("shorter"), "{refused:?}");
     }
 
     #[test]

@@ -56,18 +56,13 @@ impl Supervisor {
             };
             let name = format!("{} of {}", self.spec.role.name(), self.spec.node_name);
             if !self.restart {
-                eprintln_lossy(&format!(
-                    "{name} ended ({how}) and stays so; its log is {}",
-                    self.spec.log.display()
-                ));
+                eprintln_lossy(&format!("{name} ended ({how}) and stays so; its log is {}", self.spec.log.display()));
                 return;
             }
             if started.elapsed() >= WELL_AFTER {
                 backoff = MIN_BACKOFF;
             }
-            eprintln_lossy(&format!(
-                "{name} ended ({how}); starting it again in {backoff:?}"
-            ));
+            eprintln_lossy(&format!("{name} ended ({how}); starting it again in {backoff:?}"));
             tokio::select! {
                 () = tokio::time::sleep(backoff) => {}
                 () = self.shutdown.wait() => return,
@@ -78,10 +73,7 @@ impl Supervisor {
 
     fn start(&self) -> io::Result<Child> {
         rotate(&self.spec.log)?;
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&self.spec.log)?;
+        let log = OpenOptions::new().create(true).append(true).open(&self.spec.log)?;
         let mut command = Command::new(&self.spec.launcher);
         command
             .arg("local-exec")
@@ -109,10 +101,7 @@ impl Supervisor {
             () = self.shutdown.wait() => {}
         }
         terminate(child);
-        if tokio::time::timeout(self.grace, child.wait())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(self.grace, child.wait()).await.is_err() {
             eprintln_lossy(&format!(
                 "{} of {} did not stop within {:?}: killed",
                 self.spec.role.name(),
@@ -145,11 +134,7 @@ impl Supervisor {
 
 fn terminate(child: &Child) {
     // No id = it has ended and was waited for. As long as it has one, the id cannot be another process's.
-    if let Some(pid) = child
-        .id()
-        .and_then(|id| i32::try_from(id).ok())
-        .and_then(Pid::from_raw)
-    {
+    if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {
         let _ = kill_process(pid, Signal::TERM);
     }
 }
@@ -157,9 +142,7 @@ fn terminate(child: &Child) {
 /// Puts a log aside that has become large.
 fn rotate(log: &Path) -> io::Result<()> {
     match std::fs::metadata(log) {
-        Ok(metadata) if metadata.len() > MAX_LOG_BYTES => {
-            std::fs::rename(log, log.with_extension("log.1"))
-        }
+        Ok(metadata) if metadata.len() > MAX_LOG_BYTES => std::fs::rename(log, log.with_extension("log.1")),
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
@@ -186,10 +169,7 @@ mod tests {
         std::fs::write(&log, "small").expect("write");
         rotate(&log).expect("small");
         assert!(log.exists());
-        std::fs::File::create(&log)
-            .expect("create")
-            .set_len(MAX_LOG_BYTES + 1)
-            .expect("grow");
+        std::fs::File::create(&log).expect("create").set_len(MAX_LOG_BYTES + 1).expect("grow");
         rotate(&log).expect("large");
         assert!(!log.exists() && temporary.path().join("engine.log.1").exists());
     }

@@ -21,23 +21,13 @@ pub(super) struct Programs {
 impl Programs {
     /// In `bin_dir` when given; else beside this executable, else on `PATH`.
     pub(super) fn find(bin_dir: Option<&Path>) -> Result<Self, Failure> {
-        let launcher = std::env::current_exe()
-            .map_err(|error| Failure::io("find my own executable", &error))?;
+        let launcher = std::env::current_exe().map_err(|error| Failure::io("find my own executable", &error))?;
         let path = std::env::var_os("PATH").unwrap_or_default();
         let directories: Vec<PathBuf> = match bin_dir {
             Some(dir) => vec![std::path::absolute(dir)?],
-            None => launcher
-                .parent()
-                .map(Path::to_owned)
-                .into_iter()
-                .chain(std::env::split_paths(&path))
-                .collect(),
+            None => launcher.parent().map(Path::to_owned).into_iter().chain(std::env::split_paths(&path)).collect(),
         };
-        Ok(Self {
-            engine: find_in(&directories, ENGINE)?,
-            sidecar: find_in(&directories, SIDECAR)?,
-            launcher,
-        })
+        Ok(Self { engine: find_in(&directories, ENGINE)?, sidecar: find_in(&directories, SIDECAR)?, launcher })
     }
 }
 
@@ -57,26 +47,12 @@ mod tests {
 
     #[test]
     fn the_first_directory_that_has_it_wins() {
-        let (first, second) = (
-            tempfile::tempdir().expect("dir"),
-            tempfile::tempdir().expect("dir"),
-        );
+        let (first, second) = (tempfile::tempdir().expect("dir"), tempfile::tempdir().expect("dir"));
         let directories = [first.path().to_owned(), second.path().to_owned()];
-        assert!(
-            find_in(&directories, ENGINE)
-                .expect_err("nowhere")
-                .message
-                .contains("--bin-dir")
-        );
+        assert!(find_in(&directories, ENGINE).expect_err("nowhere").message.contains("--bin-dir"));
         std::fs::write(second.path().join(ENGINE), "").expect("write");
-        assert_eq!(
-            find_in(&directories, ENGINE).expect("second"),
-            second.path().join(ENGINE)
-        );
+        assert_eq!(find_in(&directories, ENGINE).expect("second"), second.path().join(ENGINE));
         std::fs::write(first.path().join(ENGINE), "").expect("write");
-        assert_eq!(
-            find_in(&directories, ENGINE).expect("first"),
-            first.path().join(ENGINE)
-        );
+        assert_eq!(find_in(&directories, ENGINE).expect("first"), first.path().join(ENGINE));
     }
 }

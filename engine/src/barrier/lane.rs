@@ -93,8 +93,13 @@ impl Lane {
 
     pub(super) async fn run(mut self, stop: Shutdown) {
         loop {
+            self.expire(Instant::now());
+            if self.can_send(Instant::now()) && (!self.waiting.is_empty() || !self.queue.is_empty()) {
+                // Whatever else is ready to run may bring reads that can share this barrier. Costs nothing when nothing
+                // is.
+                tokio::task::yield_now().await;
+            }
             let now = Instant::now();
-            self.expire(now);
             self.dispatch(now);
             let due = self.next_due();
             tokio::select! {

@@ -22,7 +22,7 @@ use task::Task;
 
 /// Batches under way at once. One keeps the fsync of the log busy while the next is on its way and a third collects;
 /// more would make batches smaller, not faster.
-pub const MAX_BATCHES_IN_FLIGHT: usize = 2;
+pub const MAX_BATCHES_IN_FLIGHT: usize = 1;
 /// Operations packed into one batch: bounds how long applying one log entry takes.
 pub const MAX_BATCH_OPS: usize = 1_024;
 /// Bytes packed into one batch: bounds the log entry.

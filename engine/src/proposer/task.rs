@@ -87,6 +87,11 @@ impl Task {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stop_by: Option<Instant> = None;
         loop {
+            if self.can_propose(Instant::now()) && !(self.waiting.is_empty() && self.queue.is_empty()) {
+                // Whatever else is ready to run may bring operations that can share this batch. Costs nothing when
+                // nothing is.
+                tokio::task::yield_now().await;
+            }
             let now = Instant::now();
             self.dispatch(now);
             if let Some(stop_by) = stop_by

@@ -111,27 +111,13 @@ impl Parser<'_> {
         match byte {
             b'{' | b'[' => {
                 if self.open.len() >= self.max_depth {
-                    return Err(ValueError::TooDeep {
-                        limit: self.max_depth,
-                    });
+                    return Err(ValueError::TooDeep { limit: self.max_depth });
                 }
                 self.at += 1;
                 let is_map = byte == b'{';
-                self.open.push(Open {
-                    header: self.headers.len(),
-                    is_map,
-                    first_key: self.keys.len(),
-                });
-                self.headers.push(Header {
-                    at: self.body.len(),
-                    is_map,
-                    count: 0,
-                });
-                return Ok(if is_map {
-                    Expect::KeyOrEnd
-                } else {
-                    Expect::ValueOrEnd
-                });
+                self.open.push(Open { header: self.headers.len(), is_map, first_key: self.keys.len() });
+                self.headers.push(Header { at: self.body.len(), is_map, count: 0 });
+                return Ok(if is_map { Expect::KeyOrEnd } else { Expect::ValueOrEnd });
             }
             b'"' => {
                 self.string()?;
@@ -162,17 +148,10 @@ impl Parser<'_> {
     fn close(&mut self) -> Result<Expect, ValueError> {
         if let Some(open) = self.open.pop() {
             if open.is_map {
-                let keys = self.keys[open.first_key..]
-                    .iter()
-                    .map(|range| &self.body[range.clone()]);
+                let keys = self.keys[open.first_key..].iter().map(|range| &self.body[range.clone()]);
                 if let Some(key) = first_duplicate(keys) {
-                    let key = String::from_utf8_lossy(key)
-                        .chars()
-                        .take(64)
-                        .collect::<String>();
-                    return Err(self.error(&format!(
-                        "the key {key:?} is there twice in the object that ends"
-                    )));
+                    let key = String::from_utf8_lossy(key).chars().take(64).collect::<String>();
+                    return Err(self.error(&format!("the key {key:?} is there twice in the object that ends")));
                 }
             }
             self.keys.truncate(open.first_key);
@@ -249,9 +228,7 @@ impl Parser<'_> {
     fn string(&mut self) -> Result<Range<usize>, ValueError> {
         self.at += 1;
         let rest = &self.text.as_bytes()[self.at..];
-        let plain = rest
-            .iter()
-            .position(|&b| b == b'"' || b == b'\\' || b < 0x20);
+        let plain = rest.iter().position(|&b| b == b'"' || b == b'\\' || b < 0x20);
         let Some(plain) = plain else {
             return Err(self.error("a string that does not end"));
         };
@@ -270,10 +247,7 @@ impl Parser<'_> {
         let mut out = String::new();
         loop {
             let rest = &self.text[self.at..];
-            let Some(plain) = rest
-                .bytes()
-                .position(|b| b == b'"' || b == b'\\' || b < 0x20)
-            else {
+            let Some(plain) = rest.bytes().position(|b| b == b'"' || b == b'\\' || b < 0x20) else {
                 return Err(self.error("a string that does not end"));
             };
             out.push_str(&rest[..plain]);
@@ -332,10 +306,7 @@ impl Parser<'_> {
             .text
             .as_bytes()
             .get(self.at..self.at + 4)
-            .and_then(|hex| {
-                hex.iter()
-                    .try_fold(0, |n, &b| Some(n << 4 | char::from(b).to_digit(16)?))
-            });
+            .and_then(|hex| hex.iter().try_fold(0, |n, &b| Some(n << 4 | char::from(b).to_digit(16)?)));
         let Some(unit) = unit else {
             return Err(self.error("\\u without four hexadecimal digits"));
         };

@@ -54,21 +54,11 @@ pub(crate) fn write_json(msgpack: &[u8], out: &mut Vec<u8>) -> bool {
                 Ok(())
             }
             Token::Array(n) => {
-                open.push(Writing {
-                    is_map: false,
-                    left: u64::from(n),
-                    first: true,
-                    keys: Vec::new(),
-                });
+                open.push(Writing { is_map: false, left: u64::from(n), first: true, keys: Vec::new() });
                 out.write_all(b"[")
             }
             Token::Map(n) => {
-                open.push(Writing {
-                    is_map: true,
-                    left: 2 * u64::from(n),
-                    first: true,
-                    keys: Vec::new(),
-                });
+                open.push(Writing { is_map: true, left: 2 * u64::from(n), first: true, keys: Vec::new() });
                 out.write_all(b"{")
             }
         };

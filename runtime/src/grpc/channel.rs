@@ -8,8 +8,7 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint as TonicEndpoint};
 
 use super::{
-    CONNECTION_WINDOW_BYTES, Endpoint, FRAME_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
-    STREAM_WINDOW_BYTES,
+    CONNECTION_WINDOW_BYTES, Endpoint, FRAME_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES,
 };
 
 /// Time limits of a channel.
@@ -24,20 +23,14 @@ pub struct ChannelOptions {
 impl Default for ChannelOptions {
     fn default() -> Self {
         // Within a data centre a connection takes a millisecond; who takes a second is as good as gone.
-        Self {
-            connect_timeout: Duration::from_secs(1),
-            request_timeout: None,
-        }
+        Self { connect_timeout: Duration::from_secs(1), request_timeout: None }
     }
 }
 
 /// A channel that connects on its first use, and again after each loss. Must be called within a tokio runtime.
 ///
 /// Clones share the connection.
-pub fn connect_lazy(
-    endpoint: &Endpoint,
-    options: ChannelOptions,
-) -> Result<Channel, tonic::transport::Error> {
+pub fn connect_lazy(endpoint: &Endpoint, options: ChannelOptions) -> Result<Channel, tonic::transport::Error> {
     let tonic = tonic_endpoint(endpoint, options)?;
     Ok(match endpoint {
         Endpoint::Tcp(_) => tonic.connect_lazy(),
@@ -46,25 +39,15 @@ pub fn connect_lazy(
 }
 
 /// As [`connect_lazy`], but connects now or fails.
-pub async fn connect(
-    endpoint: &Endpoint,
-    options: ChannelOptions,
-) -> Result<Channel, tonic::transport::Error> {
+pub async fn connect(endpoint: &Endpoint, options: ChannelOptions) -> Result<Channel, tonic::transport::Error> {
     let tonic = tonic_endpoint(endpoint, options)?;
     match endpoint {
         Endpoint::Tcp(_) => tonic.connect().await,
-        Endpoint::Unix(path) => {
-            tonic
-                .connect_with_connector(unix_connector(path.clone()))
-                .await
-        }
+        Endpoint::Unix(path) => tonic.connect_with_connector(unix_connector(path.clone())).await,
     }
 }
 
-fn tonic_endpoint(
-    endpoint: &Endpoint,
-    options: ChannelOptions,
-) -> Result<TonicEndpoint, tonic::transport::Error> {
+fn tonic_endpoint(endpoint: &Endpoint, options: ChannelOptions) -> Result<TonicEndpoint, tonic::transport::Error> {
     let uri = match endpoint {
         Endpoint::Tcp(address) => format!("http://{address}"),
         // Only the authority of requests is taken from it; the connector knows where to go.

@@ -52,21 +52,14 @@ impl FromStr for Endpoint {
         if let Some(path) = text.strip_prefix("unix:") {
             // Both `unix:/path` and the URI form `unix:///path` are in use.
             let path = path.strip_prefix("//").unwrap_or(path);
-            return if path.is_empty() {
-                Err(malformed())
-            } else {
-                Self::unix(path)
-            };
+            return if path.is_empty() { Err(malformed()) } else { Self::unix(path) };
         }
         let (host, port) = text.rsplit_once(':').ok_or_else(malformed)?;
         let bracketed = host.starts_with('[') && host.ends_with(']');
         let host_is_sound = !host.is_empty()
             && (bracketed || !host.contains(':'))
             && !host.contains(|c: char| c.is_whitespace() || c.is_control() || "/@?#".contains(c));
-        if !host_is_sound
-            || port.parse::<u16>().is_err()
-            || !port.bytes().all(|b| b.is_ascii_digit())
-        {
+        if !host_is_sound || port.parse::<u16>().is_err() || !port.bytes().all(|b| b.is_ascii_digit()) {
             return Err(malformed());
         }
         Ok(Self::Tcp(text.to_owned()))
@@ -90,9 +83,7 @@ impl Serialize for Endpoint {
 
 impl<'de> Deserialize<'de> for Endpoint {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -102,18 +93,10 @@ mod tests {
 
     #[test]
     fn both_forms_are_read_and_written() {
-        for text in [
-            "unix:/var/lib/raftkv/engine.sock",
-            "node1:8088",
-            "127.0.0.1:0",
-            "[::1]:50051",
-        ] {
+        for text in ["unix:/var/lib/raftkv/engine.sock", "node1:8088", "127.0.0.1:0", "[::1]:50051"] {
             assert_eq!(text.parse::<Endpoint>().expect(text).to_string(), text);
         }
-        assert_eq!(
-            "unix:///a.sock".parse(),
-            Ok(Endpoint::Unix("/a.sock".into()))
-        );
+        assert_eq!("unix:///a.sock".parse(), Ok(Endpoint::Unix("/a.sock".into())));
     }
 
     #[test]
@@ -138,10 +121,7 @@ mod tests {
     #[test]
     fn a_socket_path_the_system_cannot_bind_is_refused_early() {
         let path = format!("/{}", "d".repeat(MAX_SOCKET_PATH_BYTES));
-        assert!(matches!(
-            Endpoint::unix(&path),
-            Err(EndpointError::PathTooLong { .. })
-        ));
+        assert!(matches!(Endpoint::unix(&path), Err(EndpointError::PathTooLong { .. })));
         assert!(Endpoint::unix(&path[1..]).is_ok());
     }
 }

@@ -60,28 +60,18 @@ pub enum ListenerError {
 impl Listener {
     /// Binds. A socket file that a dead process left behind is removed; one that somebody answers on is not.
     pub async fn bind(endpoint: &Endpoint) -> Result<Self, ListenerError> {
-        let failed = |source| ListenerError::Bind {
-            endpoint: endpoint.clone(),
-            source,
-        };
+        let failed = |source| ListenerError::Bind { endpoint: endpoint.clone(), source };
         match endpoint {
             Endpoint::Unix(path) => {
                 remove_stale_socket(path).await?;
                 let socket = UnixListener::bind(path).map_err(failed)?;
-                std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))
-                    .map_err(failed)?;
-                Ok(Self {
-                    socket: Socket::Unix(socket),
-                    endpoint: endpoint.clone(),
-                })
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
+                Ok(Self { socket: Socket::Unix(socket), endpoint: endpoint.clone() })
             }
             Endpoint::Tcp(address) => {
                 let socket = TcpListener::bind(address).await.map_err(failed)?;
                 let bound = socket.local_addr().map_err(failed)?;
-                Ok(Self {
-                    socket: Socket::Tcp(socket),
-                    endpoint: Endpoint::Tcp(bound.to_string()),
-                })
+                Ok(Self { socket: Socket::Tcp(socket), endpoint: Endpoint::Tcp(bound.to_string()) })
             }
         }
     }
@@ -111,10 +101,7 @@ impl Listener {
 impl Socket {
     async fn accept(&self) -> io::Result<Connection> {
         match self {
-            Self::Unix(socket) => socket
-                .accept()
-                .await
-                .map(|(stream, _)| Connection::Unix(stream)),
+            Self::Unix(socket) => socket.accept().await.map(|(stream, _)| Connection::Unix(stream)),
             Self::Tcp(socket) => {
                 let (stream, _) = socket.accept().await?;
                 // Small messages must leave at once: latency is what a quorum waits for.
@@ -130,9 +117,7 @@ async fn remove_stale_socket(path: &Path) -> Result<(), ListenerError> {
         return Ok(());
     };
     if !metadata.file_type().is_socket() {
-        return Err(ListenerError::NotASocket {
-            path: path.to_owned(),
-        });
+        return Err(ListenerError::NotASocket { path: path.to_owned() });
     }
     match UnixStream::connect(path).await {
         // Only a refusal proves that nobody listens; a full backlog, for one, does not.
@@ -141,9 +126,7 @@ async fn remove_stale_socket(path: &Path) -> Result<(), ListenerError> {
             std::fs::remove_file(path).map_err(|source| ListenerError::Bind { endpoint, source })
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        _ => Err(ListenerError::InUse {
-            path: path.to_owned(),
-        }),
+        _ => Err(ListenerError::InUse { path: path.to_owned() }),
     }
 }
 
@@ -163,11 +146,7 @@ impl Connected for Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -176,11 +155,7 @@ impl AsyncRead for Connection {
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
@@ -228,18 +203,10 @@ mod tests {
         let endpoint = Endpoint::unix(dir.path().join("engine.sock")).expect("short path");
 
         drop(Listener::bind(&endpoint).await.expect("first"));
-        let live = Listener::bind(&endpoint)
-            .await
-            .expect("the file left behind is stale");
-        let mode = std::fs::metadata(dir.path().join("engine.sock"))
-            .expect("file")
-            .permissions()
-            .mode();
+        let live = Listener::bind(&endpoint).await.expect("the file left behind is stale");
+        let mode = std::fs::metadata(dir.path().join("engine.sock")).expect("file").permissions().mode();
         assert_eq!(mode & 0o777, SOCKET_MODE);
-        assert!(matches!(
-            Listener::bind(&endpoint).await,
-            Err(ListenerError::InUse { .. })
-        ));
+        assert!(matches!(Listener::bind(&endpoint).await, Err(ListenerError::InUse { .. })));
         drop(live);
     }
 
@@ -249,10 +216,7 @@ mod tests {
         let path = dir.path().join("precious");
         std::fs::write(&path, "data").expect("write");
         let endpoint = Endpoint::unix(&path).expect("short path");
-        assert!(matches!(
-            Listener::bind(&endpoint).await,
-            Err(ListenerError::NotASocket { .. })
-        ));
+        assert!(matches!(Listener::bind(&endpoint).await, Err(ListenerError::NotASocket { .. })));
         assert_eq!(std::fs::read_to_string(&path).expect("still there"), "data");
     }
 
@@ -264,17 +228,11 @@ mod tests {
             let listener = Listener::bind(&asked).await.expect("bind");
             let endpoint = listener.endpoint().clone();
             let routes = tonic::service::Routes::default();
-            let serving = tokio::spawn(
-                super::super::server()
-                    .add_routes(routes)
-                    .serve_with_incoming(listener.into_stream()),
-            );
+            let serving =
+                tokio::spawn(super::super::server().add_routes(routes).serve_with_incoming(listener.into_stream()));
 
-            let mut client = tonic::client::Grpc::new(
-                connect(&endpoint, ChannelOptions::default())
-                    .await
-                    .expect("connect"),
-            );
+            let mut client =
+                tonic::client::Grpc::new(connect(&endpoint, ChannelOptions::default()).await.expect("connect"));
             client.ready().await.expect("the connection is up");
             serving.abort();
         }

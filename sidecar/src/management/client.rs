@@ -52,15 +52,8 @@ impl ManagementClient {
     }
 
     /// What the node at `address` says of itself. With `claim`, a waiting node also notes who wants to form the cluster.
-    pub async fn status(
-        &self,
-        address: &str,
-        claim: Option<NodeId>,
-    ) -> Result<StatusDocument, CallError> {
-        let mut request = self
-            .http
-            .get(format!("http://{address}/status"))
-            .timeout(STATUS_TIMEOUT);
+    pub async fn status(&self, address: &str, claim: Option<NodeId>) -> Result<StatusDocument, CallError> {
+        let mut request = self.http.get(format!("http://{address}/status")).timeout(STATUS_TIMEOUT);
         if let Some(claim) = claim {
             request = request.header(BOOTSTRAP_CLAIM_HEADER, claim.to_string());
         }
@@ -69,14 +62,8 @@ impl ManagementClient {
 
     /// Whether the node at `address` could serve, within the time given.
     pub async fn is_ready(&self, address: &str, within: Duration) -> bool {
-        let request = self
-            .http
-            .get(format!("http://{address}/readyz"))
-            .timeout(within);
-        request
-            .send()
-            .await
-            .is_ok_and(|response| response.status() == StatusCode::OK)
+        let request = self.http.get(format!("http://{address}/readyz")).timeout(within);
+        request.send().await.is_ok_and(|response| response.status() == StatusCode::OK)
     }
 
     /// Asks the node at `address` to make us, or another, a member.
@@ -89,8 +76,7 @@ impl ManagementClient {
         forwarded: bool,
     ) -> Result<Changed, CallError> {
         let query = [("peerID", name), ("peerAddress", raft_address)];
-        self.change(address, "join", &query, within, forwarded)
-            .await
+        self.change(address, "join", &query, within, forwarded).await
     }
 
     /// Asks the node at `address` to remove a member.
@@ -102,24 +88,14 @@ impl ManagementClient {
         within: Duration,
         forwarded: bool,
     ) -> Result<Changed, CallError> {
-        let query = [
-            ("peerID", name),
-            ("force", if force { "true" } else { "false" }),
-        ];
-        self.change(address, "leave", &query, within, forwarded)
-            .await
+        let query = [("peerID", name), ("force", if force { "true" } else { "false" })];
+        self.change(address, "leave", &query, within, forwarded).await
     }
 
     /// Asks the leader at `address` to give leadership away.
-    pub async fn transfer(
-        &self,
-        address: &str,
-        to: Option<&str>,
-        within: Duration,
-    ) -> Result<Changed, CallError> {
+    pub async fn transfer(&self, address: &str, to: Option<&str>, within: Duration) -> Result<Changed, CallError> {
         let query: Vec<_> = to.map(|to| ("to", to)).into_iter().collect();
-        self.change(address, "transfer-leader", &query, within, true)
-            .await
+        self.change(address, "transfer-leader", &query, within, true).await
     }
 
     async fn change(
@@ -130,25 +106,17 @@ impl ManagementClient {
         within: Duration,
         forwarded: bool,
     ) -> Result<Changed, CallError> {
-        let mut request = self
-            .http
-            .post(format!("http://{address}/{what}"))
-            .query(query)
-            .timeout(within + CHANGE_MARGIN);
+        let mut request =
+            self.http.post(format!("http://{address}/{what}")).query(query).timeout(within + CHANGE_MARGIN);
         if forwarded {
             request = request.header(FORWARDED_HEADER, "1");
         }
         Self::answer(address, request).await
     }
 
-    async fn answer<T: DeserializeOwned>(
-        address: &str,
-        request: reqwest::RequestBuilder,
-    ) -> Result<T, CallError> {
-        let no_answer = |error: &dyn std::error::Error| CallError::NoAnswer {
-            address: address.to_owned(),
-            reason: deepest(error),
-        };
+    async fn answer<T: DeserializeOwned>(address: &str, request: reqwest::RequestBuilder) -> Result<T, CallError> {
+        let no_answer =
+            |error: &dyn std::error::Error| CallError::NoAnswer { address: address.to_owned(), reason: deepest(error) };
         let response = request.send().await.map_err(|error| no_answer(&error))?;
         let status = response.status();
         let body = response.bytes().await.map_err(|error| no_answer(&error))?;
@@ -157,10 +125,7 @@ impl ManagementClient {
         }
         match serde_json::from_slice::<Problem>(&body) {
             Ok(problem) => Err(CallError::Refused(problem)),
-            Err(_) => Err(CallError::NoAnswer {
-                address: address.to_owned(),
-                reason: format!("it answered {status}"),
-            }),
+            Err(_) => Err(CallError::NoAnswer { address: address.to_owned(), reason: format!("it answered {status}") }),
         }
     }
 }

@@ -11,10 +11,8 @@ use openraft::ServerState;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{
-    BOOTSTRAP_CLAIM_HEADER, CallError, Changed, FORWARDED_HEADER, Json, ManagementClient, Problem,
-};
-use crate::leadership::{Elections, Leadership, Reason, TransferError, known_leader, metrics_of};
+use super::{BOOTSTRAP_CLAIM_HEADER, CallError, Changed, FORWARDED_HEADER, Json, ManagementClient, Problem};
+use crate::leadership::{Elections, Leadership, Reason, TransferError, known_leader, metrics_of, reachable_leader};
 use crate::lifecycle::Lifecycle;
 use crate::membership::{Membership, MembershipOutcome};
 use crate::node::{Group, Node, Phase};
@@ -95,18 +93,11 @@ async fn join(
     query: Result<Query<JoinQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Answer<Response> {
     let query = parameters(query)?;
-    let (name, address) = (
-        required("peerID", query.peer_id)?,
-        required("peerAddress", query.peer_address)?,
-    );
+    let (name, address) = (required("peerID", query.peer_id)?, required("peerAddress", query.peer_address)?);
     check_address(&address)?;
     let deadline = Instant::now() + CHANGE_DEADLINE;
     let outcome = match is_forwarded(&headers) {
-        true => {
-            at.membership
-                .join_forwarded(&name, &address, deadline)
-                .await
-        }
+        true => at.membership.join_forwarded(&name, &address, deadline).await,
         false => at.membership.join(&name, &address, deadline).await,
     };
     Ok(changed(outcome.map_err(|error| error.to_problem())?))
@@ -141,66 +132,39 @@ async fn transfer(
     let group = running(&at.node)?;
     let before = metrics_of(&group);
     if before.state != ServerState::Leader {
-        let leader =
-            known_leader(&before).and_then(|leader| before.membership_config.get_node(&leader));
+        let leader = known_leader(&before).and_then(|leader| before.membership_config.get_node(&leader));
         let Some(leader) = leader.filter(|_| !is_forwarded(&headers)) else {
             return Err(no_leader());
         };
-        let asked = at
-            .client
-            .transfer(&leader.management_address, to.as_deref(), TRANSFER_DEADLINE)
-            .await;
+        let asked = at.client.transfer(&leader.management_address, to.as_deref(), TRANSFER_DEADLINE).await;
         return asked.map(Json).map_err(|error| match error {
             CallError::Refused(problem) => problem,
-            error => Problem::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "no_leader",
-                error.to_string(),
-            ),
+            error => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no_leader", error.to_string()),
         });
     }
     if let Some(to) = &to
-        && before
-            .membership_config
-            .get_node(&before.id)
-            .is_some_and(|me| me.name == *to)
+        && before.membership_config.get_node(&before.id).is_some_and(|me| me.name == *to)
     {
-        return Ok(Json(Changed {
-            result: format!("{to} leads already"),
-            pending: false,
-        }));
+        return Ok(Json(Changed { result: format!("{to} leads already"), pending: false }));
     }
-    match at
-        .leadership
-        .transfer(to.as_deref(), TRANSFER_DEADLINE)
-        .await
-    {
+    match at.leadership.transfer(to.as_deref(), TRANSFER_DEADLINE).await {
         Ok(leader) => {
             let name = before
                 .membership_config
                 .get_node(&leader)
                 .map_or_else(|| leader.to_string(), |member| member.name.clone());
-            Ok(Json(Changed {
-                result: format!("{name} leads"),
-                pending: false,
-            }))
+            Ok(Json(Changed { result: format!("{name} leads"), pending: false }))
         }
         Err(TransferError::NotLeader) => Err(no_leader()),
-        Err(error @ TransferError::UnknownSuccessor(_)) => Err(Problem::new(
-            StatusCode::NOT_FOUND,
-            "no_such_member",
-            error.to_string(),
-        )),
-        Err(error @ TransferError::NoSuccessor) => Err(Problem::new(
-            StatusCode::CONFLICT,
-            "no_successor",
-            error.to_string(),
-        )),
-        Err(error @ TransferError::TimedOut) => Err(Problem::new(
-            StatusCode::GATEWAY_TIMEOUT,
-            "unknown",
-            error.to_string(),
-        )),
+        Err(error @ TransferError::UnknownSuccessor(_)) => {
+            Err(Problem::new(StatusCode::NOT_FOUND, "no_such_member", error.to_string()))
+        }
+        Err(error @ TransferError::NoSuccessor) => {
+            Err(Problem::new(StatusCode::CONFLICT, "no_successor", error.to_string()))
+        }
+        Err(error @ TransferError::TimedOut) => {
+            Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, "unknown", error.to_string()))
+        }
     }
 }
 
@@ -209,73 +173,36 @@ async fn snapshot(State(at): State<Management>) -> Answer<Json<Changed>> {
     let group = running(&at.node)?;
     let applied = metrics_of(&group).last_applied;
     let Some(target) = applied else {
-        return Ok(Json(Changed {
-            result: "nothing is applied yet".to_owned(),
-            pending: false,
-        }));
+        return Ok(Json(Changed { result: "nothing is applied yet".to_owned(), pending: false }));
     };
-    let stopped = |error: &dyn std::fmt::Display| {
-        Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "stopped",
-            error.to_string(),
-        )
-    };
-    let is_new = metrics_of(&group)
-        .snapshot
-        .is_none_or(|snapshot| snapshot.index() < target.index());
+    let stopped =
+        |error: &dyn std::fmt::Display| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopped", error.to_string());
+    let is_new = metrics_of(&group).snapshot.is_none_or(|snapshot| snapshot.index() < target.index());
     if is_new {
-        group
-            .raft
-            .trigger()
-            .snapshot()
-            .await
-            .map_err(|error| stopped(&error))?;
+        group.raft.trigger().snapshot().await.map_err(|error| stopped(&error))?;
         let wait = group.raft.wait(Some(SNAPSHOT_DEADLINE));
         let durable = |metrics: &openraft::RaftMetrics<TypeConfig>| {
-            metrics
-                .snapshot
-                .is_some_and(|snapshot| snapshot.index() >= target.index())
+            metrics.snapshot.is_some_and(|snapshot| snapshot.index() >= target.index())
         };
-        wait.metrics(durable, "snapshot on request")
-            .await
-            .map_err(|error| {
-                Problem::new(
-                    StatusCode::GATEWAY_TIMEOUT,
-                    "unknown",
-                    format!("the state is not durable yet: {error}"),
-                )
-            })?;
+        wait.metrics(durable, "snapshot on request").await.map_err(|error| {
+            Problem::new(StatusCode::GATEWAY_TIMEOUT, "unknown", format!("the state is not durable yet: {error}"))
+        })?;
     }
-    Ok(Json(Changed {
-        result: format!("the state is durable up to index {}", target.index()),
-        pending: false,
-    }))
+    Ok(Json(Changed { result: format!("the state is durable up to index {}", target.index()), pending: false }))
 }
 
 async fn status(State(at): State<Management>, headers: HeaderMap) -> Json<StatusDocument> {
-    let claimant = headers
-        .get(BOOTSTRAP_CLAIM_HEADER)
-        .and_then(|value| value.to_str().ok()?.parse().ok());
+    let claimant = headers.get(BOOTSTRAP_CLAIM_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
     let waiting = at.lifecycle.waiting(claimant);
     Json(status_document(&at.node, waiting).await)
 }
 
 async fn ready(State(at): State<Management>) -> Response {
     match not_ready(&at.node) {
-        None => Json(Health {
-            status: "ok",
-            detail: None,
-        })
-        .into_response(),
-        Some(why) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            Json(Health {
-                status: "unavailable",
-                detail: Some(why),
-            }),
-        )
-            .into_response(),
+        None => Json(Health { status: "ok", detail: None }).into_response(),
+        Some(why) => {
+            (StatusCode::SERVICE_UNAVAILABLE, Json(Health { status: "unavailable", detail: Some(why) })).into_response()
+        }
     }
 }
 
@@ -292,17 +219,14 @@ fn not_ready(node: &Node) -> Option<&'static str> {
     if Elections::of(&group).is_forbidden_by(Reason::Removed) {
         return Some("removed from the cluster");
     }
-    if known_leader(&metrics_of(&group)).is_none() {
-        return Some("no leader is known");
+    if reachable_leader(node, &group, &metrics_of(&group)).is_none() {
+        return Some("no leader can be reached");
     }
     None
 }
 
 async fn live() -> Json<Health> {
-    Json(Health {
-        status: "ok",
-        detail: None,
-    })
+    Json(Health { status: "ok", detail: None })
 }
 
 async fn metrics(State(at): State<Management>) -> Response {
@@ -312,54 +236,26 @@ async fn metrics(State(at): State<Management>) -> Response {
 }
 
 async fn not_found() -> Problem {
-    Problem::new(
-        StatusCode::NOT_FOUND,
-        "no_such_route",
-        "there is nothing at this path",
-    )
+    Problem::new(StatusCode::NOT_FOUND, "no_such_route", "there is nothing at this path")
 }
 
 async fn method_not_allowed() -> Problem {
-    Problem::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method_not_allowed",
-        "GET or POST",
-    )
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "GET or POST")
 }
 
 fn changed(outcome: MembershipOutcome) -> Response {
     let pending = outcome.is_pending();
-    let status = if pending {
-        StatusCode::ACCEPTED
-    } else {
-        StatusCode::OK
-    };
-    (
-        status,
-        Json(Changed {
-            result: outcome.to_string(),
-            pending,
-        }),
-    )
-        .into_response()
+    let status = if pending { StatusCode::ACCEPTED } else { StatusCode::OK };
+    (status, Json(Changed { result: outcome.to_string(), pending })).into_response()
 }
 
 fn running(node: &Node) -> Answer<Arc<Group>> {
-    node.group().ok_or_else(|| {
-        Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "waiting",
-            "this node is in no cluster yet",
-        )
-    })
+    node.group()
+        .ok_or_else(|| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "waiting", "this node is in no cluster yet"))
 }
 
 fn no_leader() -> Problem {
-    Problem::new(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "no_leader",
-        "no leader is known",
-    )
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no_leader", "no leader is known")
 }
 
 fn bad_request(detail: impl Into<String>) -> Problem {
@@ -371,22 +267,16 @@ fn is_forwarded(headers: &HeaderMap) -> bool {
 }
 
 fn parameters<T>(query: Result<Query<T>, axum::extract::rejection::QueryRejection>) -> Answer<T> {
-    query
-        .map(|Query(query)| query)
-        .map_err(|error| bad_request(error.body_text()))
+    query.map(|Query(query)| query).map_err(|error| bad_request(error.body_text()))
 }
 
 fn required(name: &str, value: Option<String>) -> Answer<String> {
-    value
-        .filter(|value| !value.is_empty())
-        .ok_or_else(|| bad_request(format!("the parameter {name} is missing")))
+    value.filter(|value| !value.is_empty()).ok_or_else(|| bad_request(format!("the parameter {name} is missing")))
 }
 
 fn check_address(address: &str) -> Answer<()> {
     match address.parse() {
         Ok(raftkv_runtime::grpc::Endpoint::Tcp(_)) => Ok(()),
-        _ => Err(bad_request(format!(
-            "peerAddress {address:?} is not host:port"
-        ))),
+        _ => Err(bad_request(format!("peerAddress {address:?} is not host:port"))),
     }
 }

@@ -34,10 +34,7 @@ impl IntoResponse for Problem {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         // Strings and a number: JSON can always hold them.
         let body = serde_json::to_vec(&self).unwrap_or_default();
-        let kind = [(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        )];
+        let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"))];
         (status, kind, body).into_response()
     }
 }

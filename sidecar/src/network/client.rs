@@ -208,7 +208,9 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
                 let next = match next {
                     Some(next) => {
                         // Its permit is taken now that it was answered.
-                        if let Ok(permit) = in_flight.try_acquire() { permit.forget(); }
+                        if let Ok(permit) = in_flight.try_acquire() {
+                            permit.forget();
+                        }
                         next
                     }
                     None => match tokio::time::timeout(APPEND_RESPONSE_DEADLINE, responses.next()).await {
@@ -310,7 +312,8 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
             last_log_id: request.last_log_id().map(wire::log_id),
         };
         let message = self.peers.request(self.target, message);
-        let response = self.urgent(RPCTypes::TransferLeader, option.hard_ttl(), client.transfer_leader(message)).await?;
+        let response =
+            self.urgent(RPCTypes::TransferLeader, option.hard_ttl(), client.transfer_leader(message)).await?;
         if response.accepted {
             return Ok(Ok(()));
         }

@@ -27,10 +27,7 @@ impl Bounds {
         if self.is_empty() && self.purged.is_none() {
             self.start = position.index;
         } else if position.index != self.next {
-            return Err(WalError::NotConsecutive {
-                expected: self.next,
-                found: position.index,
-            });
+            return Err(WalError::NotConsecutive { expected: self.next, found: position.index });
         }
         self.next = position.index + 1;
         self.last = Some(position);

@@ -54,21 +54,14 @@ impl Cache {
 
     /// Forgets the oldest entries above `limit` bytes, but none that operation `durable` or an earlier one did not append.
     pub(super) fn evict(&mut self, limit: usize, durable: u64) {
-        while self.bytes > limit
-            && self
-                .entries
-                .front()
-                .is_some_and(|front| front.operation <= durable)
-        {
+        while self.bytes > limit && self.entries.front().is_some_and(|front| front.operation <= durable) {
             self.pop_front();
         }
     }
 
     /// Index of the first entry that an operation after `durable` appended.
     pub(super) fn first_after(&self, durable: u64) -> Option<u64> {
-        let slot = self
-            .entries
-            .partition_point(|cached| cached.operation <= durable);
+        let slot = self.entries.partition_point(|cached| cached.operation <= durable);
         (slot < self.entries.len()).then_some(self.start + slot as u64)
     }
 
@@ -97,21 +90,10 @@ mod tests {
     fn only_durable_entries_are_evicted() {
         let mut cache = Cache::default();
         for index in 3..9 {
-            let position = Position {
-                leader: Leader::default(),
-                index,
-            };
+            let position = Position { leader: Leader::default(), index };
             let data = Bytes::from(vec![0; 100]);
             let (kind, stamp) = (0, 0);
-            cache.push(
-                Entry {
-                    position,
-                    kind,
-                    stamp,
-                    data,
-                },
-                index * 10,
-            );
+            cache.push(Entry { position, kind, stamp, data }, index * 10);
         }
         assert_eq!(cache.first_after(50), Some(6));
         cache.evict(0, 50);

@@ -44,11 +44,7 @@ impl DiskState {
     }
 
     pub(super) fn checkpoint(&self) -> Checkpoint {
-        Checkpoint {
-            ballot: self.ballot,
-            committed: self.committed,
-            bounds: self.bounds,
-        }
+        Checkpoint { ballot: self.ballot, committed: self.committed, bounds: self.bounds }
     }
 
     /// Applies a record other than an entry. A checkpoint changes nothing: it repeats what is known.
@@ -58,8 +54,7 @@ impl DiskState {
             Record::Committed(position) => self.committed = position,
             Record::Truncate(after) => {
                 self.bounds.truncate_after(after);
-                self.locations
-                    .truncate(self.bounds.next.saturating_sub(self.base) as usize);
+                self.locations.truncate(self.bounds.next.saturating_sub(self.base) as usize);
                 self.base = self.base.min(self.bounds.next);
             }
             Record::Purge(upto) => {
@@ -76,11 +71,7 @@ impl DiskState {
     }
 
     /// Takes in an entry that is durable at `location`.
-    pub(super) fn append(
-        &mut self,
-        position: Position,
-        location: Location,
-    ) -> Result<(), WalError> {
+    pub(super) fn append(&mut self, position: Position, location: Location) -> Result<(), WalError> {
         self.bounds.append(position)?;
         if self.locations.is_empty() {
             self.base = position.index;
@@ -102,8 +93,7 @@ impl DiskState {
 
     /// The entries that should be there and are in none of the segments read.
     pub(super) fn missing(&self) -> Option<std::ops::Range<u64>> {
-        (self.bounds.start < self.base && !self.bounds.is_empty())
-            .then_some(self.bounds.start..self.base)
+        (self.bounds.start < self.base && !self.bounds.is_empty()).then_some(self.bounds.start..self.base)
     }
 }
 
@@ -114,28 +104,18 @@ mod tests {
     use super::*;
 
     fn position(index: u64) -> Position {
-        Position {
-            leader: Leader { term: 1, node: 1 },
-            index,
-        }
+        Position { leader: Leader { term: 1, node: 1 }, index }
     }
 
     fn location(offset: u32) -> Location {
-        Location {
-            segment: 0,
-            offset,
-            len: 1,
-            crc: 0,
-        }
+        Location { segment: 0, offset, len: 1, crc: 0 }
     }
 
     #[test]
     fn locations_follow_truncation_and_purge() {
         let mut state = DiskState::default();
         for index in 5..10 {
-            state
-                .append(position(index), location(index as u32))
-                .unwrap();
+            state.append(position(index), location(index as u32)).unwrap();
         }
         assert!(state.append(position(11), location(0)).is_err());
         state.apply(Record::Truncate(Some(position(7))));
@@ -156,10 +136,7 @@ mod tests {
         let mut bounds = Bounds::default();
         bounds.append(position(0)).unwrap();
         bounds.append(position(1)).unwrap();
-        let checkpoint = Checkpoint {
-            bounds,
-            ..Checkpoint::default()
-        };
+        let checkpoint = Checkpoint { bounds, ..Checkpoint::default() };
         let mut state = DiskState::starting_at(checkpoint);
         assert_eq!(state.missing(), Some(0..2));
         state.append(position(2), location(0)).unwrap();

@@ -80,19 +80,11 @@ pub enum WalError {
 
 impl WalError {
     pub(super) fn io(action: &'static str, file: &Path, source: io::Error) -> Self {
-        Self::Io {
-            action,
-            file: file.to_path_buf(),
-            source: Arc::new(source),
-        }
+        Self::Io { action, file: file.to_path_buf(), source: Arc::new(source) }
     }
 
     pub(super) fn damaged(file: &Path, offset: u64, what: impl Into<String>) -> Self {
-        Self::Damaged {
-            file: file.to_path_buf(),
-            offset,
-            what: what.into(),
-        }
+        Self::Damaged { file: file.to_path_buf(), offset, what: what.into() }
     }
 
     /// True when the log's files are not what was written to them.
@@ -109,9 +101,7 @@ impl From<WalError> for io::Error {
             WalError::Locked { .. } => io::ErrorKind::ResourceBusy,
             WalError::Io { source, .. } => source.kind(),
             WalError::Poisoned(_) | WalError::Closed => io::ErrorKind::BrokenPipe,
-            WalError::NotConsecutive { .. } | WalError::TooLarge { .. } => {
-                io::ErrorKind::InvalidInput
-            }
+            WalError::NotConsecutive { .. } | WalError::TooLarge { .. } => io::ErrorKind::InvalidInput,
         };
         Self::new(kind, error)
     }

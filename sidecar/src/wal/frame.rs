@@ -83,9 +83,7 @@ pub(super) fn inspect(file: &[u8], place: Place) -> Found {
     let Some(header) = Header::decode(header_bytes, place.log) else {
         return match repaired(header_bytes, place) {
             // One fault is enough: the rest of the frame has to be as it was.
-            Some(header) if header.is_whole(rest) => {
-                Found::Damaged("one bit of a frame's header is flipped")
-            }
+            Some(header) if header.is_whole(rest) => Found::Damaged("one bit of a frame's header is flipped"),
             _ => Found::Torn("no frame begins here"),
         };
     };
@@ -106,9 +104,7 @@ pub(super) fn inspect(file: &[u8], place: Place) -> Found {
             let end = payload.end + TRAILER;
             Found::Whole { payload, end }
         }
-        0 if is_single_flip(payload, header.payload_crc) => {
-            Found::Damaged("one bit of a frame is flipped")
-        }
+        0 if is_single_flip(payload, header.payload_crc) => Found::Damaged("one bit of a frame is flipped"),
         0 if zero_sectors(payload, place.offset + HEADER) > header.zero_sectors as usize => {
             Found::Torn("a sector of a frame was never written")
         }
@@ -122,14 +118,10 @@ pub(super) fn inspect(file: &[u8], place: Place) -> Found {
 /// the frame at `place` was durable: no frame is written before the one before it is.
 pub(super) fn find_later(file: &[u8], from: usize, place: Place) -> Option<usize> {
     let mut at = from;
-    while let Some(found) = file
-        .get(at..)
-        .and_then(|rest| rest.windows(MAGIC.len()).position(|window| window == MAGIC))
+    while let Some(found) = file.get(at..).and_then(|rest| rest.windows(MAGIC.len()).position(|window| window == MAGIC))
     {
         let offset = at + found;
-        if let Some(header) = file[offset..]
-            .first_chunk::<HEADER>()
-            .and_then(|bytes| Header::decode(bytes, place.log))
+        if let Some(header) = file[offset..].first_chunk::<HEADER>().and_then(|bytes| Header::decode(bytes, place.log))
             && header.segment == place.segment
             && header.offset as usize == offset
             && header.sequence > place.sequence
@@ -185,9 +177,7 @@ impl Header {
     }
 
     fn belongs(&self, place: Place) -> bool {
-        self.segment == place.segment
-            && self.sequence == place.sequence
-            && self.offset as usize == place.offset
+        self.segment == place.segment && self.sequence == place.sequence && self.offset as usize == place.offset
     }
 
     /// Payload and trailer in `rest`, which begins with this header; `None` when `rest` ends before they do.
@@ -197,9 +187,8 @@ impl Header {
     }
 
     fn is_whole(&self, rest: &[u8]) -> bool {
-        self.parts(rest).is_some_and(|(payload, trailer)| {
-            trailer == TRAILER_MAGIC && crc32c::crc32c(payload) == self.payload_crc
-        })
+        self.parts(rest)
+            .is_some_and(|(payload, trailer)| trailer == TRAILER_MAGIC && crc32c::crc32c(payload) == self.payload_crc)
     }
 }
 
@@ -208,8 +197,7 @@ fn repaired(bytes: &[u8; HEADER], place: Place) -> Option<Header> {
     (0..HEADER * 8).find_map(|bit| {
         let mut flipped = *bytes;
         flipped[bit / 8] ^= 1 << (bit % 8);
-        Header::decode(&flipped, place.log)
-            .filter(|header| header.version == VERSION && header.belongs(place))
+        Header::decode(&flipped, place.log).filter(|header| header.version == VERSION && header.belongs(place))
     })
 }
 
@@ -230,12 +218,7 @@ fn is_single_flip(payload: &[u8], crc: u32) -> bool {
         if effect == difference {
             return true;
         }
-        effect = (effect >> 1)
-            ^ if effect & 1 == 1 {
-                REFLECTED_POLYNOMIAL
-            } else {
-                0
-            };
+        effect = (effect >> 1) ^ if effect & 1 == 1 { REFLECTED_POLYNOMIAL } else { 0 };
     }
     false
 }
@@ -243,27 +226,17 @@ fn is_single_flip(payload: &[u8], crc: u32) -> bool {
 /// How many of the file's sectors that lie wholly inside `payload` are zero. `at` is the payload's offset in the file.
 fn zero_sectors(payload: &[u8], at: usize) -> usize {
     let skip = at.next_multiple_of(SECTOR) - at;
-    payload
-        .get(skip..)
-        .unwrap_or_default()
-        .chunks_exact(SECTOR)
-        .filter(|sector| is_zero(sector))
-        .count()
+    payload.get(skip..).unwrap_or_default().chunks_exact(SECTOR).filter(|sector| is_zero(sector)).count()
 }
 
 /// Whether `bytes` are all zero.
 pub(super) fn is_zero(bytes: &[u8]) -> bool {
     // In chunks, so that most of what is not zero is told by its first bytes and the rest is compared in wide words.
-    bytes
-        .chunks(64)
-        .all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
+    bytes.chunks(64).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
 }
 
 fn distance(left: &[u8], right: &[u8]) -> u32 {
-    left.iter()
-        .zip(right)
-        .map(|(a, b)| (a ^ b).count_ones())
-        .sum()
+    left.iter().zip(right).map(|(a, b)| (a ^ b).count_ones()).sum()
 }
 
 fn u32_at(bytes: &[u8; HEADER], at: usize) -> u32 {
@@ -278,12 +251,7 @@ fn u64_at(bytes: &[u8; HEADER], at: usize) -> u64 {
 mod tests {
     use super::*;
 
-    const PLACE: Place = Place {
-        log: 0x1234_5678_9abc_def0,
-        segment: 5,
-        sequence: 7,
-        offset: 100,
-    };
+    const PLACE: Place = Place { log: 0x1234_5678_9abc_def0, segment: 5, sequence: 7, offset: 100 };
 
     fn file_with(payload: &[u8]) -> Vec<u8> {
         let mut frame = vec![0; HEADER];
@@ -305,10 +273,7 @@ mod tests {
         assert!(matches!(inspect(&file, PLACE), Found::Whole { end, .. } if end == frame.end));
         for bit in frame.start * 8..frame.end * 8 {
             file[bit / 8] ^= 1 << (bit % 8);
-            assert!(
-                matches!(inspect(&file, PLACE), Found::Damaged(_)),
-                "bit {bit}"
-            );
+            assert!(matches!(inspect(&file, PLACE), Found::Damaged(_)), "bit {bit}");
             file[bit / 8] ^= 1 << (bit % 8);
         }
     }
@@ -322,22 +287,13 @@ mod tests {
             let mut torn = file.clone();
             let range = sector.max(PLACE.offset)..(sector + SECTOR).min(end);
             torn[range].fill(0);
-            assert!(
-                matches!(inspect(&torn, PLACE), Found::Torn(_)),
-                "sector at {sector}"
-            );
+            assert!(matches!(inspect(&torn, PLACE), Found::Torn(_)), "sector at {sector}");
         }
         for cut in PLACE.offset + 1..end {
-            assert!(
-                matches!(inspect(&file[..cut], PLACE), Found::Torn(_)),
-                "cut at {cut}"
-            );
+            assert!(matches!(inspect(&file[..cut], PLACE), Found::Torn(_)), "cut at {cut}");
             let mut zeroed = file.clone();
             zeroed[cut..].fill(0);
-            assert!(
-                matches!(inspect(&zeroed, PLACE), Found::Torn(_)),
-                "zeros from {cut}"
-            );
+            assert!(matches!(inspect(&zeroed, PLACE), Found::Torn(_)), "zeros from {cut}");
         }
         assert_eq!(inspect(&file[..PLACE.offset], PLACE), Found::Nothing);
     }
@@ -353,11 +309,7 @@ mod tests {
     fn a_later_frame_is_found_and_a_copy_of_one_is_not() {
         let mut later = vec![0; HEADER];
         later.extend_from_slice(b"payload");
-        let place = Place {
-            sequence: 8,
-            offset: 400,
-            ..PLACE
-        };
+        let place = Place { sequence: 8, offset: 400, ..PLACE };
         seal(place, &mut later);
         let mut file = vec![0xAA; 400];
         file.extend(&later);
@@ -369,10 +321,7 @@ mod tests {
     #[test]
     fn another_version_is_told() {
         let mut file = file_with(b"x");
-        let header = file[PLACE.offset..]
-            .first_chunk::<HEADER>()
-            .copied()
-            .unwrap_or([0; HEADER]);
+        let header = file[PLACE.offset..].first_chunk::<HEADER>().copied().unwrap_or([0; HEADER]);
         let mut header = header;
         header[4] = 9;
         let crc = header_crc(&header, PLACE.log);

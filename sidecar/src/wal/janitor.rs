@@ -25,10 +25,7 @@ enum Work {
 
 impl Janitor {
     /// Starts the thread.
-    pub(super) fn start(
-        dir: PathBuf,
-        segment_bytes: u64,
-    ) -> Result<(Self, JoinHandle<()>), WalError> {
+    pub(super) fn start(dir: PathBuf, segment_bytes: u64) -> Result<(Self, JoinHandle<()>), WalError> {
         // Unbounded, but the writer sends at most two messages a segment.
         let (work, orders) = channel();
         let (results, prepared) = channel();
@@ -39,13 +36,7 @@ impl Janitor {
                 move || run(&dir, segment_bytes, &orders, &results)
             })
             .map_err(|error| WalError::io("start a thread for", &dir, error))?;
-        let janitor = Self {
-            work,
-            prepared,
-            asked: false,
-            dir,
-            segment_bytes,
-        };
+        let janitor = Self { work, prepared, asked: false, dir, segment_bytes };
         Ok((janitor, thread))
     }
 
@@ -75,12 +66,7 @@ impl Janitor {
     }
 }
 
-fn run(
-    dir: &Path,
-    segment_bytes: u64,
-    orders: &Receiver<Work>,
-    results: &Sender<Result<File, WalError>>,
-) {
+fn run(dir: &Path, segment_bytes: u64, orders: &Receiver<Work>, results: &Sender<Result<File, WalError>>) {
     for order in orders {
         match order {
             Work::Prepare => {
@@ -89,9 +75,7 @@ fn run(
             }
             Work::Remove(segments) => {
                 if let Err(error) = remove(dir, &segments) {
-                    tracing::warn!(
-                        "could not remove purged log segments, the next start will: {error}"
-                    );
+                    tracing::warn!("could not remove purged log segments, the next start will: {error}");
                 }
             }
         }
@@ -102,8 +86,7 @@ fn run(
 /// would read as a hole.
 pub(super) fn remove(dir: &Path, segments: &[Arc<Segment>]) -> Result<(), WalError> {
     for segment in segments {
-        std::fs::remove_file(&segment.path)
-            .map_err(|error| WalError::io("remove", &segment.path, error))?;
+        std::fs::remove_file(&segment.path).map_err(|error| WalError::io("remove", &segment.path, error))?;
         segment::sync_dir(dir)?;
     }
     Ok(())

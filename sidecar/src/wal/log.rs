@@ -64,9 +64,7 @@ impl Wal {
     ///
     /// When the log is damaged, is of another version, is open elsewhere, or cannot be read.
     pub fn open(mut options: WalOptions) -> Result<Self, WalError> {
-        options.segment_bytes = options
-            .segment_bytes
-            .clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end());
+        options.segment_bytes = options.segment_bytes.clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end());
         let dir = options.dir.clone();
         std::fs::create_dir_all(&dir).map_err(|error| WalError::io("create", &dir, error))?;
         let (mut lock, noted) = lock(&dir)?;
@@ -174,11 +172,7 @@ impl Wal {
     /// # Errors
     ///
     /// When the log takes no more writes.
-    pub fn truncate_after(
-        &self,
-        after: Option<Position>,
-        done: Option<Done>,
-    ) -> Result<(), WalError> {
+    pub fn truncate_after(&self, after: Option<Position>, done: Option<Done>) -> Result<(), WalError> {
         let shared = &self.owner.shared;
         self.change(64, done, |state, _| {
             state.bounds.truncate_after(after);
@@ -281,12 +275,7 @@ impl Wal {
         let number = state.operations + 1;
         let change = apply(&mut state, number)?;
         state.operations = number;
-        shared.queue.push(Operation {
-            number,
-            change,
-            done,
-            bytes,
-        });
+        shared.queue.push(Operation { number, change, done, bytes });
         Ok(())
     }
 }
@@ -295,16 +284,14 @@ impl Shared {
     /// Publishes how far the log is durable. Under the state's lock, so that it never goes back wrongly.
     pub(super) fn tell_durable(&self, state: &State) {
         let next = state.durable_next();
-        self.durable
-            .send_if_modified(|current| std::mem::replace(current, next) != next);
+        self.durable.send_if_modified(|current| std::mem::replace(current, next) != next);
     }
 }
 
 impl Owner {
     fn close(&self) {
         self.shared.queue.close();
-        let threads =
-            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             // A callback may hold the last handle: its thread cannot wait for itself.
             if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
@@ -322,9 +309,7 @@ impl Drop for Owner {
 
 impl std::fmt::Debug for Owner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Wal")
-            .field("options", &self.shared.options)
-            .finish_non_exhaustive()
+        f.debug_struct("Wal").field("options", &self.shared.options).finish_non_exhaustive()
     }
 }
 
@@ -332,13 +317,7 @@ impl std::fmt::Debug for Owner {
 fn lock(dir: &Path) -> Result<(File, Option<u64>), WalError> {
     let path = dir.join(LOCK);
     let io = |error| WalError::io("lock", &path, error);
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(io)?;
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Err(WalError::Locked { file: path }),
@@ -371,10 +350,7 @@ fn create(dir: &Path, segment_bytes: u64) -> Result<Recovered, WalError> {
     }
     let log = rand::random();
     let file = segment::prepare(dir, segment_bytes)?;
-    let header = SegmentHeader {
-        log,
-        first_sequence: 0,
-    };
+    let header = SegmentHeader { log, first_sequence: 0 };
     let path = segment::publish(dir, &file, header)?;
     let used = segment::HEADER as u64;
     let active = Arc::new(Segment::new(0, 0, path, file, segment_bytes, used));

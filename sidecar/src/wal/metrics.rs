@@ -18,26 +18,11 @@ pub(super) struct WalMetrics {
 
 impl WalMetrics {
     pub(super) fn new() -> Self {
-        metrics::describe_histogram!(
-            "raftkv_wal_fsync_seconds",
-            Unit::Seconds,
-            "Time of an fsync of the log"
-        );
-        metrics::describe_counter!(
-            "raftkv_wal_frames_total",
-            "Frames written to the log, one fsync each"
-        );
-        metrics::describe_counter!(
-            "raftkv_wal_bytes_total",
-            Unit::Bytes,
-            "Bytes written to the log"
-        );
+        metrics::describe_histogram!("raftkv_wal_fsync_seconds", Unit::Seconds, "Time of an fsync of the log");
+        metrics::describe_counter!("raftkv_wal_frames_total", "Frames written to the log, one fsync each");
+        metrics::describe_counter!("raftkv_wal_bytes_total", Unit::Bytes, "Bytes written to the log");
         metrics::describe_histogram!("raftkv_wal_frame_entries", "Entries in a frame of the log");
-        metrics::describe_gauge!(
-            "raftkv_wal_size_bytes",
-            Unit::Bytes,
-            "Bytes of the log on disk"
-        );
+        metrics::describe_gauge!("raftkv_wal_size_bytes", Unit::Bytes, "Bytes of the log on disk");
         Self {
             fsync: metrics::histogram!("raftkv_wal_fsync_seconds"),
             frames: metrics::counter!("raftkv_wal_frames_total"),

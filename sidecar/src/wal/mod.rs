@@ -64,8 +64,8 @@ pub use bounds::Bounds;
 pub use error::WalError;
 pub use log::Wal;
 pub use options::{
-    DEFAULT_CACHE_BYTES, DEFAULT_FRAME_BYTES, DEFAULT_QUEUE_BYTES, DEFAULT_SEGMENT_BYTES,
-    FatalHook, FaultHook, IoStep, WalOptions,
+    DEFAULT_CACHE_BYTES, DEFAULT_FRAME_BYTES, DEFAULT_QUEUE_BYTES, DEFAULT_SEGMENT_BYTES, FatalHook, FaultHook, IoStep,
+    WalOptions,
 };
 pub use queue::Done;
 pub use read::{ReadLimit, ReadPlan};

@@ -98,15 +98,12 @@ impl Queue {
         while inner.operations.is_empty() {
             if inner.refused.is_some() {
                 // The last frame: a position that was waiting for one to ride on.
-                return inner.committed.take().map(|committed| Batch {
-                    operations: Vec::new(),
-                    committed: Some(committed),
-                });
+                return inner
+                    .committed
+                    .take()
+                    .map(|committed| Batch { operations: Vec::new(), committed: Some(committed) });
             }
-            inner = self
-                .ready
-                .wait(inner)
-                .unwrap_or_else(PoisonError::into_inner);
+            inner = self.ready.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
         let mut batch = Batch::default();
         let mut bytes = 0;

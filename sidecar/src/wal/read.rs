@@ -28,10 +28,7 @@ pub struct ReadLimit {
 
 impl ReadLimit {
     /// No limit.
-    pub const NONE: Self = Self {
-        entries: usize::MAX,
-        bytes: usize::MAX,
-    };
+    pub const NONE: Self = Self { entries: usize::MAX, bytes: usize::MAX };
 }
 
 /// Entries to read, as the log was when this was made: what is truncated or purged later does not change it.
@@ -44,11 +41,7 @@ pub struct ReadPlan {
 enum Step {
     Cached(Entry),
     Missing(u64),
-    Stored {
-        index: u64,
-        location: Location,
-        segment: Arc<Segment>,
-    },
+    Stored { index: u64, location: Location, segment: Arc<Segment> },
 }
 
 impl ReadPlan {
@@ -63,11 +56,7 @@ impl ReadPlan {
                 && let Some(segment) = state.segments.get(&location.segment)
             {
                 let segment = Arc::clone(segment);
-                let step = Step::Stored {
-                    index,
-                    location,
-                    segment,
-                };
+                let step = Step::Stored { index, location, segment };
                 (step, location.len as usize)
             } else {
                 // Every entry within the bounds is in memory or durable. A hole must never pass for the log's end.
@@ -84,9 +73,7 @@ impl ReadPlan {
 
     /// Whether [`load`](Self::load) needs no disk, and so does not block.
     pub fn is_cached(&self) -> bool {
-        self.steps
-            .iter()
-            .all(|step| matches!(step, Step::Cached(_)))
+        self.steps.iter().all(|step| matches!(step, Step::Cached(_)))
     }
 
     /// How many entries it will give.
@@ -114,22 +101,11 @@ impl ReadPlan {
                     entries.push(entry);
                 }
                 Step::Missing(index) => return Err(WalError::Missing { index }),
-                Step::Stored {
-                    index,
-                    location,
-                    segment,
-                } => {
-                    if run
-                        .first()
-                        .is_some_and(|first: &Stored| !first.is_near(&run, &segment, location))
-                    {
+                Step::Stored { index, location, segment } => {
+                    if run.first().is_some_and(|first: &Stored| !first.is_near(&run, &segment, location)) {
                         load_run(&mut run, &mut entries)?;
                     }
-                    run.push(Stored {
-                        index,
-                        location,
-                        segment,
-                    });
+                    run.push(Stored { index, location, segment });
                 }
             }
         }
@@ -175,13 +151,8 @@ fn load_run(run: &mut Vec<Stored>, entries: &mut Vec<Entry>) -> Result<(), WalEr
     for stored in run.drain(..) {
         let at = (stored.location.offset - start) as usize;
         let record = span.slice(at..at + stored.location.len as usize);
-        let damaged = |what: &str| {
-            WalError::damaged(
-                &stored.segment.path,
-                stored.location.offset.into(),
-                what.to_owned(),
-            )
-        };
+        let damaged =
+            |what: &str| WalError::damaged(&stored.segment.path, stored.location.offset.into(), what.to_owned());
         let entry = Entry::decode(&record, stored.location.crc).map_err(damaged)?;
         if entry.position.index != stored.index {
             return Err(damaged("another entry is where this one should be"));

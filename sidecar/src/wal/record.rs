@@ -153,27 +153,15 @@ impl Record {
         let body = &record[HEADER..];
         let wrong_length = "a record has the wrong length";
         let parsed = match header.kind {
-            ENTRY if body.len() >= ENTRY_FIXED => Self::Entry {
-                position: position_at(body, 0),
-                crc: header.crc,
-            },
+            ENTRY if body.len() >= ENTRY_FIXED => Self::Entry { position: position_at(body, 0), crc: header.crc },
             VOTE if body.len() == 16 => Self::Vote(Ballot {
-                leader: Leader {
-                    term: get(body, 0),
-                    node: get(body, 8),
-                },
+                leader: Leader { term: get(body, 0), node: get(body, 8) },
                 committed: header.flag != 0,
             }),
-            TRUNCATE if body.len() == POSITION => {
-                Self::Truncate((header.flag != 0).then(|| position_at(body, 0)))
-            }
+            TRUNCATE if body.len() == POSITION => Self::Truncate((header.flag != 0).then(|| position_at(body, 0))),
             PURGE if body.len() == POSITION => Self::Purge(position_at(body, 0)),
-            COMMITTED if body.len() == POSITION => {
-                Self::Committed((header.flag != 0).then(|| position_at(body, 0)))
-            }
-            CHECKPOINT if body.len() == CHECKPOINT_BODY => {
-                Self::Checkpoint(Checkpoint::decode(header.flag, body))
-            }
+            COMMITTED if body.len() == POSITION => Self::Committed((header.flag != 0).then(|| position_at(body, 0))),
+            CHECKPOINT if body.len() == CHECKPOINT_BODY => Self::Checkpoint(Checkpoint::decode(header.flag, body)),
             ENTRY | VOTE | TRUNCATE | PURGE | COMMITTED | CHECKPOINT => return Err(wrong_length),
             _ => return Err("a record is of an unknown type"),
         };
@@ -186,20 +174,12 @@ impl Checkpoint {
         let mut body = [0_u8; CHECKPOINT_BODY];
         let mut flags = 0;
         if let Some(ballot) = self.ballot {
-            flags |= HAS_BALLOT
-                | if ballot.committed {
-                    BALLOT_COMMITTED
-                } else {
-                    0
-                };
+            flags |= HAS_BALLOT | if ballot.committed { BALLOT_COMMITTED } else { 0 };
             put(&mut body, 0, ballot.leader.term);
             put(&mut body, 8, ballot.leader.node);
         }
-        let positions = [
-            (HAS_COMMITTED, self.committed),
-            (HAS_PURGED, self.bounds.purged),
-            (HAS_LAST, self.bounds.last),
-        ];
+        let positions =
+            [(HAS_COMMITTED, self.committed), (HAS_PURGED, self.bounds.purged), (HAS_LAST, self.bounds.last)];
         for (slot, (flag, position)) in positions.into_iter().enumerate() {
             if let Some(position) = position {
                 flags |= flag;
@@ -212,15 +192,10 @@ impl Checkpoint {
     }
 
     fn decode(flags: u8, body: &[u8]) -> Self {
-        let position = |flag: u8, slot: usize| {
-            (flags & flag != 0).then(|| position_at(body, 16 + slot * POSITION))
-        };
+        let position = |flag: u8, slot: usize| (flags & flag != 0).then(|| position_at(body, 16 + slot * POSITION));
         Self {
             ballot: (flags & HAS_BALLOT != 0).then(|| Ballot {
-                leader: Leader {
-                    term: get(body, 0),
-                    node: get(body, 8),
-                },
+                leader: Leader { term: get(body, 0), node: get(body, 8) },
                 committed: flags & BALLOT_COMMITTED != 0,
             }),
             committed: position(HAS_COMMITTED, 0),
@@ -302,13 +277,7 @@ fn get(body: &[u8], at: usize) -> u64 {
 }
 
 fn position_at(body: &[u8], at: usize) -> Position {
-    Position {
-        index: get(body, at),
-        leader: Leader {
-            term: get(body, at + 8),
-            node: get(body, at + 16),
-        },
-    }
+    Position { index: get(body, at), leader: Leader { term: get(body, at + 8), node: get(body, at + 16) } }
 }
 
 #[cfg(test)]
@@ -317,18 +286,12 @@ mod tests {
     use super::*;
 
     fn position(index: u64) -> Position {
-        Position {
-            leader: Leader { term: 3, node: 9 },
-            index,
-        }
+        Position { leader: Leader { term: 3, node: 9 }, index }
     }
 
     #[test]
     fn records_come_back_as_they_were_written() {
-        let ballot = Ballot {
-            leader: Leader { term: 7, node: 1 },
-            committed: true,
-        };
+        let ballot = Ballot { leader: Leader { term: 7, node: 1 }, committed: true };
         let records = [
             Record::Vote(ballot),
             Record::Truncate(None),
@@ -340,12 +303,7 @@ mod tests {
             Record::Checkpoint(Checkpoint {
                 ballot: Some(ballot),
                 committed: Some(position(6)),
-                bounds: Bounds {
-                    purged: Some(position(2)),
-                    last: Some(position(8)),
-                    start: 3,
-                    next: 9,
-                },
+                bounds: Bounds { purged: Some(position(2)), last: Some(position(8)), start: 3, next: 9 },
             }),
         ];
         let mut bytes = Vec::new();
@@ -363,12 +321,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_read_alone_and_every_flipped_bit_is_noticed() {
-        let entry = Entry {
-            position: position(11),
-            kind: 1,
-            stamp: 99,
-            data: Bytes::from_static(b"a value"),
-        };
+        let entry = Entry { position: position(11), kind: 1, stamp: 99, data: Bytes::from_static(b"a value") };
         let mut bytes = Vec::new();
         let crc = entry.encode(&mut bytes);
         assert_eq!(bytes.len(), entry.encoded_len());
@@ -376,10 +329,7 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(
-                Entry::decode(&Bytes::from(flipped.clone()), crc).is_err(),
-                "bit {bit}"
-            );
+            assert!(Entry::decode(&Bytes::from(flipped.clone()), crc).is_err(), "bit {bit}");
             assert!(Record::parse(&flipped).is_err(), "bit {bit}");
         }
     }

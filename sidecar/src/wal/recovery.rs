@@ -59,12 +59,7 @@ pub(super) fn read(dir: &Path, log: Option<u64>) -> Result<Option<Recovered>, Wa
             Some(_) => Err(WalError::damaged(dir, 0, "the log's files are gone")),
         };
     }
-    let mut reader = Reader {
-        log,
-        state: None,
-        sequence: names[0],
-        report: RecoveryReport::default(),
-    };
+    let mut reader = Reader { log, state: None, sequence: names[0], report: RecoveryReport::default() };
     let mut segments = Vec::with_capacity(names.len());
     let mut headless = None;
     let mut bytes = Vec::new();
@@ -79,22 +74,10 @@ pub(super) fn read(dir: &Path, log: Option<u64>) -> Result<Option<Recovered>, Wa
             headless = Some(path);
             break;
         }
-        let used = reader.segment(
-            &path,
-            &bytes,
-            *first_sequence,
-            names.get(position + 1).copied(),
-        )?;
+        let used = reader.segment(&path, &bytes, *first_sequence, names.get(position + 1).copied())?;
         let ordinal = position as u32;
         let capacity = bytes.len() as u64;
-        segments.push(Arc::new(Segment::new(
-            ordinal,
-            *first_sequence,
-            path,
-            file,
-            capacity,
-            used,
-        )));
+        segments.push(Arc::new(Segment::new(ordinal, *first_sequence, path, file, capacity, used)));
     }
     reader.finish(segments, headless)
 }
@@ -116,19 +99,14 @@ impl Recovered {
     /// that stale bytes never come back. Space up to `segment_bytes` is allocated if there is less.
     pub(super) fn repair(&mut self, dir: &Path, segment_bytes: u64) -> Result<(), WalError> {
         if let Some(headless) = self.headless.take() {
-            std::fs::remove_file(&headless)
-                .map_err(|error| WalError::io("remove", &headless, error))?;
+            std::fs::remove_file(&headless).map_err(|error| WalError::io("remove", &headless, error))?;
             segment::sync_dir(dir)?;
         }
         let Some(last) = self.segments.pop() else {
             return Ok(());
         };
         let size = last.capacity.max(segment_bytes);
-        let torn = self
-            .report
-            .torn
-            .as_ref()
-            .is_some_and(|torn| torn.file == last.path);
+        let torn = self.report.torn.as_ref().is_some_and(|torn| torn.file == last.path);
         if torn || size > last.capacity {
             let io = |error| WalError::io("repair", &last.path, error);
             if torn {
@@ -137,10 +115,7 @@ impl Recovered {
             segment::allocate(&last.file, 0, size).map_err(io)?;
             last.file.sync_all().map_err(io)?;
         }
-        let file = last
-            .file
-            .try_clone()
-            .map_err(|error| WalError::io("open", &last.path, error))?;
+        let file = last.file.try_clone().map_err(|error| WalError::io("open", &last.path, error))?;
         self.segments.push(Arc::new(Segment::new(
             last.ordinal,
             last.first_sequence,
@@ -163,23 +138,12 @@ struct Reader {
 
 impl Reader {
     /// Reads one segment; returns how many bytes of it are used. `next` is where the next segment begins, if there is one.
-    fn segment(
-        &mut self,
-        path: &Path,
-        bytes: &[u8],
-        first: u64,
-        next: Option<u64>,
-    ) -> Result<u64, WalError> {
+    fn segment(&mut self, path: &Path, bytes: &[u8], first: u64, next: Option<u64>) -> Result<u64, WalError> {
         self.follow(path, first)?;
         self.header(path, bytes, first)?;
         let mut offset = segment::HEADER;
         loop {
-            let place = Place {
-                log: self.log.unwrap_or_default(),
-                segment: first,
-                sequence: self.sequence,
-                offset,
-            };
+            let place = Place { log: self.log.unwrap_or_default(), segment: first, sequence: self.sequence, offset };
             let (what, damaged) = match frame::inspect(bytes, place) {
                 Found::Whole { payload, end } => {
                     self.frame(path, bytes, payload, offset == segment::HEADER)?;
@@ -231,10 +195,7 @@ impl Reader {
         if first == self.sequence {
             return Ok(());
         }
-        let what = format!(
-            "it begins with frame {first}, but the file before it ends at frame {}",
-            self.sequence
-        );
+        let what = format!("it begins with frame {first}, but the file before it ends at frame {}", self.sequence);
         Err(WalError::damaged(path, 0, what))
     }
 
@@ -242,57 +203,30 @@ impl Reader {
         let header = match SegmentHeader::inspect(bytes) {
             FoundHeader::Valid(header) => header,
             FoundHeader::Version(found) => {
-                return Err(WalError::UnsupportedVersion {
-                    file: path.to_path_buf(),
-                    found,
-                    known: segment::VERSION,
-                });
+                return Err(WalError::UnsupportedVersion { file: path.to_path_buf(), found, known: segment::VERSION });
             }
             FoundHeader::CutShort => {
                 return Err(WalError::damaged(path, 0, "the file's header is gone"));
             }
             FoundHeader::Damaged => {
-                return Err(WalError::damaged(
-                    path,
-                    0,
-                    "the file's header is not what was written",
-                ));
+                return Err(WalError::damaged(path, 0, "the file's header is not what was written"));
             }
         };
         if header.first_sequence != first {
-            return Err(WalError::damaged(
-                path,
-                24,
-                "the file's name is not the one it was written under",
-            ));
+            return Err(WalError::damaged(path, 24, "the file's name is not the one it was written under"));
         }
         if *self.log.get_or_insert(header.log) != header.log {
-            return Err(WalError::damaged(
-                path,
-                16,
-                "the file belongs to another log",
-            ));
+            return Err(WalError::damaged(path, 16, "the file belongs to another log"));
         }
         Ok(())
     }
 
-    fn frame(
-        &mut self,
-        path: &Path,
-        bytes: &[u8],
-        payload: Range<usize>,
-        opens: bool,
-    ) -> Result<(), WalError> {
+    fn frame(&mut self, path: &Path, bytes: &[u8], payload: Range<usize>, opens: bool) -> Result<(), WalError> {
         let mut at = payload.start;
         if opens {
             // The first record of a segment's first frame repeats all that older segments may have said.
-            let Ok((Record::Checkpoint(checkpoint), len)) = Record::parse(&bytes[payload.clone()])
-            else {
-                return Err(WalError::damaged(
-                    path,
-                    at as u64,
-                    "the file does not begin with a checkpoint",
-                ));
+            let Ok((Record::Checkpoint(checkpoint), len)) = Record::parse(&bytes[payload.clone()]) else {
+                return Err(WalError::damaged(path, at as u64, "the file does not begin with a checkpoint"));
             };
             self.checkpoint(path, at as u64, checkpoint)?;
             at += len;
@@ -300,18 +234,11 @@ impl Reader {
         let state = self.state.get_or_insert_default();
         while at < payload.end {
             let damaged = |what: String| WalError::damaged(path, at as u64, what);
-            let (record, len) =
-                Record::parse(&bytes[at..payload.end]).map_err(|what| damaged(what.to_owned()))?;
+            let (record, len) = Record::parse(&bytes[at..payload.end]).map_err(|what| damaged(what.to_owned()))?;
             if let Record::Entry { position, crc } = record {
-                let location = Location {
-                    segment: self.report.segments as u32,
-                    offset: at as u32,
-                    len: len as u32,
-                    crc,
-                };
-                state
-                    .append(position, location)
-                    .map_err(|error| damaged(error.to_string()))?;
+                let location =
+                    Location { segment: self.report.segments as u32, offset: at as u32, len: len as u32, crc };
+                state.append(position, location).map_err(|error| damaged(error.to_string()))?;
             } else {
                 state.apply(record);
             }
@@ -320,39 +247,22 @@ impl Reader {
         Ok(())
     }
 
-    fn checkpoint(
-        &mut self,
-        path: &Path,
-        offset: u64,
-        checkpoint: Checkpoint,
-    ) -> Result<(), WalError> {
+    fn checkpoint(&mut self, path: &Path, offset: u64, checkpoint: Checkpoint) -> Result<(), WalError> {
         match &self.state {
             None => {
                 self.state = Some(DiskState::starting_at(checkpoint));
                 Ok(())
             }
             Some(state) if state.checkpoint() == checkpoint => Ok(()),
-            Some(_) => Err(WalError::damaged(
-                path,
-                offset,
-                "its checkpoint contradicts the files before it",
-            )),
+            Some(_) => Err(WalError::damaged(path, offset, "its checkpoint contradicts the files before it")),
         }
     }
 
     fn torn(&mut self, path: &Path, offset: u64, what: &'static str) {
-        self.report.torn = Some(TornTail {
-            file: path.to_path_buf(),
-            offset,
-            what,
-        });
+        self.report.torn = Some(TornTail { file: path.to_path_buf(), offset, what });
     }
 
-    fn finish(
-        self,
-        segments: Vec<Arc<Segment>>,
-        headless: Option<PathBuf>,
-    ) -> Result<Option<Recovered>, WalError> {
+    fn finish(self, segments: Vec<Arc<Segment>>, headless: Option<PathBuf>) -> Result<Option<Recovered>, WalError> {
         let state = self.state.unwrap_or_default();
         if let (Some(missing), Some(oldest)) = (state.missing(), segments.first()) {
             let what = format!("entries {missing:?} are in no file: older files are gone");
@@ -383,11 +293,7 @@ fn list(dir: &Path) -> Result<Vec<u64>, WalError> {
 
 fn load(path: &Path, bytes: &mut Vec<u8>) -> Result<File, WalError> {
     let io = |error| WalError::io("read", path, error);
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(io)?;
+    let mut file = OpenOptions::new().read(true).write(true).open(path).map_err(io)?;
     bytes.clear();
     file.read_to_end(bytes).map_err(io)?;
     Ok(file)

@@ -44,23 +44,9 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    pub(super) fn new(
-        ordinal: u32,
-        first_sequence: u64,
-        path: PathBuf,
-        file: File,
-        capacity: u64,
-        used: u64,
-    ) -> Self {
+    pub(super) fn new(ordinal: u32, first_sequence: u64, path: PathBuf, file: File, capacity: u64, used: u64) -> Self {
         let used = AtomicU64::new(used);
-        Self {
-            ordinal,
-            first_sequence,
-            path,
-            file,
-            capacity,
-            used,
-        }
+        Self { ordinal, first_sequence, path, file, capacity, used }
     }
 
     /// Bytes used by frames that are durable, with the header.
@@ -124,10 +110,7 @@ impl SegmentHeader {
         log.copy_from_slice(&bytes[16..24]);
         let mut first = [0; 8];
         first.copy_from_slice(&bytes[24..32]);
-        FoundHeader::Valid(Self {
-            log: u64::from_le_bytes(log),
-            first_sequence: u64::from_le_bytes(first),
-        })
+        FoundHeader::Valid(Self { log: u64::from_le_bytes(log), first_sequence: u64::from_le_bytes(first) })
     }
 }
 
@@ -153,10 +136,8 @@ pub(super) fn prepare(dir: &Path, capacity: u64) -> Result<File, WalError> {
         .truncate(true)
         .open(&path)
         .map_err(|error| WalError::io("create", &path, error))?;
-    allocate(&file, 0, capacity)
-        .map_err(|error| WalError::io("allocate space for", &path, error))?;
-    file.sync_all()
-        .map_err(|error| WalError::io("fsync", &path, error))?;
+    allocate(&file, 0, capacity).map_err(|error| WalError::io("allocate space for", &path, error))?;
+    file.sync_all().map_err(|error| WalError::io("fsync", &path, error))?;
     Ok(file)
 }
 
@@ -164,10 +145,8 @@ pub(super) fn prepare(dir: &Path, capacity: u64) -> Result<File, WalError> {
 pub(super) fn publish(dir: &Path, file: &File, header: SegmentHeader) -> Result<PathBuf, WalError> {
     let prepared = dir.join(PREPARED);
     let path = dir.join(file_name(header.first_sequence));
-    file.write_all_at(&header.encode(), 0)
-        .map_err(|error| WalError::io("write", &prepared, error))?;
-    file.sync_data()
-        .map_err(|error| WalError::io("fsync", &prepared, error))?;
+    file.write_all_at(&header.encode(), 0).map_err(|error| WalError::io("write", &prepared, error))?;
+    file.sync_data().map_err(|error| WalError::io("fsync", &prepared, error))?;
     std::fs::rename(&prepared, &path).map_err(|error| WalError::io("rename", &prepared, error))?;
     sync_dir(dir)?;
     Ok(path)
@@ -180,11 +159,7 @@ pub(super) fn allocate(file: &File, from: u64, len: u64) -> io::Result<()> {
         // Some file systems cannot allocate ahead: correct all the same, only slower.
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
             let size = file.metadata()?.len();
-            if size < from + len {
-                file.set_len(from + len)
-            } else {
-                Ok(())
-            }
+            if size < from + len { file.set_len(from + len) } else { Ok(()) }
         }
         Err(error) => Err(error.into()),
     }
@@ -192,9 +167,7 @@ pub(super) fn allocate(file: &File, from: u64, len: u64) -> io::Result<()> {
 
 /// Makes names made and removed in `dir` durable.
 pub(super) fn sync_dir(dir: &Path) -> Result<(), WalError> {
-    File::open(dir)
-        .and_then(|handle| handle.sync_all())
-        .map_err(|error| WalError::io("fsync", dir, error))
+    File::open(dir).and_then(|handle| handle.sync_all()).map_err(|error| WalError::io("fsync", dir, error))
 }
 
 #[cfg(test)]
@@ -203,35 +176,20 @@ mod tests {
 
     #[test]
     fn headers_come_back_and_flipped_bits_are_damage() {
-        let header = SegmentHeader {
-            log: 77,
-            first_sequence: 12,
-        };
+        let header = SegmentHeader { log: 77, first_sequence: 12 };
         let mut file = header.encode().to_vec();
         file.extend_from_slice(&[0; 100]);
         assert_eq!(SegmentHeader::inspect(&file), FoundHeader::Valid(header));
         for bit in 0..HEADER * 8 {
             file[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(
-                SegmentHeader::inspect(&file),
-                FoundHeader::Damaged,
-                "bit {bit}"
-            );
+            assert_eq!(SegmentHeader::inspect(&file), FoundHeader::Damaged, "bit {bit}");
             file[bit / 8] ^= 1 << (bit % 8);
         }
         for cut in 0..HEADER {
-            assert_eq!(
-                SegmentHeader::inspect(&file[..cut]),
-                FoundHeader::CutShort,
-                "cut at {cut}"
-            );
+            assert_eq!(SegmentHeader::inspect(&file[..cut]), FoundHeader::CutShort, "cut at {cut}");
             let mut zeroed = file.clone();
             zeroed[cut..].fill(0);
-            assert_eq!(
-                SegmentHeader::inspect(&zeroed),
-                FoundHeader::CutShort,
-                "zeros from {cut}"
-            );
+            assert_eq!(SegmentHeader::inspect(&zeroed), FoundHeader::CutShort, "zeros from {cut}");
         }
     }
 

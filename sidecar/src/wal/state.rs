@@ -34,10 +34,7 @@ impl State {
             bounds: disk.bounds,
             cache: Cache::default(),
             disk,
-            segments: segments
-                .into_iter()
-                .map(|segment| (segment.ordinal, segment))
-                .collect(),
+            segments: segments.into_iter().map(|segment| (segment.ordinal, segment)).collect(),
             operations: 0,
             durable: 0,
         }
@@ -45,9 +42,7 @@ impl State {
 
     /// Index after the last entry that is durable together with all before it.
     pub(super) fn durable_next(&self) -> u64 {
-        self.cache
-            .first_after(self.durable)
-            .unwrap_or(self.bounds.next)
+        self.cache.first_after(self.durable).unwrap_or(self.bounds.next)
     }
 
     /// Bytes of the durable frames.
@@ -62,13 +57,8 @@ impl State {
         let Some(active) = self.segments.keys().next_back().copied() else {
             return Vec::new();
         };
-        let keep = self
-            .disk
-            .oldest_segment()
-            .map_or(active, |oldest| oldest.min(active));
+        let keep = self.disk.oldest_segment().map_or(active, |oldest| oldest.min(active));
         let kept = self.segments.split_off(&keep);
-        std::mem::replace(&mut self.segments, kept)
-            .into_values()
-            .collect()
+        std::mem::replace(&mut self.segments, kept).into_values().collect()
     }
 }

@@ -52,10 +52,7 @@ impl Writer {
         let error = Arc::new(error);
         operations.extend(self.shared.queue.poison(&error));
         (self.shared.options.fatal)(&error);
-        for done in operations
-            .into_iter()
-            .filter_map(|operation| operation.done)
-        {
+        for done in operations.into_iter().filter_map(|operation| operation.done) {
             done(Err(WalError::Poisoned(Arc::clone(&error))));
         }
     }
@@ -85,12 +82,7 @@ impl Writer {
                         let crc = entry.encode(&mut self.frame);
                         let len = self.frame.len() as u32 - offset;
                         let segment = 0;
-                        locations.push(Location {
-                            segment,
-                            offset,
-                            len,
-                            crc,
-                        });
+                        locations.push(Location { segment, offset, len, crc });
                     }
                 }
                 Change::Vote(ballot) => Record::Vote(*ballot).encode(&mut self.frame),
@@ -129,14 +121,9 @@ impl Writer {
     /// Begins the next segment. It is durable, header and name, before a frame goes into it.
     fn rotate(&mut self) -> Result<(), WalError> {
         let options = &self.shared.options;
-        options
-            .fault(IoStep::Rotate)
-            .map_err(|error| WalError::io("create a segment in", &options.dir, error))?;
+        options.fault(IoStep::Rotate).map_err(|error| WalError::io("create a segment in", &options.dir, error))?;
         let file = self.janitor.prepared()?;
-        let header = SegmentHeader {
-            log: self.log,
-            first_sequence: self.next_sequence,
-        };
+        let header = SegmentHeader { log: self.log, first_sequence: self.next_sequence };
         let path = segment::publish(&options.dir, &file, header)?;
         let segment = Arc::new(Segment::new(
             self.active.ordinal + 1,
@@ -146,10 +133,7 @@ impl Writer {
             options.segment_bytes,
             segment::HEADER as u64,
         ));
-        self.shared
-            .write()
-            .segments
-            .insert(segment.ordinal, Arc::clone(&segment));
+        self.shared.write().segments.insert(segment.ordinal, Arc::clone(&segment));
         self.active = segment;
         self.offset = segment::HEADER as u64;
         Ok(())
@@ -211,14 +195,8 @@ impl Writer {
             state.disk.apply(Record::Committed(committed));
         }
         self.active.set_used(self.offset);
-        state
-            .cache
-            .evict(self.shared.options.cache_bytes, state.durable);
-        let unneeded = if purged {
-            state.take_unneeded()
-        } else {
-            Vec::new()
-        };
+        state.cache.evict(self.shared.options.cache_bytes, state.durable);
+        let unneeded = if purged { state.take_unneeded() } else { Vec::new() };
         let bytes = state.log_bytes();
         self.shared.tell_durable(state);
         drop(guard);

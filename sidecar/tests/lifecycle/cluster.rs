@@ -44,9 +44,7 @@ impl TestNode {
         let _ = raftkv_runtime::telemetry::init(&filter, LogFormat::Text);
         let mut free = Vec::new();
         for _ in 0..2 {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-                .await
-                .expect("a free port");
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             free.push((listener.local_addr().expect("bound").to_string(), listener));
         }
         Self {
@@ -92,11 +90,8 @@ impl TestNode {
         let shutdown = Shutdown::new();
         let until = shutdown.clone();
         // A runtime of its own, so that it can be killed.
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("runtime");
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime");
         let running = runtime.spawn(async move {
             let listeners = Listeners {
                 raft: bind(&config.raft_listen).await,
@@ -148,24 +143,12 @@ impl TestNode {
     }
 
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
-        let response = self
-            .http
-            .get(format!("http://{}{path}", self.management))
-            .send()
-            .await
-            .expect("an answer");
-        (
-            response.status().as_u16(),
-            response.text().await.expect("a body"),
-        )
+        let response = self.http.get(format!("http://{}{path}", self.management)).send().await.expect("an answer");
+        (response.status().as_u16(), response.text().await.expect("a body"))
     }
 
     pub(crate) async fn post(&self, path: &str) -> Result<Changed, String> {
-        let response = self
-            .http
-            .post(format!("http://{}{path}", self.management))
-            .send()
-            .await;
+        let response = self.http.post(format!("http://{}{path}", self.management)).send().await;
         let response = response.map_err(|error| error.to_string())?;
         let status = response.status();
         let body = response.text().await.map_err(|error| error.to_string())?;
@@ -178,52 +161,32 @@ impl TestNode {
     /// One proposal, as this node's engine would make it.
     pub(crate) async fn propose(&self, payload: &'static str) -> Option<Outcome> {
         let endpoint = Endpoint::unix(self.dir.join("sidecar.sock")).expect("short path");
-        let channel = grpc::connect(&endpoint, grpc::ChannelOptions::default())
-            .await
-            .ok()?;
-        let request = ProposeRequest {
-            id: 1,
-            payload: Bytes::from_static(payload.as_bytes()),
-            timeout_ms: 5_000,
-        };
+        let channel = grpc::connect(&endpoint, grpc::ChannelOptions::default()).await.ok()?;
+        let request = ProposeRequest { id: 1, payload: Bytes::from_static(payload.as_bytes()), timeout_ms: 5_000 };
         let requests = futures::stream::iter([request]);
-        let mut answers = ConsensusClient::new(channel)
-            .propose(requests)
-            .await
-            .ok()?
-            .into_inner();
+        let mut answers = ConsensusClient::new(channel).propose(requests).await.ok()?.into_inner();
         answers.message().await.ok()??.outcome
     }
 }
 
 /// Until nothing of it is left, locks included.
 async fn end(runtime: Runtime) {
-    let ended =
-        tokio::task::spawn_blocking(move || runtime.shutdown_timeout(Duration::from_secs(10)));
+    let ended = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(Duration::from_secs(10)));
     ended.await.expect("ended");
 }
 
 async fn bind(endpoint: &Endpoint) -> Listener {
-    eventually("the address is free again", || async {
-        Listener::bind(endpoint).await.ok()
-    })
-    .await
+    eventually("the address is free again", || async { Listener::bind(endpoint).await.ok() }).await
 }
 
 /// Asks again and again until there is an answer.
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
-    what: &str,
-    mut ask: impl FnMut() -> F,
-) -> T {
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
     let began = Instant::now();
     loop {
         if let Some(answer) = ask().await {
             return answer;
         }
-        assert!(
-            began.elapsed() < DEADLINE,
-            "not within {DEADLINE:?}: {what}"
-        );
+        assert!(began.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -234,17 +197,10 @@ pub(crate) async fn settled(nodes: &[&TestNode], voters: &[&str]) -> StatusDocum
         let mut leader = None;
         for node in nodes {
             let status = node.status().await?;
-            let mut names: Vec<&str> = status
-                .members
-                .iter()
-                .filter(|member| member.voter)
-                .map(|member| member.name.as_str())
-                .collect();
+            let mut names: Vec<&str> =
+                status.members.iter().filter(|member| member.voter).map(|member| member.name.as_str()).collect();
             names.sort_unstable();
-            if names != voters
-                || status.members.len() != voters.len()
-                || status.node.leader.is_none()
-            {
+            if names != voters || status.members.len() != voters.len() || status.node.leader.is_none() {
                 return None;
             }
             if status.node.role == "leader" {
@@ -258,8 +214,5 @@ pub(crate) async fn settled(nodes: &[&TestNode], voters: &[&str]) -> StatusDocum
 
 /// The place of the node that leads.
 pub(crate) fn place_of(nodes: &[TestNode], name: &str) -> usize {
-    nodes
-        .iter()
-        .position(|node| node.name == name)
-        .expect("a node of the test")
+    nodes.iter().position(|node| node.name == name).expect("a node of the test")
 }

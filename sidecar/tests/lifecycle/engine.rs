@@ -8,9 +8,8 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use raftkv_proto::state_machine::state_machine_server::{StateMachine, StateMachineServer};
 use raftkv_proto::state_machine::{
-    ApplyRequest, ApplyResponse, EngineStatus, GetPositionRequest, GetStatusRequest,
-    PersistRequest, Position, SnapshotChunk, SnapshotHeader, SnapshotOutRequest, SnapshotTrailer,
-    StagedSnapshot, entry, snapshot_chunk,
+    ApplyRequest, ApplyResponse, EngineStatus, GetPositionRequest, GetStatusRequest, PersistRequest, Position,
+    SnapshotChunk, SnapshotHeader, SnapshotOutRequest, SnapshotTrailer, StagedSnapshot, entry, snapshot_chunk,
 };
 use raftkv_runtime::grpc::{self, Endpoint, Listener};
 use tokio::runtime::Runtime;
@@ -54,25 +53,17 @@ impl FakeEngine {
 
     /// Serves on a socket until what it returns is dropped: then it is gone at once, with its connections.
     pub(crate) async fn serve(&self, socket: &Path) -> Serving {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("runtime");
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("runtime");
         let endpoint = Endpoint::unix(socket).expect("short path");
         let engine = self.clone();
         let bound = runtime.spawn(async move {
-            let listener = eventually("the socket is free", || async {
-                Listener::bind(&endpoint).await.ok()
-            })
-            .await;
+            let listener = eventually("the socket is free", || async { Listener::bind(&endpoint).await.ok() }).await;
             let server = grpc::server().add_service(StateMachineServer::new(engine));
             tokio::spawn(server.serve_with_incoming(listener.into_stream()));
         });
         bound.await.expect("bound");
-        Serving {
-            runtime: Some(runtime),
-        }
+        Serving { runtime: Some(runtime) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -89,10 +80,7 @@ impl FakeEngine {
                 continue;
             }
             if entry.index > next {
-                return Err(Status::failed_precondition(format!(
-                    "entry {} after {next}",
-                    entry.index
-                )));
+                return Err(Status::failed_precondition(format!("entry {} after {next}", entry.index)));
             }
             state.position.next_index = next + 1;
             state.position.log_id = entry.log_id;
@@ -108,10 +96,7 @@ impl FakeEngine {
                 _ => Bytes::new(),
             });
         }
-        Ok(ApplyResponse {
-            next_index: state.position.next_index,
-            answers,
-        })
+        Ok(ApplyResponse { next_index: state.position.next_index, answers })
     }
 }
 
@@ -120,21 +105,13 @@ impl StateMachine for FakeEngine {
     type ApplyStream = Answers;
     type SnapshotOutStream = Chunks;
 
-    async fn get_position(
-        &self,
-        _: Request<GetPositionRequest>,
-    ) -> Result<Response<Position>, Status> {
+    async fn get_position(&self, _: Request<GetPositionRequest>) -> Result<Response<Position>, Status> {
         Ok(Response::new(self.lock().position.clone()))
     }
 
-    async fn apply(
-        &self,
-        requests: Request<Streaming<ApplyRequest>>,
-    ) -> Result<Response<Answers>, Status> {
+    async fn apply(&self, requests: Request<Streaming<ApplyRequest>>) -> Result<Response<Answers>, Status> {
         let engine = self.clone();
-        let answers = requests
-            .into_inner()
-            .map(move |request| engine.apply_one(request?));
+        let answers = requests.into_inner().map(move |request| engine.apply_one(request?));
         Ok(Response::new(Box::pin(answers)))
     }
 
@@ -142,25 +119,11 @@ impl StateMachine for FakeEngine {
         Ok(Response::new(self.lock().position.clone()))
     }
 
-    async fn snapshot_out(
-        &self,
-        _: Request<SnapshotOutRequest>,
-    ) -> Result<Response<Chunks>, Status> {
+    async fn snapshot_out(&self, _: Request<SnapshotOutRequest>) -> Result<Response<Chunks>, Status> {
         let state = self.lock();
-        let header = SnapshotHeader {
-            format: 1,
-            position: Some(state.position.clone()),
-            estimated_bytes: 0,
-        };
-        let trailer = SnapshotTrailer {
-            records: state.payloads.len() as u64,
-            crc32c: 0,
-        };
-        let data = state
-            .payloads
-            .clone()
-            .into_iter()
-            .map(snapshot_chunk::Kind::Data);
+        let header = SnapshotHeader { format: 1, position: Some(state.position.clone()), estimated_bytes: 0 };
+        let trailer = SnapshotTrailer { records: state.payloads.len() as u64, crc32c: 0 };
+        let data = state.payloads.clone().into_iter().map(snapshot_chunk::Kind::Data);
         let kinds: Vec<_> = std::iter::once(snapshot_chunk::Kind::Header(header))
             .chain(data)
             .chain([snapshot_chunk::Kind::Trailer(trailer)])
@@ -169,10 +132,7 @@ impl StateMachine for FakeEngine {
         Ok(Response::new(Box::pin(futures::stream::iter(kinds))))
     }
 
-    async fn snapshot_in(
-        &self,
-        chunks: Request<Streaming<SnapshotChunk>>,
-    ) -> Result<Response<StagedSnapshot>, Status> {
+    async fn snapshot_in(&self, chunks: Request<Streaming<SnapshotChunk>>) -> Result<Response<StagedSnapshot>, Status> {
         let mut chunks = chunks.into_inner();
         let (mut position, mut payloads, mut records) = (None, Vec::new(), None);
         while let Some(chunk) = chunks.message().await? {
@@ -190,24 +150,15 @@ impl StateMachine for FakeEngine {
         Ok(Response::new(StagedSnapshot { token: 1 }))
     }
 
-    async fn activate_snapshot(
-        &self,
-        _: Request<StagedSnapshot>,
-    ) -> Result<Response<Position>, Status> {
+    async fn activate_snapshot(&self, _: Request<StagedSnapshot>) -> Result<Response<Position>, Status> {
         let mut state = self.lock();
-        let (position, payloads) = state
-            .staged
-            .take()
-            .ok_or_else(|| Status::failed_precondition("nothing staged"))?;
+        let (position, payloads) = state.staged.take().ok_or_else(|| Status::failed_precondition("nothing staged"))?;
         state.position = position;
         state.payloads = payloads;
         Ok(Response::new(state.position.clone()))
     }
 
-    async fn get_status(
-        &self,
-        _: Request<GetStatusRequest>,
-    ) -> Result<Response<EngineStatus>, Status> {
+    async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<EngineStatus>, Status> {
         let state = self.lock();
         Ok(Response::new(EngineStatus {
             position: Some(state.position.clone()),

@@ -24,12 +24,7 @@ async fn three(base: &std::path::Path) -> Vec<TestNode> {
 }
 
 async fn stop_all(nodes: Vec<TestNode>) {
-    futures::future::join_all(
-        nodes
-            .into_iter()
-            .map(|mut node| async move { node.stop().await }),
-    )
-    .await;
+    futures::future::join_all(nodes.into_iter().map(|mut node| async move { node.stop().await })).await;
 }
 
 async fn write(node: &TestNode, payload: &'static str) {
@@ -54,38 +49,14 @@ async fn one_node_forms_a_cluster_and_resumes_it() {
     assert_eq!(resumed.cluster_id, formed.cluster_id);
     assert_eq!(resumed.node.raft_id, formed.node.raft_id);
     write(&node, "b").await;
-    assert_eq!(
-        node.engine
-            .payloads()
-            .last()
-            .map(|payload| payload.to_vec()),
-        Some(b"b".to_vec())
-    );
+    assert_eq!(node.engine.payloads().last().map(|payload| payload.to_vec()), Some(b"b".to_vec()));
 
-    let error = node
-        .post("/leave?peerID=n1")
-        .await
-        .expect_err("the last voter stays");
-    assert!(
-        error.contains("409") && error.contains("last_voter"),
-        "{error}"
-    );
-    let error = node
-        .post("/leave?peerID=nobody")
-        .await
-        .expect_err("no such member");
-    assert!(
-        error.contains("404") && error.contains("no_such_member"),
-        "{error}"
-    );
-    let error = node
-        .post("/join?peerID=n2")
-        .await
-        .expect_err("a parameter is missing");
-    assert!(
-        error.contains("400") && error.contains("peerAddress"),
-        "{error}"
-    );
+    let error = node.post("/leave?peerID=n1").await.expect_err("the last voter stays");
+    assert!(error.contains("409") && error.contains("last_voter"), "{error}");
+    let error = node.post("/leave?peerID=nobody").await.expect_err("no such member");
+    assert!(error.contains("404") && error.contains("no_such_member"), "{error}");
+    let error = node.post("/join?peerID=n2").await.expect_err("a parameter is missing");
+    assert!(error.contains("400") && error.contains("peerAddress"), "{error}");
     node.stop().await;
 }
 
@@ -100,18 +71,12 @@ async fn a_fourth_node_joins_whatever_its_flags_say_and_leaves() {
     nodes.push(fourth);
     let all: Vec<&TestNode> = nodes.iter().collect();
     settled(&all, &["n1", "n2", "n3", "n4"]).await;
-    eventually("the log has reached n4", || async {
-        (nodes[3].engine.payloads().len() == 1).then_some(())
-    })
-    .await;
+    eventually("the log has reached n4", || async { (nodes[3].engine.payloads().len() == 1).then_some(()) }).await;
 
     // The leader itself, asked through another node.
     let status = settled(&all, &["n1", "n2", "n3", "n4"]).await;
     let leaves = place_of(&nodes, &status.node.name);
-    let others: Vec<&TestNode> = nodes
-        .iter()
-        .filter(|node| node.name != status.node.name)
-        .collect();
+    let others: Vec<&TestNode> = nodes.iter().filter(|node| node.name != status.node.name).collect();
     let path = format!("/leave?peerID={}", status.node.name);
     eventually("the leader has left", || async {
         let left = others[0].post(&path).await;
@@ -137,26 +102,16 @@ async fn a_wiped_node_replaces_its_old_self() {
     let old = nodes[2].status().await.expect("status").node.raft_id;
     nodes[2].stop().await;
     nodes[2].wipe();
-    let join: Vec<String> = nodes[..2]
-        .iter()
-        .map(|node| node.management.clone())
-        .collect();
+    let join: Vec<String> = nodes[..2].iter().map(|node| node.management.clone()).collect();
     // Even with the flag of the first start.
     nodes[2].start(true, &join).await;
     eventually("it has a new raft id", || async {
         let status = settled(&[&nodes[0], &nodes[1]], &["n1", "n2", "n3"]).await;
-        status
-            .members
-            .iter()
-            .find(|member| member.name == "n3" && member.raft_id != old)
-            .map(|_| ())
+        status.members.iter().find(|member| member.name == "n3" && member.raft_id != old).map(|_| ())
     })
     .await;
     write(&nodes[2], "b").await;
-    eventually("it has the data", || async {
-        (nodes[2].engine.payloads().len() == 2).then_some(())
-    })
-    .await;
+    eventually("it has the data", || async { (nodes[2].engine.payloads().len() == 2).then_some(()) }).await;
     stop_all(nodes).await;
 }
 
@@ -164,10 +119,7 @@ async fn a_wiped_node_replaces_its_old_self() {
 async fn a_leader_without_an_engine_gives_leadership_away_and_takes_part_again() {
     let base = tempfile::tempdir().expect("directory");
     let mut nodes = three(base.path()).await;
-    let leader = settled(&nodes.iter().collect::<Vec<_>>(), &["n1", "n2", "n3"])
-        .await
-        .node
-        .name;
+    let leader = settled(&nodes.iter().collect::<Vec<_>>(), &["n1", "n2", "n3"]).await.node.name;
     let gone = place_of(&nodes, &leader);
     nodes[gone].stop_engine();
     let began = Instant::now();
@@ -180,20 +132,11 @@ async fn a_leader_without_an_engine_gives_leadership_away_and_takes_part_again()
     println!("leadership moved after {:?}", began.elapsed());
     write(&nodes[other], "a").await;
     nodes[gone].start_engine().await;
-    eventually("it has caught up", || async {
-        (nodes[gone].engine.payloads().len() == 1).then_some(())
-    })
-    .await;
+    eventually("it has caught up", || async { (nodes[gone].engine.payloads().len() == 1).then_some(()) }).await;
     // It may lead again, when asked to.
     let path = format!("/transfer-leader?to={leader}");
-    eventually("it leads again", || async {
-        nodes[other].post(&path).await.ok()
-    })
-    .await;
-    eventually("it says so", || async {
-        (nodes[gone].status().await?.node.role == "leader").then_some(())
-    })
-    .await;
+    eventually("it leads again", || async { nodes[other].post(&path).await.ok() }).await;
+    eventually("it says so", || async { (nodes[gone].status().await?.node.role == "leader").then_some(()) }).await;
     write(&nodes[other], "b").await;
     stop_all(nodes).await;
 }
@@ -203,31 +146,20 @@ async fn a_stopping_leader_hands_over_without_an_election_timeout() {
     let base = tempfile::tempdir().expect("directory");
     let mut nodes = three(base.path()).await;
     write(&nodes[0], "a").await;
-    let leader = settled(&nodes.iter().collect::<Vec<_>>(), &["n1", "n2", "n3"])
-        .await
-        .node
-        .name;
+    let leader = settled(&nodes.iter().collect::<Vec<_>>(), &["n1", "n2", "n3"]).await.node.name;
     let mut stopping = nodes.remove(place_of(&nodes, &leader));
     let began = Instant::now();
     let (handed_over, ()) = tokio::join!(
         async {
             eventually("another leads", || async {
-                nodes[0]
-                    .status()
-                    .await?
-                    .node
-                    .leader
-                    .filter(|name| *name != leader)
+                nodes[0].status().await?.node.leader.filter(|name| *name != leader)
             })
             .await;
             began.elapsed()
         },
         stopping.stop(),
     );
-    println!(
-        "leadership moved after {handed_over:?}, stopped after {:?}",
-        began.elapsed()
-    );
+    println!("leadership moved after {handed_over:?}, stopped after {:?}", began.elapsed());
     write(&nodes[1], "b").await;
     assert!(handed_over < Duration::from_secs(5), "{handed_over:?}");
     stop_all(nodes).await;
@@ -250,10 +182,8 @@ async fn a_killed_leader_is_followed_by_another_and_comes_back() {
         gaps.push(began.elapsed());
         nodes[killed].start(true, &join).await;
         let written = nodes[other].engine.payloads().len();
-        eventually("it has caught up", || async {
-            (nodes[killed].engine.payloads().len() >= written).then_some(())
-        })
-        .await;
+        eventually("it has caught up", || async { (nodes[killed].engine.payloads().len() >= written).then_some(()) })
+            .await;
         let after = nodes[killed].status().await.expect("status").node;
         assert_eq!(after.raft_id, before.raft_id);
         assert!(after.term > before.term);
@@ -292,21 +222,12 @@ async fn the_management_api_answers_before_there_is_a_cluster() {
     let mut node = TestNode::new(base.path(), "n1").await;
     node.start(false, &[]).await;
     let status = eventually("it answers", || node.status()).await;
-    assert_eq!(
-        (status.node.role.as_str(), status.cluster_id),
-        ("waiting", None)
-    );
+    assert_eq!((status.node.role.as_str(), status.cluster_id), ("waiting", None));
     assert_eq!(node.get("/livez").await.0, 200);
     assert_eq!(node.get("/readyz").await.0, 503);
     assert_eq!(node.get("/metrics").await.0, 200);
     assert_eq!(node.get("/nothing").await.0, 404);
-    let error = node
-        .post("/join?peerID=n2&peerAddress=127.0.0.1:1")
-        .await
-        .expect_err("no cluster");
-    assert!(
-        error.contains("503") && error.contains("waiting"),
-        "{error}"
-    );
+    let error = node.post("/join?peerID=n2&peerAddress=127.0.0.1:1").await.expect_err("no cluster");
+    assert!(error.contains("503") && error.contains("waiting"), "{error}");
     node.stop().await;
 }

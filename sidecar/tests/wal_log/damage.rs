@@ -17,13 +17,7 @@ fn fails(dir: &std::path::Path, what: &str) -> WalError {
 fn every_flipped_bit_is_refused() {
     let sample = Sample::new();
     for (number, path) in segments(sample.dir.path()).iter().enumerate() {
-        let used = sample
-            .ends
-            .iter()
-            .rev()
-            .find(|end| end.segment == number)
-            .unwrap()
-            .offset;
+        let used = sample.ends.iter().rev().find(|end| end.segment == number).unwrap().offset;
         let file = open_file(path);
         let bytes = fs::read(path).unwrap();
         for bit in 0..used * 8 {
@@ -34,10 +28,7 @@ fn every_flipped_bit_is_refused() {
             assert!(error.is_damage(), "segment {number}, bit {bit}: {error}");
             std::os::unix::fs::FileExt::write_all_at(&file, &[bytes[byte as usize]], byte).unwrap();
         }
-        assert!(
-            fs::read(path).unwrap() == bytes,
-            "a refused start changes nothing"
-        );
+        assert!(fs::read(path).unwrap() == bytes, "a refused start changes nothing");
     }
     let wal = Wal::open(options(sample.dir.path(), SAMPLE_SEGMENT)).unwrap();
     assert_eq!(dump(&wal), sample.ends.last().unwrap().dump);
@@ -47,18 +38,10 @@ fn every_flipped_bit_is_refused() {
 fn an_older_segment_cut_short_is_refused() {
     let sample = Sample::new();
     for number in 0..2 {
-        let used = sample
-            .ends
-            .iter()
-            .rev()
-            .find(|end| end.segment == number)
-            .unwrap()
-            .offset;
+        let used = sample.ends.iter().rev().find(|end| end.segment == number).unwrap().offset;
         for cut in 0..used {
             let dir = copy(sample.dir.path());
-            open_file(&segments(dir.path())[number])
-                .set_len(cut)
-                .unwrap();
+            open_file(&segments(dir.path())[number]).set_len(cut).unwrap();
             let error = fails(dir.path(), &format!("segment {number} cut at {cut}"));
             assert!(error.is_damage(), "{error}");
         }
@@ -72,10 +55,7 @@ fn an_error_names_the_file_and_says_what_to_do() {
     overwrite(&path, 60, b"?");
     let error = fails(sample.dir.path(), "damaged").to_string();
     assert!(error.contains(path.to_str().unwrap()), "{error}");
-    assert!(
-        error.contains("byte 40") && error.contains("wipe its data directory"),
-        "{error}"
-    );
+    assert!(error.contains("byte 40") && error.contains("wipe its data directory"), "{error}");
 }
 
 #[test]

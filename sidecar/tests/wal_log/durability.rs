@@ -37,11 +37,7 @@ impl Gate {
 
 fn gated(dir: &TempDir) -> (Wal, Arc<Gate>) {
     let gate = Arc::new(Gate::default());
-    let options = WalOptions {
-        faults: Some(gate.hook()),
-        queue_bytes: 1000,
-        ..options(dir.path(), 4096)
-    };
+    let options = WalOptions { faults: Some(gate.hook()), queue_bytes: 1000, ..options(dir.path(), 4096) };
     (Wal::open(options).unwrap(), gate)
 }
 
@@ -52,8 +48,7 @@ fn an_entry_is_readable_at_once_and_durable_only_after_its_fsync() {
     let durable = wal.durable();
     gate.set(true);
     let (callback, result) = done();
-    wal.append(vec![entry(1, 0, 10), entry(1, 1, 10)], callback)
-        .unwrap();
+    wal.append(vec![entry(1, 0, 10), entry(1, 1, 10)], callback).unwrap();
     assert_eq!(wal.read(0..2, ReadLimit::NONE).load().unwrap().len(), 2);
     assert_eq!(*durable.borrow(), 0);
     assert!(result.try_recv().is_err());
@@ -73,8 +68,7 @@ fn what_replaces_truncated_entries_is_not_durable_before_its_own_fsync() {
     wal.truncate_after(Some(position(1, 5)), None).unwrap();
     assert_eq!(*durable.borrow(), 6);
     let (callback, result) = done();
-    wal.append((6..9).map(|index| entry(2, index, 10)).collect(), callback)
-        .unwrap();
+    wal.append((6..9).map(|index| entry(2, index, 10)).collect(), callback).unwrap();
     assert_eq!(*durable.borrow(), 6);
     gate.set(false);
     result.recv_timeout(DEADLINE).unwrap().unwrap();
@@ -143,8 +137,7 @@ fn a_failed_write_or_fsync_ends_everything() {
         let mut acknowledged = 0;
         let refused = loop {
             let (callback, result) = done();
-            wal.append(vec![entry(1, acknowledged, 200)], callback)
-                .unwrap();
+            wal.append(vec![entry(1, acknowledged, 200)], callback).unwrap();
             match result.recv_timeout(DEADLINE).unwrap() {
                 Ok(()) => acknowledged += 1,
                 Err(error) => break error,
@@ -152,10 +145,7 @@ fn a_failed_write_or_fsync_ends_everything() {
         };
         assert!(matches!(refused, WalError::Poisoned(_)), "{refused}");
         assert_eq!(fatal.load(Ordering::Relaxed), 1);
-        assert!(matches!(
-            wal.save_vote(ballot(1), None),
-            Err(WalError::Poisoned(_))
-        ));
+        assert!(matches!(wal.save_vote(ballot(1), None), Err(WalError::Poisoned(_))));
         assert_eq!(*wal.durable().borrow(), acknowledged);
         assert!(wal.room().now_or_never().is_some(), "nobody waits for ever");
         drop(wal);
@@ -172,10 +162,7 @@ fn support_options(dir: &TempDir) -> WalOptions {
 fn two_processes_cannot_share_a_log() {
     let dir = TempDir::new().unwrap();
     let wal = Wal::open(options(dir.path(), 4096)).unwrap();
-    assert!(matches!(
-        Wal::open(options(dir.path(), 4096)),
-        Err(WalError::Locked { .. })
-    ));
+    assert!(matches!(Wal::open(options(dir.path(), 4096)), Err(WalError::Locked { .. })));
     drop(wal);
     Wal::open(options(dir.path(), 4096)).unwrap();
 }
@@ -199,20 +186,14 @@ fn purging_removes_files_and_keeps_vote_and_positions() {
     assert!(bytes < 3 * 4096);
     let wal = Wal::open(options(dir.path(), 4096)).unwrap();
     assert_eq!(dump(&wal), expected);
-    assert_eq!(
-        (wal.vote(), wal.committed()),
-        (Some(ballot(3)), Some(position(1, 150)))
-    );
+    assert_eq!((wal.vote(), wal.committed()), (Some(ballot(3)), Some(position(1, 150))));
     // A snapshot was installed far ahead.
     durably(|done| wal.purge(position(5, 1000), done));
     assert!(wal.read(0..u64::MAX, ReadLimit::NONE).is_empty());
     durably(|done| wal.append(vec![entry(5, 1001, 10)], done));
     let expected = dump(&wal);
     drop(wal);
-    assert_eq!(
-        dump(&Wal::open(options(dir.path(), 4096)).unwrap()),
-        expected
-    );
+    assert_eq!(dump(&Wal::open(options(dir.path(), 4096)).unwrap()), expected);
 }
 
 #[test]
@@ -225,10 +206,7 @@ fn an_append_larger_than_a_segment_gets_one_of_its_size() {
     let expected = dump(&wal);
     drop(wal);
     assert_eq!(segments(dir.path()).len(), 3);
-    assert_eq!(
-        dump(&Wal::open(options(dir.path(), 4096)).unwrap()),
-        expected
-    );
+    assert_eq!(dump(&Wal::open(options(dir.path(), 4096)).unwrap()), expected);
 }
 
 #[test]
@@ -239,10 +217,7 @@ fn holes_and_overwrites_are_refused_and_reads_are_bounded() {
     for index in [5, 8, 10] {
         let (callback, result) = done();
         let error = wal.append(vec![entry(1, index, 1)], callback).unwrap_err();
-        assert!(
-            matches!(error, WalError::NotConsecutive { expected: 9, .. }),
-            "{error}"
-        );
+        assert!(matches!(error, WalError::NotConsecutive { expected: 9, .. }), "{error}");
         assert!(result.recv().is_err(), "a refused append never reports");
     }
     let limit = |entries, bytes| ReadLimit { entries, bytes };

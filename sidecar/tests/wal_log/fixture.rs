@@ -33,14 +33,8 @@ fn version_1_opens() {
     assert_eq!(found.committed, Some(position(2, 4)));
     assert_eq!(found.bounds.purged, Some(position(1, 0)));
     assert_eq!(found.bounds.last, Some(position(2, 6)));
-    let expected = [
-        entry(1, 1, 60),
-        entry(1, 2, 60),
-        entry(2, 3, 90),
-        entry(2, 4, 90),
-        entry(2, 5, 90),
-        entry(2, 6, 20),
-    ];
+    let expected =
+        [entry(1, 1, 60), entry(1, 2, 60), entry(2, 3, 90), entry(2, 4, 90), entry(2, 5, 90), entry(2, 6, 20)];
     assert_eq!(found.entries, expected);
     assert!(wal.recovery().segments >= 2 && wal.recovery().torn.is_none());
 }

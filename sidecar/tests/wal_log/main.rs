@@ -1,10 +1,5 @@
 //! The write-ahead log and openraft's log store on it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    unreachable_pub,
-    missing_docs
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub, missing_docs)]
 
 mod damage;
 mod durability;

@@ -47,10 +47,7 @@ fn run(appenders: usize, size: usize) {
                 })
             })
             .collect();
-        appenders
-            .into_iter()
-            .flat_map(|appender| appender.join().unwrap())
-            .collect()
+        appenders.into_iter().flat_map(|appender| appender.join().unwrap()).collect()
     });
     let seconds = started.elapsed().as_secs_f64();
     latencies.sort();
@@ -66,12 +63,7 @@ fn run(appenders: usize, size: usize) {
     drop(wal);
     let begun = Instant::now();
     let wal = Wal::open(WalOptions::new(dir.path())).unwrap();
-    println!(
-        "    opened {} entries, {} bytes in {:?}",
-        wal.bounds().next,
-        wal.log_bytes(),
-        begun.elapsed()
-    );
+    println!("    opened {} entries, {} bytes in {:?}", wal.bounds().next, wal.log_bytes(), begun.elapsed());
 }
 
 #[test]

@@ -48,11 +48,7 @@ struct Model {
 
 impl Model {
     fn last(&self) -> Option<Position> {
-        self.entries
-            .values()
-            .next_back()
-            .map(|entry| entry.position)
-            .or(self.purged)
+        self.entries.values().next_back().map(|entry| entry.position).or(self.purged)
     }
 
     fn next(&self) -> u64 {
@@ -68,15 +64,9 @@ fn apply(step: &Step, model: &mut Model, wal: &Wal) {
     match step {
         Step::Append { sizes, new_term } => {
             model.term += u64::from(*new_term);
-            let entries: Vec<_> = (model.next()..)
-                .zip(sizes)
-                .map(|(index, size)| entry(model.term, index, *size))
-                .collect();
-            model.entries.extend(
-                entries
-                    .iter()
-                    .map(|entry| (entry.position.index, entry.clone())),
-            );
+            let entries: Vec<_> =
+                (model.next()..).zip(sizes).map(|(index, size)| entry(model.term, index, *size)).collect();
+            model.entries.extend(entries.iter().map(|entry| (entry.position.index, entry.clone())));
             wal.append(entries, None).unwrap();
         }
         Step::Vote => {
@@ -86,19 +76,12 @@ fn apply(step: &Step, model: &mut Model, wal: &Wal) {
         }
         Step::Truncate(keep) => {
             model.entries.split_off(&(model.first() + keep));
-            let after = if *keep == 0 {
-                model.purged
-            } else {
-                model.last()
-            };
+            let after = if *keep == 0 { model.purged } else { model.last() };
             wal.truncate_after(after, None).unwrap();
         }
         Step::Purge(count) => {
             let index = model.first() + count;
-            let upto = model
-                .entries
-                .get(&index)
-                .map_or(position(model.term, index), |entry| entry.position);
+            let upto = model.entries.get(&index).map_or(position(model.term, index), |entry| entry.position);
             model.entries = model.entries.split_off(&(index + 1));
             model.purged = Some(upto);
             wal.purge(upto, None).unwrap();
@@ -120,18 +103,9 @@ fn compare(model: &Model, wal: &Wal) {
     assert_eq!(found.bounds.last, model.last());
     assert!(found.entries.iter().eq(model.entries.values()));
     let middle = (model.first() + model.next()) / 2;
-    let limit = ReadLimit {
-        entries: 3,
-        bytes: 500,
-    };
+    let limit = ReadLimit { entries: 3, bytes: 500 };
     let part = wal.read(middle..model.next(), limit).load().unwrap();
-    assert!(
-        part.iter().eq(model
-            .entries
-            .range(middle..)
-            .map(|(_, entry)| entry)
-            .take(part.len()))
-    );
+    assert!(part.iter().eq(model.entries.range(middle..).map(|(_, entry)| entry).take(part.len())));
 }
 
 proptest! {

@@ -10,8 +10,7 @@ use openraft::type_config::TypeConfigExt;
 use openraft::{EntryPayload, OptionalSend, RaftLogReader, RaftSnapshotBuilder, Snapshot};
 use raftkv_sidecar::log_store::LogStore;
 use raftkv_sidecar::types::{
-    Answer, Command, Entry, LeaderId, LogId, Member, Membership, SnapshotMeta, StoredMembership,
-    TypeConfig, Vote,
+    Answer, Command, Entry, LeaderId, LogId, Member, Membership, SnapshotMeta, StoredMembership, TypeConfig, Vote,
 };
 use raftkv_sidecar::wal::WalOptions;
 use tempfile::TempDir;
@@ -37,10 +36,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Machine {
 
     async fn build_snapshot(&mut self) -> io::Result<StoredSnapshot> {
         let mut state = self.0.lock().unwrap();
-        let meta = SnapshotMeta {
-            last_log_id: state.applied,
-            last_membership: state.membership.clone(),
-        };
+        let meta = SnapshotMeta { last_log_id: state.applied, last_membership: state.membership.clone() };
         state.snapshot = Some(meta.clone());
         let snapshot = Vec::new();
         Ok(Snapshot { meta, snapshot })
@@ -77,11 +73,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         self.clone()
     }
 
-    async fn install_snapshot(
-        &mut self,
-        meta: &SnapshotMeta,
-        _snapshot: Vec<u8>,
-    ) -> io::Result<()> {
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, _snapshot: Vec<u8>) -> io::Result<()> {
         let mut state = self.0.lock().unwrap();
         state.applied = meta.last_log_id;
         state.membership = meta.last_membership.clone();
@@ -91,10 +83,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<StoredSnapshot>> {
         let meta = self.0.lock().unwrap().snapshot.clone();
-        Ok(meta.map(|meta| Snapshot {
-            meta,
-            snapshot: Vec::new(),
-        }))
+        Ok(meta.map(|meta| Snapshot { meta, snapshot: Vec::new() }))
     }
 }
 
@@ -105,12 +94,8 @@ struct Builder {
 impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError> {
         let dir = TempDir::new().unwrap();
-        let options = WalOptions {
-            cache_bytes: self.cache_bytes,
-            ..options(dir.path(), 1024)
-        };
-        let store = LogStore::open(options)
-            .map_err(|error| StorageError::write(TypeConfig::err_from_error(&error)))?;
+        let options = WalOptions { cache_bytes: self.cache_bytes, ..options(dir.path(), 1024) };
+        let store = LogStore::open(options).map_err(|error| StorageError::write(TypeConfig::err_from_error(&error)))?;
         Ok((dir, store, Machine::default()))
     }
 }
@@ -129,50 +114,25 @@ async fn openraft_suite_with_entries_on_disk() {
 #[tokio::test]
 async fn every_kind_of_entry_and_the_vote_come_back_after_a_restart() {
     let dir = TempDir::new().unwrap();
-    let leader_id = LeaderId {
-        term: 4,
-        node_id: u64::MAX,
-    };
+    let leader_id = LeaderId { term: 4, node_id: u64::MAX };
     let log_id = |index| LogId { leader_id, index };
-    let member = Member {
-        name: "node1".into(),
-        raft_address: "node1:8088".into(),
-        ..Member::default()
-    };
-    let membership = Membership::new(
-        vec![[1].into()],
-        [(1, member)]
-            .into_iter()
-            .collect::<std::collections::BTreeMap<_, _>>(),
-    )
-    .unwrap();
+    let member = Member { name: "node1".into(), raft_address: "node1:8088".into(), ..Member::default() };
+    let membership =
+        Membership::new(vec![[1].into()], [(1, member)].into_iter().collect::<std::collections::BTreeMap<_, _>>())
+            .unwrap();
     let payloads = [
         EntryPayload::Membership(membership),
         EntryPayload::Blank,
-        EntryPayload::Normal(Command {
-            clock_ms: 1_700_000_000_123,
-            payload: vec![9; 5000].into(),
-        }),
+        EntryPayload::Normal(Command { clock_ms: 1_700_000_000_123, payload: vec![9; 5000].into() }),
     ];
-    let entries: Vec<Entry> = (0..)
-        .zip(payloads)
-        .map(|(index, payload)| Entry {
-            log_id: log_id(index),
-            payload,
-        })
-        .collect();
-    let vote = Vote {
-        leader_id,
-        committed: true,
-    };
+    let entries: Vec<Entry> =
+        (0..).zip(payloads).map(|(index, payload)| Entry { log_id: log_id(index), payload }).collect();
+    let vote = Vote { leader_id, committed: true };
     {
         let mut store = LogStore::open(options(dir.path(), 4096)).unwrap();
         store.save_vote(&vote).await.unwrap();
         let (sender, flushed) = TypeConfig::oneshot();
-        store
-            .append(entries.clone(), IOFlushed::signal(sender))
-            .await
-            .unwrap();
+        store.append(entries.clone(), IOFlushed::signal(sender)).await.unwrap();
         flushed.await.unwrap().unwrap();
         store.save_committed(Some(log_id(1))).await.unwrap();
     }
@@ -180,21 +140,9 @@ async fn every_kind_of_entry_and_the_vote_come_back_after_a_restart() {
     assert_eq!(store.read_vote().await.unwrap(), Some(vote));
     assert_eq!(store.read_committed().await.unwrap(), Some(log_id(1)));
     assert!(store.try_get_log_entries(..).await.unwrap() == entries);
-    let streamed: Vec<_> = store
-        .entries_stream(0..3)
-        .await
-        .try_collect()
-        .await
-        .unwrap();
+    let streamed: Vec<_> = store.entries_stream(0..3).await.try_collect().await.unwrap();
     assert!(streamed == entries);
     store.purge(log_id(0)).await.unwrap();
-    assert!(
-        store
-            .limited_get_log_entries(0, 3)
-            .await
-            .unwrap()
-            .is_empty(),
-        "nothing that does not follow"
-    );
+    assert!(store.limited_get_log_entries(0, 3).await.unwrap().is_empty(), "nothing that does not follow");
     assert_eq!(store.limited_get_log_entries(1, 3).await.unwrap().len(), 2);
 }

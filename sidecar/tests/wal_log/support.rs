@@ -7,19 +7,14 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use bytes::Bytes;
-use raftkv_sidecar::wal::{
-    Ballot, Bounds, Done, Entry, Leader, Position, ReadLimit, Wal, WalError, WalOptions,
-};
+use raftkv_sidecar::wal::{Ballot, Bounds, Done, Entry, Leader, Position, ReadLimit, Wal, WalError, WalOptions};
 use tempfile::TempDir;
 
 /// How long a test waits for what must happen.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 pub fn options(dir: &Path, segment_bytes: u64) -> WalOptions {
-    WalOptions {
-        segment_bytes,
-        ..WalOptions::new(dir)
-    }
+    WalOptions { segment_bytes, ..WalOptions::new(dir) }
 }
 
 pub fn position(term: u64, index: u64) -> Position {
@@ -28,20 +23,13 @@ pub fn position(term: u64, index: u64) -> Position {
 }
 
 pub fn ballot(term: u64) -> Ballot {
-    Ballot {
-        leader: Leader { term, node: 7 },
-        committed: term.is_multiple_of(2),
-    }
+    Ballot { leader: Leader { term, node: 7 }, committed: term.is_multiple_of(2) }
 }
 
 /// An entry whose bytes depend on its place; some of them are zero.
 pub fn entry(term: u64, index: u64, size: usize) -> Entry {
     let byte = |at: usize| {
-        if at.is_multiple_of(3) {
-            0
-        } else {
-            (index as usize * 31 + term as usize * 7 + at) as u8
-        }
+        if at.is_multiple_of(3) { 0 } else { (index as usize * 31 + term as usize * 7 + at) as u8 }
     };
     Entry {
         position: position(term, index),
@@ -105,11 +93,7 @@ pub fn copy(from: &Path) -> TempDir {
 }
 
 pub fn open_file(path: &Path) -> File {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .unwrap()
+    OpenOptions::new().read(true).write(true).open(path).unwrap()
 }
 
 pub fn overwrite(path: &Path, offset: u64, bytes: &[u8]) {
@@ -145,11 +129,7 @@ impl Sample {
             {
                 before += last.offset;
             }
-            ends.push(End {
-                segment,
-                offset: wal.log_bytes() - before,
-                dump: dump(wal),
-            });
+            ends.push(End { segment, offset: wal.log_bytes() - before, dump: dump(wal) });
         };
         mark(&wal);
         durably(|done| wal.save_vote(ballot(1), done));
@@ -188,20 +168,14 @@ impl Sample {
 
     /// Where the last frame begins and ends.
     pub fn last_frame(&self) -> std::ops::Range<u64> {
-        let [.., before, last] = &self.ends[..] else {
-            unreachable!()
-        };
+        let [.., before, last] = &self.ends[..] else { unreachable!() };
         before.offset..last.offset
     }
 
     /// What the log says when the last segment counts up to `offset`.
     pub fn dump_at(&self, offset: u64) -> &Dump {
         let last = self.ends.last().unwrap().segment;
-        let end = self
-            .ends
-            .iter()
-            .rev()
-            .find(|end| end.segment < last || end.offset <= offset);
+        let end = self.ends.iter().rev().find(|end| end.segment < last || end.offset <= offset);
         &end.unwrap().dump
     }
 }
@@ -210,8 +184,5 @@ impl Sample {
 pub fn nearly_zero(index: u64, size: usize) -> Entry {
     let mut data = vec![0; size];
     data[size / 2] = 1;
-    Entry {
-        data: Bytes::from(data),
-        ..entry(1, index, 0)
-    }
+    Entry { data: Bytes::from(data), ..entry(1, index, 0) }
 }

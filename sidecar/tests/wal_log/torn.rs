@@ -9,8 +9,7 @@ use super::support::*;
 
 /// Opens `dir`, which must say `expected`; with `write_on`, appends to it and opens it once more.
 fn recovers(dir: &std::path::Path, expected: &Dump, write_on: bool, what: &str) {
-    let wal =
-        Wal::open(options(dir, SAMPLE_SEGMENT)).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let wal = Wal::open(options(dir, SAMPLE_SEGMENT)).unwrap_or_else(|error| panic!("{what}: {error}"));
     assert_eq!(&dump(&wal), expected, "{what}");
     if write_on {
         let mut expected = expected.clone();
@@ -20,8 +19,7 @@ fn recovers(dir: &std::path::Path, expected: &Dump, write_on: bool, what: &str) 
         expected.bounds.next += 1;
         expected.entries.push(added);
         drop(wal);
-        let wal = Wal::open(options(dir, SAMPLE_SEGMENT))
-            .unwrap_or_else(|error| panic!("{what}, again: {error}"));
+        let wal = Wal::open(options(dir, SAMPLE_SEGMENT)).unwrap_or_else(|error| panic!("{what}, again: {error}"));
         assert_eq!(dump(&wal), expected, "{what}, again");
         assert_eq!(wal.recovery().torn, None, "{what}: repaired once");
     }
@@ -34,12 +32,7 @@ fn a_log_cut_short_at_any_byte_recovers() {
     for cut in 0..=end + 2 {
         let dir = copy(sample.dir.path());
         open_file(&segments(dir.path())[2]).set_len(cut).unwrap();
-        recovers(
-            dir.path(),
-            sample.dump_at(cut),
-            cut % 5 == 0,
-            &format!("cut at {cut}"),
-        );
+        recovers(dir.path(), sample.dump_at(cut), cut % 5 == 0, &format!("cut at {cut}"));
     }
 }
 
@@ -52,12 +45,7 @@ fn a_log_zeroed_from_any_byte_recovers() {
         let path = &segments(dir.path())[2];
         let len = path.metadata().unwrap().len();
         overwrite(path, from, &vec![0; (len - from) as usize]);
-        recovers(
-            dir.path(),
-            sample.dump_at(from),
-            from % 5 == 0,
-            &format!("zeros from {from}"),
-        );
+        recovers(dir.path(), sample.dump_at(from), from % 5 == 0, &format!("zeros from {from}"));
     }
 }
 
@@ -120,10 +108,7 @@ fn any_sectors_of_the_last_frame_may_be_missing() {
         match Wal::open(options(home.path(), 64 * 1024)) {
             Ok(wal) => assert_eq!(&dump(&wal), expected, "round {round}"),
             // Only the sector with its one bit missing: the same as that bit flipped, so the careful answer.
-            Err(error) => assert!(
-                error.is_damage() && differing_bits(&torn, &bytes) == 1,
-                "round {round}: {error}"
-            ),
+            Err(error) => assert!(error.is_damage() && differing_bits(&torn, &bytes) == 1, "round {round}: {error}"),
         }
     }
 }
@@ -136,10 +121,7 @@ fn seeded() -> StdRng {
 }
 
 fn differing_bits(left: &[u8], right: &[u8]) -> u32 {
-    left.iter()
-        .zip(right)
-        .map(|(a, b)| (a ^ b).count_ones())
-        .sum()
+    left.iter().zip(right).map(|(a, b)| (a ^ b).count_ones()).sum()
 }
 
 #[test]
@@ -160,11 +142,7 @@ fn a_copy_taken_while_writing_holds_all_that_was_durable() {
             let promised = *durable.borrow();
             let image = copy(home.path());
             let copied = Wal::open(options(image.path(), 64 * 1024)).unwrap();
-            assert!(
-                copied.bounds().next >= promised,
-                "{:?} < {promised}",
-                copied.bounds()
-            );
+            assert!(copied.bounds().next >= promised, "{:?} < {promised}", copied.bounds());
             for (index, found) in (0..).zip(dump(&copied).entries) {
                 assert_eq!(found, entry(1, index, 100));
             }
