@@ -13,6 +13,7 @@ pub mod config;
 pub mod consensus_client;
 pub mod disk_guard;
 pub mod file_limit;
+mod gather;
 mod membership;
 pub mod proposer;
 pub mod run;

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 
 use crate::backoff::Backoff;
+use crate::gather::Gather;
 use crate::stream_link::{LinkEvent, StreamLink};
 use crate::trouble::Trouble;
 
@@ -65,6 +66,7 @@ pub(super) struct Lane {
     next_id: u64,
     closed_until: Option<Instant>,
     refusals: Backoff,
+    gather: Gather,
     trouble: Trouble,
 }
 
@@ -87,6 +89,7 @@ impl Lane {
             next_id: 1,
             closed_until: None,
             refusals: Backoff::new(FIRST_REFUSAL_WAIT, LONGEST_REFUSAL_WAIT),
+            gather: Gather::default(),
             trouble,
         }
     }
@@ -94,14 +97,15 @@ impl Lane {
     pub(super) async fn run(mut self, stop: Shutdown) {
         loop {
             self.expire(Instant::now());
-            if self.can_send(Instant::now()) && (!self.waiting.is_empty() || !self.queue.is_empty()) {
+            let waiting = self.waiting.len() + self.queue.len();
+            if waiting > 0 && self.can_send(Instant::now()) && self.gather.is_over(waiting, Instant::now()) {
                 // Whatever else is ready to run may bring reads that can share this barrier. Costs nothing when nothing
                 // is.
                 tokio::task::yield_now().await;
             }
             let now = Instant::now();
             self.dispatch(now);
-            let due = self.next_due();
+            let due = self.next_due(now);
             tokio::select! {
                 biased;
                 event = self.link.next() => self.on_event(event),
@@ -127,12 +131,12 @@ impl Lane {
     }
 
     /// When something can be done that cannot be done now, if time is all it needs.
-    fn next_due(&self) -> Option<Instant> {
+    fn next_due(&self, now: Instant) -> Option<Instant> {
         let slow = (self.sent.len() < MAX_BARRIERS_IN_FLIGHT)
             .then(|| self.sent.back().map(|last| last.at + SLOW_BARRIER))
             .flatten();
         let overdue = self.sent.front().map(|first| first.answer_by);
-        [slow.filter(|slow| *slow > Instant::now()), overdue, self.closed_until].into_iter().flatten().min()
+        [slow.filter(|slow| *slow > now), overdue, self.closed_until, self.gather.due(now)].into_iter().flatten().min()
     }
 
     /// Sends one barrier for all reads that are here.
@@ -140,7 +144,7 @@ impl Lane {
         if self.closed_until.is_some_and(|until| now >= until) {
             self.closed_until = None;
         }
-        if !self.can_send(now) {
+        if !self.can_send(now) || !self.gather.is_over(self.waiting.len() + self.queue.len(), now) {
             return;
         }
         while let Ok(read) = self.queue.try_recv() {
@@ -191,7 +195,8 @@ impl Lane {
                 self.refusals.reset();
                 self.trouble.clear();
                 // Barriers that left earlier have readers who came earlier still: this one is good for them, too.
-                let reads = self.sent.drain(..=at).flat_map(|sent| sent.reads).collect();
+                let reads: Vec<_> = self.sent.drain(..=at).flat_map(|sent| sent.reads).collect();
+                self.gather.answered(reads.len(), self.waiting.len() + self.queue.len(), now);
                 self.confirmed.push(Confirmed { next_index, reads });
                 self.release();
             }

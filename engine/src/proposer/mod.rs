@@ -20,8 +20,8 @@ use crate::trouble::Trouble;
 use request::{Request, Waiter};
 use task::Task;
 
-/// Batches under way at once. One keeps the fsync of the log busy while the next is on its way and a third collects;
-/// more would make batches smaller, not faster.
+/// Batches under way at once. Every batch costs each node the same, whatever its size: with one under way, all who come
+/// meanwhile share the next, and other engines' batches keep the log busy. More made batches smaller and throughput less.
 pub const MAX_BATCHES_IN_FLIGHT: usize = 1;
 /// Operations packed into one batch: bounds how long applying one log entry takes.
 pub const MAX_BATCH_OPS: usize = 1_024;

@@ -17,6 +17,7 @@ use super::request::Request;
 use super::session::Session;
 use super::{MAX_BATCH_BYTES, MAX_BATCH_OPS, MAX_BATCHES_IN_FLIGHT, unknown};
 use crate::backoff::Backoff;
+use crate::gather::Gather;
 use crate::stream_link::{LinkEvent, StreamLink};
 use crate::trouble::Trouble;
 
@@ -53,6 +54,7 @@ pub(super) struct Task {
     /// After a refusal nothing new is proposed before this.
     closed_until: Option<Instant>,
     refusals: Backoff,
+    gather: Gather,
     trouble: Trouble,
     was_connected: bool,
 }
@@ -73,6 +75,7 @@ impl Task {
             next_id: 1,
             closed_until: None,
             refusals: Backoff::new(FIRST_REFUSAL_WAIT, LONGEST_REFUSAL_WAIT),
+            gather: Gather::default(),
             trouble,
             was_connected: false,
         }
@@ -87,7 +90,8 @@ impl Task {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stop_by: Option<Instant> = None;
         loop {
-            if self.can_propose(Instant::now()) && !(self.waiting.is_empty() && self.queue.is_empty()) {
+            let waiting = self.waiting.len() + self.queue.len();
+            if waiting > 0 && self.can_propose(Instant::now()) && self.gather.is_over(waiting, Instant::now()) {
                 // Whatever else is ready to run may bring operations that can share this batch. Costs nothing when
                 // nothing is.
                 tokio::task::yield_now().await;
@@ -99,7 +103,7 @@ impl Task {
             {
                 break;
             }
-            let due = self.next_due();
+            let due = self.next_due(now);
             tokio::select! {
                 biased;
                 event = self.link.next() => self.on_event(event),
@@ -147,7 +151,7 @@ impl Task {
     }
 
     /// When something can be sent that cannot be sent now, if time is all it needs.
-    fn next_due(&self) -> Option<Instant> {
+    fn next_due(&self, now: Instant) -> Option<Instant> {
         if !self.link.is_open() {
             return None;
         }
@@ -155,7 +159,7 @@ impl Task {
             Progress::Resend { not_before } => Some(not_before),
             Progress::Sent { .. } => None,
         });
-        resend.chain(self.closed_until).min()
+        resend.chain(self.closed_until).chain(self.gather.due(now)).min()
     }
 
     /// Sends everything that can be sent.
@@ -167,7 +171,7 @@ impl Task {
         if self.closed_until.is_some_and(|until| now >= until) {
             self.closed_until = None;
         }
-        while self.can_propose(now) {
+        while self.can_propose(now) && self.gather.is_over(self.waiting.len() + self.queue.len(), now) {
             let Session::Open { session, next_sequence } = self.session else {
                 if self.has_requests() {
                     self.open_session(now);
@@ -334,6 +338,7 @@ impl Task {
         match Answer::decode(answer) {
             Ok(Answer::Applied(outcomes)) => {
                 self.worked();
+                self.gather.answered(batch.requests.len(), self.waiting.len() + self.queue.len(), Instant::now());
                 let sequence = batch.sequence;
                 if let Err(got) = batch.answer(outcomes) {
                     tracing::error!(sequence, got, "not as many outcomes as operations");
