@@ -26,6 +26,9 @@ use crate::wire::{self, AppendOutcome};
 const APPEND_RESPONSE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a snapshot transfer may stand still (the receiver makes it durable before it answers).
 const SNAPSHOT_STALL_DEADLINE: Duration = Duration::from_secs(120);
+/// How long a commit index that comes without entries may wait for some: the shortest a timer can be. A follower applies
+/// that much later when little is written; whoever waits for an acknowledgement does not wait for followers to apply.
+const COMMIT_HOLD: Duration = Duration::from_millis(1);
 /// Appends read ahead of the connection.
 const APPEND_QUEUE: usize = 16;
 /// Waits between attempts to reach a peer that is gone.
@@ -158,7 +161,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
     /// Many appends in flight on one stream; responses come in order.
     fn stream_append<'s, S>(
         &'s mut self,
-        mut input: S,
+        input: S,
         option: RPCOption,
     ) -> BoxFuture<'s, Result<BoxStream<'s, Result<AppendOutcome, RPCError<TypeConfig>>>, RPCError<TypeConfig>>>
     where
@@ -168,6 +171,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
             if self.lane == Lane::Heartbeat {
                 // openraft sends heartbeats as streams of one.
                 let outcomes = futures::stream::once(async move {
+                    let mut input = input;
                     match input.next().await {
                         Some(request) => Some(self.heartbeat(request, option.hard_ttl()).await),
                         None => None,
@@ -181,14 +185,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
             let in_flight = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
             let sent = in_flight.clone();
             let (sender, receiver) = tokio::sync::mpsc::channel(APPEND_QUEUE);
-            let pump = tokio::spawn(async move {
-                while let Some(request) = input.next().await {
-                    sent.add_permits(1);
-                    if sender.send(wire::append_request(request)).await.is_err() {
-                        break;
-                    }
-                }
-            });
+            let pump = tokio::spawn(pump(input, sender, sent));
             let pump = AbortOnDrop(pump);
             let request = self.peers.request(self.target, ReceiverStream::new(receiver));
             let open = client.append(request);
@@ -324,6 +321,52 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
     fn backoff(&self) -> Option<Backoff> {
         let last = BACKOFF[BACKOFF.len() - 1];
         Some(Backoff::new(BACKOFF.into_iter().chain(std::iter::repeat(last))))
+    }
+}
+
+/// Takes openraft's appends to the connection until either side ends.
+///
+/// An append that only tells a newer commit index waits a moment: under load the next one carries entries and tells it,
+/// too, and half of all messages are saved. openraft needs no answer to the one left out: a later answer stands for all
+/// before it.
+async fn pump(
+    mut input: impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    sender: tokio::sync::mpsc::Sender<proto::AppendRequest>,
+    sent: std::sync::Arc<tokio::sync::Semaphore>,
+) {
+    let mut last_sent = None;
+    let mut held: Option<AppendEntriesRequest<TypeConfig>> = None;
+    let mut hold_until = tokio::time::Instant::now();
+    loop {
+        let request = tokio::select! {
+            biased;
+            next = input.next() => match next {
+                Some(request) if request.entries.is_empty() && last_sent == Some(request.prev_log_id) => {
+                    if held.is_none() {
+                        hold_until = tokio::time::Instant::now() + COMMIT_HOLD;
+                    }
+                    held = Some(request);
+                    continue;
+                }
+                Some(request) => {
+                    held = None;
+                    request
+                }
+                None => match held.take() {
+                    Some(request) => request,
+                    None => return,
+                },
+            },
+            () = tokio::time::sleep_until(hold_until), if held.is_some() => match held.take() {
+                Some(request) => request,
+                None => continue,
+            },
+        };
+        last_sent = Some(request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id));
+        sent.add_permits(1);
+        if sender.send(wire::append_request(request)).await.is_err() {
+            return;
+        }
     }
 }
 
