@@ -228,6 +228,20 @@ impl ContainerCluster {
         lines.filter_map(|line| async { Some(line.ok()?.to_string()) }).collect::<String>().await
     }
 
+    /// Shows the logs and removes everything, from a thread without a runtime.
+    fn clean_up(mut self) -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            // Connections belong to the runtime they were made on.
+            self.docker = Docker::connect_with_defaults()?.negotiate_version().await?;
+            for node in &self.nodes {
+                println!("--- {}, end of its log:\n{}", node.name, self.logs(node).await);
+            }
+            self.remove().await;
+            Ok(())
+        })
+    }
+
     /// Removes everything.
     pub async fn remove(&mut self) {
         let options = || RemoveContainerOptionsBuilder::default().force(true).v(true).build();
@@ -247,14 +261,16 @@ impl Drop for ContainerCluster {
         if self.nodes.is_empty() {
             return;
         }
-        // Only on a runtime of several threads, which all users of this are on.
-        tokio::task::block_in_place(|| {
-            tokio::runtime::Handle::current().block_on(async {
-                for node in self.nodes.clone() {
-                    println!("--- {}, end of its log:\n{}", node.name, self.logs(&node).await);
-                }
-                self.remove().await;
-            });
-        });
+        let left = Self {
+            docker: self.docker.clone(),
+            image: self.image.clone(),
+            name: self.name.clone(),
+            nodes: std::mem::take(&mut self.nodes),
+        };
+        // The test's runtime cannot be waited on from here: a thread with one of its own can.
+        let cleaned = std::thread::spawn(move || left.clean_up()).join();
+        if !matches!(cleaned, Ok(Ok(()))) {
+            println!("containers called {}-… may be left behind: {cleaned:?}", self.name);
+        }
     }
 }

@@ -18,10 +18,13 @@ pub enum Flow {
     Closed,
 }
 
+/// From whom to whom.
+type Direction = (usize, usize);
+
 /// The flows between nodes, by their numbers. Cheap to clone; clones are one.
 #[derive(Debug, Clone, Default)]
 pub struct Partition {
-    flows: Arc<Mutex<HashMap<(usize, usize), watch::Sender<Flow>>>>,
+    flows: Arc<Mutex<HashMap<Direction, watch::Sender<Flow>>>>,
 }
 
 impl Partition {

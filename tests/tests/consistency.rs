@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use raftkv_tests::{Client, Cluster, History, Node, Operation, Put, Seed, eventually, eventually_within, figure};
+use raftkv_tests::{
+    Client, Cluster, Flow, History, Load, Node, Operation, Put, Seed, eventually, eventually_within, figure,
+};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -77,7 +79,7 @@ async fn a_follower_cut_off_refuses_in_time_and_serves_stale_reads() -> anyhow::
     refuses_in_time(&follower, "before").await?;
     cluster.heal();
     let at = Instant::now();
-    eventually("it serves again", || async { follower.client().get("k").await?.success().map_err(Into::into) }).await?;
+    eventually("it serves again", || async { follower.client().get("k").await?.success() }).await?;
     figure("first linearizable read after a follower was let in again", format!("{:.0?}", at.elapsed()));
     ensure!(follower.client().get("k").await?.text()? == "after");
     cluster.whole(3).await?;
@@ -122,6 +124,30 @@ async fn a_leader_cut_off_refuses_in_time_and_loses_nothing_it_acknowledged() ->
     .await?;
     cluster.whole(3).await?;
     cluster.converged().await?;
+    cluster.finish().await
+}
+
+/// Half a connection is worse than none: a node hears and is not heard, or the other way round. The rest must go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_way_and_broken_connections_do_not_stop_the_group() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().partitionable().start().await?;
+    for flow in [Flow::Silent, Flow::Closed] {
+        for leader_is_heard in [true, false] {
+            let leader = cluster.leader().await?;
+            let follower = cluster.follower().await?;
+            let (from, to) = if leader_is_heard { (&follower, &leader) } else { (&leader, &follower) };
+            cluster.cut(from, to, flow);
+            let clients = cluster.others(&follower).iter().map(|node| node.client()).collect();
+            let load = Load::start(&format!("{flow:?}-{leader_is_heard}/"), 2_000, 8, clients);
+            let report =
+                tokio::time::timeout(Duration::from_secs(60), load.report()).await.context("writes stand still")??;
+            let what = if leader_is_heard { "from a follower to the leader" } else { "from the leader to a follower" };
+            figure(&format!("longest gap, {flow:?} {what}"), format!("{:.1?}", report.longest_gap()));
+            cluster.heal();
+            cluster.whole(3).await?;
+            report.check(&cluster.converged().await?)?;
+        }
+    }
     cluster.finish().await
 }
 

@@ -48,10 +48,9 @@ async fn heavy_containers_die_are_cut_off_and_join() -> anyhow::Result<()> {
     cluster.disconnect_node(&leader).await?;
     let client = cluster.client(&leader).await?;
     eventually("the old leader refuses writes", || async {
-        let answer = raftkv_tests::Client::send(
-            client.request(reqwest::Method::PUT, "/v1/kv/cut-off?timeout=1s").body("?"),
-        )
-        .await?;
+        let answer =
+            raftkv_tests::Client::send(client.request(reqwest::Method::PUT, "/v1/kv/cut-off?timeout=1s").body("?"))
+                .await?;
         answer.expect(StatusCode::SERVICE_UNAVAILABLE)
     })
     .await?;

@@ -235,7 +235,9 @@ async fn bad_requests_say_what_is_wrong_and_change_nothing() -> anyhow::Result<(
     let set = |value: Value| map(&[("op", "SET".into()), ("key", "bad".into()), ("value", value)]);
     let unknown_op = encoded(&map(&[("op", "INCREMENT".into()), ("key", "bad".into())]))?;
     let trailing = [encoded(&set(1.into()))?, vec![0xc0]].concat();
-    let cases: Vec<(&str, Method, &str, &str, Vec<u8>, u16)> = vec![
+    // What, how, where, as what, and the status of the answer.
+    type Case<'a> = (&'a str, Method, &'a str, &'a str, Vec<u8>, u16);
+    let cases: Vec<Case<'_>> = vec![
         ("an empty key", Method::PUT, "/v1/kv/", "text/plain", vec![], 400),
         ("a reserved key", Method::PUT, "/v1/kv/%00x", "text/plain", vec![], 400),
         ("a broken escape", Method::PUT, "/v1/kv/%zz", "text/plain", vec![], 400),

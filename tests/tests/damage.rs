@@ -26,8 +26,8 @@ async fn loaded() -> anyhow::Result<(Cluster, Contents)> {
 fn log_file(node: &Node) -> anyhow::Result<PathBuf> {
     let log = node.dir().join("sidecar/wal");
     // Their names sort by age.
-    let segments = files_below(&log)?.into_iter().filter(|file| file.extension().is_some_and(|ext| ext == "wal"));
-    segments.last().with_context(|| format!("no log below {}", log.display()))
+    let newest = files_below(&log)?.into_iter().rfind(|file| file.extension().is_some_and(|ext| ext == "wal"));
+    newest.with_context(|| format!("no log below {}", log.display()))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
