@@ -219,7 +219,8 @@ fn operations(
             let detail = format!("keys and values have more than {} bytes together", limits.max_batch_bytes);
             return Err(Problem::too_large("batch_too_large", detail, limits.max_batch_bytes));
         }
-        let key = idempotency_key.map(|key| [key, format!("/{at}").as_bytes()].concat().into());
+        // No header can hold a zero byte, so no other request's key is ever the same.
+        let key = idempotency_key.map(|key| [key, format!("\0{at}").as_bytes()].concat().into());
         ops.push(operation(command, precondition, key));
     }
     Ok(ops)
