@@ -272,10 +272,10 @@ async fn bad_requests_say_what_is_wrong_and_change_nothing() -> anyhow::Result<(
     for (what, method, path, content_type, body, status) in cases {
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/v1/kv/{path}") };
         let request = client.request(method, &path).header("content-type", content_type).body(body);
-        let answer = Client::send(request).await.context(what)?;
+        let answer = Client::send(request).await.with_context(|| what.to_owned())?;
         ensure!(answer.status == status, "{what}: expected {status}: {answer}");
         if !path.starts_with("/insert-val") {
-            let problem = answer.json().context(what)?;
+            let problem = answer.json().with_context(|| what.to_owned())?;
             ensure!(problem["code"].is_string() && problem["outcome"] == "not_applied", "{what}: {problem}");
         }
     }
