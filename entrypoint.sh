@@ -5,9 +5,9 @@
 #   docker run raftkv raftkv put a b       the command line
 #
 # Ends when either process ends, with that one's exit code: a node is both or nothing, and the container's restart
-# policy brings it back. On SIGTERM or SIGINT the engine is asked to stop first, while the sidecar still serves the
-# requests that the engine is finishing; then the sidecar, which hands leadership over. A second signal is passed on to
-# both: they then end at once.
+# policy brings it back. On SIGTERM or SIGINT both are asked to stop: the sidecar hands leadership over at once and then
+# serves the requests that the engine is finishing until the engine has ended. A second signal is passed on to both: they
+# then end at once.
 #
 #   RAFTKV_STOP_GRACE   seconds that each process gets to stop before it is killed (default 10)
 
@@ -33,6 +33,11 @@ ask() {
     killers="$killers $!"
 }
 
+ask_both() {
+    ask raftkv-sidecar "$sidecar"
+    ask raftkv-engine "$engine"
+}
+
 engine='' sidecar='' killers='' signals=0
 # shellcheck disable=SC2317 # the trap calls it
 on_signal() {
@@ -41,7 +46,7 @@ on_signal() {
     if [ -z "$engine" ] || [ -z "$sidecar" ]; then
         return
     elif [ "$signals" -eq 1 ]; then
-        ask raftkv-engine "$engine"
+        ask_both
     else
         kill -TERM "$engine" "$sidecar" 2>/dev/null || :
     fi
@@ -63,7 +68,7 @@ sidecar=$! engine=$engine_started
 if [ "$signals" -gt 0 ]; then
     # A signal sent to a child between its fork and its exec is lost.
     sleep 0.2
-    ask raftkv-engine "$engine"
+    ask_both
 fi
 
 # A POSIX shell cannot wait for whichever child ends first, so it looks twice a second. Waiting for the sleep, and not
@@ -75,18 +80,28 @@ done
 
 if ! alive "$engine"; then
     first=raftkv-engine first_pid=$engine rest=$sidecar
-    if alive "$sidecar"; then ask raftkv-sidecar "$sidecar"; fi
 else
     first=raftkv-sidecar first_pid=$sidecar rest=$engine
-    # With a signal, the engine was asked when that came.
-    if [ "$signals" -eq 0 ]; then ask raftkv-engine "$engine"; fi
+fi
+# With a signal, both were asked when that came.
+if [ "$signals" -eq 0 ] && alive "$rest"; then
+    case $first in
+    raftkv-engine) ask raftkv-sidecar "$rest" ;;
+    *) ask raftkv-engine "$rest" ;;
+    esac
 fi
 code=0
 wait "$first_pid" 2>/dev/null || code=$?
 say "$first ended with code $code"
+rest_code=0
+wait "$rest" 2>/dev/null || rest_code=$?
+# A signal of our own interrupts the wait.
 while alive "$rest"; do
-    wait "$rest" 2>/dev/null || :
+    rest_code=0
+    wait "$rest" 2>/dev/null || rest_code=$?
 done
+# Asked to stop, one ended in peace and the other had to be killed: that is not peace.
+if [ "$code" -eq 0 ]; then code=$rest_code; fi
 for killer in $killers; do
     kill "$killer" 2>/dev/null || :
 done

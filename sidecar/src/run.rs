@@ -31,6 +31,9 @@ use crate::wal::{WalError, WalOptions};
 /// How often it is said that the engine does not answer.
 const ENGINE_REMIND: Duration = Duration::from_secs(5);
 
+/// For an engine that is stopping as well to finish. One that goes on alone is not waited for any longer.
+const ENGINE_DRAIN_DEADLINE: Duration = Duration::from_secs(3);
+
 /// For what is in flight when the node stops.
 const IN_FLIGHT_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -186,6 +189,9 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
 
 async fn stop(node: &Node, leadership: &Leadership, serving: &Shutdown, mut tasks: JoinSet<Result<(), RunError>>) {
     leadership.stop().await;
+    // The engine stops, too, and finishes what its clients asked: that is forwarded to the new leader through here.
+    let mut engine = node.engine.connected();
+    let _ = tokio::time::timeout(ENGINE_DRAIN_DEADLINE, engine.wait_for(|connected| !connected)).await;
     if let Some(group) = node.group() {
         // What was taken is answered, if it can be.
         let wait = group.raft.wait(Some(IN_FLIGHT_DEADLINE));

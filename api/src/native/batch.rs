@@ -101,8 +101,8 @@ pub(crate) async fn handle<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Bod
 /// Applies several operations in one request.
 ///
 /// It saves round trips and is **not a transaction**: each operation succeeds or fails by itself, other clients' writes
-/// may come between, and the answer is 200 with a status for each. With an `Idempotency-Key` each operation has the key
-/// `KEY/POSITION`, from 0.
+/// may come between, and the answer is 200 with a status for each. With an `Idempotency-Key` each operation has a record
+/// of its own, by its position: the same key with another list is refused where the lists differ.
 #[utoipa::path(
     post, path = "/v1/batch", tag = "native",
     request_body(
