@@ -21,7 +21,8 @@ section "Lints"
 # The profile of the build and of the tests: the dependencies are compiled once for all three.
 cargo clippy --release --locked --workspace --all-targets -- -D warnings
 section "Documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps --document-private-items --quiet
+# The pages are for contributors: private items are there, so links to them work.
+RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --release --locked --workspace --no-deps --document-private-items --quiet
 section "Shell scripts"
 if ! have shellcheck && have apt-get && { [ "$(id -u)" = 0 ] || [ -n "${CI:-}" ]; }; then apt_install shellcheck; fi
 if have shellcheck; then

@@ -4,7 +4,7 @@
 //! that it still leads. All questions that wait when a confirmation begins share it; one that arrives later waits for the
 //! next, because an older confirmation says nothing about writes acknowledged since.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::ReadPolicy;
@@ -13,7 +13,7 @@ use raftkv_proto::consensus::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::forward::Forwarder;
+use crate::forward::{Forwarder, LeaderForwarder};
 use crate::network::Lane;
 use crate::node::{Group, Node};
 use crate::types::{Member, NodeId};
@@ -21,7 +21,6 @@ use crate::types::{Member, NodeId};
 /// Questions waiting for the next confirmation; beyond that, callers wait.
 const QUEUE: usize = 4_096;
 
-type BarrierForwarder = Forwarder<ReadBarrierRequest, ReadBarrierResponse>;
 type Question = (BarrierMode, oneshot::Sender<Outcome>);
 
 /// Answers barriers for this node's engine and, on the leader, for other nodes. Cheap to clone.
@@ -29,7 +28,7 @@ type Question = (BarrierMode, oneshot::Sender<Outcome>);
 pub struct ReadBarriers {
     node: Node,
     questions: mpsc::Sender<Question>,
-    forwarder: Arc<Mutex<Option<(NodeId, Arc<BarrierForwarder>)>>>,
+    forwarder: Arc<LeaderForwarder<ReadBarrierRequest, ReadBarrierResponse>>,
 }
 
 impl ReadBarriers {
@@ -96,22 +95,21 @@ impl ReadBarriers {
         }
     }
 
-    fn forwarder_to(&self, group: &Arc<Group>, leader: NodeId, member: &Member) -> Arc<BarrierForwarder> {
-        let mut current = self.forwarder.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((to, forwarder)) = &*current
-            && *to == leader
-            && !forwarder.is_closed()
-        {
-            return forwarder.clone();
-        }
-        let (peers, address) = (group.peers.clone(), member.raft_address.clone());
-        let forwarder = Arc::new(Forwarder::start(move |requests| async move {
-            let mut client =
-                peers.client(&address, Lane::Forward).map_err(|error| tonic::Status::unavailable(error.to_string()))?;
-            Ok(client.forward_read_barrier(peers.request(leader, requests)).await?.into_inner())
-        }));
-        *current = Some((leader, forwarder.clone()));
-        forwarder
+    fn forwarder_to(
+        &self,
+        group: &Arc<Group>,
+        leader: NodeId,
+        member: &Member,
+    ) -> Arc<Forwarder<ReadBarrierRequest, ReadBarrierResponse>> {
+        self.forwarder.to(leader, || {
+            let (peers, address) = (group.peers.clone(), member.raft_address.clone());
+            Forwarder::start(move |requests| async move {
+                let mut client = peers
+                    .client(&address, Lane::Forward)
+                    .map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+                Ok(client.forward_read_barrier(peers.request(leader, requests)).await?.into_inner())
+            })
+        })
     }
 }
 

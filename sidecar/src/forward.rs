@@ -1,12 +1,16 @@
-//! [`Forwarder`]: one stream of numbered requests to the leader, shared by all who wait for an answer.
+//! [`Forwarder`]: one stream of numbered requests to the leader, shared by all who wait for an answer;
+//! [`LeaderForwarder`]: the one to whoever leads now.
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
+
+use crate::types::NodeId;
 
 /// Requests waiting to be sent; beyond that, callers wait.
 const QUEUE: usize = 1_024;
@@ -80,6 +84,36 @@ impl<Q: Numbered, A: Numbered> Forwarder<Q, A> {
         }
         // Dropped unanswered = the task ended before it took this one off the queue.
         answer.await.unwrap_or(Err(ForwardError::NotSent))
+    }
+}
+
+/// A leader and the forwarder to it.
+type Current<Q, A> = (NodeId, Arc<Forwarder<Q, A>>);
+
+/// The forwarder to whoever leads now.
+pub struct LeaderForwarder<Q, A> {
+    current: Mutex<Option<Current<Q, A>>>,
+}
+
+impl<Q, A> Default for LeaderForwarder<Q, A> {
+    fn default() -> Self {
+        Self { current: Mutex::new(None) }
+    }
+}
+
+impl<Q: Numbered, A: Numbered> LeaderForwarder<Q, A> {
+    /// The forwarder to `leader`; where there is none, or it is closed, the one that `start` makes.
+    pub fn to(&self, leader: NodeId, start: impl FnOnce() -> Forwarder<Q, A>) -> Arc<Forwarder<Q, A>> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((to, forwarder)) = &*current
+            && *to == leader
+            && !forwarder.is_closed()
+        {
+            return forwarder.clone();
+        }
+        let forwarder = Arc::new(start());
+        *current = Some((leader, forwarder.clone()));
+        forwarder
     }
 }
 

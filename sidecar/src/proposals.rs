@@ -1,6 +1,6 @@
 //! [`Proposals`]: takes commands to the leader's log, here or over there.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use raftkv_proto::consensus::{
     Applied, ProposeRequest, ProposeResponse, Refused, RefusedReason, Unknown, propose_response::Outcome,
 };
 
-use crate::forward::{ForwardError, Forwarder};
+use crate::forward::{ForwardError, Forwarder, LeaderForwarder};
 use crate::leadership;
 use crate::network::Lane;
 use crate::node::{Group, Node};
@@ -19,13 +19,11 @@ use crate::types::{Command, Member, NodeId};
 /// Largest payload of one log entry.
 const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
 
-type ProposeForwarder = Forwarder<ProposeRequest, ProposeResponse>;
-
 /// Proposes for this node's engine and, on the leader, for other nodes. Cheap to clone.
 #[derive(Clone)]
 pub struct Proposals {
     node: Node,
-    forwarder: Arc<Mutex<Option<(NodeId, Arc<ProposeForwarder>)>>>,
+    forwarder: Arc<LeaderForwarder<ProposeRequest, ProposeResponse>>,
 }
 
 impl Proposals {
@@ -114,22 +112,21 @@ impl Proposals {
         }
     }
 
-    fn forwarder_to(&self, group: &Arc<Group>, leader: NodeId, member: &Member) -> Arc<ProposeForwarder> {
-        let mut current = self.forwarder.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((to, forwarder)) = &*current
-            && *to == leader
-            && !forwarder.is_closed()
-        {
-            return forwarder.clone();
-        }
-        let (peers, address) = (group.peers.clone(), member.raft_address.clone());
-        let forwarder = Arc::new(Forwarder::start(move |requests| async move {
-            let mut client =
-                peers.client(&address, Lane::Forward).map_err(|error| tonic::Status::unavailable(error.to_string()))?;
-            Ok(client.forward_propose(peers.request(leader, requests)).await?.into_inner())
-        }));
-        *current = Some((leader, forwarder.clone()));
-        forwarder
+    fn forwarder_to(
+        &self,
+        group: &Arc<Group>,
+        leader: NodeId,
+        member: &Member,
+    ) -> Arc<Forwarder<ProposeRequest, ProposeResponse>> {
+        self.forwarder.to(leader, || {
+            let (peers, address) = (group.peers.clone(), member.raft_address.clone());
+            Forwarder::start(move |requests| async move {
+                let mut client = peers
+                    .client(&address, Lane::Forward)
+                    .map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+                Ok(client.forward_propose(peers.request(leader, requests)).await?.into_inner())
+            })
+        })
     }
 }
 

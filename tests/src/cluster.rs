@@ -16,7 +16,7 @@ use crate::files::tail;
 use crate::loopback::Loopback;
 use crate::node::Node;
 use crate::partition::{Flow, Partition};
-use crate::process::Process;
+use crate::process::{Exit, Process};
 use crate::proxy::{Proxy, Senders};
 use crate::supervisor::Supervisor;
 use crate::wait::{eventually, eventually_within};
@@ -27,7 +27,10 @@ const MANAGEMENT_PORT: u16 = 6000;
 /// Lines of each log shown when a test fails.
 const LINES_SHOWN: usize = 25;
 /// In a log these are bugs, whatever the test was about.
-const NEVER_LOGGED: [&str; 3] = ["panicked at", "fatal:", "RUST_BACKTRACE"];
+const NEVER_LOGGED: [&str; 3] = ["panicked at", "runtime::panic", "fatal:"];
+/// A process that ends itself with this code asks to be started again.
+const EXIT_TEMPFAIL: i32 = 75;
+const SIGKILL: i32 = 9;
 
 /// What a cluster is to be like.
 #[derive(Debug, Clone)]
@@ -319,6 +322,12 @@ impl Cluster {
                 && let Some(line) = logs.lines().find(|line| NEVER_LOGGED.iter().any(|never| line.contains(never)))
             {
                 return Err(anyhow!("{} logged: {line}", node.name));
+            }
+            for process in [&node.engine, &node.sidecar] {
+                let expected =
+                    |exit: &Exit| exit.signal == Some(SIGKILL) || matches!(exit.code, Some(0 | EXIT_TEMPFAIL));
+                let odd: Vec<_> = process.exits().into_iter().filter(|exit| !expected(exit)).collect();
+                ensure!(self.fatal_allowed || odd.is_empty(), "{} ended by itself: {odd:?}", process.name());
             }
         }
         self.finished = true;

@@ -131,9 +131,11 @@ impl Node {
         self.engine.crash();
     }
 
-    /// Ends both in peace, in the order of the container's entrypoint, and leaves them down.
+    /// Asks both to end in peace, as the container's entrypoint does, waits until they have and leaves them down.
     pub async fn stop(&self) -> anyhow::Result<[Exit; 2]> {
-        Ok([self.engine.stop().await?, self.sidecar.stop().await?])
+        self.sidecar.ask_to_stop()?;
+        self.engine.ask_to_stop()?;
+        Ok([self.engine.stopped().await?, self.sidecar.stopped().await?])
     }
 
     /// Makes both stand still.

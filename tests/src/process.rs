@@ -112,8 +112,18 @@ impl Process {
 
     /// Asks it to end with SIGTERM, waits until it has and leaves it down.
     pub async fn stop(&self) -> anyhow::Result<Exit> {
+        self.ask_to_stop()?;
+        self.stopped().await
+    }
+
+    /// Asks it to end with SIGTERM, and to stay down.
+    pub fn ask_to_stop(&self) -> anyhow::Result<()> {
         self.state().wanted = false;
-        self.signal(Signal::TERM)?;
+        self.signal(Signal::TERM)
+    }
+
+    /// Waits until it has ended after [`ask_to_stop`](Self::ask_to_stop).
+    pub async fn stopped(&self) -> anyhow::Result<Exit> {
         self.exited(STOP_PATIENCE).await
     }
 
