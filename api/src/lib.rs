@@ -2,7 +2,7 @@
 //!
 //! An engine serves it over its own group, the shard router over many groups; a request means the same in both.
 //!
-//! [`router`] says what requests mean, [`serve`] how they are received: with limits on everything, and a drain.
+//! [`router()`] says what requests mean, [`serve`] how they are received: with limits on everything, and a drain.
 
 // A test that unwraps says where it failed.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
