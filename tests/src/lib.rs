@@ -18,6 +18,19 @@
 //! A cluster's processes are killed when it is dropped. Its files are removed by [`Cluster::finish`] only, the last call
 //! of every test: whatever ended without it keeps its logs, and says where they are.
 
+//!
+//! What they can be told, by environment:
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `RAFTKV_BIN_DIR` | where the programs are; else the target directory of the test |
+//! | `RAFTKV_TEST_SEED` | make the random choices of the run that printed it again |
+//! | `RAFTKV_TEST_SNAPSHOT_MIB` | size of the group that a fourth node joins (1024) |
+//! | `RAFTKV_TEST_IMAGE` | image of the container tests; without it they say that they test nothing |
+//! | `RAFTKV_REQUIRE_DOCKER` | 1: a missing Docker engine or image is a failure |
+//!
+//! Tests called `heavy_…` take half a minute and all of the machine. Lines that begin with `figure:` are measurements.
+
 mod answer;
 mod binaries;
 mod bulk;
