@@ -23,7 +23,7 @@ if docker_answers; then
     if [ -z "${RAFTKV_TEST_IMAGE:-}" ]; then
         RAFTKV_TEST_IMAGE=$(RAFTKV_IMAGE=raftkv:test RAFTKV_SKIP_BUILD=1 "$ROOT/scripts/build-image.sh")
     fi
-    export RAFTKV_TEST_IMAGE
+    export RAFTKV_TEST_IMAGE RAFTKV_REQUIRE_DOCKER=1
 else
     unset RAFTKV_TEST_IMAGE
     printf '\n%s\n' "############ NO DOCKER ENGINE ANSWERS: EVERY CONTAINER TEST IS SKIPPED ############" >&2

@@ -330,10 +330,12 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
 /// too, and half of all messages are saved. openraft needs no answer to the one left out: a later answer stands for all
 /// before it.
 async fn pump(
-    mut input: impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    input: impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     sender: tokio::sync::mpsc::Sender<proto::AppendRequest>,
     sent: std::sync::Arc<tokio::sync::Semaphore>,
 ) {
+    // Polled again after its end, while the last commit index is held.
+    let mut input = input.fuse();
     let mut last_sent = None;
     let mut held: Option<AppendEntriesRequest<TypeConfig>> = None;
     let mut hold_until = tokio::time::Instant::now();
