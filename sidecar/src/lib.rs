@@ -19,6 +19,7 @@ pub mod node;
 pub mod peer_service;
 pub mod proposals;
 pub mod removal;
+pub mod reseed;
 pub mod run;
 pub mod state_machine;
 pub mod status;

@@ -24,6 +24,7 @@ use crate::node::Node;
 use crate::peer_service::PeerService;
 use crate::proposals::Proposals;
 use crate::removal;
+use crate::reseed::Reseed;
 use crate::status::VERSION;
 use crate::types::TypeConfig;
 use crate::wal::{WalError, WalOptions};
@@ -85,6 +86,15 @@ pub enum RunError {
         /// Why.
         source: tonic::transport::Error,
     },
+    /// The state is lost here; the next start joins the cluster anew.
+    #[error("starting anew as a member without data; what was here is in {}", aside.display())]
+    Reseed {
+        /// Where the old directory is now.
+        aside: std::path::PathBuf,
+    },
+    /// The old directory cannot be put aside.
+    #[error("put the sidecar's directory aside: {0}")]
+    Aside(#[source] std::io::Error),
     /// A task ended by a bug.
     #[error("a task has ended: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -95,6 +105,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     let (dir, name) = (config.dir.clone(), config.name.clone());
     let opened = tokio::task::spawn_blocking(move || IdentityStore::open(&dir, &name));
     let store = opened.await??;
+    let cluster_id = store.allegiance().map(|allegiance| allegiance.cluster_id);
     let identity = Arc::new(Identity {
         raft_id: store.raft_id(),
         raft_address: advertised(&config.raft_advertise, &config.name, &listeners.raft),
@@ -151,14 +162,26 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     });
     tasks.spawn(ended(leadership.clone().watch(working.clone())));
     tasks.spawn(ended(compaction::run(node.clone(), limits, working.clone())));
-    tasks.spawn(ended(removal::watch(node.clone(), client, working.clone())));
+    tasks.spawn(ended(removal::watch(node.clone(), client.clone(), working.clone())));
     let (engine_node, until, log_dir) = (node.clone(), working.clone(), config.dir.join(LOG_DIR));
+    let (dir, join, asking) = (config.dir.clone(), config.join.clone(), client);
     tasks.spawn(async move {
         // Reading a long log takes a while; those who ask who this is are answered meanwhile.
         let log = tokio::task::spawn_blocking(move || LogStore::open(WalOptions::new(log_dir))).await??;
-        lifecycle.log_is_open(log);
+        let bounds = log.wal().bounds();
         // Raft asks the engine where it stands before anything else.
-        if await_engine(&engine_node, &until).await {
+        if !await_engine(&engine_node, &until).await {
+            return Ok(());
+        }
+        if let Some(cluster_id) = &cluster_id {
+            let raft_id = engine_node.identity.raft_id;
+            let reseed = Reseed { cluster_id, raft_id, join: &join, dir: &dir, client: &asking };
+            if let Some(aside) = reseed.check(&engine_node.engine, &bounds, &until).await.map_err(RunError::Aside)? {
+                return Err(RunError::Reseed { aside });
+            }
+        }
+        lifecycle.log_is_open(log);
+        if !until.is_triggered() {
             lifecycle.run(until).await?;
         }
         Ok(())
@@ -189,9 +212,11 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
 
 async fn stop(node: &Node, leadership: &Leadership, serving: &Shutdown, mut tasks: JoinSet<Result<(), RunError>>) {
     leadership.stop().await;
-    // The engine stops, too, and finishes what its clients asked: that is forwarded to the new leader through here.
-    let mut engine = node.engine.connected();
-    let _ = tokio::time::timeout(ENGINE_DRAIN_DEADLINE, engine.wait_for(|connected| !connected)).await;
+    if node.group().is_some() {
+        // The engine stops, too, and finishes what its clients asked: that is forwarded to the new leader through here.
+        let mut engine = node.engine.connected();
+        let _ = tokio::time::timeout(ENGINE_DRAIN_DEADLINE, engine.wait_for(|connected| !connected)).await;
+    }
     if let Some(group) = node.group() {
         // What was taken is answered, if it can be.
         let wait = group.raft.wait(Some(IN_FLIGHT_DEADLINE));

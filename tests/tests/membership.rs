@@ -139,6 +139,47 @@ async fn a_wiped_node_returns_under_its_name_with_a_new_id() -> anyhow::Result<(
     cluster.finish().await
 }
 
+/// The log no longer reaches back to where the engine stands: what a store that cannot be opened any more leads to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_engine_lost_its_state_joins_anew() -> anyhow::Result<()> {
+    let mut cluster = Cluster::builder().env("RAFTKV_LOG_RETAIN", "64KiB").start().await?;
+    let clients: Vec<_> = cluster.nodes().iter().map(|node| node.client()).collect();
+    let report = Load::start("k", 4_000, 16, clients).report().await?;
+    let leader = cluster.leader().await?;
+    let victims = [leader.clone(), cluster.others(&leader)[0].clone()];
+    for node in victims {
+        node.compact().await?.success()?;
+        let before = eventually("the log is compacted", || async {
+            let status = node.status().await?;
+            ensure!(status.node.purged.is_some_and(|purged| purged > 0), "nothing is purged: {:?}", status.node);
+            Ok(status)
+        })
+        .await?;
+        let at = Instant::now();
+        node.kill();
+        std::fs::remove_dir_all(node.dir().join("engine"))?;
+        node.start()?;
+        eventually(&format!("{} is back", node.name()), || async {
+            node.ready().await?;
+            let status = node.status().await?;
+            ensure!(status.voters() == ["node1", "node2", "node3"], "{:?}", status.members);
+            ensure!(status.node.raft_id != before.node.raft_id, "it came back with the id it had");
+            ensure!(status.cluster_id == before.cluster_id, "it is in another cluster: {status:?}");
+            Ok(())
+        })
+        .await?;
+        figure(
+            &format!("{} lost its store, a voter and ready again after", node.name()),
+            format!("{:.1?}", at.elapsed()),
+        );
+        cluster.whole(3).await?;
+        report.check_alone(&cluster.converged().await?)?;
+    }
+    // Each sidecar that gave up its log said so as its last word.
+    cluster.expect_fatal();
+    cluster.finish().await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leadership_is_given_to_whom_it_is_asked_for() -> anyhow::Result<()> {
     let cluster = Cluster::builder().start().await?;
