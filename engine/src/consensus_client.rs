@@ -31,7 +31,7 @@ impl ConsensusClient {
     }
 
     /// The stream of proposals.
-    pub(crate) fn proposals(&self) -> StreamLink<ProposeRequest, ProposeResponse> {
+    pub fn proposals(&self) -> StreamLink<ProposeRequest, ProposeResponse> {
         let rpc = self.rpc.clone();
         StreamLink::new(move |requests| {
             let mut rpc = rpc.clone();

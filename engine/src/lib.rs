@@ -6,18 +6,16 @@
 //! starts and stops it all.
 
 pub mod backend;
-mod backoff;
 pub mod barrier;
-mod budget;
 pub mod config;
 pub mod consensus_client;
 pub mod disk_guard;
 pub mod file_limit;
-mod gather;
 mod membership;
-pub mod proposer;
 pub mod run;
 pub mod state_machine;
 pub mod store;
-mod stream_link;
-mod trouble;
+
+// Under the names that the modules here know.
+pub use raftkv_link::proposer;
+use raftkv_link::{backoff, budget, gather, stream_link, trouble};

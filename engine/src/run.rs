@@ -122,7 +122,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     // Not a child of `shutdown`: these serve the requests that are being drained.
     let parts_stop = Shutdown::new();
     let consensus = ConsensusClient::new(connect(&config.sidecar_grpc)?);
-    let (proposer, proposer_task) = Proposer::start(&consensus, parts_stop.clone(), PROPOSER_GRACE);
+    let (proposer, proposer_task) = Proposer::start(consensus.proposals(), parts_stop.clone(), PROPOSER_GRACE);
     let (barriers, mut tasks) = Barriers::start(&consensus, store.applied(), &parts_stop);
     tasks.push(proposer_task);
     tasks.push(disk.watch(parts_stop.clone()));

@@ -19,7 +19,7 @@ const GRACE: Duration = Duration::from_secs(5);
 const PATIENT: Duration = Duration::from_secs(20);
 
 fn proposer(stack: &Stack) -> Proposer {
-    Proposer::start(&stack.client, stack.stop.child(), GRACE).0
+    Proposer::start(stack.client.proposals(), stack.stop.child(), GRACE).0
 }
 
 type Answer = Result<Vec<Outcome>, BackendError>;
@@ -376,7 +376,7 @@ async fn a_write_whose_client_hung_up_before_it_was_proposed_is_not_proposed() {
 async fn when_stopped_what_is_in_flight_finishes_and_new_writes_are_refused() {
     let stack = Stack::start().await;
     let stop = Shutdown::new();
-    let (proposer, task) = Proposer::start(&stack.client, stop.clone(), GRACE);
+    let (proposer, task) = Proposer::start(stack.client.proposals(), stop.clone(), GRACE);
     stack.sidecar.fate(|_| Fate::Late(Duration::from_millis(50)));
     let writes: Vec<_> = (0..20)
         .map(|n| {
@@ -398,7 +398,7 @@ async fn when_stopped_what_is_in_flight_finishes_and_new_writes_are_refused() {
 async fn when_the_grace_period_ends_writes_in_flight_are_unknown() {
     let stack = Stack::start().await;
     let stop = Shutdown::new();
-    let (proposer, task) = Proposer::start(&stack.client, stop.clone(), Duration::from_millis(50));
+    let (proposer, task) = Proposer::start(stack.client.proposals(), stop.clone(), Duration::from_millis(50));
     proposer.propose(vec![set("first", "1")], deadline_in(PATIENT)).await.expect("written");
     stack.sidecar.fate(|_| Fate::Silent);
     let write = tokio::spawn(async move { proposer.propose(vec![set("a", "v")], deadline_in(PATIENT)).await });

@@ -25,11 +25,11 @@ const SEND_BUFFER: usize = 256;
 
 /// A request was not handed over: the other side has certainly not seen it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NotSent;
+pub struct NotSent;
 
 /// What happened on a link.
 #[derive(Debug)]
-pub(crate) enum LinkEvent<A> {
+pub enum LinkEvent<A> {
     /// Requests can be sent from now on.
     Opened,
     /// An answer came.
@@ -45,7 +45,7 @@ type Opening<A> = BoxFuture<'static, Result<Streaming<A>, Status>>;
 /// A stream of requests `Q` and answers `A` that is opened again whenever it breaks, with bounded backoff.
 ///
 /// It does not repeat requests: only their sender knows which may be repeated.
-pub(crate) struct StreamLink<Q, A> {
+pub struct StreamLink<Q, A> {
     open: Box<dyn Fn(mpsc::Receiver<Q>) -> Opening<A> + Send>,
     state: State<Q, A>,
     backoff: Backoff,
@@ -60,7 +60,7 @@ enum State<Q, A> {
 impl<Q, A: 'static> StreamLink<Q, A> {
     /// A link whose streams are made by `open` from the receiving end of the requests. The first is opened when
     /// [`next`](Self::next) is first polled.
-    pub(crate) fn new(open: impl Fn(mpsc::Receiver<Q>) -> Opening<A> + Send + 'static) -> Self {
+    pub fn new(open: impl Fn(mpsc::Receiver<Q>) -> Opening<A> + Send + 'static) -> Self {
         Self {
             open: Box::new(open),
             state: State::Pausing(Box::pin(tokio::time::sleep(Duration::ZERO))),
@@ -69,12 +69,12 @@ impl<Q, A: 'static> StreamLink<Q, A> {
     }
 
     /// Whether requests can be sent.
-    pub(crate) fn is_open(&self) -> bool {
+    pub fn is_open(&self) -> bool {
         matches!(self.state, State::Open { .. })
     }
 
     /// Hands a request over. `Ok` promises nothing about its arrival.
-    pub(crate) fn send(&mut self, request: Q) -> Result<(), NotSent> {
+    pub fn send(&mut self, request: Q) -> Result<(), NotSent> {
         match &self.state {
             State::Open { requests, .. } => requests.try_send(request).map_err(|_| NotSent),
             State::Pausing(_) | State::Opening { .. } => Err(NotSent),
@@ -82,7 +82,7 @@ impl<Q, A: 'static> StreamLink<Q, A> {
     }
 
     /// What happens next. Cancel-safe: nothing is lost when the future is dropped.
-    pub(crate) async fn next(&mut self) -> LinkEvent<A> {
+    pub async fn next(&mut self) -> LinkEvent<A> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 

@@ -5,27 +5,27 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// So many units (requests, bytes) may be taken at once; more is refused, never waited for.
 #[derive(Debug, Clone)]
-pub(crate) struct Budget {
+pub struct Budget {
     taken: Arc<AtomicUsize>,
     limit: usize,
 }
 
 /// A part of a [`Budget`], given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Share {
+pub struct Share {
     taken: Arc<AtomicUsize>,
     units: usize,
 }
 
 impl Budget {
     /// Nothing is taken yet.
-    pub(crate) fn new(limit: usize) -> Self {
+    pub fn new(limit: usize) -> Self {
         Self { taken: Arc::default(), limit }
     }
 
     /// Takes `units`, or nothing when they are not to be had. Somebody who asks for more than the limit gets it when
     /// nothing else is taken: what is allowed by the limits of a request is possible at some time.
-    pub(crate) fn take(&self, units: usize) -> Option<Share> {
+    pub fn take(&self, units: usize) -> Option<Share> {
         let before = self.taken.fetch_add(units, Ordering::Relaxed);
         // Made first, so that a refusal gives back.
         let share = Share { taken: Arc::clone(&self.taken), units };

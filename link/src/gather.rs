@@ -14,26 +14,26 @@ const LONGEST_WAIT: Duration = Duration::from_millis(1);
 /// waits until three quarters of them are back, or a moment has passed. With few callers nothing ever waits. A wait in vain
 /// happens once: the next answer counts the callers anew.
 #[derive(Debug, Default)]
-pub(crate) struct Gather {
+pub struct Gather {
     enough: usize,
     until: Option<Instant>,
 }
 
 impl Gather {
     /// Callers were answered while others already waited.
-    pub(crate) fn answered(&mut self, answered: usize, waiting: usize, now: Instant) {
+    pub fn answered(&mut self, answered: usize, waiting: usize, now: Instant) {
         let callers = answered + waiting;
         self.enough = callers * 3 / 4;
         self.until = (callers >= FEWEST_CALLERS).then(|| now + LONGEST_WAIT);
     }
 
     /// Whether a batch of this many may leave.
-    pub(crate) fn is_over(&self, waiting: usize, now: Instant) -> bool {
+    pub fn is_over(&self, waiting: usize, now: Instant) -> bool {
         waiting >= self.enough || self.until.is_none_or(|until| now >= until)
     }
 
     /// When it will be over at the latest, if it is not yet.
-    pub(crate) fn due(&self, now: Instant) -> Option<Instant> {
+    pub fn due(&self, now: Instant) -> Option<Instant> {
         self.until.filter(|until| *until > now)
     }
 }

@@ -4,23 +4,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// The last reason why the sidecar did not do what was asked; forgotten when it does again.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Trouble {
+pub struct Trouble {
     last: Arc<Mutex<Option<String>>>,
 }
 
 impl Trouble {
     /// Notes a reason.
-    pub(crate) fn note(&self, reason: String) {
+    pub fn note(&self, reason: String) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
     }
 
     /// It works again.
-    pub(crate) fn clear(&self) {
+    pub fn clear(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// `what`, with the reason when there is one.
-    pub(crate) fn explain(&self, what: &str) -> String {
+    pub fn explain(&self, what: &str) -> String {
         match &*self.last.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(reason) => format!("{what}: {reason}"),
             None => what.to_owned(),

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use raftkv_api::BackendError;
 use raftkv_kv::{Op, Outcome};
+use raftkv_proto::consensus::{ProposeRequest, ProposeResponse};
 use raftkv_runtime::shutdown::Shutdown;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::budget::Budget;
-use crate::consensus_client::ConsensusClient;
+use crate::stream_link::StreamLink;
 use crate::trouble::Trouble;
 
 use request::{Request, Waiter};
@@ -49,13 +50,17 @@ pub struct Proposer {
 }
 
 impl Proposer {
-    /// Starts the task behind it.
+    /// Starts the task behind it, which owns `proposals`.
     ///
     /// After `stop` nothing is taken any more; what was taken gets up to `grace` to finish, then the task ends.
-    pub fn start(client: &ConsensusClient, stop: Shutdown, grace: Duration) -> (Self, JoinHandle<()>) {
+    pub fn start(
+        proposals: StreamLink<ProposeRequest, ProposeResponse>,
+        stop: Shutdown,
+        grace: Duration,
+    ) -> (Self, JoinHandle<()>) {
         let (queue, requests) = mpsc::unbounded_channel();
         let trouble = Trouble::default();
-        let task = Task::new(client.proposals(), requests, trouble.clone());
+        let task = Task::new(proposals, requests, trouble.clone());
         let handle = tokio::spawn(task.run(stop, grace));
         let requests = Budget::new(MAX_WAITING_REQUESTS);
         (Self { queue, requests, bytes: Budget::new(MAX_WAITING_BYTES), trouble }, handle)

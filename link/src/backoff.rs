@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Doubling waits between two bounds, shortened at random by up to a half so that nodes do not try in step.
 #[derive(Debug, Clone)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     first: Duration,
     most: Duration,
     next: Duration,
@@ -12,19 +12,19 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     /// Waits of about `first`, then twice that, up to `most`.
-    pub(crate) const fn new(first: Duration, most: Duration) -> Self {
+    pub const fn new(first: Duration, most: Duration) -> Self {
         Self { first, most, next: first }
     }
 
     /// How long to wait now; the next answer is longer.
-    pub(crate) fn wait(&mut self) -> Duration {
+    pub fn wait(&mut self) -> Duration {
         let wait = self.next;
         self.next = (self.next * 2).min(self.most);
         wait.mul_f64(rand::random_range(0.5..=1.0))
     }
 
     /// Something worked: the next trouble is a new one.
-    pub(crate) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.next = self.first;
     }
 }
