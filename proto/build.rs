@@ -2,7 +2,7 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = ["proto/state_machine.proto", "proto/consensus.proto", "proto/raft.proto"];
+    let files = ["proto/state_machine.proto", "proto/consensus.proto", "proto/raft.proto", "proto/group.proto"];
     let descriptors = protox::compile(files, ["proto"])?;
     tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
     Ok(())

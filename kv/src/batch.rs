@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Op, codec};
+use crate::{Op, SystemCommand, codec};
 
 /// Operations that are applied in order, in one log entry, exactly once.
 ///
@@ -28,6 +28,8 @@ pub enum Proposal {
     OpenSession,
     /// Changes keys.
     Batch(Batch),
+    /// Changes what the group owns, or a system key. In no session: it may be repeated as it is.
+    System(SystemCommand),
 }
 
 impl Proposal {

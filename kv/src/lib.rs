@@ -11,7 +11,10 @@ mod key;
 mod limits;
 mod msgpack;
 mod outcome;
+mod ownership;
 mod slot;
+mod slot_set;
+mod system;
 mod value;
 
 pub use batch::{Batch, Proposal};
@@ -20,7 +23,10 @@ pub use command::{Command, Idempotency, Op, Precondition};
 pub use key::{Key, KeyError};
 pub use limits::Limits;
 pub use outcome::{Answer, Outcome};
+pub use ownership::{Ended, FencePoint, Incoming, Outgoing, Ownership, PurgeState};
 pub use slot::{SLOTS, slot_of};
+pub use slot_set::{SlotSet, SlotSetError};
+pub use system::{ImportPage, ImportRecord, MoveId, Refusal, SystemAnswer, SystemCommand};
 pub use value::{Kind, Value, ValueError};
 
 /// Appends `text` to `out` as a JSON string, quoted and escaped.

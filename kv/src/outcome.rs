@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::codec;
+use crate::{SystemAnswer, codec};
 
 /// What became of one operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +72,8 @@ pub enum Answer {
     SessionExpired,
     /// The sequence is below what the sender said it has the answers of; nothing changed now.
     Stale,
+    /// Of a system command.
+    System(SystemAnswer),
 }
 
 impl Answer {

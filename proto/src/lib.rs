@@ -19,6 +19,11 @@ mod generated {
                 tonic::include_proto!("raftkv.consensus.v1");
             }
         }
+        pub mod group {
+            pub mod v1 {
+                tonic::include_proto!("raftkv.group.v1");
+            }
+        }
         pub mod raft {
             pub mod v1 {
                 tonic::include_proto!("raftkv.raft.v1");
@@ -29,6 +34,8 @@ mod generated {
 
 /// The sidecar's service: proposals, read barriers, membership, status.
 pub use generated::raftkv::consensus::v1 as consensus;
+/// The engine's service for routers: one group of a sharded store.
+pub use generated::raftkv::group::v1 as group;
 /// Sidecar to sidecar.
 pub use generated::raftkv::raft::v1 as raft;
 /// The engine's service: apply, snapshots, position.
@@ -43,6 +50,11 @@ pub const CLUSTER_ID_HEADER: &str = "raftkv-cluster-id";
 pub const TARGET_ID_HEADER: &str = "raftkv-target-id";
 /// Metadata key: [`WIRE_VERSION`] of the sender.
 pub const WIRE_VERSION_HEADER: &str = "raftkv-wire";
+
+/// Metadata key: the sharded store a router's call is meant for, 16 hexadecimal digits.
+pub const STORE_HEADER: &str = "raftkv-store";
+/// Metadata key: the group a router's call is meant for, in decimal.
+pub const GROUP_HEADER: &str = "raftkv-group";
 
 /// Largest gRPC message any of our services accepts: a batch of entries, or one snapshot chunk.
 pub const MAX_MESSAGE_BYTES: usize = 64 * 1024 * 1024;

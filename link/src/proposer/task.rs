@@ -350,8 +350,8 @@ impl Task {
                 tracing::error!(session = batch.session, sequence = batch.sequence, "a batch in use is called stale");
                 batch.fail(&unknown("the batch was called stale"));
             }
-            Ok(Answer::SessionOpened { .. }) => {
-                tracing::error!(sequence = batch.sequence, "a batch was answered as if it opened a session");
+            Ok(Answer::SessionOpened { .. } | Answer::System(_)) => {
+                tracing::error!(sequence = batch.sequence, "a batch was answered as if it were something else");
                 batch.fail(&unknown("the answer is of the wrong kind"));
             }
             Err(error) => {
@@ -464,6 +464,7 @@ fn describe(refused: &Refused) -> String {
         RefusedReason::Overloaded => "the leader has too much waiting".to_owned(),
         RefusedReason::ShuttingDown => "the sidecar is stopping".to_owned(),
         RefusedReason::TooLarge => "the proposal is larger than a log entry may be".to_owned(),
+        RefusedReason::DiskFull => "the disk is nearly full".to_owned(),
         RefusedReason::Unspecified => "refused".to_owned(),
     }
 }
