@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::generation::Generation;
 use super::machine::{Fault, Machine};
+use super::recent::Recent;
 use super::sessions::Sessions;
 use super::shared::Shared;
 use super::txn::Txn;
@@ -41,14 +42,16 @@ pub(super) struct Applier {
     shared: Arc<Shared>,
     generation: Arc<Generation>,
     machine: Machine,
+    /// Of `generation`.
+    recent: Recent,
 }
 
 impl Applier {
     /// Over the live generation, whose sessions are given.
-    pub(super) fn new(shared: Arc<Shared>, sessions: Sessions) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, sessions: Sessions, remembered_values: usize) -> Self {
         let generation = shared.live();
         let machine = Machine::new(shared.limits, sessions);
-        Self { shared, generation, machine }
+        Self { shared, generation, machine, recent: Recent::new(remembered_values) }
     }
 
     /// Works until it is told to stop, every handle is gone, or the state could not be changed.
@@ -79,7 +82,7 @@ impl Applier {
         held: &mut Option<Job>,
     ) -> Result<(), Ended> {
         self.wait_for_flush();
-        let mut txn = Txn::new(&self.generation);
+        let mut txn = Txn::new(&self.generation, &mut self.recent);
         let mut done: Vec<(Reply, Result<Applied, ApplyError>)> = Vec::new();
         let mut failure = None;
         let mut entries_applied = 0u64;
@@ -152,6 +155,7 @@ impl Applier {
         // None: it is live already, the answer to an earlier call was lost.
         if let Some((generation, sessions)) = self.shared.activate(token)? {
             self.machine = Machine::new(self.shared.limits, sessions);
+            self.recent.clear();
             let old = std::mem::replace(&mut self.generation, generation);
             self.shared.remove_when_unused(old);
         }

@@ -230,6 +230,7 @@ fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::recent::Recent;
     use crate::store::record;
     use crate::store::txn::Txn;
 
@@ -237,8 +238,9 @@ mod tests {
 
     fn with_three_batches(path: &Path) {
         let generation = Generation::create(path, 1, CACHE).unwrap();
+        let mut recent = Recent::new(0);
         for _ in 0..3 {
-            let meta = Txn::new(&generation).commit().unwrap();
+            let meta = Txn::new(&generation, &mut recent).commit().unwrap();
             generation.publish(meta);
         }
     }

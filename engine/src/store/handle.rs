@@ -24,6 +24,9 @@ const APPLY_QUEUE: usize = 64;
 /// Default of [`StoreOptions::cache_bytes`]. With two or three memtables it leaves an engine well below 400 MB.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 
+/// Default of [`StoreOptions::remembered_values`]: 8 MB with the longest keys that are remembered.
+const REMEMBERED_VALUES: usize = 32 * 1024;
+
 /// Called once when the store cannot go on; normally does not return.
 pub type FatalHook = Box<dyn Fn(Fatal) + Send + Sync>;
 
@@ -31,6 +34,9 @@ pub type FatalHook = Box<dyn Fn(Fatal) + Send + Sync>;
 pub struct StoreOptions {
     /// Memory for blocks read from the disk.
     pub cache_bytes: u64,
+    /// Most values whose revisions are remembered, so that writing them again need not read them. Never shows in the
+    /// state.
+    pub remembered_values: usize,
     /// What the replicated state keeps. The same on every replica.
     pub limits: StateLimits,
     /// What to do when the store cannot go on. Ends the process by default; a test may record it instead, and then
@@ -42,6 +48,7 @@ impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             cache_bytes: CACHE_BYTES,
+            remembered_values: REMEMBERED_VALUES,
             limits: StateLimits::default(),
             fatal: Box::new(|fatal| exit::fatal(fatal.exit_code, fatal.message)),
         }
@@ -75,13 +82,13 @@ impl Store {
     /// A damaged state is put aside, and the store begins empty, at position 0, so that a snapshot of the group can be
     /// installed. Anything else that is wrong is an error and changes nothing.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
-        let StoreOptions { cache_bytes, limits, fatal } = options;
+        let StoreOptions { cache_bytes, remembered_values, limits, fatal } = options;
         let directory = Directory::open(dir)?;
         let current = directory.current()?;
         directory.remove_others(current)?;
         let (live, sessions) = open_live(&directory, current, cache_bytes)?;
         let shared = Arc::new(Shared::new(directory, live, limits, cache_bytes, fatal));
-        let applier = Applier::new(Arc::clone(&shared), sessions);
+        let applier = Applier::new(Arc::clone(&shared), sessions, remembered_values);
         let (jobs, queue) = mpsc::channel(APPLY_QUEUE);
         let thread = std::thread::Builder::new()
             .name("store-apply".to_owned())

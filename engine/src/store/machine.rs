@@ -7,7 +7,8 @@
 use bytes::Bytes;
 use raftkv_kv::{Answer, Batch, CodecError, Command, Idempotency, Op, Outcome, Precondition, Proposal, slot_of};
 
-use super::record::{self, DataRecord, IdempotencyRecord, SessionRecord, Trace};
+use super::recent::Stored;
+use super::record::{self, IdempotencyRecord, SessionRecord, Trace};
 use super::sessions::Sessions;
 use super::txn::Txn;
 use super::{ApplyEntry, EntryKind, StoreError, layout};
@@ -219,12 +220,9 @@ impl Machine {
         precondition: Option<Precondition>,
     ) -> Result<Outcome, StoreError> {
         let key = layout::data(command.key().as_bytes());
-        let stored = match txn.get(&key)? {
-            Some(record) => Some(DataRecord::parse(&key, record)?),
-            None => None,
-        };
-        let live = stored.as_ref().filter(|record| record.is_live(txn.meta.clock_ms));
-        let current = live.map_or(0, |record| record.revision);
+        let stored = txn.value(&key)?;
+        let live = stored.filter(|stored| stored.is_live(txn.meta.clock_ms));
+        let current = live.map_or(0, |stored| stored.revision);
         let holds = match precondition {
             None => true,
             Some(Precondition::Absent) => live.is_none(),
@@ -239,8 +237,8 @@ impl Machine {
                 txn.meta.revision += 1;
                 let revision = txn.meta.revision;
                 let created = live.is_none();
-                let create_revision = live.map_or(revision, |record| record.create_revision);
-                let old_expiry = stored.as_ref().map_or(0, |record| record.expires_at_ms);
+                let create_revision = live.map_or(revision, |stored| stored.create_revision);
+                let old_expiry = stored.map_or(0, |stored| stored.expires_at_ms);
                 if old_expiry != expires_at_ms {
                     if old_expiry != 0 {
                         txn.remove_index(layout::expiry(layout::VALUE_EXPIRY, old_expiry, &key));
@@ -253,17 +251,17 @@ impl Machine {
                 if stored.is_none() {
                     txn.meta.keys += 1;
                 }
-                let record = DataRecord::seal(&key, revision, create_revision, expires_at_ms, value.as_msgpack());
-                txn.put(key, record, stored.map(|record| record.trace()));
+                let old = stored.map(|stored| stored.trace);
+                txn.put_value(key, revision, create_revision, expires_at_ms, value.as_msgpack(), old);
                 Ok(Outcome::Set { revision, created })
             }
             Command::Delete { .. } => match live {
                 // An expired one is left to the sweep: for everybody it is gone already.
                 None => Ok(Outcome::Deleted { revision: 0, existed: false }),
-                Some(record) => {
+                Some(stored) => {
                     txn.meta.revision += 1;
                     let revision = txn.meta.revision;
-                    remove_value(txn, key, record);
+                    remove_value(txn, key, stored);
                     Ok(Outcome::Deleted { revision, existed: true })
                 }
             },
@@ -301,12 +299,8 @@ impl Machine {
                 break;
             }
             let key = layout::expiring(layout::DATA, &index_key);
-            let record = txn.get(&key)?.ok_or_else(|| dangling(&index_key))?;
-            let record = DataRecord::parse(&key, record)?;
-            if record.expires_at_ms != at_ms {
-                return Err(dangling(&index_key));
-            }
-            remove_value(txn, key, &record);
+            let stored = txn.value(&key)?.filter(|stored| stored.expires_at_ms == at_ms);
+            remove_value(txn, key, stored.ok_or_else(|| dangling(&index_key))?);
         }
         Ok(())
     }
@@ -342,11 +336,11 @@ impl Machine {
 }
 
 /// Removes a stored value, live or expired, and its place in the expiry index.
-fn remove_value(txn: &mut Txn<'_>, key: fjall::Slice, record: &DataRecord) {
-    if record.expires_at_ms != 0 {
-        txn.remove_index(layout::expiry(layout::VALUE_EXPIRY, record.expires_at_ms, &key));
+fn remove_value(txn: &mut Txn<'_>, key: fjall::Slice, stored: Stored) {
+    if stored.expires_at_ms != 0 {
+        txn.remove_index(layout::expiry(layout::VALUE_EXPIRY, stored.expires_at_ms, &key));
     }
-    txn.remove(key, record.trace());
+    txn.remove(key, stored.trace);
     txn.meta.keys -= 1;
 }
 

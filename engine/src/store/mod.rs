@@ -25,6 +25,7 @@ mod layout;
 mod machine;
 mod meta;
 mod read;
+mod recent;
 mod record;
 mod sessions;
 mod shared;

@@ -6,14 +6,18 @@ use fjall::{PersistMode, Slice};
 
 use super::generation::{Generation, read_error};
 use super::meta::Meta;
-use super::record::{self, Trace};
+use super::recent::{Recent, Stored};
+use super::record::{self, DataRecord, Trace};
 use super::{StoreError, layout};
 
 /// Changes on top of a generation. Reads see them; nobody else does before [`commit`](Self::commit).
 ///
-/// It does the accounting of the state's hash: whoever replaces a record says what it replaces.
+/// It does the accounting of the state's hash: whoever replaces a record says what it replaces. And it keeps [`Recent`]
+/// exact, which therefore runs ahead of the generation by what is not committed yet: when the commit fails, the process
+/// ends.
 pub(super) struct Txn<'a> {
     generation: &'a Generation,
+    recent: &'a mut Recent,
     /// Sorted, so that index scans merge with it and the memtable is filled in order. `None` = removed.
     overlay: BTreeMap<Slice, Option<Slice>>,
     /// As of the last change.
@@ -21,8 +25,9 @@ pub(super) struct Txn<'a> {
 }
 
 impl<'a> Txn<'a> {
-    pub(super) fn new(generation: &'a Generation) -> Self {
-        Self { generation, overlay: BTreeMap::new(), meta: generation.meta() }
+    /// `recent` is of this generation.
+    pub(super) fn new(generation: &'a Generation, recent: &'a mut Recent) -> Self {
+        Self { generation, recent, overlay: BTreeMap::new(), meta: generation.meta() }
     }
 
     /// A record, its checksum verified.
@@ -36,18 +41,43 @@ impl<'a> Txn<'a> {
         Ok(Some(record))
     }
 
+    /// What is stored under the key of a value.
+    pub(super) fn value(&mut self, key: &[u8]) -> Result<Option<Stored>, StoreError> {
+        if let Some(stored) = self.recent.get(key) {
+            return Ok(Some(stored));
+        }
+        let Some(record) = self.get(key)? else { return Ok(None) };
+        Ok(Some(Stored::from(&DataRecord::parse(key, record)?)))
+    }
+
+    /// Stores a value in place of `old`.
+    pub(super) fn put_value(
+        &mut self,
+        key: Slice,
+        revision: u64,
+        create_revision: u64,
+        expires_at_ms: u64,
+        value: &[u8],
+        old: Option<Trace>,
+    ) {
+        let record = DataRecord::seal(&key, revision, create_revision, expires_at_ms, value);
+        let trace = self.insert(key.clone(), record, old);
+        self.recent.put(&key, Stored { revision, create_revision, expires_at_ms, trace });
+    }
+
     /// Stores a record in place of `old`; returns its trace.
     pub(super) fn put(&mut self, key: impl Into<Slice>, record: Slice, old: Option<Trace>) -> Trace {
-        let new = Trace::of(&record);
-        self.account(Some(new), old);
-        self.overlay.insert(key.into(), Some(record));
-        new
+        let key = key.into();
+        self.forget(&key);
+        self.insert(key, record, old)
     }
 
     /// Removes the record `old`.
     pub(super) fn remove(&mut self, key: impl Into<Slice>, old: Trace) {
+        let key = key.into();
+        self.forget(&key);
         self.account(None, Some(old));
-        self.overlay.insert(key.into(), None);
+        self.overlay.insert(key, None);
     }
 
     /// Adds an index entry that was not there.
@@ -123,6 +153,20 @@ impl<'a> Txn<'a> {
         batch.insert(keyspace, layout::META_KEY, self.meta.seal());
         batch.commit()?;
         Ok(self.meta)
+    }
+
+    fn insert(&mut self, key: Slice, record: Slice, old: Option<Trace>) -> Trace {
+        let new = Trace::of(&record);
+        self.account(Some(new), old);
+        self.overlay.insert(key, Some(record));
+        new
+    }
+
+    /// Whatever way the record of a value changes, what is remembered of it goes.
+    fn forget(&mut self, key: &[u8]) {
+        if key.first() == Some(&layout::DATA) {
+            self.recent.remove(key);
+        }
     }
 
     fn account(&mut self, new: Option<Trace>, old: Option<Trace>) {

@@ -56,10 +56,15 @@ pub(crate) fn entry(index: u64, clock_ms: u64, kind: EntryKind) -> ApplyEntry {
 pub(crate) type Fatals = Arc<Mutex<Vec<Fatal>>>;
 
 pub(crate) fn open_with(dir: &Path, limits: StateLimits) -> Result<(Store, Fatals), StoreError> {
+    open_remembering(dir, limits, StoreOptions::default().remembered_values)
+}
+
+fn open_remembering(dir: &Path, limits: StateLimits, values: usize) -> Result<(Store, Fatals), StoreError> {
     let fatals = Fatals::default();
     let seen = Arc::clone(&fatals);
     let options = StoreOptions {
         cache_bytes: 8 * 1024 * 1024,
+        remembered_values: values,
         limits,
         fatal: Box::new(move |fatal| seen.lock().unwrap().push(fatal)),
     };
@@ -85,8 +90,13 @@ impl Harness {
     }
 
     pub(crate) fn with(limits: StateLimits) -> Self {
+        Self::remembering(limits, StoreOptions::default().remembered_values)
+    }
+
+    /// One whose apply thread remembers so many values.
+    pub(crate) fn remembering(limits: StateLimits, values: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (store, fatals) = open_with(dir.path(), limits).unwrap();
+        let (store, fatals) = open_remembering(dir.path(), limits, values).unwrap();
         Self { store, fatals, next: 0, clock_ms: 1_000, dir }
     }
 
