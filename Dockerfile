@@ -1,4 +1,8 @@
-# One image for every role: a node (engine and sidecar, the default) and the `raftkv` command.
+# One image for every role: a node (engine and sidecar, the default), the shard router and the `raftkv` command.
+#
+#   docker run IMAGE                              a node
+#   docker run IMAGE raftkv-router                a router
+#   docker run IMAGE raftkv put a b               the command line
 #
 #   docker compose up --build --wait              builds everything in containers
 #   make up                                       the same, and works where no registry can be reached
@@ -16,9 +20,9 @@ WORKDIR /src
 COPY . .
 RUN --mount=type=cache,id=raftkv-registry,target=/usr/local/cargo/registry \
     --mount=type=cache,id=raftkv-target,target=/src/target,sharing=locked \
-    cargo build --release --locked -p raftkv-engine -p raftkv-sidecar -p raftkv-cli --bins && \
+    cargo build --release --locked -p raftkv-engine -p raftkv-sidecar -p raftkv-router -p raftkv-cli --bins && \
     mkdir -p /out && \
-    for name in raftkv raftkv-engine raftkv-sidecar; do \
+    for name in raftkv raftkv-engine raftkv-sidecar raftkv-router; do \
         strip --strip-debug -o "/out/$name" "target/release/$name" || exit 1; \
     done
 
@@ -36,9 +40,10 @@ COPY --from=binaries /out/ /usr/local/bin/
 COPY --chmod=755 entrypoint.sh /usr/local/bin/entrypoint.sh
 USER raftkv
 VOLUME /var/lib/raftkv
-# HTTP API, Raft between nodes, management.
-EXPOSE 8080 8088 6000
+# A node: HTTP API, Raft between nodes, management, routers. A router: HTTP API.
+EXPOSE 8080 8088 6000 50053 8000
+# Whichever of the two answers: a node's sidecar on 6000, a router on 8000.
 HEALTHCHECK --interval=2s --timeout=5s --start-period=60s --retries=10 \
-    CMD ["raftkv", "health", "--endpoint", "http://127.0.0.1:6000"]
+    CMD ["raftkv", "health", "--endpoint", "http://127.0.0.1:6000,http://127.0.0.1:8000"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/usr/local/bin/entrypoint.sh"]

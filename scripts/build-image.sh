@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the node's image and prints its name. Where the build image can be pulled, that is an ordinary multi-stage
+# Builds the image of nodes and routers and prints its name. Where the build image can be pulled, that is an ordinary multi-stage
 # build; where none can, the binaries are built on this machine and put into a base image made on it.
 #
 #   RAFTKV_IMAGE   the name (default raftkv:latest)
@@ -9,7 +9,7 @@
 . "$(dirname "$0")/lib.sh"
 
 export RAFTKV_IMAGE=${RAFTKV_IMAGE:-raftkv:latest}
-NAMES="raftkv raftkv-engine raftkv-sidecar"
+NAMES="raftkv raftkv-engine raftkv-sidecar raftkv-router"
 
 "$ROOT/scripts/ensure-compose.sh"
 RUNTIME_IMAGE=${RUNTIME_IMAGE:-$("$ROOT/scripts/base-images.sh")}
