@@ -1,0 +1,1 @@
+//! The HTTP interface of the control plane: `/v1/cluster`.

@@ -1,0 +1,1 @@
+//! The control plane: the cluster document, its transitions, and the coordinator.
