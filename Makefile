@@ -1,13 +1,15 @@
 # `make` lists the commands. Each installs what it needs, or says exactly what is missing.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
+# How many groups `make up` starts. Not read by the shell itself: there, GROUPS is something else.
+GROUPS ?= 2
 .PHONY: help up down clean test verify fix bench image
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-up: ## Build and start a cluster of three nodes: in Docker, or with `raftkv local` where there is none
-	@scripts/up.sh
+up: ## Build and start two groups and a router, in Docker or as processes (GROUPS=1: one plain group; GROUPS=3: a third)
+	@RAFTKV_GROUPS=$(GROUPS) scripts/up.sh
 
 down: ## Stop it; the data stays
 	@scripts/down.sh

@@ -22,8 +22,8 @@ if $data; then rm -rf "$LOCAL"; fi
 if have docker && docker compose version >/dev/null 2>&1 && docker_answers; then
     cd "$ROOT"
     if $data; then
-        docker compose --profile join down --volumes --remove-orphans
+        docker compose --profile join --profile grow down --volumes --remove-orphans
     else
-        docker compose --profile join down --remove-orphans
+        docker compose --profile join --profile grow down --remove-orphans
     fi
 fi

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# The tour of README.md on the running compose cluster: the leader's container is killed, comes back, processes die inside a
-# container, a fourth node joins and leaves, a node is wiped, everything is stopped in peace.
+# One plain group on the running compose cluster (node1 to node3): the leader's container is killed, comes back, processes die
+# inside a container, a fourth node joins and leaves, a node is wiped, everything is stopped in peace.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 cd "$ROOT"
-ports=("${RAFTKV_PORT_1:-8080}" "${RAFTKV_PORT_2:-8081}" "${RAFTKV_PORT_3:-8082}" "${RAFTKV_PORT_4:-8083}")
+ports=("${RAFTKV_PORT_1:-8080}" "${RAFTKV_PORT_2:-8081}" "${RAFTKV_PORT_3:-8082}" "${RAFTKV_PORT_10:-8083}")
 passed=0
 ok() { passed=$((passed + 1)); echo "ok $passed  $*"; }
 
+# The fourth address is node10's.
 kv() { echo "http://127.0.0.1:${ports[$(($1 - 1))]}/v1/kv/test-compose"; }
 # put NODE VALUE: the server gets over an election within the time given.
 put() { curl --silent --show-error --fail-with-body --max-time 40 --output /dev/null -X PUT "$(kv "$1")?timeout=30s" -H 'content-type: text/plain' -d "$2"; }
@@ -47,15 +48,15 @@ healthy "node$second"
 reads "$second" three
 ok "both processes of node$second were killed; the restart policy brought it back"
 
-healthy node4
+healthy node10
 reads 4 three
 put 4 four
 reads 1 four
-ok "node4 joined by itself"
-in_node 1 raftkv node remove node4 >/dev/null
-docker compose --profile join rm --stop --force --volumes node4 >/dev/null 2>&1
+ok "node10 joined by itself"
+in_node 1 raftkv node remove node10 >/dev/null
+docker compose --profile join rm --stop --force --volumes node10 >/dev/null 2>&1
 put 2 five
-ok "node4 was removed"
+ok "node10 was removed"
 
 docker compose rm --stop --force "node$third" >/dev/null 2>&1
 docker volume rm "${COMPOSE_PROJECT_NAME:-raftkv}_node$third" >/dev/null

@@ -8,9 +8,9 @@
 begin=$SECONDS
 # Of its own, beside a cluster that `make up` started.
 export COMPOSE_PROJECT_NAME=raftkv-test
-export RAFTKV_PORT_1=18080 RAFTKV_PORT_2=18081 RAFTKV_PORT_3=18082 RAFTKV_PORT_4=18083
+export RAFTKV_PORT_1=18080 RAFTKV_PORT_2=18081 RAFTKV_PORT_3=18082 RAFTKV_PORT_10=18083 RAFTKV_PORT_ROUTER=18000
 export RAFTKV_MANAGEMENT_PORT_1=16000 RAFTKV_MANAGEMENT_PORT_2=16001 RAFTKV_MANAGEMENT_PORT_3=16002
-export RAFTKV_MANAGEMENT_PORT_4=16003
+export RAFTKV_MANAGEMENT_PORT_10=16003
 
 section "Entrypoint"
 "$ROOT/scripts/test-entrypoint.sh"
@@ -47,36 +47,68 @@ took "$start"
 
 python=$("$ROOT/scripts/python-env.sh")
 if $docker; then
-    section "The Python client against the compose cluster"
+    section "One plain group in containers: the Python client, and the tour"
     start=$SECONDS
     export RAFTKV_IMAGE=$RAFTKV_TEST_IMAGE
-    stop() { docker compose --profile join down --volumes --remove-orphans --timeout 20 >/dev/null 2>&1 || true; }
+    stop() { docker compose --profile join --profile grow down --volumes --remove-orphans --timeout 20 >/dev/null 2>&1 || true; }
     trap stop EXIT
     stop
-    docker compose up --detach --no-build --wait --wait-timeout 120 || {
-        docker compose ps --all >&2
-        docker compose logs --tail 50 >&2
-        die "the compose cluster did not become healthy"
+    up() {
+        docker compose up --detach --no-build --wait --wait-timeout 120 "$@" || {
+            docker compose ps --all >&2
+            docker compose logs --tail 50 >&2
+            die "the compose cluster did not become healthy"
+        }
     }
-    "$python" test_client.py "http://127.0.0.1:$RAFTKV_PORT_1" "http://127.0.0.1:$RAFTKV_PORT_2" "http://127.0.0.1:$RAFTKV_PORT_3"
+    nodes=("http://127.0.0.1:$RAFTKV_PORT_1" "http://127.0.0.1:$RAFTKV_PORT_2" "http://127.0.0.1:$RAFTKV_PORT_3")
+    up node1 node2 node3
+    "$python" test_client.py "${nodes[@]}"
     "$ROOT/scripts/test-compose.sh"
     took "$start"
+
+    section "The same group becomes the first of a sharded store"
+    start=$SECONDS
+    up
+    "$ROOT/scripts/test-compose-shards.sh" "$python"
+    took "$start"
 else
-    section "The Python client against a local cluster"
-    dir=$(mktemp -d)
-    "$(target_dir)/release/raftkv" local --nodes 3 --http-port 0 --dir "$dir/data" --json >"$dir/out.json" 2>"$dir/log" </dev/null &
-    pid=$!
-    trap 'kill "$pid" 2>/dev/null || true; wait "$pid" 2>/dev/null || true; rm -rf "$dir"' EXIT
-    deadline=$((SECONDS + 60))
-    until [ -s "$dir/out.json" ]; do
-        if ! kill -0 "$pid" 2>/dev/null || [ $SECONDS -ge $deadline ]; then
-            tail -n 30 "$dir/log" >&2
-            die "the local cluster did not start"
-        fi
-        sleep 0.2
+    # start_local ARGUMENTS...: `raftkv local`, until it says where everything is.
+    start_local() {
+        dir=$(mktemp -d)
+        "$(target_dir)/release/raftkv" local --http-port 0 --dir "$dir/data" --json "$@" >"$dir/out.json" 2>"$dir/log" </dev/null &
+        pid=$!
+        local deadline=$((SECONDS + 120))
+        until [ -s "$dir/out.json" ]; do
+            if ! kill -0 "$pid" 2>/dev/null || [ $SECONDS -ge $deadline ]; then
+                tail -n 30 "$dir/log" >&2
+                die "the local cluster did not start"
+            fi
+            sleep 0.2
+        done
+    }
+    stop() {
+        kill "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
+        rm -rf "$dir"
+    }
+    # addresses nodes|routers: one a line.
+    addresses() { "$python" -c 'import json,sys; print(*(n["http"] for n in json.load(open(sys.argv[1]))[sys.argv[2]]), sep="\n")' "$dir/out.json" "$1"; }
+    trap stop EXIT
+    section "The Python client against one plain local group"
+    start_local --nodes 3
+    mapfile -t nodes < <(addresses nodes)
+    "$python" test_client.py "${nodes[@]}"
+    stop
+
+    section "The Python client and the pages' examples against a sharded local store"
+    start_local --nodes 3 --groups 2
+    mapfile -t nodes < <(addresses nodes)
+    mapfile -t routers < <(addresses routers)
+    "$python" test_client.py "${routers[@]}" "${nodes[@]}"
+    for phase in before after; do
+        "$python" scripts/check-docs.py --phase "$phase" --at "8000=${routers[0]}" --at "8080=${nodes[0]}" --at "8081=${nodes[1]}" \
+            --at "8082=${nodes[2]}" docs/from-*.md
     done
-    # shellcheck disable=SC2046 # one argument for each node
-    "$python" test_client.py $("$python" -c 'import json,sys; print(*(n["http"] for n in json.load(open(sys.argv[1]))["nodes"]))' "$dir/out.json")
 fi
 
 section "All tests passed in $((SECONDS - begin)) s"

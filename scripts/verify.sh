@@ -33,11 +33,12 @@ fi
 section "Python"
 python3 - <<'END'
 import ast, pathlib
-ast.parse(pathlib.Path("test_client.py").read_text())
+for path in (pathlib.Path("test_client.py"), pathlib.Path("scripts/check-docs.py")):
+    ast.parse(path.read_text(), str(path))
 END
 section "Compose file"
 if have docker && docker compose version >/dev/null 2>&1; then
-    docker compose --profile join config --quiet
+    docker compose --profile join --profile grow config --quiet
 else
     note "docker compose is not installed: skipped"
 fi
