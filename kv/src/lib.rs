@@ -15,6 +15,7 @@ mod ownership;
 mod slot;
 mod slot_set;
 mod system;
+mod transition;
 mod value;
 
 pub use batch::{Batch, Proposal};
@@ -27,6 +28,9 @@ pub use ownership::{Ended, FencePoint, Incoming, Outgoing, Ownership, PurgeState
 pub use slot::{SLOTS, slot_of};
 pub use slot_set::{SlotSet, SlotSetError};
 pub use system::{ImportPage, ImportRecord, MoveId, Refusal, SystemAnswer, SystemCommand};
+pub use transition::{
+    Effect, GroupFacts, MAX_IMPORT_KEY_BYTES, MAX_SYSTEM_KEY_BYTES, MAX_SYSTEM_VALUE_BYTES, PutKey, put_key,
+};
 pub use value::{Kind, Value, ValueError};
 
 /// Appends `text` to `out` as a JSON string, quoted and escaped.

@@ -14,14 +14,15 @@ pub type MoveId = u64;
 /// A change of a group that no client can ask for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SystemCommand {
-    /// Writes a system key: a document that a router keeps in the meta group.
+    /// Writes a system key: a document that a router keeps in the meta group. A repeat of the write that made the present
+    /// version is answered as the first time.
     PutKey {
-        /// Its name; system keys are apart from clients' keys.
+        /// Its name, 1 to [`MAX_SYSTEM_KEY_BYTES`](crate::MAX_SYSTEM_KEY_BYTES) bytes; apart from clients' keys.
         #[serde(with = "crate::codec::bin")]
         key: Bytes,
         /// The version it must have now; 0 = it must not exist.
         expected_version: u64,
-        /// The document.
+        /// The document, [`MAX_SYSTEM_VALUE_BYTES`](crate::MAX_SYSTEM_VALUE_BYTES) at most.
         #[serde(with = "crate::codec::bin")]
         value: Bytes,
     },
@@ -81,7 +82,8 @@ pub enum SystemCommand {
         /// The source's replicated clock when it was fenced: nothing that was expired there lives here.
         clock_ms: u64,
     },
-    /// At the target: forgets the move, for ever. What was imported is to be purged.
+    /// At the target: forgets the move, for ever, also one whose beginning has not come yet. What was imported is to be
+    /// purged.
     AbortImport {
         /// Which move.
         id: MoveId,
@@ -98,7 +100,8 @@ pub enum SystemCommand {
         /// Which move.
         id: MoveId,
     },
-    /// At the source: serves the slots again. Only after [`AbortImport`](Self::AbortImport) at the target was answered.
+    /// At the source: serves the slots again, and never begins this move. Only after
+    /// [`AbortImport`](Self::AbortImport) at the target was answered.
     AbortExport {
         /// Which move.
         id: MoveId,
@@ -217,8 +220,8 @@ pub enum Refusal {
         /// Its number.
         next_page: u64,
     },
-    /// The page cannot be decoded, or holds keys of other slots.
-    #[error("the page is malformed: {0}")]
+    /// What was sent makes no sense: a page that cannot be decoded or holds keys of other slots, an id of 0.
+    #[error("malformed: {0}")]
     Malformed(String),
 }
 

@@ -1,0 +1,407 @@
+//! What each [`SystemCommand`] makes of an [`Ownership`]: pure, and the whole of the rules.
+//!
+//! Each command may come any number of times, late, and from two coordinators at once. Two facts make that harmless.
+//! Numbers of moves rise, and [`Ownership::last_move`] remembers the highest, so that a move that is over never begins
+//! again. And how the last move in each direction ended is remembered, so that its commit and its abort exclude each
+//! other and a repeat is answered as the first was.
+
+use bytes::Bytes;
+
+use crate::{
+    Ended, FencePoint, ImportPage, ImportRecord, Incoming, MoveId, Outgoing, Ownership, PurgeState, Refusal, SLOTS,
+    SlotSet, SystemAnswer, SystemCommand, slot_of,
+};
+
+/// Longest key, and longest `Idempotency-Key`, that is imported, in bytes: what the storage engine can keep.
+pub const MAX_IMPORT_KEY_BYTES: usize = 60 * 1024;
+/// Longest name of a system key, in bytes.
+pub const MAX_SYSTEM_KEY_BYTES: usize = 255;
+/// Largest document under a system key, in bytes: it travels in one log entry, and every router reads it whole.
+pub const MAX_SYSTEM_VALUE_BYTES: usize = 4 * 1024 * 1024;
+
+/// What a transition must know of the group besides its ownership.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GroupFacts {
+    /// The revision counter.
+    pub revision: u64,
+    /// The replicated clock.
+    pub clock_ms: u64,
+    /// Keys stored.
+    pub keys: u64,
+    /// Outcomes kept for `Idempotency-Key`s.
+    pub outcomes: u64,
+}
+
+/// What is left to do after the ownership has changed, in the same entry of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing.
+    Done,
+    /// Nothing; the answer is [`SystemAnswer::Fenced`].
+    Fenced(FencePoint),
+    /// Revision and clock must be at least these from now on.
+    Raise {
+        /// The source's revision.
+        revision: u64,
+        /// The source's clock.
+        clock_ms: u64,
+    },
+    /// These records are to be written. All of them are sound and in the slots of the move.
+    Import {
+        /// In this order.
+        records: Vec<ImportRecord>,
+        /// For the answer.
+        next_page: u64,
+    },
+    /// A system key is to be written, if [`put_key`] says so. The ownership is not concerned.
+    PutKey {
+        /// Its name.
+        key: Bytes,
+        /// What its version must be.
+        expected_version: u64,
+        /// The document.
+        value: Bytes,
+    },
+    /// Some of what [`Ownership::purge`] names, and of the records of changes that no move needs, is to be deleted.
+    Purge {
+        /// Most records looked at.
+        limit: u32,
+    },
+}
+
+impl From<Refusal> for SystemAnswer {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// Decides about [`SystemCommand::PutKey`]: the version that the key has afterwards. `stored` is what it has now.
+///
+/// A repeat of the write that made the present version is answered as the first time.
+///
+/// # Errors
+/// Another version, a name or a document that is too large or no name: nothing is written.
+pub fn put_key(
+    key: &[u8],
+    expected_version: u64,
+    value: &[u8],
+    stored: Option<(u64, &[u8])>,
+) -> Result<PutKey, Refusal> {
+    if key.is_empty() {
+        return Err(Refusal::Malformed("a system key has a name".to_owned()));
+    }
+    for (bytes, limit) in [(key.len(), MAX_SYSTEM_KEY_BYTES), (value.len(), MAX_SYSTEM_VALUE_BYTES)] {
+        if bytes > limit {
+            return Err(Refusal::TooLarge { bytes: bytes as u64, limit: limit as u64 });
+        }
+    }
+    match stored {
+        Some((version, now)) if version == expected_version.wrapping_add(1) && now == value => {
+            Ok(PutKey::Repeated { version })
+        }
+        _ => match stored.map_or(0, |(version, _)| version) {
+            version if version == expected_version => Ok(PutKey::Write { version: version + 1 }),
+            version => Err(Refusal::Version { version }),
+        },
+    }
+}
+
+/// What to do about a [`SystemCommand::PutKey`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutKey {
+    /// Write it with this version.
+    Write {
+        /// Its new version.
+        version: u64,
+    },
+    /// It was written before.
+    Repeated {
+        /// Its version since.
+        version: u64,
+    },
+}
+
+impl Ownership {
+    /// Does what the command says to the ownership, or refuses it and changes nothing.
+    ///
+    /// # Errors
+    /// Why nothing changed; for the sender as [`SystemAnswer::Refused`].
+    pub fn apply(&mut self, command: SystemCommand, facts: &GroupFacts) -> Result<Effect, Refusal> {
+        use SystemCommand as Command;
+        match command {
+            Command::PutKey { key, expected_version, value } => Ok(Effect::PutKey { key, expected_version, value }),
+            Command::Purge { limit } => Ok(Effect::Purge { limit }),
+            Command::Adopt { store, group, keep } => self.adopt(store, group, keep, facts),
+            _ if !self.is_sharded() => Err(Refusal::NotAdopted),
+            Command::Claim { id, slots } => self.claim(id, &slots),
+            Command::Disown { id, slots } => self.disown(id, &slots),
+            Command::BeginImport { id, slots } => self.begin_import(id, slots),
+            Command::Import { id, page, cursor, records } => self.import(id, page, cursor, &records),
+            Command::CommitImport { id, pages, revision, clock_ms } => {
+                self.commit_import(id, pages, Effect::Raise { revision, clock_ms })
+            }
+            Command::AbortImport { id } => self.abort_import(id),
+            Command::BeginExport { id, slots } => self.begin_export(id, slots),
+            Command::Fence { id } => self.fence(id, facts),
+            Command::AbortExport { id } => self.abort_export(id),
+            Command::Release { id } => self.release(id),
+        }
+    }
+
+    /// Whether changes of keys in this slot must be recorded for a move.
+    pub fn exports(&self, slot: u16) -> bool {
+        self.outgoing.as_ref().is_some_and(|out| out.slots.contains(slot))
+    }
+
+    fn adopt(&mut self, store: u64, group: u32, keep: bool, facts: &GroupFacts) -> Result<Effect, Refusal> {
+        if store == 0 || group == 0 {
+            return Err(Refusal::Malformed("neither the store's id nor the group's is 0".to_owned()));
+        }
+        if self.is_sharded() {
+            return if (self.store, self.group) == (store, group) {
+                Ok(Effect::Done)
+            } else {
+                Err(Refusal::OtherIdentity { store: self.store, group: self.group })
+            };
+        }
+        if !keep && facts.keys > 0 {
+            return Err(Refusal::NotEmpty { keys: facts.keys });
+        }
+        (self.store, self.group) = (store, group);
+        if keep {
+            self.owned = SlotSet::all();
+        } else if facts.outcomes > 0 {
+            // Of keys that are gone: they must not answer for keys that come.
+            self.purge_more(&SlotSet::all());
+        }
+        Ok(Effect::Done)
+    }
+
+    fn claim(&mut self, id: MoveId, slots: &SlotSet) -> Result<Effect, Refusal> {
+        if self.last_import == Some(Ended { id, committed: true }) {
+            return Ok(Effect::Done);
+        }
+        self.check_begin(id, slots, self.last_import, self.incoming.as_ref().map(|active| active.id))?;
+        self.check_room(slots)?;
+        self.owned = self.owned.union(slots);
+        self.last_move = id;
+        self.last_import = Some(Ended { id, committed: true });
+        Ok(Effect::Done)
+    }
+
+    fn disown(&mut self, id: MoveId, slots: &SlotSet) -> Result<Effect, Refusal> {
+        if self.last_export == Some(Ended { id, committed: true }) {
+            return Ok(Effect::Done);
+        }
+        self.check_begin(id, slots, self.last_export, self.outgoing.as_ref().map(|active| active.id))?;
+        if !self.owned.contains_all(slots) {
+            return Err(Refusal::NotOwned);
+        }
+        self.owned = self.owned.difference(slots);
+        self.last_move = id;
+        self.last_export = Some(Ended { id, committed: true });
+        self.purge_more(slots);
+        Ok(Effect::Done)
+    }
+
+    fn begin_import(&mut self, id: MoveId, slots: SlotSet) -> Result<Effect, Refusal> {
+        if let Some(active) = self.incoming.as_ref().filter(|active| active.id == id) {
+            return begun_before(&active.slots, &slots);
+        }
+        self.check_begin(id, &slots, self.last_import, self.incoming.as_ref().map(|active| active.id))?;
+        self.check_room(&slots)?;
+        self.last_move = id;
+        self.incoming = Some(Incoming { id, slots, pages: 0, cursor: Bytes::new() });
+        Ok(Effect::Done)
+    }
+
+    fn import(&mut self, id: MoveId, page: u64, cursor: Bytes, records: &[u8]) -> Result<Effect, Refusal> {
+        let missing = self.missing(id, self.last_import);
+        let Some(active) = self.incoming.as_mut().filter(|active| active.id == id) else { return Err(missing) };
+        if page != active.pages {
+            return Err(Refusal::Page { next_page: active.pages });
+        }
+        let records = sound_records(records, &active.slots)?;
+        active.pages += 1;
+        active.cursor = cursor;
+        Ok(Effect::Import { records, next_page: active.pages })
+    }
+
+    fn commit_import(&mut self, id: MoveId, pages: u64, raise: Effect) -> Result<Effect, Refusal> {
+        if self.last_import == Some(Ended { id, committed: true }) {
+            return Ok(Effect::Done);
+        }
+        match self.incoming.take() {
+            Some(active) if active.id == id && active.pages == pages => {
+                self.owned = self.owned.union(&active.slots);
+                self.last_import = Some(Ended { id, committed: true });
+                Ok(raise)
+            }
+            other => {
+                let refusal = match &other {
+                    Some(active) if active.id == id => Refusal::Page { next_page: active.pages },
+                    _ => self.missing(id, self.last_import),
+                };
+                self.incoming = other;
+                Err(refusal)
+            }
+        }
+    }
+
+    fn abort_import(&mut self, id: MoveId) -> Result<Effect, Refusal> {
+        match self.incoming.take() {
+            Some(active) if active.id == id => {
+                self.last_import = Some(Ended { id, committed: false });
+                self.purge_more(&active.slots);
+                Ok(Effect::Done)
+            }
+            other => {
+                self.incoming = other;
+                let ended = self.abort_absent(id, self.last_import)?;
+                self.last_import = ended;
+                Ok(Effect::Done)
+            }
+        }
+    }
+
+    fn begin_export(&mut self, id: MoveId, slots: SlotSet) -> Result<Effect, Refusal> {
+        if let Some(active) = self.outgoing.as_ref().filter(|active| active.id == id) {
+            return begun_before(&active.slots, &slots);
+        }
+        self.check_begin(id, &slots, self.last_export, self.outgoing.as_ref().map(|active| active.id))?;
+        if !self.owned.contains_all(&slots) {
+            return Err(Refusal::NotOwned);
+        }
+        self.last_move = id;
+        self.outgoing = Some(Outgoing { id, slots, fence: None, changes: 0 });
+        Ok(Effect::Done)
+    }
+
+    fn fence(&mut self, id: MoveId, facts: &GroupFacts) -> Result<Effect, Refusal> {
+        let missing = self.missing(id, self.last_export);
+        let Some(active) = self.outgoing.as_mut().filter(|active| active.id == id) else { return Err(missing) };
+        let now = FencePoint { changes: active.changes, revision: facts.revision, clock_ms: facts.clock_ms };
+        Ok(Effect::Fenced(*active.fence.get_or_insert(now)))
+    }
+
+    fn abort_export(&mut self, id: MoveId) -> Result<Effect, Refusal> {
+        if self.outgoing.as_ref().is_some_and(|active| active.id == id) {
+            self.outgoing = None;
+            self.last_export = Some(Ended { id, committed: false });
+        } else {
+            self.last_export = self.abort_absent(id, self.last_export)?;
+        }
+        Ok(Effect::Done)
+    }
+
+    fn release(&mut self, id: MoveId) -> Result<Effect, Refusal> {
+        if self.last_export == Some(Ended { id, committed: true }) {
+            return Ok(Effect::Done);
+        }
+        match self.outgoing.take() {
+            Some(active) if active.id == id && active.fence.is_some() => {
+                self.owned = self.owned.difference(&active.slots);
+                self.last_export = Some(Ended { id, committed: true });
+                self.purge_more(&active.slots);
+                Ok(Effect::Done)
+            }
+            other => {
+                let refusal = match &other {
+                    Some(active) if active.id == id => Refusal::Step("not fenced".to_owned()),
+                    _ => self.missing(id, self.last_export),
+                };
+                self.outgoing = other;
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Refuses to begin what is over, late, empty, or in the way of what is under way.
+    fn check_begin(
+        &self,
+        id: MoveId,
+        slots: &SlotSet,
+        ended: Option<Ended>,
+        active: Option<MoveId>,
+    ) -> Result<(), Refusal> {
+        match (ended, active) {
+            (Some(ended), _) if ended.id == id => Err(over(ended)),
+            _ if id <= self.last_move => Err(Refusal::Aborted),
+            (_, Some(active)) => Err(Refusal::Busy { id: active }),
+            _ if slots.is_empty() => Err(Refusal::Step("one of no slots".to_owned())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses slots that are here already, in whatever state.
+    fn check_room(&self, slots: &SlotSet) -> Result<(), Refusal> {
+        let overlaps = |other: &SlotSet| other.overlaps(slots);
+        if overlaps(&self.owned) || self.incoming.as_ref().is_some_and(|active| overlaps(&active.slots)) {
+            return Err(Refusal::Owned);
+        }
+        if self.purge.as_ref().is_some_and(|purge| overlaps(&purge.slots)) {
+            return Err(Refusal::PurgePending);
+        }
+        Ok(())
+    }
+
+    /// Why there is nothing to do a step of this move with.
+    fn missing(&self, id: MoveId, ended: Option<Ended>) -> Refusal {
+        match ended {
+            Some(ended) if ended.id == id => over(ended),
+            _ if id <= self.last_move => Refusal::Aborted,
+            _ => Refusal::Unknown,
+        }
+    }
+
+    /// Aborts what is not under way: how the last move in this direction ended from now on. One that never began here
+    /// counts as aborted, so that a beginning that is still on its way finds it over.
+    fn abort_absent(&mut self, id: MoveId, ended: Option<Ended>) -> Result<Option<Ended>, Refusal> {
+        match self.missing(id, ended) {
+            Refusal::Unknown => {
+                self.last_move = id;
+                Ok(Some(Ended { id, committed: false }))
+            }
+            Refusal::Aborted if ended.is_some_and(|ended| ended.id == id) => Ok(ended),
+            refusal => Err(refusal),
+        }
+    }
+
+    /// From the start: keys of the new slots may be anywhere.
+    fn purge_more(&mut self, slots: &SlotSet) {
+        let before = self.purge.take().map(|purge| purge.slots).unwrap_or_default();
+        self.purge = Some(PurgeState { slots: before.union(slots), cursor: Bytes::new() });
+    }
+}
+
+fn over(ended: Ended) -> Refusal {
+    if ended.committed { Refusal::Committed } else { Refusal::Aborted }
+}
+
+fn begun_before(active: &SlotSet, asked: &SlotSet) -> Result<Effect, Refusal> {
+    if active == asked { Ok(Effect::Done) } else { Err(Refusal::Step(format!("under way with the slots {active}"))) }
+}
+
+/// The records of a page, all of them in `slots` and fit to be stored.
+fn sound_records(page: &[u8], slots: &SlotSet) -> Result<Vec<ImportRecord>, Refusal> {
+    let malformed = |what: String| Refusal::Malformed(what);
+    let page = ImportPage::decode(page).map_err(|error| malformed(error.to_string()))?;
+    for record in &page.records {
+        let (slot, key) = match record {
+            ImportRecord::Value { key, .. } | ImportRecord::Absent { key } => (slot_of(key), key),
+            ImportRecord::Idempotency { slot, key, .. } => (*slot, key),
+        };
+        if slot >= SLOTS || !slots.contains(slot) {
+            return Err(malformed(format!("slot {slot} is not in the move")));
+        }
+        if key.is_empty() || key.len() > MAX_IMPORT_KEY_BYTES {
+            return Err(malformed(format!("a key has {} bytes", key.len())));
+        }
+        if let ImportRecord::Value { revision, create_revision, .. } = record
+            && (*create_revision == 0 || create_revision > revision)
+        {
+            return Err(malformed(format!("revision {revision} of a key created at {create_revision}")));
+        }
+    }
+    Ok(page.records)
+}
