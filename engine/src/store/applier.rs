@@ -10,6 +10,7 @@ use super::generation::Generation;
 use super::machine::{Fault, Machine};
 use super::recent::Recent;
 use super::sessions::Sessions;
+use super::shards::Shards;
 use super::shared::Shared;
 use super::txn::Txn;
 use super::{Applied, ApplyEntry, ApplyError, Fatal, Position, StoreError};
@@ -34,6 +35,14 @@ pub(super) enum Job {
 
 type Reply = oneshot::Sender<Result<Applied, ApplyError>>;
 
+/// What the apply thread remembers of a generation.
+pub(super) type Loaded = (Sessions, Shards);
+
+/// Reads it.
+pub(super) fn load(generation: &Generation) -> Result<Loaded, StoreError> {
+    Ok((Sessions::load(generation)?, Shards::load(generation)?))
+}
+
 /// The store was stopped.
 struct Ended;
 
@@ -47,10 +56,10 @@ pub(super) struct Applier {
 }
 
 impl Applier {
-    /// Over the live generation, whose sessions are given.
-    pub(super) fn new(shared: Arc<Shared>, sessions: Sessions, remembered_values: usize) -> Self {
+    /// Over the live generation, whose sessions and ownership are given.
+    pub(super) fn new(shared: Arc<Shared>, (sessions, shards): Loaded, remembered_values: usize) -> Self {
         let generation = shared.live();
-        let machine = Machine::new(shared.limits, sessions);
+        let machine = Machine::new(shared.limits, sessions, shards);
         Self { shared, generation, machine, recent: Recent::new(remembered_values) }
     }
 
@@ -119,11 +128,10 @@ impl Applier {
 
         if entries_applied > 0 {
             let started = Instant::now();
-            let committed = txn.commit();
-            match committed {
-                Ok(meta) => {
-                    let next_index = meta.position.next_index;
-                    self.generation.publish(meta);
+            let next_index = txn.meta.position.next_index;
+            let changed = self.machine.shards.store(&mut txn);
+            match self.generation.publish(changed, || txn.commit()) {
+                Ok(()) => {
                     // After the commit is visible: who waits for this position must find it.
                     self.shared.applied.send_replace(next_index);
                 }
@@ -153,8 +161,8 @@ impl Applier {
 
     fn activate(&mut self, token: u64) -> Result<Position, StoreError> {
         // None: it is live already, the answer to an earlier call was lost.
-        if let Some((generation, sessions)) = self.shared.activate(token)? {
-            self.machine = Machine::new(self.shared.limits, sessions);
+        if let Some((generation, (sessions, shards))) = self.shared.activate(token)? {
+            self.machine = Machine::new(self.shared.limits, sessions, shards);
             self.recent.clear();
             let old = std::mem::replace(&mut self.generation, generation);
             self.shared.remove_when_unused(old);

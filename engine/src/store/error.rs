@@ -39,6 +39,9 @@ pub enum StoreError {
     /// A snapshot that is not whole. The live state is untouched and nothing is left behind.
     #[error("snapshot damaged: {0}")]
     SnapshotDamaged(String),
+    /// The group does not serve the key's slot.
+    #[error("this group does not serve the key's slot")]
+    WrongGroup,
     /// The store has stopped: the process is ending.
     #[error("the store has stopped")]
     Stopped,

@@ -2,11 +2,15 @@
 
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, LsmError, PersistMode};
 
+use raftkv_kv::Ownership;
+
 use super::meta::Meta;
+use super::shards::{Changed, Serving, Shards};
 use super::{Position, StoreError, layout, read::View};
 
 /// Name of the one keyspace. Keyspaces are never created, cleared or deleted later: fjall was seen to lose data by it.
@@ -27,7 +31,15 @@ pub(super) struct Generation {
     pub(super) db: Database,
     pub(super) keyspace: Keyspace,
     /// As of the last batch that is visible to reads.
-    meta: RwLock<Meta>,
+    published: RwLock<Published>,
+    /// Of what is served, see [`Serving`].
+    serving_version: AtomicU64,
+}
+
+/// What readers need not read from the store. Changes as a whole.
+struct Published {
+    meta: Meta,
+    ownership: Arc<Ownership>,
 }
 
 /// Why a generation could not be opened.
@@ -63,7 +75,12 @@ impl Generation {
             .insert(layout::META_KEY, meta.seal())
             .and_then(|()| db.persist(PersistMode::SyncAll))
             .map_err(|error| storage(error, path))?;
-        Ok(Self { number, db, keyspace, meta: RwLock::new(meta) })
+        Ok(Self::with(number, db, keyspace, meta))
+    }
+
+    fn with(number: u64, db: Database, keyspace: Keyspace, meta: Meta) -> Self {
+        let published = RwLock::new(Published { meta, ownership: Arc::default() });
+        Self { number, db, keyspace, published, serving_version: AtomicU64::new(0) }
     }
 
     /// Opens one, and tells damage apart from everything else that may go wrong.
@@ -86,8 +103,11 @@ impl Generation {
             return Err(OpenFailure::Damaged("the meta record is missing".to_owned()));
         };
         let meta = Meta::open(&record)?;
-        let generation = Self { number, db, keyspace, meta: RwLock::new(meta) };
+        let mut generation = Self::with(number, db, keyspace, meta);
         generation.check_chain()?;
+        let ownership = Arc::new(Shards::load(&generation)?.ownership().clone());
+        *generation.serving_version.get_mut() = Serving::first_version(&ownership);
+        generation.published.get_mut().unwrap_or_else(PoisonError::into_inner).ownership = ownership;
         Ok(generation)
     }
 
@@ -117,17 +137,42 @@ impl Generation {
 
     /// As of the last visible batch.
     pub(super) fn meta(&self) -> Meta {
-        self.meta.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.with_meta(Meta::clone)
     }
 
     /// Reads a part of the meta without copying the rest.
     pub(super) fn with_meta<T>(&self, part: impl FnOnce(&Meta) -> T) -> T {
-        part(&self.meta.read().unwrap_or_else(PoisonError::into_inner))
+        part(&self.published.read().unwrap_or_else(PoisonError::into_inner).meta)
     }
 
-    /// Says that a batch is visible.
-    pub(super) fn publish(&self, meta: Meta) {
-        *self.meta.write().unwrap_or_else(PoisonError::into_inner) = meta;
+    /// As of the last visible batch.
+    pub(super) fn ownership(&self) -> Arc<Ownership> {
+        Arc::clone(&self.published.read().unwrap_or_else(PoisonError::into_inner).ownership)
+    }
+
+    /// Changes when other slots are served; odd while a batch that does it is made visible.
+    pub(super) fn serving_version(&self) -> u64 {
+        self.serving_version.load(Ordering::SeqCst)
+    }
+
+    /// Makes a batch visible: `commit` does it, and returns the meta record that goes with it.
+    pub(super) fn publish<E>(&self, changed: Changed, commit: impl FnOnce() -> Result<Meta, E>) -> Result<(), E> {
+        if changed.serving {
+            self.serving_version.fetch_add(1, Ordering::SeqCst);
+        }
+        // When it fails the process ends; until then readers ask the state itself.
+        let meta = commit()?;
+        {
+            let mut published = self.published.write().unwrap_or_else(PoisonError::into_inner);
+            published.meta = meta;
+            if let Some(ownership) = changed.ownership {
+                published.ownership = ownership;
+            }
+        }
+        if changed.serving {
+            self.serving_version.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
     }
 
     /// Makes everything visible now durable and says up to where that is at least.
@@ -240,8 +285,9 @@ mod tests {
         let generation = Generation::create(path, 1, CACHE).unwrap();
         let mut recent = Recent::new(0);
         for _ in 0..3 {
-            let meta = Txn::new(&generation, &mut recent).commit().unwrap();
-            generation.publish(meta);
+            let nothing = Changed { ownership: None, serving: false };
+            let txn = Txn::new(&generation, &mut recent);
+            generation.publish(nothing, || txn.commit()).unwrap();
         }
     }
 

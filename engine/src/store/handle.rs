@@ -4,16 +4,17 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
 use raftkv_api::{Entry, ListRequest, Page};
-use raftkv_kv::Key;
+use raftkv_kv::{Key, Ownership, SlotSet, slot_of};
 use raftkv_runtime::exit;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::applier::{Applier, Job};
+use super::applier::{self, Applier, Job, Loaded};
 use super::directory::Directory;
 use super::generation::{Generation, OpenFailure};
 use super::read::Verified;
-use super::sessions::Sessions;
+use super::shards::{Export, ExportError, ExportedPage, Serving};
 use super::shared::Shared;
 use super::snapshot::{self, SnapshotHeader, SnapshotPart, SnapshotReader};
 use super::{Applied, ApplyEntry, ApplyError, Fatal, Position, StateLimits, StoreError, StoreStatus};
@@ -66,6 +67,10 @@ pub struct Store {
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
+/// The slot of a key was not served in the state that was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotServed;
+
 /// A request that is on its way through the apply thread.
 pub struct Ticket(oneshot::Receiver<Result<Applied, ApplyError>>);
 
@@ -86,9 +91,9 @@ impl Store {
         let directory = Directory::open(dir)?;
         let current = directory.current()?;
         directory.remove_others(current)?;
-        let (live, sessions) = open_live(&directory, current, cache_bytes)?;
+        let (live, loaded) = open_live(&directory, current, cache_bytes)?;
         let shared = Arc::new(Shared::new(directory, live, limits, cache_bytes, fatal));
-        let applier = Applier::new(Arc::clone(&shared), sessions, remembered_values);
+        let applier = Applier::new(Arc::clone(&shared), loaded, remembered_values);
         let (jobs, queue) = mpsc::channel(APPLY_QUEUE);
         let thread = std::thread::Builder::new()
             .name("store-apply".to_owned())
@@ -130,14 +135,62 @@ impl Store {
         self.shared.live().with_meta(super::meta::Meta::state_hash)
     }
 
-    /// Reads one key. Mostly from memory; at worst a few blocks from the disk.
-    pub fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        self.shared.live().view().get(key)
+    /// What the group owns, as of what is applied.
+    pub fn ownership(&self) -> Arc<Ownership> {
+        self.shared.live().ownership()
     }
 
-    /// Reads a page of keys, all as of one moment. Blocks on the disk.
+    /// Reads one key. Mostly from memory; at worst a few blocks from the disk.
+    ///
+    /// # Errors
+    /// [`StoreError::WrongGroup`] when the key's slot was not served in the state that was read.
+    pub fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        let live = self.shared.live();
+        let serving = Serving::now(&live);
+        let view = live.view();
+        let entry = view.get(key)?;
+        if serving.is_unsharded(&live) || serving.serves(&live, &view, slot_of(key.as_bytes()))? {
+            Ok(entry)
+        } else {
+            Err(StoreError::WrongGroup)
+        }
+    }
+
+    /// Reads several keys, all as of one moment. `Err` in the list: the key's slot was not served then.
+    pub fn get_many(&self, keys: &[Key]) -> Result<Vec<Result<Option<Entry>, NotServed>>, StoreError> {
+        let live = self.shared.live();
+        let serving = Serving::now(&live);
+        let view = live.view();
+        let served = view.served(&serving, &live)?;
+        let read = |key: &Key| match &served {
+            Some(served) if !served.contains(slot_of(key.as_bytes())) => Ok(Err(NotServed)),
+            _ => view.get(key).map(Ok),
+        };
+        keys.iter().map(read).collect()
+    }
+
+    /// Reads a page of keys, all as of one moment, without those of slots that are not served. Blocks on the disk.
     pub fn list(&self, request: &ListRequest) -> Result<Page, StoreError> {
-        self.shared.live().view().list(request)
+        self.list_served(request).map(|(page, _)| page)
+    }
+
+    /// [`list`](Self::list), and the slots that were served.
+    pub fn list_served(&self, request: &ListRequest) -> Result<(Page, SlotSet), StoreError> {
+        let live = self.shared.live();
+        let serving = Serving::now(&live);
+        let view = live.view();
+        let served = view.served(&serving, &live)?;
+        Ok((view.list(request, served.as_ref())?, served.unwrap_or_else(SlotSet::all)))
+    }
+
+    /// Reads a system key: its version and document.
+    pub fn system_key(&self, name: &[u8]) -> Result<Option<(u64, Bytes)>, StoreError> {
+        self.shared.live().view().system_key(name)
+    }
+
+    /// Reads a page of the export that is under way, all as of one moment. Blocks on the disk.
+    pub fn export(&self, export: &Export) -> Result<ExportedPage, ExportError> {
+        self.shared.live().view().export(export)
     }
 
     /// Reads the whole state and checks every record and all sums. Blocks, for long.
@@ -165,6 +218,7 @@ impl Store {
             disk_bytes: self.shared.directory.disk_bytes(),
             disk_free_bytes: self.disk_free_bytes()?,
             generation: live.number,
+            ownership: live.ownership(),
         })
     }
 
@@ -229,18 +283,18 @@ fn open_live(
     directory: &Directory,
     current: Option<u64>,
     cache_bytes: u64,
-) -> Result<(Generation, Sessions), StoreError> {
+) -> Result<(Generation, Loaded), StoreError> {
     if let Some(number) = current {
         let opened = match directory.damage_of(number) {
             Some(why) => Err(OpenFailure::Damaged(why)),
             None => Generation::open(&directory.generation(number), number, cache_bytes)
-                .and_then(|generation| Ok((Sessions::load(&generation)?, generation))),
+                .and_then(|generation| Ok((applier::load(&generation)?, generation))),
         };
         match opened {
-            Ok((sessions, generation)) => {
+            Ok((loaded, generation)) => {
                 // Where CURRENT was missing and there was no doubt.
                 directory.set_current(number)?;
-                return Ok((generation, sessions));
+                return Ok((generation, loaded));
             }
             Err(OpenFailure::Other(error)) => return Err(error),
             Err(OpenFailure::Damaged(why)) => {
@@ -260,5 +314,5 @@ fn open_live(
     directory.remove_others(None)?;
     let generation = Generation::create(&directory.generation(number), number, cache_bytes)?;
     directory.set_current(number)?;
-    Ok((generation, Sessions::default()))
+    Ok((generation, Loaded::default()))
 }

@@ -9,6 +9,9 @@
 //! | 0x01 | batch number                       | chain link: only the last batch's may exist         |
 //! | 0x10 | session id                         | session                                             |
 //! | 0x11 | session id, sequence               | the batch's encoded answer                          |
+//! | 0x14 |                                    | ownership of slots; only in a sharded store         |
+//! | 0x15 | move id, number                    | what changed during an export, in order             |
+//! | 0x16 | name                               | system key: version and document                    |
 //! | 0x20 | slot, client's key                 | outcome kept for an `Idempotency-Key`               |
 //! | 0x21 | expiry time, slot, client's key    | index of 0x20 by time, empty                        |
 //! | 0x30 | expiry time, key                   | index of the values that expire, empty              |
@@ -17,6 +20,7 @@
 //! All numbers in keys are big-endian, so that byte order is numeric order.
 
 use fjall::Slice;
+use raftkv_kv::slot_of;
 
 /// The meta record, outside every scanned range: it is overwritten by every batch.
 pub(super) const META: u8 = 0x00;
@@ -28,6 +32,12 @@ pub(super) const STATE: u8 = 0x10;
 pub(super) const SESSION: u8 = 0x10;
 /// Answers of batches.
 pub(super) const ANSWER: u8 = 0x11;
+/// What the group owns; one record.
+pub(super) const OWNERSHIP: u8 = 0x14;
+/// Changes recorded for a move.
+pub(super) const CHANGE: u8 = 0x15;
+/// Documents of routers.
+pub(super) const SYSTEM: u8 = 0x16;
 /// Outcomes kept for an `Idempotency-Key`.
 pub(super) const IDEMPOTENCY: u8 = 0x20;
 /// [`IDEMPOTENCY`] by expiry time.
@@ -39,6 +49,8 @@ pub(super) const DATA: u8 = 0x40;
 
 /// The meta record's key.
 pub(super) const META_KEY: [u8; 1] = [META];
+/// The ownership record's key.
+pub(super) const OWNERSHIP_KEY: [u8; 1] = [OWNERSHIP];
 
 /// Length of a tag and a number.
 const NUMBERED: usize = 9;
@@ -57,9 +69,37 @@ pub(super) fn number_of(key: &[u8]) -> Option<u64> {
 
 /// Key of a batch's answer.
 pub(super) fn answer(session: u64, sequence: u64) -> [u8; 17] {
-    let mut key = [ANSWER; 17];
-    key[1..9].copy_from_slice(&session.to_be_bytes());
-    key[9..].copy_from_slice(&sequence.to_be_bytes());
+    paired(ANSWER, session, sequence)
+}
+
+/// Key of a change recorded for a move.
+pub(super) fn change(move_id: u64, number: u64) -> [u8; 17] {
+    paired(CHANGE, move_id, number)
+}
+
+/// Key of a system key.
+pub(super) fn system(name: &[u8]) -> Slice {
+    tagged(&[SYSTEM], name)
+}
+
+/// The slot that the record under a key of a value, or of a kept outcome, is in.
+pub(super) fn slot_of_record(key: &[u8]) -> Option<u16> {
+    match key.split_first()? {
+        (&DATA, key) => Some(slot_of(key)),
+        (&IDEMPOTENCY, rest) => rest.first_chunk().map(|slot| u16::from_be_bytes(*slot)),
+        _ => None,
+    }
+}
+
+/// The first key after this one.
+pub(super) fn after(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
+}
+
+fn paired(tag: u8, first: u64, second: u64) -> [u8; 17] {
+    let mut key = [tag; 17];
+    key[1..9].copy_from_slice(&first.to_be_bytes());
+    key[9..].copy_from_slice(&second.to_be_bytes());
     key
 }
 
@@ -113,6 +153,14 @@ mod tests {
         let index = expiry(IDEMPOTENCY_EXPIRY, 77, &record);
         assert_eq!(number_of(&index), Some(77));
         assert_eq!(&*expiring(IDEMPOTENCY, &index), &*record);
+    }
+
+    #[test]
+    fn what_belongs_to_a_slot_says_so() {
+        assert_eq!(slot_of_record(&data(b"{a}b")), Some(slot_of(b"a")));
+        assert_eq!(slot_of_record(&idempotency(0x1234, b"{a}b")), Some(0x1234));
+        assert_eq!(slot_of_record(&system(b"{a}b")), None);
+        assert_eq!(slot_of_record(&[IDEMPOTENCY, 1]), None);
     }
 
     #[test]

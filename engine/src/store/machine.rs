@@ -10,6 +10,7 @@ use raftkv_kv::{Answer, Batch, CodecError, Command, Idempotency, Op, Outcome, Pr
 use super::recent::Stored;
 use super::record::{self, IdempotencyRecord, SessionRecord, Trace};
 use super::sessions::Sessions;
+use super::shards::Shards;
 use super::txn::Txn;
 use super::{ApplyEntry, EntryKind, StoreError, layout};
 
@@ -61,6 +62,8 @@ pub(super) enum Fault {
 pub(super) struct Machine {
     limits: StateLimits,
     sessions: Sessions,
+    /// Which slots are served, and the moves under way.
+    pub(super) shards: Shards,
     /// No value expires before this time. A hint that spares scans: it never decides anything.
     value_due_ms: u64,
     /// No kept outcome expires before this time. A hint as well.
@@ -68,8 +71,8 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    pub(super) fn new(limits: StateLimits, sessions: Sessions) -> Self {
-        Self { limits, sessions, value_due_ms: 0, idempotency_due_ms: 0 }
+    pub(super) fn new(limits: StateLimits, sessions: Sessions, shards: Shards) -> Self {
+        Self { limits, sessions, shards, value_due_ms: 0, idempotency_due_ms: 0 }
     }
 
     /// Applies the next entry and returns its encoded answer; empty for an entry with no payload.
@@ -89,6 +92,7 @@ impl Machine {
                 match proposal {
                     Proposal::OpenSession => self.open_session(txn, index),
                     Proposal::Batch(batch) => self.batch(txn, batch).map_err(fault)?,
+                    Proposal::System(command) => self.system(txn, command).map_err(fault)?,
                 }
             }
         };
@@ -167,7 +171,7 @@ impl Machine {
 
         let mut outcomes = Vec::with_capacity(batch.ops.len());
         for op in batch.ops {
-            outcomes.push(self.op(txn, op)?);
+            outcomes.push(self.owned_op(txn, op)?);
         }
         let answer = Answer::Applied(outcomes).encode();
         let trace = txn.put(key, record::seal(&key, &[&answer]), None);
@@ -177,7 +181,8 @@ impl Machine {
         Ok(answer)
     }
 
-    fn op(&mut self, txn: &mut Txn<'_>, op: Op) -> Result<Outcome, StoreError> {
+    /// Applies an operation on a slot that is served.
+    pub(super) fn op(&mut self, txn: &mut Txn<'_>, op: Op) -> Result<Outcome, StoreError> {
         let Some(idempotency) = op.idempotency else {
             return self.command(txn, op.command, op.precondition);
         };
@@ -192,9 +197,7 @@ impl Machine {
                 });
             }
             // Expired and not swept yet.
-            txn.remove_index(layout::expiry(layout::IDEMPOTENCY_EXPIRY, kept.expires_at_ms, &key));
-            txn.remove(key.clone(), Trace::of(&record));
-            txn.meta.idempotency -= 1;
+            remove_outcome(txn, key.clone(), &record)?;
         }
         let outcome = self.command(txn, op.command, op.precondition)?;
         self.keep(txn, key, &idempotency, &outcome);
@@ -204,13 +207,36 @@ impl Machine {
     fn keep(&mut self, txn: &mut Txn<'_>, key: fjall::Slice, idempotency: &Idempotency, outcome: &Outcome) {
         let keep_ms = idempotency.keep_ms.min(self.limits.idempotency_ms);
         let expires_at_ms = txn.meta.clock_ms.saturating_add(keep_ms);
-        let record =
-            IdempotencyRecord { fingerprint: idempotency.fingerprint, expires_at_ms, outcome: outcome.clone() };
-        txn.put_index(layout::expiry(layout::IDEMPOTENCY_EXPIRY, expires_at_ms, &key));
-        let record = record.seal(&key);
-        txn.put(key, record, None);
+        let fingerprint = idempotency.fingerprint;
+        self.put_outcome(txn, key, &IdempotencyRecord { fingerprint, expires_at_ms, outcome: outcome.clone() });
+    }
+
+    /// Stores an outcome where none is.
+    pub(super) fn put_outcome(&mut self, txn: &mut Txn<'_>, key: fjall::Slice, record: &IdempotencyRecord) {
+        txn.put_index(layout::expiry(layout::IDEMPOTENCY_EXPIRY, record.expires_at_ms, &key));
+        let sealed = record.seal(&key);
+        txn.put(key, sealed, None);
         txn.meta.idempotency += 1;
-        self.idempotency_due_ms = self.idempotency_due_ms.min(expires_at_ms);
+        self.idempotency_due_ms = self.idempotency_due_ms.min(record.expires_at_ms);
+    }
+
+    /// Stores a value in place of `old`, with its place in the expiry index.
+    pub(super) fn put_value(&mut self, txn: &mut Txn<'_>, key: fjall::Slice, new: NewValue<'_>, old: Option<Stored>) {
+        let NewValue { revision, create_revision, expires_at_ms, value } = new;
+        let old_expiry = old.map_or(0, |old| old.expires_at_ms);
+        if old_expiry != expires_at_ms {
+            if old_expiry != 0 {
+                txn.remove_index(layout::expiry(layout::VALUE_EXPIRY, old_expiry, &key));
+            }
+            if expires_at_ms != 0 {
+                txn.put_index(layout::expiry(layout::VALUE_EXPIRY, expires_at_ms, &key));
+                self.value_due_ms = self.value_due_ms.min(expires_at_ms);
+            }
+        }
+        if old.is_none() {
+            txn.meta.keys += 1;
+        }
+        txn.put_value(key, revision, create_revision, expires_at_ms, value, old.map(|old| old.trace));
     }
 
     fn command(
@@ -238,21 +264,8 @@ impl Machine {
                 let revision = txn.meta.revision;
                 let created = live.is_none();
                 let create_revision = live.map_or(revision, |stored| stored.create_revision);
-                let old_expiry = stored.map_or(0, |stored| stored.expires_at_ms);
-                if old_expiry != expires_at_ms {
-                    if old_expiry != 0 {
-                        txn.remove_index(layout::expiry(layout::VALUE_EXPIRY, old_expiry, &key));
-                    }
-                    if expires_at_ms != 0 {
-                        txn.put_index(layout::expiry(layout::VALUE_EXPIRY, expires_at_ms, &key));
-                        self.value_due_ms = self.value_due_ms.min(expires_at_ms);
-                    }
-                }
-                if stored.is_none() {
-                    txn.meta.keys += 1;
-                }
-                let old = stored.map(|stored| stored.trace);
-                txn.put_value(key, revision, create_revision, expires_at_ms, value.as_msgpack(), old);
+                let value = value.as_msgpack();
+                self.put_value(txn, key, NewValue { revision, create_revision, expires_at_ms, value }, stored);
                 Ok(Outcome::Set { revision, created })
             }
             Command::Delete { .. } => match live {
@@ -320,12 +333,9 @@ impl Machine {
             }
             let key = layout::expiring(layout::IDEMPOTENCY, &index_key);
             let record = txn.get(&key)?.ok_or_else(|| dangling(&index_key))?;
-            if IdempotencyRecord::expiry_of(&key, &record)? != at_ms {
+            if remove_outcome(txn, key, &record)? != at_ms {
                 return Err(dangling(&index_key));
             }
-            txn.remove_index(index_key);
-            txn.remove(key, Trace::of(&record));
-            txn.meta.idempotency -= 1;
         }
         Ok(())
     }
@@ -335,8 +345,26 @@ impl Machine {
     }
 }
 
+/// A value to be stored.
+pub(super) struct NewValue<'a> {
+    pub(super) revision: u64,
+    pub(super) create_revision: u64,
+    pub(super) expires_at_ms: u64,
+    /// Encoded.
+    pub(super) value: &'a [u8],
+}
+
+/// Removes a kept outcome and its place in the expiry index; returns when it would have expired.
+pub(super) fn remove_outcome(txn: &mut Txn<'_>, key: fjall::Slice, record: &[u8]) -> Result<u64, StoreError> {
+    let expires_at_ms = IdempotencyRecord::expiry_of(&key, record)?;
+    txn.remove_index(layout::expiry(layout::IDEMPOTENCY_EXPIRY, expires_at_ms, &key));
+    txn.remove(key, Trace::of(record));
+    txn.meta.idempotency -= 1;
+    Ok(expires_at_ms)
+}
+
 /// Removes a stored value, live or expired, and its place in the expiry index.
-fn remove_value(txn: &mut Txn<'_>, key: fjall::Slice, stored: Stored) {
+pub(super) fn remove_value(txn: &mut Txn<'_>, key: fjall::Slice, stored: Stored) {
     if stored.expires_at_ms != 0 {
         txn.remove_index(layout::expiry(layout::VALUE_EXPIRY, stored.expires_at_ms, &key));
     }

@@ -3,8 +3,9 @@
 //! [`Store`] is the handle. One thread changes the state ([`applier`]), by rules that depend on nothing but the entries
 //! of the log ([`machine`]), in batches that become visible as a whole ([`txn`]). Readers see a moment between two
 //! batches ([`read`]). The live state is one *generation*, a directory with a fjall database ([`generation`],
-//! [`directory`]); a snapshot that is received becomes the next generation ([`snapshot`]). What the keys and records
-//! look like is in [`layout`] and [`record`].
+//! [`directory`]). A snapshot that is received becomes the next generation ([`snapshot`]). In a sharded store a group
+//! serves a part of the slots only, and slots move ([`shards`]). What the keys and records look like is in [`layout`] and
+//! [`record`].
 //!
 //! Promises:
 //!
@@ -28,6 +29,7 @@ mod read;
 mod recent;
 mod record;
 mod sessions;
+mod shards;
 mod shared;
 mod snapshot;
 mod txn;
@@ -35,8 +37,9 @@ mod types;
 
 pub use error::{ApplyError, Fatal, StoreError};
 pub use frame::SNAPSHOT_FORMAT;
-pub use handle::{FatalHook, Store, StoreOptions, Ticket};
+pub use handle::{FatalHook, NotServed, Store, StoreOptions, Ticket};
 pub use machine::StateLimits;
 pub use read::Verified;
+pub use shards::{Export, ExportError, ExportedPage};
 pub use snapshot::{SnapshotHeader, SnapshotPart, SnapshotReader};
 pub use types::{Applied, ApplyEntry, EntryKind, Position, StoreStatus};

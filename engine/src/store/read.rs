@@ -4,12 +4,16 @@ use std::sync::Arc;
 
 use fjall::{Readable, Slice, Snapshot};
 use raftkv_api::{Entry, ListRequest, Page};
-use raftkv_kv::{Key, Value};
+use raftkv_kv::{Key, Ownership, SlotSet, Value, slot_of};
 
 use super::generation::{Generation, read_error};
 use super::meta::Meta;
-use super::record::{self, DataRecord, IdempotencyRecord, SessionRecord, Trace};
+use super::record::{self, DataRecord, IdempotencyRecord, SessionRecord, SystemRecord, Trace};
+use super::shards;
 use super::{StoreError, layout};
+
+/// Keys of slots that are not served which one page passes over: some milliseconds of work. The page then ends early.
+const MAX_LEFT_OUT: usize = 64 * 1024;
 
 /// The state between two batches. What is applied later does not show; the generation stays as long as the view.
 ///
@@ -43,6 +47,29 @@ impl View {
         Meta::open(&record.ok_or_else(missing)?)
     }
 
+    /// What the group owned at this very moment.
+    pub(super) fn ownership(&self) -> Result<Ownership, StoreError> {
+        shards::ownership_of(self.record(&layout::OWNERSHIP_KEY)?)
+    }
+
+    /// A system key: its version and document.
+    pub(super) fn system_key(&self, name: &[u8]) -> Result<Option<(u64, bytes::Bytes)>, StoreError> {
+        let key = layout::system(name);
+        let Some(record) = self.record(&key)? else { return Ok(None) };
+        record::check(&key, &record)?;
+        SystemRecord::parse(&key, &record).map(|record| Some((record.version, record.value)))
+    }
+
+    /// A record as it is stored, its checksum not verified yet.
+    pub(super) fn record(&self, key: &[u8]) -> Result<Option<Slice>, StoreError> {
+        self.snapshot.get(&self.generation.keyspace, key).map_err(read_error)
+    }
+
+    /// Records as they are stored, in key order.
+    pub(super) fn range(&self, keys: std::ops::Range<Slice>) -> fjall::Iter {
+        self.snapshot.range(&self.generation.keyspace, keys)
+    }
+
     /// One key.
     pub(super) fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
         let stored_key = layout::data(key.as_bytes());
@@ -56,8 +83,8 @@ impl View {
         Ok(Some(entry(key.clone(), record, false)))
     }
 
-    /// A page of keys in order.
-    pub(super) fn list(&self, request: &ListRequest) -> Result<Page, StoreError> {
+    /// A page of keys in order; of the slots in `served`, where that is given.
+    pub(super) fn list(&self, request: &ListRequest, served: Option<&SlotSet>) -> Result<Page, StoreError> {
         let start = layout::data(&request.start);
         let end = match &request.end {
             Some(end) => layout::data(end),
@@ -69,8 +96,17 @@ impl View {
         }
         let mut bytes = 0usize;
         let mut clock_ms = None;
+        let mut left_out = 0usize;
         for item in self.snapshot.range(&self.generation.keyspace, start..end) {
             let (stored_key, record) = item.into_inner().map_err(read_error)?;
+            if served.is_some_and(|served| !served.contains(slot_of(&stored_key[1..]))) {
+                left_out += 1;
+                if left_out > MAX_LEFT_OUT {
+                    page.next = Some(bytes::Bytes::copy_from_slice(&stored_key[1..]));
+                    break;
+                }
+                continue;
+            }
             let record = checked(&stored_key, record)?;
             if record.expires_at_ms != 0 {
                 let now = match clock_ms {
@@ -143,7 +179,13 @@ impl Tally {
                 IdempotencyRecord::expiry_of(key, record)?;
                 self.idempotency += 1;
             }
-            Some(&(layout::ANSWER | layout::IDEMPOTENCY_EXPIRY | layout::VALUE_EXPIRY)) => {}
+            Some(&layout::OWNERSHIP) => {
+                shards::ownership_of(Some(Slice::from(record)))?;
+            }
+            Some(&layout::SYSTEM) => {
+                SystemRecord::parse(key, record)?;
+            }
+            Some(&(layout::ANSWER | layout::CHANGE | layout::IDEMPOTENCY_EXPIRY | layout::VALUE_EXPIRY)) => {}
             _ => {
                 return Err(StoreError::Corrupt(format!("record {} is of no known class", key.escape_ascii())));
             }

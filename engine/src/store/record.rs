@@ -196,6 +196,26 @@ impl IdempotencyRecord {
     }
 }
 
+/// A document of routers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SystemRecord {
+    /// Rises with every change.
+    pub(super) version: u64,
+    pub(super) value: Bytes,
+}
+
+impl SystemRecord {
+    pub(super) fn seal(key: &[u8], version: u64, value: &[u8]) -> Slice {
+        seal(key, &[&version.to_le_bytes(), value])
+    }
+
+    /// Of a record whose checksum holds.
+    pub(super) fn parse(key: &[u8], record: &[u8]) -> Result<Self, StoreError> {
+        let ([version], at) = numbers(key, body(record))?;
+        Ok(Self { version, value: Bytes::copy_from_slice(&body(record)[at..]) })
+    }
+}
+
 /// The encoded answer in a record whose checksum holds.
 pub(super) fn answer_of(record: &[u8]) -> Bytes {
     Bytes::copy_from_slice(body(record))
@@ -244,5 +264,7 @@ mod tests {
         };
         assert_eq!(IdempotencyRecord::parse(key, &kept.seal(key)).unwrap(), kept);
         assert_eq!(IdempotencyRecord::expiry_of(key, &kept.seal(key)).unwrap(), 2);
+        let system = SystemRecord { version: 3, value: Bytes::from_static(b"{}") };
+        assert_eq!(SystemRecord::parse(key, &SystemRecord::seal(key, 3, b"{}")).unwrap(), system);
     }
 }

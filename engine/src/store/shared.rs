@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::applier::{self, Loaded};
 use super::directory::Directory;
 use super::generation::{Generation, OpenFailure};
 use super::machine::StateLimits;
-use super::sessions::Sessions;
 use super::{Fatal, FatalHook, Position, StoreError};
 
 /// How often the remover looks whether the readers of a replaced generation are done.
@@ -77,7 +77,7 @@ impl Shared {
     /// Makes the staged generation the live one. Only the apply thread calls it: nothing is applied meanwhile.
     ///
     /// `None` when it is live already.
-    pub(super) fn activate(&self, token: u64) -> Result<Option<(Arc<Generation>, Sessions)>, StoreError> {
+    pub(super) fn activate(&self, token: u64) -> Result<Option<(Arc<Generation>, Loaded)>, StoreError> {
         let old = self.live();
         if old.number == token {
             return Ok(None);
@@ -96,9 +96,9 @@ impl Shared {
         }
         let path = self.directory.generation(token);
         let opened = Generation::open(&path, token, self.cache_bytes)
-            .and_then(|generation| Ok((Sessions::load(&generation)?, generation)));
-        let (sessions, new) = match opened {
-            Ok((sessions, new)) => (sessions, Arc::new(new)),
+            .and_then(|generation| Ok((applier::load(&generation)?, generation)));
+        let (loaded, new) = match opened {
+            Ok((loaded, new)) => (loaded, Arc::new(new)),
             Err(OpenFailure::Damaged(why)) => return Err(StoreError::Corrupt(why)),
             Err(OpenFailure::Other(error)) => return Err(error),
         };
@@ -115,7 +115,7 @@ impl Shared {
             replaced = old.number,
             "a snapshot is the live state now"
         );
-        Ok(Some((new, sessions)))
+        Ok(Some((new, loaded)))
     }
 
     /// Closes a replaced generation and deletes its files once nobody reads from it.

@@ -94,11 +94,18 @@ impl<'a> Txn<'a> {
 
     /// The first keys of the expiry index `tag` with a time in `from_ms..=to_ms`, at most `limit`.
     pub(super) fn index_keys(&self, tag: u8, from_ms: u64, to_ms: u64, limit: usize) -> Result<Vec<Slice>, StoreError> {
-        let start = Slice::from(layout::numbered(tag, from_ms));
         let end = match to_ms.checked_add(1) {
             Some(next) => Slice::from(layout::numbered(tag, next)),
             None => Slice::from([tag + 1]),
         };
+        self.keys(Slice::from(layout::numbered(tag, from_ms)), end, limit)
+    }
+
+    /// The first keys from `start` to before `end`, at most `limit`.
+    pub(super) fn keys(&self, start: Slice, end: Slice, limit: usize) -> Result<Vec<Slice>, StoreError> {
+        if start >= end {
+            return Ok(Vec::new());
+        }
         let mut added = self
             .overlay
             .range(start.clone()..end.clone())

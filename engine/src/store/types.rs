@@ -1,6 +1,9 @@
 //! What goes into the store and what comes out of it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use raftkv_kv::Ownership;
 
 /// How far the state machine has applied. Log id and membership are opaque: the store knows no Raft.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,4 +72,6 @@ pub struct StoreStatus {
     pub disk_free_bytes: u64,
     /// Number of the live generation.
     pub generation: u64,
+    /// What the group owns.
+    pub ownership: Arc<Ownership>,
 }

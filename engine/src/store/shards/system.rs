@@ -1,0 +1,52 @@
+//! System commands.
+
+use bytes::Bytes;
+use raftkv_kv::{Answer, Effect, PutKey, SystemAnswer, SystemCommand, put_key};
+
+use crate::store::machine::Machine;
+use crate::store::record::{SystemRecord, Trace};
+use crate::store::txn::Txn;
+use crate::store::{StoreError, layout};
+
+impl Machine {
+    /// Does what the command says, or refuses it without a trace; returns the encoded answer.
+    pub(in crate::store) fn system(&mut self, txn: &mut Txn<'_>, command: SystemCommand) -> Result<Bytes, StoreError> {
+        let answer = match self.shards.decide(command, &txn.meta) {
+            Err(refusal) => SystemAnswer::Refused(refusal),
+            Ok(Effect::Done) => SystemAnswer::Done,
+            Ok(Effect::Fenced(point)) => {
+                SystemAnswer::Fenced { changes: point.changes, revision: point.revision, clock_ms: point.clock_ms }
+            }
+            Ok(Effect::Raise { revision, clock_ms }) => {
+                txn.meta.revision = txn.meta.revision.max(revision);
+                txn.meta.clock_ms = txn.meta.clock_ms.max(clock_ms);
+                SystemAnswer::Done
+            }
+            Ok(Effect::Import { records, next_page }) => {
+                self.import(txn, records)?;
+                SystemAnswer::Imported { next_page }
+            }
+            Ok(Effect::PutKey { key, expected_version, value }) => put(txn, &key, expected_version, &value)?,
+            Ok(Effect::Purge { limit }) => self.purge(txn, limit)?,
+        };
+        Ok(Answer::System(answer).encode())
+    }
+}
+
+fn put(txn: &mut Txn<'_>, name: &[u8], expected_version: u64, value: &[u8]) -> Result<SystemAnswer, StoreError> {
+    let key = layout::system(name);
+    let stored = match txn.get(&key)? {
+        Some(record) => Some((SystemRecord::parse(&key, &record)?, Trace::of(&record))),
+        None => None,
+    };
+    let now = stored.as_ref().map(|(record, _)| (record.version, &*record.value));
+    Ok(match put_key(name, expected_version, value, now) {
+        Err(refusal) => refusal.into(),
+        Ok(PutKey::Repeated { version }) => SystemAnswer::KeyPut { version },
+        Ok(PutKey::Write { version }) => {
+            let record = SystemRecord::seal(&key, version, value);
+            txn.put(key, record, stored.map(|(_, trace)| trace));
+            SystemAnswer::KeyPut { version }
+        }
+    })
+}
