@@ -10,6 +10,7 @@
 pub mod backoff;
 pub mod budget;
 pub mod gather;
+pub mod peer;
 pub mod proposer;
 pub mod stream_link;
 pub mod trouble;

@@ -1,17 +1,28 @@
-//! [`Trouble`]: what last went wrong with the sidecar, for the error of whoever waited in vain.
+//! [`Trouble`]: what last went wrong with the other end of a link, for the error of whoever waited in vain.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The last reason why the sidecar did not do what was asked; forgotten when it does again.
+use tokio::sync::Notify;
+
+/// The last reason why the other end did not do what was asked; forgotten when it does again.
 #[derive(Debug, Clone, Default)]
 pub struct Trouble {
     last: Arc<Mutex<Option<String>>>,
+    notify: Option<Arc<Notify>>,
 }
 
 impl Trouble {
+    /// None yet; `notify` is told of each.
+    pub fn new(notify: Option<Arc<Notify>>) -> Self {
+        Self { last: Arc::default(), notify }
+    }
+
     /// Notes a reason.
     pub fn note(&self, reason: String) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+        if let Some(notify) = &self.notify {
+            notify.notify_one();
+        }
     }
 
     /// It works again.

@@ -12,4 +12,6 @@
 
 pub mod admin;
 pub mod cluster;
+pub mod group;
+pub mod groups;
 pub mod map;

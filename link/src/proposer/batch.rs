@@ -51,12 +51,16 @@ impl InFlight {
         now: Instant,
     ) -> Self {
         let ops: Vec<Op> = requests.iter().flat_map(|request| request.ops().iter().cloned()).collect();
-        metrics::histogram!("raftkv_engine_batch_ops").record(ops.len() as f64);
         let payload = Proposal::Batch(Batch { session, sequence, acknowledged_below, ops }).encode();
         let deadline = requests.iter().map(Request::deadline).max().unwrap_or(now);
         let progress = Progress::Resend { not_before: now };
         let backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         Self { session, sequence, progress, maybe_applied: false, payload, requests, deadline, backoff }
+    }
+
+    /// How many operations it holds.
+    pub(super) fn ops(&self) -> usize {
+        self.requests.iter().map(|request| request.ops().len()).sum()
     }
 
     /// Whether it was sent under `id` and waits for that answer.
@@ -84,7 +88,7 @@ impl InFlight {
     /// Hands each request its part of the outcomes. When there are not as many as operations, every waiter hears of an
     /// internal error, and the caller how many there were.
     pub(super) fn answer(self, outcomes: Vec<Outcome>) -> Result<(), usize> {
-        let expected: usize = self.requests.iter().map(|request| request.ops().len()).sum();
+        let expected = self.ops();
         let got = outcomes.len();
         if got != expected {
             self.fail(&BackendError::Internal("the answer does not fit the request".to_owned()));

@@ -3,23 +3,28 @@
 mod batch;
 mod request;
 mod session;
+mod system;
 mod task;
+mod ticket;
 
 use std::time::{Duration, Instant};
 
 use raftkv_api::BackendError;
-use raftkv_kv::{Op, Outcome};
+use raftkv_kv::{Op, Outcome, Proposal, SystemAnswer, SystemCommand};
 use raftkv_proto::consensus::{ProposeRequest, ProposeResponse};
 use raftkv_runtime::shutdown::Shutdown;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::budget::Budget;
+use crate::peer::Peer;
 use crate::stream_link::StreamLink;
 use crate::trouble::Trouble;
 
-use request::{Request, Waiter};
+use request::Request;
+use system::SystemRequest;
 use task::Task;
+use ticket::Waiter;
 
 /// Batches under way at once. Every batch costs each node the same, whatever its size: with one under way, all who come
 /// meanwhile share the next, and other engines' batches keep the log busy. More made batches smaller and throughput less.
@@ -33,10 +38,12 @@ pub const MAX_BATCH_BYTES: usize = 1024 * 1024;
 pub const MAX_WAITING_REQUESTS: usize = 16 * 1024;
 /// Bytes of operations that may wait for an answer.
 pub const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
+/// System commands that may wait for an answer: the steps of one move and a few documents.
+pub const MAX_WAITING_SYSTEM_COMMANDS: usize = 64;
 /// When a writer that was turned away should come back: a full queue is answered within a fraction of it.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Proposes operations through the sidecar. Cloning shares the queue.
+/// Proposes operations over a link. Cloning shares the queue.
 ///
 /// Operations that wait are packed into batches; a batch leaves as soon as fewer than [`MAX_BATCHES_IN_FLIGHT`] are
 /// under way, so a lone writer never waits for company and batches grow by themselves under load. Each batch carries a
@@ -44,8 +51,11 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct Proposer {
     queue: mpsc::UnboundedSender<Request>,
+    system_queue: mpsc::UnboundedSender<SystemRequest>,
     requests: Budget,
     bytes: Budget,
+    system_commands: Budget,
+    peer: Peer,
     trouble: Trouble,
 }
 
@@ -59,11 +69,21 @@ impl Proposer {
         grace: Duration,
     ) -> (Self, JoinHandle<()>) {
         let (queue, requests) = mpsc::unbounded_channel();
-        let trouble = Trouble::default();
-        let task = Task::new(proposals, requests, trouble.clone());
+        let (system_queue, system_requests) = mpsc::unbounded_channel();
+        let peer = proposals.peer().clone();
+        let trouble = peer.trouble();
+        let task = Task::new(proposals, requests, system_requests, trouble.clone());
         let handle = tokio::spawn(task.run(stop, grace));
-        let requests = Budget::new(MAX_WAITING_REQUESTS);
-        (Self { queue, requests, bytes: Budget::new(MAX_WAITING_BYTES), trouble }, handle)
+        let proposer = Self {
+            queue,
+            system_queue,
+            requests: Budget::new(MAX_WAITING_REQUESTS),
+            bytes: Budget::new(MAX_WAITING_BYTES),
+            system_commands: Budget::new(MAX_WAITING_SYSTEM_COMMANDS),
+            peer,
+            trouble,
+        };
+        (proposer, handle)
     }
 
     /// Applies the operations in order, in one log entry; one outcome per operation.
@@ -76,27 +96,47 @@ impl Proposer {
         let bytes = ops.iter().map(request::weight).sum();
         // Held until the answer: what is in flight needs memory, too.
         let (Some(_request), Some(_bytes)) = (self.requests.take(1), self.bytes.take(bytes)) else {
-            metrics::counter!("raftkv_engine_writes_shed_total").increment(1);
+            self.peer.figures().shed.increment(1);
             return Err(BackendError::Overloaded { retry_after: RETRY_AFTER });
         };
-        let (request, mut waiter) = Request::new(ops, bytes, deadline);
+        let (request, waiter) = Request::new(ops, bytes, deadline);
         if self.queue.send(request).is_err() {
             return Err(BackendError::ShuttingDown);
         }
+        self.answer_of(waiter, deadline).await
+    }
+
+    /// Applies a system command, in a log entry of its own and outside any session.
+    ///
+    /// It is proposed again after a lost answer, so it may be applied several times: it must be one of those that expect
+    /// that, as all are. Returns by the deadline; errors as of [`propose`](Self::propose). A refusal by the state machine
+    /// is an answer.
+    pub async fn system(&self, command: SystemCommand, deadline: Instant) -> Result<SystemAnswer, BackendError> {
+        let Some(_share) = self.system_commands.take(1) else {
+            return Err(BackendError::Overloaded { retry_after: RETRY_AFTER });
+        };
+        let (request, waiter) = SystemRequest::new(Proposal::System(command).encode(), deadline);
+        if self.system_queue.send(request).is_err() {
+            return Err(BackendError::ShuttingDown);
+        }
+        self.answer_of(waiter, deadline).await
+    }
+
+    async fn answer_of<T>(
+        &self,
+        mut waiter: Waiter<Result<T, BackendError>>,
+        deadline: Instant,
+    ) -> Result<T, BackendError> {
         match tokio::time::timeout_at(deadline.into(), waiter.answer()).await {
             Ok(Some(answer)) => answer,
             Ok(None) if waiter.give_up() => Err(BackendError::ShuttingDown),
-            Ok(None) => Err(unknown("the node stopped before the answer came")),
-            Err(_) => self.too_late(waiter),
+            Ok(None) => Err(unknown("this process stopped before the answer came")),
+            Err(_) if waiter.give_up() => {
+                Err(BackendError::Unavailable(self.trouble.explain("the write could not be proposed in time")))
+            }
+            // The answer may have come in this very moment.
+            Err(_) => waiter.try_answer().unwrap_or_else(|| Err(unknown("no answer before the deadline"))),
         }
-    }
-
-    fn too_late(&self, mut waiter: Waiter) -> Result<Vec<Outcome>, BackendError> {
-        if waiter.give_up() {
-            return Err(BackendError::Unavailable(self.trouble.explain("the write could not be proposed in time")));
-        }
-        // The answer may have come in this very moment.
-        waiter.try_answer().unwrap_or_else(|| Err(unknown("no answer before the deadline")))
     }
 }
 

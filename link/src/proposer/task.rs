@@ -15,21 +15,23 @@ use tokio::time::{MissedTickBehavior, sleep_until};
 use super::batch::{InFlight, Progress};
 use super::request::Request;
 use super::session::Session;
+use super::system::{SystemRequest, Systems};
 use super::{MAX_BATCH_BYTES, MAX_BATCH_OPS, MAX_BATCHES_IN_FLIGHT, unknown};
 use crate::backoff::Backoff;
 use crate::gather::Gather;
-use crate::stream_link::{LinkEvent, StreamLink};
+use crate::peer::Peer;
+use crate::stream_link::{self, LinkEvent, StreamLink};
 use crate::trouble::Trouble;
 
-/// The sidecar gets this long to answer a proposal; then it is asked again, which finds a new leader where the old one
+/// The peer gets this long to answer a proposal; then it is asked again, which finds a new leader where the old one
 /// went silent. Longer than an election, shorter than a client's usual deadline.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The sidecar gets this long to open a session: asking again is harmless, and until it is answered nobody can write.
+/// The peer gets this long to open a session: asking again is harmless, and until it is answered nobody can write.
 const SESSION_TIMEOUT: Duration = Duration::from_millis(500);
-/// The sidecar is given less time than is left, so that its "refused" comes before the client's deadline and the
+/// The peer is given less time than is left, so that its "refused" comes before the client's deadline and the
 /// client hears "not applied" rather than "unknown": a tenth of what is left, at most this.
 const MOST_ANSWER_MARGIN: Duration = Duration::from_millis(50);
-/// A sidecar that has not answered this long after it should have, never will: treat the proposal as lost.
+/// A peer that has not answered this long after it should have, never will: treat the proposal as lost.
 const OVERDUE: Duration = Duration::from_millis(500);
 /// How far sequences may run ahead of the lowest one without an answer. The state machine keeps the answers of all in
 /// between, 1,024 at most; with half of that, a batch that is being repeated is never called stale.
@@ -45,7 +47,10 @@ const TICK: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct Task {
     link: StreamLink<ProposeRequest, ProposeResponse>,
+    peer: Peer,
     queue: mpsc::UnboundedReceiver<Request>,
+    system_queue: mpsc::UnboundedReceiver<SystemRequest>,
+    systems: Systems,
     /// Taken from the queue and not in a batch: it did not fit, or its batch was refused.
     waiting: VecDeque<Request>,
     batches: Vec<InFlight>,
@@ -53,6 +58,8 @@ pub(super) struct Task {
     next_id: u64,
     /// After a refusal nothing new is proposed before this.
     closed_until: Option<Instant>,
+    /// The disk behind is nearly full: what only deletes travels apart, or it would be refused together with the rest.
+    deletes_apart: bool,
     refusals: Backoff,
     gather: Gather,
     trouble: Trouble,
@@ -63,17 +70,23 @@ impl Task {
     pub(super) fn new(
         link: StreamLink<ProposeRequest, ProposeResponse>,
         queue: mpsc::UnboundedReceiver<Request>,
+        system_queue: mpsc::UnboundedReceiver<SystemRequest>,
         trouble: Trouble,
     ) -> Self {
-        trouble.note("the sidecar has not been reached yet".to_owned());
+        let peer = link.peer().clone();
+        trouble.note(format!("{} has not been reached yet", peer.name()));
         Self {
             link,
+            peer,
             queue,
+            system_queue,
+            systems: Systems::default(),
             waiting: VecDeque::new(),
             batches: Vec::with_capacity(MAX_BATCHES_IN_FLIGHT),
             session: Session::Closed,
             next_id: 1,
             closed_until: None,
+            deletes_apart: false,
             refusals: Backoff::new(FIRST_REFUSAL_WAIT, LONGEST_REFUSAL_WAIT),
             gather: Gather::default(),
             trouble,
@@ -109,8 +122,10 @@ impl Task {
                 event = self.link.next() => self.on_event(event),
                 () = stop.wait(), if stop_by.is_none() => {
                     self.queue.close();
+                    self.system_queue.close();
                     stop_by = Some(Instant::now() + grace);
                 }
+                Some(request) = self.system_queue.recv() => self.systems.push(request, Instant::now()),
                 Some(request) = self.queue.recv(), if self.can_propose(now) => self.waiting.push_back(request),
                 () = sleep_until(due.unwrap_or(now).into()), if due.is_some() => {}
                 _ = tick.tick(), if stop_by.is_some() || !self.is_idle() => self.expire(Instant::now()),
@@ -127,7 +142,11 @@ impl Task {
     }
 
     fn is_idle(&self) -> bool {
-        self.batches.is_empty() && self.waiting.is_empty() && self.queue.is_empty()
+        self.batches.is_empty()
+            && self.waiting.is_empty()
+            && self.queue.is_empty()
+            && self.systems.is_empty()
+            && self.system_queue.is_empty()
     }
 
     /// Whether a new request could leave, so that taking one from the queue is of use.
@@ -159,7 +178,7 @@ impl Task {
             Progress::Resend { not_before } => Some(not_before),
             Progress::Sent { .. } => None,
         });
-        resend.chain(self.closed_until).chain(self.gather.due(now)).min()
+        resend.chain(self.systems.next_due()).chain(self.closed_until).chain(self.gather.due(now)).min()
     }
 
     /// Sends everything that can be sent.
@@ -168,6 +187,7 @@ impl Task {
             return;
         }
         self.resend(now);
+        self.dispatch_systems(now);
         if self.closed_until.is_some_and(|until| now >= until) {
             self.closed_until = None;
         }
@@ -185,9 +205,19 @@ impl Task {
             self.session = Session::Open { session, next_sequence: next_sequence + 1 };
             let acknowledged_below = self.lowest_outstanding(session).unwrap_or(next_sequence);
             let batch = InFlight::new(session, next_sequence, acknowledged_below, requests, now);
+            self.peer.figures().batch_ops.record(batch.ops() as f64);
             self.batches.push(batch);
             self.send_batch(self.batches.len() - 1, now);
         }
+    }
+
+    fn dispatch_systems(&mut self, now: Instant) {
+        if self.systems.is_empty() {
+            return;
+        }
+        let mut systems = std::mem::take(&mut self.systems);
+        systems.dispatch(now, |payload, deadline| self.send(payload, deadline, now));
+        self.systems = systems;
     }
 
     fn resend(&mut self, now: Instant) {
@@ -196,7 +226,7 @@ impl Task {
             if self.batches[at].is_abandoned(now) {
                 self.give_up(at);
             } else if now >= not_before {
-                metrics::counter!("raftkv_engine_proposals_repeated_total").increment(1);
+                self.peer.figures().repeated.increment(1);
                 self.send_batch(at, now);
             }
         }
@@ -207,12 +237,12 @@ impl Task {
         let (payload, deadline) = (batch.payload.clone(), batch.deadline);
         match self.send(payload, deadline, now) {
             Some((id, answer_by)) => self.batches[at].progress = Progress::Sent { id, answer_by },
-            // Not handed over: as if the sidecar had refused it.
+            // Not handed over: as if it had been refused.
             None => self.batches[at].resend_later(now),
         }
     }
 
-    /// Hands a proposal to the sidecar; its id, and when the answer is overdue.
+    /// Hands a proposal to the peer; its id, and when the answer is overdue.
     fn send(&mut self, payload: Bytes, deadline: Instant, now: Instant) -> Option<(u64, Instant)> {
         let left = deadline.saturating_duration_since(now);
         let timeout = left.saturating_sub((left / 10).min(MOST_ANSWER_MARGIN)).min(ATTEMPT_TIMEOUT);
@@ -238,9 +268,12 @@ impl Task {
 
     /// The requests of the next batch, in order, at least one if any waits.
     fn take_requests(&mut self) -> Vec<Request> {
-        let (mut taken, mut ops, mut bytes) = (Vec::new(), 0, 0);
+        let (mut taken, mut ops, mut bytes) = (Vec::<Request>::new(), 0, 0);
         while self.has_requests() {
             let Some(request) = self.waiting.front() else { break };
+            if self.deletes_apart && taken.last().is_some_and(|last| last.only_deletes() != request.only_deletes()) {
+                break;
+            }
             ops += request.ops().len();
             bytes += request.bytes();
             if !taken.is_empty() && (ops > MAX_BATCH_OPS || bytes > MAX_BATCH_BYTES) {
@@ -266,22 +299,31 @@ impl Task {
         let now = Instant::now();
         match event {
             LinkEvent::Opened => {
-                tracing::info!("sidecar connected");
-                metrics::gauge!("raftkv_engine_sidecar_connected").set(1.0);
+                tracing::info!(peer = self.peer.name(), "connected");
+                self.peer.figures().connected.set(1.0);
                 self.was_connected = true;
                 self.trouble.clear();
             }
             LinkEvent::Answer(ProposeResponse { id, outcome }) => self.on_answer(id, outcome, now),
             LinkEvent::NotOpened(status) => {
                 if !self.was_connected {
-                    tracing::debug!("sidecar not reached: {}", status.message());
+                    tracing::debug!(peer = self.peer.name(), "not reached: {}", status.message());
                 }
-                self.trouble.note(format!("the sidecar cannot be reached: {}", status.message()));
+                self.trouble.note(format!("{} cannot be reached: {}", self.peer.name(), status.message()));
             }
             LinkEvent::Lost(status) => {
-                tracing::warn!(batches = self.batches.len(), "sidecar lost: {}", status.message());
-                metrics::gauge!("raftkv_engine_sidecar_connected").set(0.0);
-                self.trouble.note(format!("the sidecar was lost: {}", status.message()));
+                if stream_link::is_move(&status) {
+                    tracing::info!(peer = self.peer.name(), batches = self.batches.len(), "going to another node");
+                } else {
+                    tracing::warn!(
+                        peer = self.peer.name(),
+                        batches = self.batches.len(),
+                        "connection lost: {}",
+                        status.message()
+                    );
+                    self.trouble.note(format!("the connection to {} was lost: {}", self.peer.name(), status.message()));
+                }
+                self.peer.figures().connected.set(0.0);
                 if matches!(self.session, Session::Opening { .. }) {
                     self.session = Session::Closed;
                 }
@@ -290,6 +332,7 @@ impl Task {
                         batch.lost(now);
                     }
                 }
+                self.systems.on_lost(now);
             }
         }
     }
@@ -298,6 +341,8 @@ impl Task {
         let outcome = outcome.unwrap_or_else(|| Proposed::Unknown(Default::default()));
         if self.session.is_opening_as(id) {
             self.on_session(outcome, now);
+        } else if self.systems.is_sent_as(id) {
+            self.on_system(id, outcome, now);
         } else if let Some(at) = self.batches.iter().position(|batch| batch.is_sent_as(id)) {
             match outcome {
                 Proposed::Applied(applied) => self.on_applied(at, &applied.answer),
@@ -311,12 +356,40 @@ impl Task {
         // Otherwise an answer to what was given up: nobody waits for it.
     }
 
+    fn on_system(&mut self, id: u64, outcome: Proposed, now: Instant) {
+        match outcome {
+            Proposed::Applied(applied) => {
+                let reply = match Answer::decode(&applied.answer) {
+                    Ok(Answer::System(answer)) => Ok(answer),
+                    other => {
+                        tracing::error!(?other, "a system command was answered as if it were something else");
+                        Err(unknown("the answer is of the wrong kind"))
+                    }
+                };
+                self.trouble.clear();
+                self.systems.answer(id, reply);
+            }
+            Proposed::Refused(refused) if refused.reason() == RefusedReason::TooLarge => {
+                self.systems.answer(id, Err(BackendError::Internal(describe(&refused))));
+            }
+            Proposed::Refused(refused) => {
+                self.peer.figures().refused.increment(1);
+                self.trouble.note(describe(&refused));
+                self.systems.on_refused(id, now);
+            }
+            Proposed::Unknown(unknown) => {
+                self.trouble.note(unknown.message);
+                self.systems.on_unknown(id, now);
+            }
+        }
+    }
+
     fn on_session(&mut self, outcome: Proposed, now: Instant) {
         self.session = Session::Closed;
         let reason = match outcome {
             Proposed::Applied(applied) => match Answer::decode(&applied.answer) {
                 Ok(Answer::SessionOpened { session }) => {
-                    tracing::info!(session, "write session opened");
+                    tracing::info!(peer = self.peer.name(), session, "write session opened");
                     self.session = Session::Open { session, next_sequence: 1 };
                     self.worked();
                     return;
@@ -338,6 +411,7 @@ impl Task {
         match Answer::decode(answer) {
             Ok(Answer::Applied(outcomes)) => {
                 self.worked();
+                self.deletes_apart &= batch.requests.iter().all(Request::only_deletes);
                 self.gather.answered(batch.requests.len(), self.waiting.len() + self.queue.len(), Instant::now());
                 let sequence = batch.sequence;
                 if let Err(got) = batch.answer(outcomes) {
@@ -363,23 +437,28 @@ impl Task {
 
     fn on_session_expired(&mut self, batch: InFlight) {
         if self.session.is(batch.session) {
-            tracing::info!(session = batch.session, "write session expired");
+            tracing::info!(peer = self.peer.name(), session = batch.session, "write session expired");
             self.session = Session::Closed;
         }
         if batch.maybe_applied {
             // An earlier send may have been applied while the session was known; nobody remembers.
             batch.fail(&unknown("the session expired while the write was being repeated"));
         } else {
-            self.put_back(batch);
+            self.put_back(batch.requests);
         }
     }
 
     fn on_refused(&mut self, at: usize, refused: &Refused, now: Instant) {
         let reason = describe(refused);
-        metrics::counter!("raftkv_engine_proposals_refused_total").increment(1);
+        self.peer.figures().refused.increment(1);
         if refused.reason() == RefusedReason::TooLarge && !self.batches[at].maybe_applied {
             let batch = self.batches.swap_remove(at);
             batch.fail(&BackendError::Internal(reason));
+            return;
+        }
+        if refused.reason() == RefusedReason::DiskFull && !self.batches[at].maybe_applied {
+            let batch = self.batches.swap_remove(at);
+            self.on_disk_full(batch, reason, now);
             return;
         }
         if self.batches[at].maybe_applied {
@@ -388,15 +467,29 @@ impl Task {
         } else {
             // Definitely not applied: its requests are as good as new, and can be withdrawn again.
             let batch = self.batches.swap_remove(at);
-            self.put_back(batch);
+            self.put_back(batch.requests);
         }
         self.hold_back(reason, now);
     }
 
+    /// Values are refused, and told so; what only deletes goes again, by itself.
+    fn on_disk_full(&mut self, batch: InFlight, reason: String, now: Instant) {
+        let (deletes, others): (Vec<_>, Vec<_>) = batch.requests.into_iter().partition(Request::only_deletes);
+        if others.is_empty() {
+            // It takes nothing at all now: as any other refusal.
+            self.hold_back(reason.clone(), now);
+        }
+        for request in others {
+            request.answer(Err(BackendError::DiskFull(reason.clone())));
+        }
+        self.deletes_apart = true;
+        self.put_back(deletes);
+    }
+
     /// The requests of a batch that was definitely not applied wait again, before all others. Its sequence is not
     /// used again.
-    fn put_back(&mut self, batch: InFlight) {
-        for request in batch.requests.into_iter().rev() {
+    fn put_back(&mut self, requests: Vec<Request>) {
+        for request in requests.into_iter().rev() {
             request.mark_waiting();
             if !request.is_abandoned() {
                 self.waiting.push_front(request);
@@ -408,7 +501,7 @@ impl Task {
     /// still on its way is stale from then on.
     fn give_up(&mut self, at: usize) {
         let batch = self.batches.swap_remove(at);
-        metrics::counter!("raftkv_engine_batches_given_up_total").increment(1);
+        self.peer.figures().given_up.increment(1);
         tracing::debug!(
             session = batch.session,
             sequence = batch.sequence,
@@ -424,10 +517,11 @@ impl Task {
             } else if let Progress::Sent { answer_by, .. } = self.batches[at].progress
                 && now >= answer_by
             {
-                self.trouble.note("the sidecar does not answer".to_owned());
+                self.trouble.note(format!("{} does not answer", self.peer.name()));
                 self.batches[at].lost(now);
             }
         }
+        self.systems.expire(now);
         if let Session::Opening { answer_by, .. } = self.session
             && now >= answer_by
         {
@@ -462,7 +556,7 @@ fn describe(refused: &Refused) -> String {
         _ if !refused.message.is_empty() => refused.message.clone(),
         RefusedReason::NoLeader => "no leader".to_owned(),
         RefusedReason::Overloaded => "the leader has too much waiting".to_owned(),
-        RefusedReason::ShuttingDown => "the sidecar is stopping".to_owned(),
+        RefusedReason::ShuttingDown => "the node is stopping".to_owned(),
         RefusedReason::TooLarge => "the proposal is larger than a log entry may be".to_owned(),
         RefusedReason::DiskFull => "the disk is nearly full".to_owned(),
         RefusedReason::Unspecified => "refused".to_owned(),
