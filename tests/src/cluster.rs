@@ -24,10 +24,11 @@ use crate::wait::{eventually, eventually_within};
 const HTTP_PORT: u16 = 8080;
 const RAFT_PORT: u16 = 8088;
 const MANAGEMENT_PORT: u16 = 6000;
+const GROUP_PORT: u16 = 50_053;
 /// Lines of each log shown when a test fails.
 const LINES_SHOWN: usize = 25;
 /// In a log these are bugs, whatever the test was about.
-const NEVER_LOGGED: [&str; 3] = ["panicked at", "runtime::panic", "fatal:"];
+pub(crate) const NEVER_LOGGED: [&str; 3] = ["panicked at", "runtime::panic", "fatal:"];
 /// A process that ends itself with this code asks to be started again.
 const EXIT_TEMPFAIL: i32 = 75;
 const SIGKILL: i32 = 9;
@@ -39,6 +40,19 @@ pub struct ClusterBuilder {
     env: Vec<(String, String)>,
     partitionable: bool,
     supervised: bool,
+    /// Nodes of other groups of the same store, which had the numbers before these.
+    named_after: usize,
+    /// Who assigns the nodes to their group; empty = they find each other.
+    registers: Option<Registration>,
+}
+
+/// How nodes come to their group when a router says it.
+#[derive(Debug, Clone)]
+pub(crate) struct Registration {
+    /// Their HTTP addresses.
+    pub(crate) routers: Vec<SocketAddr>,
+    /// The name of the group.
+    pub(crate) group: String,
 }
 
 /// A group of nodes and the faults between them.
@@ -82,6 +96,18 @@ impl ClusterBuilder {
         self
     }
 
+    /// The nodes are named as if so many were there before them.
+    pub(crate) fn named_after(mut self, nodes: usize) -> Self {
+        self.named_after = nodes;
+        self
+    }
+
+    /// The nodes ask routers which group they belong to; the first is the first of a new one.
+    pub(crate) fn registers(mut self, registration: Registration) -> Self {
+        self.registers = Some(registration);
+        self
+    }
+
     /// Starts the nodes and waits until each is ready and knows all as voters.
     pub async fn start(self) -> anyhow::Result<Cluster> {
         let cluster = self.create().await?;
@@ -119,14 +145,21 @@ impl ClusterBuilder {
 impl Cluster {
     /// Three nodes, supervised, with no proxies, unless told otherwise.
     pub fn builder() -> ClusterBuilder {
-        ClusterBuilder { nodes: 3, env: Vec::new(), partitionable: false, supervised: true }
+        ClusterBuilder {
+            nodes: 3,
+            env: Vec::new(),
+            partitionable: false,
+            supervised: true,
+            named_after: 0,
+            registers: None,
+        }
     }
 
     /// Makes one more node, which knows how to reach those that were there first, and does not start it.
     pub async fn add_node(&mut self) -> anyhow::Result<Arc<Node>> {
         let index = self.nodes.len() + 1;
         let root = self.dir.as_ref().context("the cluster is over")?.path().to_owned();
-        let name = format!("node{index}");
+        let name = format!("node{}", self.settings.named_after + index);
         let dir = root.join(format!("n{index}"));
         fs::create_dir(&dir)?;
         let ip = self.loopback.node(index);
@@ -144,6 +177,7 @@ impl Cluster {
             dir,
             http: SocketAddr::from((ip, HTTP_PORT)),
             management: SocketAddr::from((ip, MANAGEMENT_PORT)),
+            group: SocketAddr::from((ip, GROUP_PORT)),
             raft,
             raft_advertised,
             engine: process("raftkv-engine", "engine")?,
@@ -178,10 +212,19 @@ impl Cluster {
             process.set_env("NODE_ID", &node.name);
             process.set_env("RAFTKV_DATA_DIR", node.dir.to_string_lossy());
             process.set_env("RAFTKV_HTTP_ADVERTISE", node.http.to_string());
+            process.set_env("RAFTKV_GROUP_ADVERTISE", node.group.to_string());
         }
+        node.engine.set_env("RAFTKV_GROUP_LISTEN", node.group.to_string());
         node.engine.set_env("RAFTKV_HTTP_LISTEN", node.http.to_string());
         node.sidecar.set_env("BOOTSTRAP", bootstrap);
-        node.sidecar.set_env("JOIN_ADDR", join.join(","));
+        match &self.settings.registers {
+            None => node.sidecar.set_env("JOIN_ADDR", join.join(",")),
+            Some(Registration { routers, group }) => {
+                let routers: Vec<_> = routers.iter().map(SocketAddr::to_string).collect();
+                node.sidecar.set_env("RAFTKV_ROUTER", routers.join(","));
+                node.sidecar.set_env("RAFTKV_GROUP", group);
+            }
+        }
         node.sidecar.set_env("RAFTKV_RAFT_LISTEN", node.raft.to_string());
         node.sidecar.set_env("RAFTKV_RAFT_ADVERTISE", node.raft_advertised.to_string());
         node.sidecar.set_env("RAFTKV_MANAGEMENT_LISTEN", node.management.to_string());

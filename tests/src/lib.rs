@@ -15,6 +15,8 @@
 //! # }
 //! ```
 //!
+//! Several groups with routers in front of them are [`Shards`].
+//!
 //! A cluster's processes are killed when it is dropped. Its files are removed by [`Cluster::finish`] only, the last call
 //! of every test: whatever ended without it keeps its logs, and says where they are.
 
@@ -26,11 +28,16 @@
 //! | `RAFTKV_BIN_DIR` | where the programs are; else the target directory of the test |
 //! | `RAFTKV_TEST_SEED` | make the random choices of the run that printed it again |
 //! | `RAFTKV_TEST_SNAPSHOT_MIB` | size of the group that a fourth node joins (1024) |
+//! | `RAFTKV_TEST_CLIENTS` | clients of the tests of moving slots (16; the promise is made for 64) |
+//! | `RAFTKV_TEST_FULL` | 1: every combination of fault and step of a move, not a few chosen by the seed |
 //! | `RAFTKV_TEST_IMAGE` | image of the container tests; without it they say that they test nothing |
 //! | `RAFTKV_REQUIRE_DOCKER` | 1: a missing Docker engine or image is a failure |
+//! | `RAFTKV_REQUIRE_FUSE` | 1: a machine on which the disks of [`faultfs`] cannot be mounted is a failure |
+//! | `RAFTKV_TEST_POWER_LOSSES` | how often the power fails in each of those tests (8) |
 //!
 //! Tests called `heavy_…` take half a minute and all of the machine. Lines that begin with `figure:` are measurements.
 
+mod admin;
 mod answer;
 mod binaries;
 mod bulk;
@@ -39,7 +46,9 @@ mod cluster;
 mod containers;
 mod contents;
 pub mod damage;
+pub mod faultfs;
 mod files;
+mod group_peer;
 mod linearizability;
 mod load;
 mod local;
@@ -50,12 +59,16 @@ mod peer;
 mod probe;
 mod process;
 mod proxy;
+mod registers;
 mod report;
+mod router;
 mod seed;
+mod shards;
 mod status;
 mod supervisor;
 mod wait;
 
+pub use admin::{Admin, ClusterView, GroupView, OperationView};
 pub use answer::{Answer, Put};
 pub use binaries::binary;
 pub use bulk::BulkLoad;
@@ -64,6 +77,7 @@ pub use cluster::{Cluster, ClusterBuilder};
 pub use containers::{ContainerCluster, ContainerNode};
 pub use contents::Contents;
 pub use files::{allocated_bytes, tail};
+pub use group_peer::{GroupPeer, Held};
 pub use linearizability::{History, Operation};
 pub use load::{Load, LoadReport};
 pub use local::{LocalCluster, LocalNode, LocalState, signal};
@@ -73,7 +87,10 @@ pub use partition::{Flow, Partition};
 pub use peer::PeerClient;
 pub use probe::{Memory, memory_of, socket_inodes};
 pub use process::{Exit, Process};
+pub use registers::{Registers, RegistersReport, Tolerance};
 pub use report::{figure, human_bytes};
-pub use seed::Seed;
+pub use router::Router;
+pub use seed::{Seed, clients_from_env, full_from_env};
+pub use shards::{Shards, ShardsBuilder};
 pub use status::{EngineStatus, Member, NodeStatus, Status};
 pub use wait::{eventually, eventually_within};

@@ -9,6 +9,7 @@ use anyhow::Context;
 use crate::answer::Answer;
 use crate::client::Client;
 use crate::files::allocated_bytes;
+use crate::group_peer::GroupPeer;
 use crate::peer::PeerClient;
 use crate::process::{Exit, Process};
 use crate::status::Status;
@@ -21,6 +22,7 @@ pub struct Node {
     pub(crate) dir: PathBuf,
     pub(crate) http: SocketAddr,
     pub(crate) management: SocketAddr,
+    pub(crate) group: SocketAddr,
     pub(crate) raft: SocketAddr,
     pub(crate) raft_advertised: SocketAddr,
     pub(crate) engine: Arc<Process>,
@@ -61,6 +63,16 @@ impl Node {
     /// Where its sidecar serves management.
     pub fn management_address(&self) -> SocketAddr {
         self.management
+    }
+
+    /// Where its engine serves routers.
+    pub fn group_address(&self) -> SocketAddr {
+        self.group
+    }
+
+    /// A router's connection to its engine.
+    pub fn group_peer(&self) -> anyhow::Result<GroupPeer> {
+        GroupPeer::new(self.group)
     }
 
     /// How its peers reach its sidecar.

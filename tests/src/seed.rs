@@ -1,10 +1,31 @@
 //! [`Seed`]: where a test's randomness comes from.
 
+use anyhow::Context;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 /// Set to a seed that was printed, a run makes the same random choices again.
 const SEED: &str = "RAFTKV_TEST_SEED";
+
+/// How many clients the tests of moving slots have.
+const CLIENTS: &str = "RAFTKV_TEST_CLIENTS";
+/// Enough to meet a move at every moment, few enough for a small machine.
+const DEFAULT_CLIENTS: usize = 16;
+/// Set to 1, nothing is left to the seed.
+const FULL: &str = "RAFTKV_TEST_FULL";
+
+/// The number of clients asked for in the environment.
+pub fn clients_from_env() -> anyhow::Result<usize> {
+    match std::env::var(CLIENTS) {
+        Ok(text) => text.parse().with_context(|| format!("{CLIENTS}={text:?} is no number")),
+        Err(_) => Ok(DEFAULT_CLIENTS),
+    }
+}
+
+/// Whether every combination is to be tested, instead of some chosen by the seed.
+pub fn full_from_env() -> bool {
+    std::env::var(FULL).is_ok_and(|full| full == "1")
+}
 
 /// The source of a test's random choices, printed so that they can be made again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

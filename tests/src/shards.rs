@@ -1,0 +1,374 @@
+//! [`Shards`]: several groups and the routers in front of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow, ensure};
+use futures::future::try_join_all;
+use raftkv_kv::{SLOTS, SlotSet, slot_of};
+use tempfile::TempDir;
+
+use crate::admin::Admin;
+use crate::binaries::binary;
+use crate::client::Client;
+use crate::cluster::{Cluster, ClusterBuilder, NEVER_LOGGED, Registration};
+use crate::contents::Contents;
+use crate::files::tail;
+use crate::group_peer::Held;
+use crate::loopback::Loopback;
+use crate::process::Process;
+use crate::router::Router;
+use crate::supervisor::Supervisor;
+use crate::wait::eventually;
+
+const HTTP_PORT: u16 = 8000;
+/// Lines of each log shown when a test fails.
+const LINES_SHOWN: usize = 25;
+
+/// What a sharded store is to be like.
+#[derive(Debug, Clone)]
+pub struct ShardsBuilder {
+    groups: usize,
+    routers: usize,
+    nodes: usize,
+    env: Vec<(String, String)>,
+    router_env: Vec<(String, String)>,
+    partitionable: bool,
+}
+
+/// Groups of nodes, and routers, as processes on loopback. What dies is started again, unless it was killed for good.
+#[derive(Debug)]
+pub struct Shards {
+    settings: ShardsBuilder,
+    /// The first is the one that holds the map.
+    groups: Vec<Cluster>,
+    routers: Vec<Router>,
+    finished: bool,
+    supervisor: Option<Supervisor>,
+    loopback: Loopback,
+    dir: Option<TempDir>,
+}
+
+impl ShardsBuilder {
+    /// How many groups share the slots at first.
+    pub fn groups(mut self, groups: usize) -> Self {
+        self.groups = groups;
+        self
+    }
+
+    /// How many routers.
+    pub fn routers(mut self, routers: usize) -> Self {
+        self.routers = routers;
+        self
+    }
+
+    /// How many nodes each group has.
+    pub fn nodes(mut self, nodes: usize) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
+    /// Sets a variable for all processes of nodes.
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Sets a variable for all routers.
+    pub fn router_env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.router_env.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Puts a proxy in front of each raft port, so that nodes can be cut off from their group.
+    pub fn partitionable(mut self) -> Self {
+        self.partitionable = true;
+        self
+    }
+
+    /// Starts everything at once, and waits until each group has its share of the slots.
+    pub async fn start(self) -> anyhow::Result<Shards> {
+        let dir = tempfile::Builder::new().prefix("rks").tempdir().context("make a directory for the logs")?;
+        let mut shards = Shards {
+            groups: Vec::new(),
+            routers: Vec::new(),
+            finished: false,
+            supervisor: Some(Supervisor::start()),
+            loopback: Loopback::reserve()?,
+            dir: Some(dir),
+            settings: self,
+        };
+        for number in 1..=shards.settings.groups {
+            shards.create_group(number).await?;
+        }
+        for _ in 0..shards.settings.routers {
+            shards.add_router()?;
+        }
+        for node in shards.groups.iter().flat_map(|group| group.nodes()) {
+            node.start()?;
+        }
+        shards.whole().await?;
+        shards.admin().settled(shards.groups.len()).await?;
+        Ok(shards)
+    }
+}
+
+impl Shards {
+    /// Two groups of three nodes and one router, unless told otherwise.
+    pub fn builder() -> ShardsBuilder {
+        ShardsBuilder {
+            groups: 2,
+            routers: 1,
+            nodes: 3,
+            env: Vec::new(),
+            router_env: Vec::new(),
+            partitionable: false,
+        }
+    }
+
+    /// Starts the nodes of one more group, which registers at the routers, and waits until it is whole. Its share of the
+    /// slots moves to it by itself. Returns its number.
+    pub async fn add_group(&mut self) -> anyhow::Result<usize> {
+        let number = self.groups.len() + 1;
+        self.create_group(number).await?;
+        for node in self.group(number).nodes() {
+            node.start()?;
+        }
+        self.group(number).whole(self.settings.nodes).await?;
+        Ok(number)
+    }
+
+    async fn create_group(&mut self, number: usize) -> anyhow::Result<()> {
+        let settings = &self.settings;
+        let mut builder: ClusterBuilder =
+            Cluster::builder().nodes(settings.nodes).named_after((number - 1) * settings.nodes);
+        for (name, value) in &settings.env {
+            builder = builder.env(name, value);
+        }
+        if settings.partitionable {
+            builder = builder.partitionable();
+        }
+        if number > 1 {
+            let routers = (1..=settings.routers).map(|index| self.router_address(index)).collect();
+            builder = builder.registers(Registration { routers, group: group_name(number) });
+        }
+        self.groups.push(builder.create().await?);
+        Ok(())
+    }
+
+    fn router_address(&self, index: usize) -> SocketAddr {
+        SocketAddr::from((self.loopback.node(index), HTTP_PORT))
+    }
+
+    /// Starts one more router.
+    pub fn add_router(&mut self) -> anyhow::Result<()> {
+        let index = self.routers.len() + 1;
+        let name = format!("router{index}");
+        let http = self.router_address(index);
+        let root = self.dir.as_ref().context("the store is over")?.path();
+        let process =
+            Arc::new(Process::new(name.clone(), binary("raftkv-router")?, root.join(format!("{name}.log"))));
+        let meta: Vec<_> = self.group(1).nodes().iter().map(|node| node.group_address().to_string()).collect();
+        process.set_env("RAFTKV_META", meta.join(","));
+        process.set_env("RAFTKV_HTTP_LISTEN", http.to_string());
+        process.set_env("RAFTKV_ROUTER_ID", &name);
+        process.set_env("RAFTKV_REPLICAS", self.settings.nodes.to_string());
+        for (name, value) in &self.settings.router_env {
+            process.set_env(name, value);
+        }
+        if let Some(supervisor) = &self.supervisor {
+            supervisor.add(Arc::clone(&process));
+        }
+        process.start()?;
+        self.routers.push(Router { name, http, process });
+        Ok(())
+    }
+
+    /// Group number `number`, from 1; the first holds the map.
+    pub fn group(&self, number: usize) -> &Cluster {
+        &self.groups[number - 1]
+    }
+
+    /// The groups.
+    pub fn groups(&self) -> &[Cluster] {
+        &self.groups
+    }
+
+    /// The id of a group, which its name leads to.
+    pub async fn group_id(&self, number: usize) -> anyhow::Result<u32> {
+        if number == 1 {
+            return Ok(1);
+        }
+        Ok(self.admin().cluster().await?.group(&group_name(number))?.id)
+    }
+
+    /// Router number `index`, from 1.
+    pub fn router(&self, index: usize) -> &Router {
+        &self.routers[index - 1]
+    }
+
+    /// The routers.
+    pub fn routers(&self) -> &[Router] {
+        &self.routers
+    }
+
+    /// A client of each router.
+    pub fn clients(&self) -> Vec<Client> {
+        self.routers.iter().map(Router::client).collect()
+    }
+
+    /// Administration at the last router: the tests kill the first.
+    pub fn admin(&self) -> Admin {
+        self.router(self.routers.len()).admin()
+    }
+
+    /// Waits until every running node and router is ready.
+    pub async fn whole(&self) -> anyhow::Result<()> {
+        try_join_all(self.groups.iter().map(|group| group.whole(group.nodes().len()))).await?;
+        let running = self.routers.iter().filter(|router| router.process.pid().is_some());
+        try_join_all(running.map(|router| async move {
+            eventually(&format!("{} is ready", router.name), || router.ready()).await
+        }))
+        .await?;
+        Ok(())
+    }
+
+    /// Waits until every slot is served by exactly one group and nothing is left of what moved, and checks that each key
+    /// is in exactly one group, the one that serves its slot, and that routers list just these. Writes must have ended. Returns
+    /// what a router lists.
+    pub async fn spread(&self) -> anyhow::Result<Contents> {
+        let held = eventually("each key is in one group and nothing is left of moves", || async {
+            let mut held: BTreeMap<usize, Held> = BTreeMap::new();
+            for (at, group) in self.groups.iter().enumerate() {
+                if group.nodes().iter().all(|node| node.engine().pid().is_none()) {
+                    continue;
+                }
+                let leader = group.leader().await?;
+                let here = leader.group_peer()?.held().await?;
+                ensure!(here.ownership.purge.is_none(), "group {} still purges", at + 1);
+                ensure!(
+                    here.ownership.incoming.is_none() && here.ownership.outgoing.is_none(),
+                    "group {} still moves",
+                    at + 1
+                );
+                held.insert(at + 1, here);
+            }
+            let all = held.values().fold(SlotSet::new(), |all, held| all.union(&held.served));
+            ensure!(all.len() == usize::from(SLOTS), "only the slots {all} are served");
+            Ok(held)
+        })
+        .await?;
+        let mut served = SlotSet::new();
+        let mut keys = BTreeSet::new();
+        for (number, held) in &held {
+            ensure!(!served.overlaps(&held.served), "group {number} serves slots that another one serves as well");
+            served = served.union(&held.served);
+            for key in &held.keys {
+                ensure!(held.served.contains(slot_of(key.as_bytes())), "{key} does not belong to group {number}");
+                ensure!(keys.insert(key.clone()), "{key} is in two groups");
+            }
+            ensure!(
+                held.stored == held.keys.len() as u64,
+                "group {number} stores {} keys and serves {}",
+                held.stored,
+                held.keys.len()
+            );
+        }
+        let mut first: Option<Contents> = None;
+        for router in self.routers.iter().filter(|router| router.process.pid().is_some()) {
+            let contents = Contents::read(&router.client(), "", "linearizable").await?;
+            let listed: BTreeSet<_> = contents.entries.keys().cloned().collect();
+            ensure!(
+                listed == keys,
+                "{} lists other keys than the groups hold: {:?}",
+                router.name,
+                listed.symmetric_difference(&keys).take(10).collect::<Vec<_>>()
+            );
+            first.get_or_insert(contents);
+        }
+        first.context("no router runs")
+    }
+
+    /// Kills every process, then starts all again and waits until all are ready.
+    pub async fn restart(&self) -> anyhow::Result<()> {
+        for router in &self.routers {
+            router.process.kill();
+        }
+        for node in self.groups.iter().flat_map(|group| group.nodes()) {
+            node.kill();
+        }
+        for node in self.groups.iter().flat_map(|group| group.nodes()) {
+            node.start()?;
+        }
+        for router in &self.routers {
+            router.process.start()?;
+        }
+        self.whole().await
+    }
+
+    /// Starts the routers anew with a variable set: they keep nothing that could be lost.
+    pub async fn restart_routers(&self, name: &str, value: &str) -> anyhow::Result<()> {
+        for router in &self.routers {
+            router.process.kill();
+            router.process.set_env(name, value);
+            router.process.start()?;
+        }
+        self.whole().await
+    }
+
+    /// `count` keys below `prefix` whose slots are all in `slots`, each of another slot as long as there are some.
+    pub fn keys_in(slots: &SlotSet, prefix: &str, count: usize) -> Vec<String> {
+        let mut used = BTreeSet::new();
+        let numbers = 0u64..;
+        numbers
+            .map(|number| format!("{prefix}{number}"))
+            .filter(|key| {
+                let slot = slot_of(key.as_bytes());
+                slots.contains(slot) && (used.len() >= slots.len() || used.insert(slot))
+            })
+            .take(count)
+            .collect()
+    }
+
+    /// Ends everything after a test that succeeded, checks that no process logged a bug, and removes the files.
+    pub async fn finish(mut self) -> anyhow::Result<()> {
+        self.supervisor = None;
+        for router in &self.routers {
+            router.process.kill();
+            let log = std::fs::read_to_string(router.process.log()).unwrap_or_default();
+            if let Some(line) = log.lines().find(|line| NEVER_LOGGED.iter().any(|never| line.contains(never))) {
+                return Err(anyhow!("{} logged: {line}", router.name));
+            }
+        }
+        for group in std::mem::take(&mut self.groups) {
+            group.finish().await?;
+        }
+        self.finished = true;
+        Ok(())
+    }
+}
+
+/// What nodes ask the routers for.
+fn group_name(number: usize) -> String {
+    format!("group{number}")
+}
+
+impl Drop for Shards {
+    fn drop(&mut self) {
+        self.supervisor = None;
+        for router in &self.routers {
+            router.process.kill();
+        }
+        if self.finished {
+            return;
+        }
+        let Some(dir) = self.dir.take() else { return };
+        let dir = dir.keep();
+        println!("the test did not finish; the routers' logs are kept in {}", dir.display());
+        for router in &self.routers {
+            println!("--- {} ended as {:?}; end of its log:", router.name, router.process.exits());
+            println!("{}", tail(router.process.log(), LINES_SHOWN));
+        }
+    }
+}
