@@ -14,6 +14,7 @@ mod compat;
 mod conditions;
 mod config;
 mod cursor;
+mod elsewhere;
 mod fields;
 mod fingerprint;
 mod native;
@@ -33,6 +34,7 @@ pub use backend::{
     Backend, BackendError, Consistency, Entry, ListRequest, Membership, Page, Read, RequestContext, ServedBy,
 };
 pub use config::{ApiConfig, DEFAULT_TIMEOUT, IDEMPOTENCY_KEEP, MAX_TIMEOUT, MetricsHook};
+pub use elsewhere::Elsewhere;
 pub use problem::{Problem, ProblemBody, ProblemOutcome};
 pub use router::router;
 pub use server::{HttpLimits, serve};
