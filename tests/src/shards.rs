@@ -117,14 +117,7 @@ impl ShardsBuilder {
 impl Shards {
     /// Two groups of three nodes and one router, unless told otherwise.
     pub fn builder() -> ShardsBuilder {
-        ShardsBuilder {
-            groups: 2,
-            routers: 1,
-            nodes: 3,
-            env: Vec::new(),
-            router_env: Vec::new(),
-            partitionable: false,
-        }
+        ShardsBuilder { groups: 2, routers: 1, nodes: 3, env: Vec::new(), router_env: Vec::new(), partitionable: false }
     }
 
     /// Starts the nodes of one more group, which registers at the routers, and waits until it is whole. Its share of the
@@ -167,8 +160,7 @@ impl Shards {
         let name = format!("router{index}");
         let http = self.router_address(index);
         let root = self.dir.as_ref().context("the store is over")?.path();
-        let process =
-            Arc::new(Process::new(name.clone(), binary("raftkv-router")?, root.join(format!("{name}.log"))));
+        let process = Arc::new(Process::new(name.clone(), binary("raftkv-router")?, root.join(format!("{name}.log"))));
         let meta: Vec<_> = self.group(1).nodes().iter().map(|node| node.group_address().to_string()).collect();
         process.set_env("RAFTKV_META", meta.join(","));
         process.set_env("RAFTKV_HTTP_LISTEN", http.to_string());
@@ -227,9 +219,10 @@ impl Shards {
     pub async fn whole(&self) -> anyhow::Result<()> {
         try_join_all(self.groups.iter().map(|group| group.whole(group.nodes().len()))).await?;
         let running = self.routers.iter().filter(|router| router.process.pid().is_some());
-        try_join_all(running.map(|router| async move {
-            eventually(&format!("{} is ready", router.name), || router.ready()).await
-        }))
+        try_join_all(
+            running
+                .map(|router| async move { eventually(&format!("{} is ready", router.name), || router.ready()).await }),
+        )
         .await?;
         Ok(())
     }

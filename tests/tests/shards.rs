@@ -128,8 +128,13 @@ async fn a_repeated_request_is_answered_from_the_record_that_moved_along() -> an
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_is_cancelled_before_it_is_committed_and_goes_on_after() -> anyhow::Result<()> {
-    let shards =
-        Shards::builder().groups(2).routers(1).nodes(1).router_env("RAFTKV_MOVE_PAUSE_AT", "copying:2000").start().await?;
+    let shards = Shards::builder()
+        .groups(2)
+        .routers(1)
+        .nodes(1)
+        .router_env("RAFTKV_MOVE_PAUSE_AT", "copy-page:2000")
+        .start()
+        .await?;
     let admin = shards.admin();
     let client = shards.router(1).client();
     let slots = admin.slots_of(1).await?.first(200);
@@ -150,7 +155,7 @@ async fn a_move_is_cancelled_before_it_is_committed_and_goes_on_after() -> anyho
     ensure!(after.len() == before.len(), "{}", before.difference(&after));
 
     // A move of the same slots works afterwards; cancelled when it is committed, it goes on.
-    shards.restart_routers("RAFTKV_MOVE_PAUSE_AT", "releasing:2000").await?;
+    shards.restart_routers("RAFTKV_MOVE_PAUSE_AT", "release:2000").await?;
     let operation = admin.move_slots(&slots, 2).await?;
     at_step(&shards, operation, "releasing").await?;
     let answer = admin.cancel(operation).await?;
@@ -166,8 +171,13 @@ async fn a_move_is_cancelled_before_it_is_committed_and_goes_on_after() -> anyho
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_only_router_is_killed_in_the_middle_of_a_move() -> anyhow::Result<()> {
-    let shards =
-        Shards::builder().groups(2).routers(1).nodes(1).router_env("RAFTKV_MOVE_PAUSE_AT", "fencing:1000").start().await?;
+    let shards = Shards::builder()
+        .groups(2)
+        .routers(1)
+        .nodes(1)
+        .router_env("RAFTKV_MOVE_PAUSE_AT", "fence:1000")
+        .start()
+        .await?;
     let (admin, router) = (shards.admin(), shards.router(1));
     let slots = admin.slots_of(2).await?.first(500);
     let keys = Shards::keys_in(&slots, "k-", 100);
@@ -227,7 +237,10 @@ async fn a_stale_router_cannot_write_to_the_old_owner() -> anyhow::Result<()> {
     }
     // Past all routers: the old owner says that it is not its slot, and does nothing.
     let old = shards.group(1).leader().await?.client();
-    for request in [old.request(Method::PUT, &format!("/v1/kv/{}", keys[0])).body("?"), old.request(Method::GET, &format!("/v1/kv/{}", keys[0]))] {
+    for request in [
+        old.request(Method::PUT, &format!("/v1/kv/{}", keys[0])).body("?"),
+        old.request(Method::GET, &format!("/v1/kv/{}", keys[0])),
+    ] {
         Client::send(request).await?.expect(StatusCode::MISDIRECTED_REQUEST)?;
     }
     stale.process().resume()?;
@@ -303,7 +316,8 @@ async fn the_slots_of_a_lost_group_answer_503_and_the_others_do_not_notice() -> 
         node.start()?;
     }
     let at = Instant::now();
-    eventually("the lost group is back", || async { client.get_with(&lost[0], "?timeout=1s").await?.success() }).await?;
+    eventually("the lost group is back", || async { client.get_with(&lost[0], "?timeout=1s").await?.success() })
+        .await?;
     figure("the lost group is back after", format!("{:.1?}", at.elapsed()));
     for key in lost.iter().chain(&alive) {
         ensure!(client.get(key).await?.text()? == *key, "{key} is not what it was");

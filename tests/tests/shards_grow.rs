@@ -18,8 +18,7 @@ async fn heavy_a_third_group_joins_and_leaves_under_load() -> anyhow::Result<()>
     let base = Load::start("base/", BASE_KEYS, 16, shards.clients()).report().await?;
     ensure!(base.acked() as u64 == BASE_KEYS, "{} of {BASE_KEYS} keys", base.acked());
 
-    let registers =
-        Registers::start("register/", REGISTERS, workers, shards.clients(), Tolerance::Waits, seed);
+    let registers = Registers::start("register/", REGISTERS, workers, shards.clients(), Tolerance::Waits, seed);
     progress(&registers, 500).await?;
     let at = Instant::now();
     let third = shards.add_group().await?;
@@ -42,7 +41,10 @@ async fn heavy_a_third_group_joins_and_leaves_under_load() -> anyhow::Result<()>
     figure("clients", workers);
     figure("operations checked for linearizability", report.operations);
     figure("checked in", format!("{:.1?}", report.checked_in));
-    figure("waits of the clients: 99 % below, the longest", format!("{:.0?}, {:.0?}", report.p99_wait, report.longest_wait));
+    figure(
+        "waits of the clients: 99 % below, the longest",
+        format!("{:.0?}, {:.0?}", report.p99_wait, report.longest_wait),
+    );
     ensure!(report.unknown == 0 && report.refused == 0, "{report:?}");
     let contents = shards.spread().await?;
     base.check(&contents)?;
