@@ -50,9 +50,10 @@ in_processes() {
         rm -f "$LOCAL/out.json"
         local data="$LOCAL/data" arguments=(--nodes 3)
         # A plain group and a sharded store are kept apart: each resumes what it was.
-        [ "$groups" = 1 ] || { data="$LOCAL/shards" && arguments+=(--groups "$groups"); }
+        local port=8080
+        [ "$groups" = 1 ] || { data="$LOCAL/shards" port=8000 && arguments+=(--groups "$groups"); }
         # Its own session: it stays when this terminal is closed.
-        setsid "$(target_dir)/release/raftkv" local "${arguments[@]}" --dir "$data" --json \
+        setsid "$(target_dir)/release/raftkv" local "${arguments[@]}" --http-port "$port" --dir "$data" --json \
             >"$LOCAL/out.json" 2>"$LOCAL/log" </dev/null &
         local pid=$! deadline=$((SECONDS + START_SECONDS))
         echo "$pid" >"$LOCAL/pid"

@@ -36,7 +36,19 @@ pub struct LocalState {
     /// The nodes.
     pub nodes: Vec<LocalNode>,
     /// The shard routers.
-    pub routers: Vec<serde_json::Value>,
+    pub routers: Vec<LocalRouter>,
+}
+
+/// A router in that JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocalRouter {
+    /// Its name.
+    pub name: String,
+    /// host:port of its HTTP API.
+    pub http: String,
+    /// `None` while it does not run.
+    pub pid: Option<u32>,
 }
 
 /// A node in that JSON.
@@ -59,6 +71,9 @@ pub struct LocalNode {
     pub sidecar_pid: Option<u32>,
     /// Its data.
     pub dir: PathBuf,
+    /// It was killed, and is not started again.
+    #[serde(default)]
+    pub killed: bool,
 }
 
 impl LocalNode {
@@ -69,7 +84,7 @@ impl LocalNode {
 }
 
 impl LocalCluster {
-    /// Starts one with `nodes` nodes and waits for the line of JSON.
+    /// Starts one with `nodes` nodes in each group and waits for the line of JSON.
     pub async fn start(nodes: usize, arguments: &[&str]) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("rkl").tempdir()?;
         let program = binary("raftkv")?;
@@ -92,7 +107,8 @@ impl LocalCluster {
             .context("raftkv local printed nothing")??
             .ok_or_else(|| anyhow!("raftkv local ended: {}", tail(&cluster.dir.path().join("stderr"), 20)))?;
         cluster.printed = serde_json::from_str(&line).with_context(|| line.clone())?;
-        ensure!(cluster.printed.nodes.len() == nodes, "{line}");
+        let count = cluster.printed.nodes.len();
+        ensure!(count > 0 && count.is_multiple_of(nodes), "{line}");
         Ok(cluster)
     }
 
@@ -137,7 +153,8 @@ fn read_state(dir: &Path) -> anyhow::Result<LocalState> {
 }
 
 fn pids(state: &LocalState) -> Vec<u32> {
-    state.nodes.iter().flat_map(|node| [node.engine_pid, node.sidecar_pid]).flatten().collect()
+    let nodes = state.nodes.iter().flat_map(|node| [node.engine_pid, node.sidecar_pid]);
+    nodes.chain(state.routers.iter().map(|router| router.pid)).flatten().collect()
 }
 
 impl Drop for LocalCluster {

@@ -1,7 +1,7 @@
 //! `raftkv local`: what it prints, what it keeps running and what it leaves behind.
 
 use anyhow::{Context, anyhow, ensure};
-use raftkv_tests::{LocalCluster, LocalNode, eventually, signal};
+use raftkv_tests::{Client, Contents, LocalCluster, LocalNode, eventually, signal};
 use rustix::process::Signal;
 
 fn pid(node: &LocalNode, role: &str) -> anyhow::Result<u32> {
@@ -65,5 +65,32 @@ async fn one_node_is_a_cluster() -> anyhow::Result<()> {
     let node = &cluster.printed.nodes[0];
     let revision = node.client().put("k", "v").await?.acked()?;
     ensure!(node.client().get("k").await?.revision()? == revision);
+    cluster.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_groups_share_the_keys_behind_a_router_that_is_restarted() -> anyhow::Result<()> {
+    let cluster = LocalCluster::start(1, &["--groups", "2"]).await?;
+    let [router] = &cluster.printed.routers[..] else { anyhow::bail!("one router: {:?}", cluster.printed) };
+    let [first, second] = &cluster.printed.nodes[..] else { anyhow::bail!("two nodes: {:?}", cluster.printed) };
+    ensure!(first.group != second.group, "{:?}", cluster.printed);
+    let client = Client::new(&router.http);
+    // Both groups have keys when the line is printed: no waiting here.
+    for number in 0..100 {
+        client.put(&format!("k{number}"), number.to_string()).await?.acked()?;
+    }
+    for node in [first, second] {
+        let held = Contents::keys(&node.client(), "k", "linearizable").await?.len();
+        // Alone or, when it passes lists on, all of them.
+        ensure!(held > 20, "{} lists {held} of 100 keys", node.name);
+    }
+    let dead = router.pid.context("the router runs")?;
+    signal(dead, Signal::KILL)?;
+    eventually("the router is started again", || async {
+        let now = cluster.state()?.routers[0].pid.context("it does not run")?;
+        ensure!(now != dead, "it is still process {dead}");
+        client.get("k7").await?.success()
+    })
+    .await?;
     cluster.stop().await
 }
