@@ -80,7 +80,7 @@ pub use files::{allocated_bytes, tail};
 pub use group_peer::{GroupPeer, Held};
 pub use linearizability::{History, Operation};
 pub use load::{Load, LoadReport};
-pub use local::{LocalCluster, LocalNode, LocalState, signal};
+pub use local::{LocalCluster, LocalNode, LocalRouter, LocalState, signal};
 pub use loopback::Loopback;
 pub use node::Node;
 pub use partition::{Flow, Partition};
