@@ -69,7 +69,12 @@ impl EngineBackend {
         Self { shared: Arc::new(shared) }
     }
 
-    async fn scan(&self, deadline: Instant, request: ListRequest) -> Result<(Page, u64), BackendError> {
+    /// Runs what may read for long off the async threads, when its turn comes.
+    pub(crate) async fn scan<T: Send + 'static>(
+        &self,
+        deadline: Instant,
+        work: impl FnOnce(&Store) -> T + Send + 'static,
+    ) -> Result<T, BackendError> {
         let late = || BackendError::DeadlineExceeded("the listing was not done in time".to_owned());
         let Some(share) = self.shared.scans.take(1) else {
             return Err(BackendError::Overloaded { retry_after: RETRY_AFTER });
@@ -84,14 +89,33 @@ impl EngineBackend {
         let scan = tokio::task::spawn_blocking(move || {
             // Kept until the scan is done, though its client may be gone before.
             let (_share, _turn) = (share, turn);
-            let revision = store.revision();
-            store.list(&request).map(|page| (page, revision))
+            work(&store)
         });
         match tokio::time::timeout_at(deadline.into(), scan).await {
-            Ok(Ok(page)) => page.map_err(read_failed),
+            Ok(Ok(done)) => Ok(done),
             Ok(Err(_)) => Err(BackendError::ShuttingDown),
             Err(_) => Err(late()),
         }
+    }
+
+    /// The local store.
+    pub(crate) fn store(&self) -> &Store {
+        &self.shared.store
+    }
+
+    /// What makes reads of it fresh.
+    pub(crate) fn barriers(&self) -> &Barriers {
+        &self.shared.barriers
+    }
+
+    /// The sidecar.
+    pub(crate) fn consensus(&self) -> &ConsensusClient {
+        &self.shared.consensus
+    }
+
+    /// The disk it is on.
+    pub(crate) fn disk(&self) -> &DiskGuard {
+        &self.shared.disk
     }
 
     async fn ask_ready(&self) -> Result<(), BackendError> {
@@ -107,18 +131,26 @@ impl Backend for EngineBackend {
     }
 
     async fn get(&self, ctx: RequestContext, key: Key) -> Result<Read<Option<Entry>>, BackendError> {
-        self.shared.barriers.wait(ctx.consistency, ctx.deadline).await?;
-        // Taken before the read: what the read sees is at least that new.
-        let store_revision = self.shared.store.revision();
-        // On this thread: one lookup costs less than handing it to another.
-        let value = self.shared.store.get(&key).map_err(read_failed)?;
-        Ok(Read { value, store_revision, consistency: ctx.consistency })
+        let store = &self.shared.store;
+        let read = || async {
+            // Taken before the read: what the read sees is at least that new.
+            let store_revision = store.revision();
+            // On this thread: one lookup costs less than handing it to another.
+            let value = store.get(&key).map_err(read_failed)?;
+            Ok(Read { value, store_revision, consistency: ctx.consistency })
+        };
+        self.shared.barriers.read(ctx.consistency, ctx.deadline, read).await
     }
 
     async fn list(&self, ctx: RequestContext, request: ListRequest) -> Result<Read<Page>, BackendError> {
-        self.shared.barriers.wait(ctx.consistency, ctx.deadline).await?;
-        let (value, store_revision) = self.scan(ctx.deadline, request).await?;
-        Ok(Read { value, store_revision, consistency: ctx.consistency })
+        let read = || async {
+            let request = request.clone();
+            let scan = move |store: &Store| (store.revision(), store.list(&request));
+            let (store_revision, page) = self.scan(ctx.deadline, scan).await?;
+            let value = page.map_err(read_failed)?;
+            Ok(Read { value, store_revision, consistency: ctx.consistency })
+        };
+        self.shared.barriers.read(ctx.consistency, ctx.deadline, read).await
     }
 
     async fn join(&self, ctx: RequestContext, name: String, raft_address: String) -> Result<String, BackendError> {
@@ -163,9 +195,10 @@ fn check_ready(status: &ConsensusStatus) -> Result<(), &'static str> {
     }
 }
 
-fn read_failed(error: StoreError) -> BackendError {
+pub(crate) fn read_failed(error: StoreError) -> BackendError {
     match error {
         StoreError::Stopped => BackendError::ShuttingDown,
+        StoreError::WrongGroup => BackendError::WrongGroup,
         error => {
             tracing::error!("read from the store: {error}");
             BackendError::Internal(error.to_string())

@@ -15,6 +15,8 @@ const DEFAULT_DATA_DIR: &str = "/var/lib/raftkv";
 const DEFAULT_NAME: &str = "node1";
 /// Clients reach every interface.
 const DEFAULT_HTTP_LISTEN: &str = "0.0.0.0:8080";
+/// Routers reach every interface.
+const DEFAULT_GROUP_LISTEN: &str = "0.0.0.0:50053";
 /// The hot keys of a small node; beside it the memtables and what is in flight must fit in a few hundred megabytes.
 const DEFAULT_CACHE: ByteSize = ByteSize::mib(64);
 /// More clients than a node serves fast; each costs some kilobytes while it is idle. Needs as many file descriptors.
@@ -58,6 +60,9 @@ pub struct Args {
     /// How clients and routers reach it. [default: NODE_ID:port]
     #[arg(long, env = "RAFTKV_HTTP_ADVERTISE")]
     http_advertise: Option<String>,
+    /// Where to listen for routers. [default: 0.0.0.0:50053]
+    #[arg(long, env = "RAFTKV_GROUP_LISTEN")]
+    group_listen: Option<String>,
     /// Where to listen for the sidecar: unix:PATH or host:port. [default: unix:DATA_DIR/engine.sock]
     #[arg(long, env = "RAFTKV_ENGINE_GRPC_LISTEN")]
     engine_grpc_listen: Option<String>,
@@ -115,6 +120,7 @@ struct File {
 struct Table {
     http_listen: Option<String>,
     http_advertise: Option<String>,
+    group_listen: Option<String>,
     grpc_listen: Option<Endpoint>,
     sidecar_grpc: Option<Endpoint>,
     disk_reserve: Option<ByteSize>,
@@ -138,6 +144,8 @@ pub struct Config {
     pub http_listen: Endpoint,
     /// host:port clients reach it by; `None` = the name and the port that was bound.
     pub http_advertise: Option<String>,
+    /// For routers.
+    pub group_listen: Endpoint,
     /// For the sidecar.
     pub grpc_listen: Endpoint,
     /// Where the sidecar is.
@@ -163,6 +171,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// Directory of the node, of which the engine and the sidecar have a part each.
+    pub fn data_dir(&self) -> &std::path::Path {
+        self.dir.parent().unwrap_or(&self.dir)
+    }
+
     /// Flag over environment over file over default. Nothing is opened but the file.
     ///
     /// # Errors
@@ -184,6 +197,8 @@ impl Config {
             Endpoint::unix(data_dir.join(file)).map_err(|error| ConfigError::invalid("RAFTKV_DATA_DIR", error))
         };
         let http_listen = text(args.http_listen, table.http_listen).unwrap_or_else(|| DEFAULT_HTTP_LISTEN.to_owned());
+        let group_listen =
+            text(args.group_listen, table.group_listen).unwrap_or_else(|| DEFAULT_GROUP_LISTEN.to_owned());
         let request_timeout = parsed("RAFTKV_REQUEST_TIMEOUT", args.request_timeout, table.request_timeout)?
             .unwrap_or(DEFAULT_REQUEST_TIMEOUT)
             .get();
@@ -214,6 +229,7 @@ impl Config {
             dir: data_dir.join("engine"),
             http_listen: tcp("RAFTKV_HTTP_LISTEN", &http_listen)?,
             http_advertise: advertised("RAFTKV_HTTP_ADVERTISE", text(args.http_advertise, table.http_advertise))?,
+            group_listen: tcp("RAFTKV_GROUP_LISTEN", &group_listen)?,
             grpc_listen: match parsed("RAFTKV_ENGINE_GRPC_LISTEN", args.engine_grpc_listen, table.grpc_listen)? {
                 Some(endpoint) => endpoint,
                 None => socket("engine.sock")?,

@@ -26,6 +26,7 @@ fn defaults_need_nothing_but_a_name() {
     assert_eq!(config.dir, PathBuf::from("/var/lib/raftkv/engine"));
     assert_eq!(config.http_listen.to_string(), "0.0.0.0:8080");
     assert_eq!(config.http_advertise, None);
+    assert_eq!(config.group_listen.to_string(), "0.0.0.0:50053");
     assert_eq!(config.grpc_listen.to_string(), "unix:/var/lib/raftkv/engine.sock");
     assert_eq!(config.sidecar_grpc.to_string(), "unix:/var/lib/raftkv/sidecar.sock");
     assert_eq!(config.disk_reserve, None);
@@ -75,13 +76,14 @@ fn an_empty_variable_is_not_set() {
 
 #[test]
 fn what_makes_no_sense_is_refused_with_its_name() {
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 10] = [
         (&["--request-timeout", "5"], "RAFTKV_REQUEST_TIMEOUT"),
         (&["--request-timeout", "0s"], "RAFTKV_REQUEST_TIMEOUT"),
         (&["--max-request-timeout", "1s"], "RAFTKV_MAX_REQUEST_TIMEOUT"),
         (&["--max-key-bytes", "1MiB"], "RAFTKV_MAX_KEY_BYTES"),
         (&["--max-value-bytes", "0"], "RAFTKV_MAX_VALUE_BYTES"),
         (&["--http-listen", "unix:/tmp/http.sock"], "RAFTKV_HTTP_LISTEN"),
+        (&["--group-listen", "unix:/tmp/group.sock"], "RAFTKV_GROUP_LISTEN"),
         (&["--http-advertise", "node1:0"], "RAFTKV_HTTP_ADVERTISE"),
         (&["--node-id", "no spaces"], "NODE_ID"),
         (&["--cache-bytes", "1KiB"], "RAFTKV_CACHE_BYTES"),

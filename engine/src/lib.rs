@@ -2,8 +2,8 @@
 //!
 //! It owns the [`store`] and serves the [`state_machine`] service that the sidecar applies committed entries through.
 //! Writes go the other way: the [`proposer`] packs them into batches for the sidecar's `Consensus` service, and reads
-//! ask the [`barrier`] lanes how far they must have applied. [`backend`] puts that behind the HTTP surfaces, and [`run`]
-//! starts and stops it all.
+//! ask the [`barrier`] lanes how far they must have applied. [`backend`] puts that behind the HTTP surfaces, [`group`]
+//! behind the service that routers of a sharded store speak, and [`run`] starts and stops it all.
 
 pub mod backend;
 pub mod barrier;
@@ -11,6 +11,7 @@ pub mod config;
 pub mod consensus_client;
 pub mod disk_guard;
 pub mod file_limit;
+pub mod group;
 mod membership;
 pub mod run;
 pub mod state_machine;

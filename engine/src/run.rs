@@ -8,6 +8,7 @@ use raftkv_runtime::exit::{self, ExitCode};
 use raftkv_runtime::grpc::{self, ChannelOptions, Endpoint, Listener, ListenerError};
 use raftkv_runtime::metrics;
 use raftkv_runtime::shutdown::Shutdown;
+use raftkv_runtime::wipe::{self, Part};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -16,12 +17,15 @@ use crate::barrier::Barriers;
 use crate::config::Config;
 use crate::consensus_client::ConsensusClient;
 use crate::disk_guard::DiskGuard;
+use crate::group::{GroupService, Timeouts};
 use crate::proposer::Proposer;
 use crate::state_machine::{ServiceInfo, StateMachineService};
 use crate::store::{Store, StoreError, StoreOptions};
 
 /// What is left of writes once HTTP has drained gets this long: their clients are gone.
 const PROPOSER_GRACE: Duration = Duration::from_millis(500);
+/// Routers' streams get this long after HTTP has drained: what is under way on them is answered in less.
+const GROUP_GRACE: Duration = Duration::from_secs(3);
 /// Calls of the sidecar get this long to end; its streams are open for ever, so they are cut.
 const GRPC_GRACE: Duration = Duration::from_millis(300);
 /// How often a node that is not ready yet looks whether it is, to say so in the log.
@@ -32,6 +36,8 @@ const READY_POLL: Duration = Duration::from_millis(250);
 pub struct Listeners {
     /// For clients.
     pub http: TcpListener,
+    /// For routers.
+    pub group: Listener,
     /// For the sidecar.
     pub grpc: Listener,
 }
@@ -44,7 +50,13 @@ impl Listeners {
             .map_err(|source| RunError::Io { action: "create the data directory", source })?;
         let address = config.http_listen.to_string();
         let http = TcpListener::bind(&address).await.map_err(|source| RunError::Listen { address, source })?;
-        Ok(Self { http, grpc: Listener::bind(&config.grpc_listen).await? })
+        let group = Listener::bind(&config.group_listen).await?;
+        Ok(Self { http, group, grpc: Listener::bind(&config.grpc_listen).await? })
+    }
+
+    /// Where routers are served; with the real port where 0 was asked for.
+    pub fn group_address(&self) -> &Endpoint {
+        self.group.endpoint()
     }
 
     /// Where clients are served; with the real port where 0 was asked for.
@@ -64,7 +76,7 @@ pub enum RunError {
         /// Why.
         source: std::io::Error,
     },
-    /// The address for the sidecar cannot be bound.
+    /// The address for routers or for the sidecar cannot be bound.
     #[error(transparent)]
     Listener(#[from] ListenerError),
     /// The store cannot be opened.
@@ -78,6 +90,9 @@ pub enum RunError {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// The node was killed; the next start wipes the data.
+    #[error("this node was removed from its group, and its data is to be wiped: starting anew, empty")]
+    Killed,
     /// A server or a task ended that never should.
     #[error("{0}")]
     Internal(String),
@@ -90,6 +105,7 @@ impl RunError {
             Self::Listen { .. } | Self::Listener(_) | Self::Io { .. } => exit::IO,
             Self::Store(StoreError::Corrupt(_)) => exit::DATA,
             Self::Store(_) => exit::IO,
+            Self::Killed => exit::TEMPFAIL,
             Self::Internal(_) => exit::SOFTWARE,
         }
     }
@@ -97,7 +113,8 @@ impl RunError {
 
 /// Runs an engine until `shutdown`, then stops in peace.
 ///
-/// Order of stopping: HTTP takes no more and answers what it has within the grace period; then proposals and barriers;
+/// Order of stopping: HTTP and routers' streams take no more and answer what they have within the grace period; then
+/// proposals and barriers;
 /// the gRPC service last, because the sidecar applies the very entries that requests in flight wait for.
 pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Result<(), RunError> {
     let http_address = listeners.http_address()?;
@@ -109,6 +126,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     tracing::info!(
         node = config.name,
         http = %http_address,
+        group = %listeners.group.endpoint(),
         grpc = %listeners.grpc.endpoint(),
         sidecar = %config.sidecar_grpc,
         disk_reserve_bytes = disk.reserve_bytes(),
@@ -129,22 +147,37 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     let backend = EngineBackend::new(config.name.clone(), store.clone(), consensus, proposer, barriers, disk);
     tasks.push(tokio::spawn(announce_ready(backend.clone(), parts_stop.clone())));
 
-    let http_stop = shutdown.child();
+    let clients_stop = shutdown.child();
+    let timeouts = Timeouts { default: config.request_timeout, max: config.max_request_timeout };
+    let group = GroupService::new(config.name.clone(), backend.clone(), timeouts, clients_stop.clone());
+    let mut group = serve_group(group, listeners.group, clients_stop.clone());
     let router = raftkv_api::router(backend, api_config(&config));
     let mut http = tokio::spawn(raftkv_api::serve(listeners.http, router, http_limits(&config), {
-        let http_stop = http_stop.clone();
-        async move { http_stop.wait().await }
+        let clients_stop = clients_stop.clone();
+        async move { clients_stop.wait().await }
     }));
 
+    let (mut is_http_over, mut is_group_over) = (false, false);
     let ended = tokio::select! {
-        served = &mut http => ended_early("HTTP", served, &shutdown),
-        served = &mut grpc => {
-            let ended = ended_early("gRPC", served, &grpc_stop);
-            http_stop.trigger();
-            let _ = http.await;
-            ended
+        served = &mut http => {
+            is_http_over = true;
+            ended_early("HTTP", served, &shutdown)
         }
+        served = &mut group => {
+            is_group_over = true;
+            ended_early("group", served, &shutdown)
+        }
+        served = &mut grpc => ended_early("gRPC", served, &grpc_stop),
+        () = wipe::ordered(config.data_dir(), Part::Engine) => Err(RunError::Killed),
     };
+    clients_stop.trigger();
+    if !is_http_over {
+        // It keeps its own time limit.
+        let _ = http.await;
+    }
+    if !is_group_over && tokio::time::timeout(GROUP_GRACE, &mut group).await.is_err() {
+        group.abort();
+    }
     parts_stop.trigger();
     for task in tasks {
         if let Err(error) = task.await {
@@ -190,6 +223,19 @@ fn serve_grpc(
     tokio::spawn(async move {
         grpc::server()
             .add_service(service)
+            .serve_with_incoming_shutdown(listener.into_stream(), async move { stop.wait().await })
+            .await
+    })
+}
+
+fn serve_group(
+    service: GroupService,
+    listener: Listener,
+    stop: Shutdown,
+) -> JoinHandle<Result<(), tonic::transport::Error>> {
+    tokio::spawn(async move {
+        grpc::server()
+            .add_service(service.into_server())
             .serve_with_incoming_shutdown(listener.into_stream(), async move { stop.wait().await })
             .await
     })

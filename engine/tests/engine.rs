@@ -27,7 +27,17 @@ struct Engine {
 impl Engine {
     async fn start(dir: &tempfile::TempDir, more: &[&str]) -> Self {
         let data_dir = dir.path().to_str().expect("text");
-        let given = ["raftkv-engine", "--node-id", "node1", "--data-dir", data_dir, "--http-listen", "127.0.0.1:0"];
+        let given = [
+            "raftkv-engine",
+            "--node-id",
+            "node1",
+            "--data-dir",
+            data_dir,
+            "--http-listen",
+            "127.0.0.1:0",
+            "--group-listen",
+            "127.0.0.1:0",
+        ];
         let args = <Args as clap::Parser>::try_parse_from(given.iter().chain(more)).expect("known flags");
         let config = Config::resolve(args).expect("a sound configuration");
         let listeners = Listeners::bind(&config).await.expect("bind");

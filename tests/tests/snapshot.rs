@@ -42,6 +42,7 @@ async fn a_damaged_snapshot_is_refused_and_leaves_nothing() -> anyhow::Result<()
     engine.set_env("NODE_ID", "alone");
     engine.set_env("RAFTKV_DATA_DIR", dir.path().to_string_lossy());
     engine.set_env("RAFTKV_HTTP_LISTEN", "127.0.0.1:0");
+    engine.set_env("RAFTKV_GROUP_LISTEN", "127.0.0.1:0");
     engine.start()?;
     let client = engine_client(dir.path())?;
     let patience = Duration::from_secs(30);

@@ -59,6 +59,7 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, Guard> for Builder {
         engine.set_env("NODE_ID", "suite");
         engine.set_env("RAFTKV_DATA_DIR", dir.path().to_string_lossy());
         engine.set_env("RAFTKV_HTTP_LISTEN", "127.0.0.1:0");
+        engine.set_env("RAFTKV_GROUP_LISTEN", "127.0.0.1:0");
         engine.start().expect("the engine starts");
         let endpoint = Endpoint::unix(dir.path().join("engine.sock")).expect("a short path");
         let client = EngineClient::new(&endpoint).expect("a client");

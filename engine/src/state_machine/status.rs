@@ -9,7 +9,9 @@ pub(super) fn of_store(error: &StoreError) -> Status {
     let text = error.to_string();
     match error {
         StoreError::Corrupt(_) | StoreError::SnapshotDamaged(_) => Status::data_loss(text),
-        StoreError::SnapshotRefused(_) | StoreError::Unsupported(_) | StoreError::WrongGroup => Status::failed_precondition(text),
+        StoreError::SnapshotRefused(_) | StoreError::Unsupported(_) | StoreError::WrongGroup => {
+            Status::failed_precondition(text)
+        }
         StoreError::Locked { .. } | StoreError::Stopped => Status::unavailable(text),
         StoreError::Storage(_) | StoreError::Io { .. } => Status::internal(text),
     }

@@ -1,0 +1,97 @@
+//! [`Admission`]: what of others' proposals this node passes on.
+//!
+//! A payload in the log must be applied by every replica, for ever, and one that cannot be decoded stops them all. So it
+//! is decoded here, before anybody has seen it.
+
+use raftkv_kv::{Limits, MAX_IMPORT_KEY_BYTES, Proposal};
+use raftkv_proto::consensus::{Refused, RefusedReason};
+
+use crate::disk_guard::DiskGuard;
+
+/// Most operations in one batch: far above what routers put together, for the apply thread does them in one go.
+const MAX_BATCH_OPS: usize = 100_000;
+
+/// Decides by looking at the payload and at the disk.
+#[derive(Debug, Clone)]
+pub(super) struct Admission {
+    disk: DiskGuard,
+}
+
+impl Admission {
+    pub(super) fn new(disk: DiskGuard) -> Self {
+        Self { disk }
+    }
+
+    /// `Err` = definitely not proposed, and why.
+    pub(super) fn check(&self, payload: &[u8]) -> Result<(), Refused> {
+        let refused = |reason: RefusedReason, message: String| Refused { reason: reason.into(), message };
+        let proposal = Proposal::decode(payload)
+            .map_err(|error| refused(RefusedReason::Unspecified, format!("not a proposal: {error}")))?;
+        let Proposal::Batch(batch) = proposal else { return Ok(()) };
+        if batch.ops.len() > MAX_BATCH_OPS {
+            return Err(refused(RefusedReason::TooLarge, format!("the batch has {} operations", batch.ops.len())));
+        }
+        for op in &batch.ops {
+            let limits = Limits { max_key_bytes: MAX_IMPORT_KEY_BYTES, ..Limits::default() };
+            if let Err(error) = raftkv_kv::Key::new(op.command.key().clone().into_bytes(), &limits) {
+                return Err(refused(RefusedReason::Unspecified, error.to_string()));
+            }
+            let client_key = op.idempotency.as_ref().map_or(0, |idempotency| idempotency.key.len());
+            if client_key > MAX_IMPORT_KEY_BYTES {
+                let message = format!("an idempotency key has {client_key} bytes");
+                return Err(refused(RefusedReason::TooLarge, message));
+            }
+        }
+        self.disk.check(&batch.ops).map_err(|full| refused(RefusedReason::DiskFull, full.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use raftkv_kv::{Batch, Command, Idempotency, Key, Op, SystemCommand, Value};
+
+    use super::*;
+
+    fn payload(ops: Vec<Op>) -> Bytes {
+        Proposal::Batch(Batch { session: 1, sequence: 1, acknowledged_below: 0, ops }).encode()
+    }
+
+    fn set(key: Vec<u8>) -> Op {
+        Command::Set { key: Key::from_stored(key), value: Value::from_stored(&b"\xc0"[..]), expires_at_ms: 0 }.into()
+    }
+
+    fn reason(admission: &Admission, payload: &[u8]) -> Option<RefusedReason> {
+        admission.check(payload).err().map(|refused| refused.reason())
+    }
+
+    #[test]
+    fn what_no_replica_could_apply_is_never_proposed() {
+        let dir = tempfile::tempdir().expect("directory");
+        let admission = Admission::new(DiskGuard::new(dir.path(), Some(0)).expect("space is known"));
+        assert_eq!(reason(&admission, &payload(vec![set(b"k".to_vec())])), None);
+        assert_eq!(reason(&admission, &Proposal::OpenSession.encode()), None);
+        let mut newer = Proposal::OpenSession.encode().to_vec();
+        newer[0] += 1;
+        for bad in [&b""[..], b"\x01", &newer] {
+            assert_eq!(reason(&admission, bad), Some(RefusedReason::Unspecified), "{bad:?}");
+        }
+        for key in [Vec::new(), vec![0, 1], vec![b'k'; 65_530]] {
+            assert_eq!(reason(&admission, &payload(vec![set(key)])), Some(RefusedReason::Unspecified));
+        }
+        let mut once = set(b"k".to_vec());
+        once.idempotency = Some(Idempotency { key: vec![1; 65_530].into(), fingerprint: 1, keep_ms: 1 });
+        assert_eq!(reason(&admission, &payload(vec![once])), Some(RefusedReason::TooLarge));
+    }
+
+    #[test]
+    fn on_a_full_disk_only_deletes_and_system_commands_pass() {
+        let dir = tempfile::tempdir().expect("directory");
+        let admission = Admission::new(DiskGuard::new(dir.path(), Some(u64::MAX)).expect("space is known"));
+        let delete = Op::from(Command::Delete { key: Key::from_stored(&b"k"[..]) });
+        assert_eq!(reason(&admission, &payload(vec![delete.clone()])), None);
+        assert_eq!(reason(&admission, &Proposal::System(SystemCommand::Purge { limit: 1 }).encode()), None);
+        let mixed = payload(vec![delete, set(b"k".to_vec())]);
+        assert_eq!(reason(&admission, &mixed), Some(RefusedReason::DiskFull));
+    }
+}

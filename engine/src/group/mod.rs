@@ -1,0 +1,209 @@
+//! The gRPC service through which routers reach this group: [`GroupService`].
+//!
+//! A call may say which group of which sharded store it is meant for; one that means another fails with
+//! `FAILED_PRECONDITION` and is done nothing about. Errors become status codes in [`status`] and nowhere else.
+
+mod admission;
+mod describe;
+mod propose;
+mod read;
+mod scan;
+mod status;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::Stream;
+use raftkv_kv::Ownership;
+use raftkv_proto::consensus::{ProposeRequest, ProposeResponse};
+use raftkv_proto::group as pb;
+use raftkv_proto::group::group_server::{Group, GroupServer};
+use raftkv_proto::{GROUP_HEADER, MAX_MESSAGE_BYTES, STORE_HEADER};
+use raftkv_runtime::shutdown::Shutdown;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::backend::EngineBackend;
+use crate::budget::Budget;
+
+use admission::Admission;
+use describe::KeptStatus;
+use read::Reader;
+
+/// Largest request: a proposal may be as large as a log entry, which is 16 MiB at most, and some to spare.
+const MAX_REQUEST_BYTES: usize = 20 * 1024 * 1024;
+/// Streams of proposals, of reads: each router has one or two of each. The next one is told to come back.
+const MAX_STREAMS: usize = 512;
+
+/// How long calls may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// When they do not say.
+    pub default: Duration,
+    /// Whatever they say.
+    pub max: Duration,
+}
+
+impl Timeouts {
+    fn deadline(&self, asked_ms: u32) -> Instant {
+        let timeout = match asked_ms {
+            0 => self.default,
+            asked => Duration::from_millis(asked.into()).min(self.max),
+        };
+        Instant::now() + timeout
+    }
+}
+
+/// Serves `raftkv_proto::group` over an engine's parts. Cloning shares everything.
+#[derive(Clone)]
+pub struct GroupService {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    name: String,
+    backend: EngineBackend,
+    timeouts: Timeouts,
+    admission: Admission,
+    status: KeptStatus,
+    streams: Budget,
+    stop: Shutdown,
+}
+
+impl GroupService {
+    /// `name` is the node's. After `stop` streams answer what they have taken, and end.
+    pub fn new(name: String, backend: EngineBackend, timeouts: Timeouts, stop: Shutdown) -> Self {
+        let admission = Admission::new(backend.disk().clone());
+        let streams = Budget::new(MAX_STREAMS);
+        let status = KeptStatus::default();
+        Self { shared: Arc::new(Shared { name, backend, timeouts, admission, status, streams, stop }) }
+    }
+
+    /// The tonic service, with its message limits.
+    pub fn into_server(self) -> GroupServer<Self> {
+        GroupServer::new(self).max_decoding_message_size(MAX_REQUEST_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// Refuses calls that mean another group.
+    fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        check_identity(request.metadata(), &self.shared.backend.store().ownership())
+    }
+}
+
+/// Metadata names the group that this is, or none.
+fn check_identity(metadata: &MetadataMap, ownership: &Ownership) -> Result<(), Status> {
+    let store = header(metadata, STORE_HEADER, |text| u64::from_str_radix(text, 16).ok())?;
+    let group = header(metadata, GROUP_HEADER, |text| text.parse::<u32>().ok())?;
+    let is_meant =
+        store.is_none_or(|store| store == ownership.store) && group.is_none_or(|group| group == ownership.group);
+    if is_meant {
+        return Ok(());
+    }
+    Err(Status::failed_precondition(if ownership.is_sharded() {
+        format!("this is group {} of store {:016x}", ownership.group, ownership.store)
+    } else {
+        "this group is in no sharded store".to_owned()
+    }))
+}
+
+fn header<T>(
+    metadata: &MetadataMap,
+    name: &'static str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<Option<T>, Status> {
+    let Some(value) = metadata.get(name) else { return Ok(None) };
+    let parsed = value.to_str().ok().and_then(parse);
+    parsed.map(Some).ok_or_else(|| Status::invalid_argument(format!("the metadata {name} cannot be understood")))
+}
+
+type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Group for GroupService {
+    type ProposeStream = BoxStream<ProposeResponse>;
+    type ReadStream = BoxStream<pb::ReadResponse>;
+
+    async fn propose(
+        &self,
+        request: Request<Streaming<ProposeRequest>>,
+    ) -> Result<Response<Self::ProposeStream>, Status> {
+        self.check(&request)?;
+        let share = self.shared.streams.take(1).ok_or_else(status::too_many_streams)?;
+        let link = self.shared.backend.consensus().proposals();
+        let (admission, stop) = (self.shared.admission.clone(), self.shared.stop.clone());
+        Ok(Response::new(Box::pin(propose::start(request.into_inner(), link, admission, stop, share))))
+    }
+
+    async fn read(&self, request: Request<Streaming<pb::ReadRequest>>) -> Result<Response<Self::ReadStream>, Status> {
+        self.check(&request)?;
+        let share = self.shared.streams.take(1).ok_or_else(status::too_many_streams)?;
+        let reader = Reader { backend: self.shared.backend.clone(), timeouts: self.shared.timeouts };
+        Ok(Response::new(Box::pin(reader.serve(request.into_inner(), self.shared.stop.clone(), share))))
+    }
+
+    async fn list(&self, request: Request<pb::ListRequest>) -> Result<Response<pb::ListResponse>, Status> {
+        self.check(&request)?;
+        let request = request.into_inner();
+        let deadline = self.shared.timeouts.deadline(request.timeout_ms);
+        scan::list(&self.shared.backend, request, deadline).await.map(Response::new)
+    }
+
+    async fn get_system_key(
+        &self,
+        request: Request<pb::GetSystemKeyRequest>,
+    ) -> Result<Response<pb::SystemKey>, Status> {
+        self.check(&request)?;
+        let request = request.into_inner();
+        let deadline = self.shared.timeouts.deadline(request.timeout_ms);
+        scan::system_key(&self.shared.backend, &request.key, deadline).await.map(Response::new)
+    }
+
+    async fn export(&self, request: Request<pb::ExportRequest>) -> Result<Response<pb::ExportPage>, Status> {
+        self.check(&request)?;
+        let request = request.into_inner();
+        let deadline = self.shared.timeouts.deadline(request.timeout_ms);
+        scan::export(&self.shared.backend, request, deadline).await.map(Response::new)
+    }
+
+    async fn describe(&self, request: Request<pb::DescribeRequest>) -> Result<Response<pb::Description>, Status> {
+        self.check(&request)?;
+        let shared = &self.shared;
+        describe::describe(&shared.name, &shared.backend, &shared.status, shared.timeouts.default)
+            .await
+            .map(Response::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    fn checked(headers: &[(&'static str, &'static str)], ownership: &Ownership) -> Option<Code> {
+        let mut metadata = MetadataMap::new();
+        for &(name, value) in headers {
+            metadata.insert(name, value.parse().expect("text"));
+        }
+        check_identity(&metadata, ownership).err().map(|status| status.code())
+    }
+
+    #[test]
+    fn a_call_that_means_another_group_is_refused() {
+        let alone = Ownership::default();
+        let sharded = Ownership { store: 0xabc, group: 2, ..Ownership::default() };
+        let meant = [(STORE_HEADER, "0000000000000abc"), (GROUP_HEADER, "2")];
+        assert_eq!(checked(&meant, &sharded), None);
+        assert_eq!(checked(&[], &sharded), None);
+        assert_eq!(checked(&[], &alone), None);
+        assert_eq!(checked(&meant, &alone), Some(Code::FailedPrecondition));
+        let others = [[(STORE_HEADER, "abd"), (GROUP_HEADER, "2")], [(STORE_HEADER, "abc"), (GROUP_HEADER, "3")]];
+        for other in others {
+            assert_eq!(checked(&other, &sharded), Some(Code::FailedPrecondition), "{other:?}");
+        }
+        for malformed in [(STORE_HEADER, "xyz"), (GROUP_HEADER, "-1"), (GROUP_HEADER, "")] {
+            assert_eq!(checked(&[malformed], &sharded), Some(Code::InvalidArgument), "{malformed:?}");
+        }
+    }
+}

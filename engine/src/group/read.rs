@@ -1,0 +1,144 @@
+//! [`Reader`]: reads of routers, many keys at once.
+
+use futures::stream::{Stream, StreamExt};
+use raftkv_api::{BackendError, Consistency, Entry};
+use raftkv_kv::Key;
+use raftkv_proto::group as pb;
+use raftkv_proto::group::read_response::Outcome;
+use raftkv_proto::group::read_result::Result as Found;
+use raftkv_runtime::shutdown::Shutdown;
+use tonic::{Status, Streaming};
+
+use super::{Timeouts, status};
+use crate::backend::{EngineBackend, read_failed};
+use crate::budget::Share;
+use crate::store::{NotServed, StoreError};
+
+/// Requests of one stream that are read at once; more are not taken from it.
+const MAX_IN_FLIGHT: usize = 64;
+/// Most keys in one request.
+const MAX_KEYS: usize = 4_096;
+/// Up to so many keys are looked up on the task's own thread: handing them to another would cost more.
+const INLINE_KEYS: usize = 64;
+/// Largest answer: what a message may have, with room to spare.
+const MAX_ANSWER_BYTES: usize = 48 * 1024 * 1024;
+
+/// What reads are served with.
+#[derive(Clone)]
+pub(super) struct Reader {
+    pub(super) backend: EngineBackend,
+    pub(super) timeouts: Timeouts,
+}
+
+type Answer = Result<pb::ReadResponse, Status>;
+type Values = Vec<Result<Option<Entry>, NotServed>>;
+
+impl Reader {
+    /// The answers to `requests`, as they come. After `stop` no more are taken.
+    pub(super) fn serve(
+        self,
+        requests: Streaming<pb::ReadRequest>,
+        stop: Shutdown,
+        share: Share,
+    ) -> impl Stream<Item = Answer> {
+        let answers = requests.take_until(Box::pin(async move { stop.wait().await })).map(move |request| {
+            let reader = self.clone();
+            async move { reader.answer(request?).await }
+        });
+        let mut is_broken = false;
+        answers
+            .buffer_unordered(MAX_IN_FLIGHT)
+            // An error is the last thing on a stream.
+            .take_while(move |answer| {
+                let _held = &share;
+                let goes_on = !is_broken;
+                is_broken |= answer.is_err();
+                std::future::ready(goes_on)
+            })
+    }
+
+    /// `Err` ends the stream: the request is not one that a router would send, or asks for more than a message can hold,
+    /// which it can mend only by asking for less.
+    async fn answer(&self, request: pb::ReadRequest) -> Answer {
+        let pb::ReadRequest { id, timeout_ms, keys, .. } = request;
+        let consistency = consistency(request.consistency)?;
+        if keys.len() > MAX_KEYS {
+            return Err(Status::invalid_argument(format!("{} keys in one request; {MAX_KEYS} at most", keys.len())));
+        }
+        let keys: Vec<Key> = keys.into_iter().map(Key::from_stored).collect();
+        let deadline = self.timeouts.deadline(timeout_ms);
+        let read = || async {
+            let store = self.backend.store();
+            // Taken before the read: what the read sees is at least that new.
+            let store_revision = store.revision();
+            let values = if keys.len() <= INLINE_KEYS {
+                get(store, &keys)
+            } else {
+                let keys = keys.clone();
+                self.backend.scan(deadline, move |store| get(store, &keys)).await?
+            };
+            Ok((values.map_err(read_failed)?, store_revision))
+        };
+        let outcome = match self.backend.barriers().read(consistency, deadline, read).await {
+            Ok((values, store_revision)) => Outcome::Results(results(values, store_revision)?),
+            Err(error) => Outcome::Refused(status::refused(&error)),
+        };
+        Ok(pb::ReadResponse { id, outcome: Some(outcome) })
+    }
+}
+
+fn get(store: &crate::store::Store, keys: &[Key]) -> Result<Values, StoreError> {
+    match keys {
+        // The common case of one caller: cheaper, and the same.
+        [key] => match store.get(key) {
+            Ok(entry) => Ok(vec![Ok(entry)]),
+            Err(StoreError::WrongGroup) => Ok(vec![Err(NotServed)]),
+            Err(error) => Err(error),
+        },
+        keys => store.get_many(keys),
+    }
+}
+
+fn results(values: Values, store_revision: u64) -> Result<pb::ReadResults, Status> {
+    let mut bytes = 0;
+    let mut results = Vec::with_capacity(values.len());
+    for value in values {
+        let found = match value {
+            Ok(Some(stored)) => {
+                let stored = entry(stored);
+                bytes += stored.key.len() + stored.value.len();
+                Found::Entry(stored)
+            }
+            Ok(None) => Found::Absent(true),
+            Err(NotServed) => Found::WrongGroup(true),
+        };
+        results.push(pb::ReadResult { result: Some(found) });
+    }
+    if bytes > MAX_ANSWER_BYTES {
+        return Err(Status::resource_exhausted(format!(
+            "the values have {bytes} bytes together; an answer holds {MAX_ANSWER_BYTES} at most: ask for fewer keys"
+        )));
+    }
+    Ok(pb::ReadResults { results, store_revision })
+}
+
+/// An entry as it travels.
+pub(super) fn entry(stored: Entry) -> pb::Entry {
+    pb::Entry {
+        key: stored.key.into_bytes(),
+        value: stored.value.map(raftkv_kv::Value::into_msgpack).unwrap_or_default(),
+        revision: stored.revision,
+        create_revision: stored.create_revision,
+        expires_at_ms: stored.expires_at_ms,
+    }
+}
+
+/// How fresh a read must be.
+pub(super) fn consistency(asked: i32) -> Result<Consistency, Status> {
+    match pb::Consistency::try_from(asked) {
+        Ok(pb::Consistency::Linearizable) => Ok(Consistency::Linearizable),
+        Ok(pb::Consistency::Quorum) => Ok(Consistency::Quorum),
+        Ok(pb::Consistency::Stale) => Ok(Consistency::Stale),
+        Err(_) => Err(status::of_backend(BackendError::Rejected(format!("consistency {asked} is not known here")))),
+    }
+}

@@ -1,0 +1,98 @@
+//! Listings, system keys, and pages of an export.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use raftkv_api::{Consistency, ListRequest};
+use raftkv_kv::Limits;
+use raftkv_proto::group as pb;
+use tonic::Status;
+
+use super::{read, status};
+use crate::backend::{EngineBackend, read_failed};
+use crate::store::{Export, ExportError, Store};
+
+/// Largest page of a listing, keys and values together.
+const MAX_LIST_BYTES: u64 = 16 * 1024 * 1024;
+/// A page of an export when its size is not said.
+const EXPORT_BYTES: usize = 1024 * 1024;
+/// Largest page of an export: it travels in one log entry of the other group, beside whatever else is under way there.
+const MAX_EXPORT_BYTES: usize = 4 * 1024 * 1024;
+
+/// A page of the keys that are served.
+pub(super) async fn list(
+    backend: &EngineBackend,
+    request: pb::ListRequest,
+    deadline: Instant,
+) -> Result<pb::ListResponse, Status> {
+    let consistency = read::consistency(request.consistency)?;
+    let most = Limits::default().max_list_entries;
+    let asked = ListRequest {
+        start: request.start,
+        end: request.end,
+        limit: (request.limit as usize).clamp(1, most),
+        max_bytes: usize::try_from(request.max_bytes.clamp(1, MAX_LIST_BYTES)).unwrap_or(usize::MAX),
+        keys_only: request.keys_only,
+    };
+    let page = || async {
+        let asked = asked.clone();
+        let scan = move |store: &Store| (store.revision(), store.list_served(&asked));
+        let (store_revision, listed) = backend.scan(deadline, scan).await?;
+        Ok((listed.map_err(read_failed)?, store_revision))
+    };
+    let read = backend.barriers().read(consistency, deadline, page).await;
+    let ((page, served), store_revision) = read.map_err(status::of_backend)?;
+    let range = |&(first, last): &(u16, u16)| pb::SlotRange { first: first.into(), last: last.into() };
+    Ok(pb::ListResponse {
+        entries: page.entries.into_iter().map(read::entry).collect(),
+        next: page.next,
+        store_revision,
+        served: served.ranges().iter().map(range).collect(),
+    })
+}
+
+/// A system key, as of every change acknowledged before the question.
+pub(super) async fn system_key(
+    backend: &EngineBackend,
+    key: &Bytes,
+    deadline: Instant,
+) -> Result<pb::SystemKey, Status> {
+    let get = || async { backend.store().system_key(key).map_err(read_failed) };
+    let read = backend.barriers().read(Consistency::Linearizable, deadline, get).await;
+    let (version, value) = read.map_err(status::of_backend)?.unwrap_or_default();
+    Ok(pb::SystemKey { version, value })
+}
+
+/// A page of what a move takes away.
+pub(super) async fn export(
+    backend: &EngineBackend,
+    request: pb::ExportRequest,
+    deadline: Instant,
+) -> Result<pb::ExportPage, Status> {
+    let max_bytes = match request.max_bytes as usize {
+        0 => EXPORT_BYTES,
+        asked => asked.min(MAX_EXPORT_BYTES),
+    };
+    let export = Export { move_id: request.move_id, cursor: request.cursor, max_bytes };
+    let page = || async {
+        let export = export.clone();
+        match backend.scan(deadline, move |store| store.export(&export)).await? {
+            Err(ExportError::Store(error)) => Err(read_failed(error)),
+            page => Ok(page),
+        }
+    };
+    let read = backend.barriers().read(Consistency::Linearizable, deadline, page).await;
+    let exported = read.map_err(status::of_backend)?.map_err(|error| match error {
+        ExportError::NotExporting(_) => Status::failed_precondition(error.to_string()),
+        ExportError::BadCursor => Status::invalid_argument(error.to_string()),
+        ExportError::Store(_) => Status::internal(error.to_string()),
+    })?;
+    Ok(pb::ExportPage {
+        records: exported.page.encode(),
+        cursor: exported.cursor,
+        keys: exported.keys,
+        base_done: exported.base_done,
+        changes_done: exported.changes_done,
+        changes_total: exported.changes_total,
+    })
+}
