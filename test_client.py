@@ -192,7 +192,7 @@ def freshness(nodes, run):
         if put.status_code != 200 or got.status_code != 200 or got.json() != count:
             wrong(f"write {count} at {writer}, read at {reader}", got, count)
     ok("30 times written at one node and read at the next")
-    for level in ("linearizable", "lease", "stale"):
+    for level in ("linearizable", "quorum", "stale"):
         got = call("GET", kv(nodes[-1], key), params={"consistency": level})
         that(f"consistency={level} is served", got.status_code == 200, got, 200)
     expect("tidy up", call("DELETE", kv(nodes[0], key)), 200)

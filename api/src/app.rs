@@ -179,9 +179,11 @@ pub(crate) fn written(outcome: Outcome) -> Result<Written, Problem> {
 fn parse_consistency(name: &str) -> Result<Consistency, Problem> {
     match name {
         "linearizable" => Ok(Consistency::Linearizable),
-        "lease" => Ok(Consistency::Lease),
+        // What it was called when only it used the lease.
+        "lease" => Ok(Consistency::Linearizable),
+        "quorum" => Ok(Consistency::Quorum),
         "stale" => Ok(Consistency::Stale),
-        _ => Err(invalid("consistency", "it is none of linearizable, lease, stale")),
+        _ => Err(invalid("consistency", "it is none of linearizable, quorum, stale")),
     }
 }
 

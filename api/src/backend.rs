@@ -10,11 +10,12 @@ use raftkv_kv::{Key, Op, Outcome, Value};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Consistency {
-    /// Sees every write acknowledged before the read was asked, on any node. Assumes nothing about clocks.
+    /// Sees every write acknowledged before the read was asked, on any node. Where the leader holds a lease it is trusted,
+    /// which assumes that clocks run at about the same rate.
     #[default]
     Linearizable,
-    /// The same as long as clocks run at about the same rate (the leader's lease is trusted).
-    Lease,
+    /// The same, confirmed by a quorum after the read was asked. Assumes nothing about clocks.
+    Quorum,
     /// What this node has, at once. It may be old, without bound.
     Stale,
 }
@@ -118,6 +119,10 @@ pub enum BackendError {
     #[error("internal error: {0}")]
     Internal(String),
     /// A membership request that cannot be done as asked.
+    /// Only of a write of several operations: not all of them came to the same. One result per operation, in order, none of
+    /// them this again.
+    #[error("some of the operations failed")]
+    Partial(Vec<Result<Outcome, BackendError>>),
     #[error("{0}")]
     Rejected(String),
 }
@@ -135,7 +140,7 @@ pub struct Membership {
 pub trait Backend: Clone + Send + Sync + 'static {
     /// Applies the operations in order, each for itself; one outcome per operation.
     ///
-    /// On any error but [`BackendError::OutcomeUnknown`] none of them is applied, now or later.
+    /// On any error but [`BackendError::OutcomeUnknown`] and [`BackendError::Partial`] none of them is applied, now or later.
     fn write(
         &self,
         ctx: RequestContext,

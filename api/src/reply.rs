@@ -51,7 +51,7 @@ pub(crate) fn etag(revision: u64) -> HeaderValue {
 pub(crate) fn consistency_name(consistency: Consistency) -> &'static str {
     match consistency {
         Consistency::Linearizable => "linearizable",
-        Consistency::Lease => "lease",
+        Consistency::Quorum => "quorum",
         Consistency::Stale => "stale",
     }
 }

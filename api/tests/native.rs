@@ -118,7 +118,9 @@ async fn consistency_and_timeout_are_asked_for() {
     server.put("/v1/kv/k", "v").await;
     for (path, headers, served) in [
         ("/v1/kv/k?consistency=stale", vec![], "stale"),
-        ("/v1/kv/k?consistency=lease&timeout=2s", vec![], "lease"),
+        ("/v1/kv/k?consistency=quorum&timeout=2s", vec![], "quorum"),
+        // An older name.
+        ("/v1/kv/k?consistency=lease", vec![], "linearizable"),
         ("/v1/kv/k?timeout=99999999", vec![("raftkv-consistency", "stale")], "stale"),
         ("/v1/kv/k?consistency=linearizable", vec![("raftkv-consistency", "stale")], "linearizable"),
     ] {
@@ -297,7 +299,7 @@ async fn what_the_backend_cannot_do_is_said_honestly() {
         (BackendError::Unavailable("no leader".into()), 503, "unavailable", "not_applied"),
         (BackendError::Overloaded { retry_after: Duration::from_millis(1500) }, 429, "overloaded", "not_applied"),
         (BackendError::OutcomeUnknown("leader lost".into()), 504, "outcome_unknown", "unknown"),
-        (BackendError::DiskFull { free_bytes: 1, reserve_bytes: 2 }, 507, "disk_full", "not_applied"),
+        (BackendError::DiskFull("1 byte free".to_owned()), 507, "disk_full", "not_applied"),
         (BackendError::DeadlineExceeded("read".into()), 503, "deadline_exceeded", "not_applied"),
         (BackendError::ShuttingDown, 503, "shutting_down", "not_applied"),
         (BackendError::Internal("damaged".into()), 500, "internal", "not_applied"),

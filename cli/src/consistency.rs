@@ -5,10 +5,11 @@
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Consistency {
     /// Sees every write acknowledged before, on any node
+    #[value(alias = "lease")]
     #[default]
     Linearizable,
-    /// The same as long as clocks run at about the same rate
-    Lease,
+    /// The same, confirmed by a quorum: assumes nothing about clocks
+    Quorum,
     /// What the node has, at once
     Stale,
 }
@@ -18,7 +19,7 @@ impl Consistency {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Consistency::Linearizable => "linearizable",
-            Consistency::Lease => "lease",
+            Consistency::Quorum => "quorum",
             Consistency::Stale => "stale",
         }
     }

@@ -7,8 +7,8 @@ use raftkv_api::BackendError;
 use raftkv_proto::MAX_MESSAGE_BYTES;
 use raftkv_proto::consensus::consensus_client::ConsensusClient as Rpc;
 use raftkv_proto::consensus::{
-    ConsensusStatus, GetStatusRequest, JoinRequest, ProposeRequest, ProposeResponse, ReadBarrierRequest,
-    ReadBarrierResponse, RemoveRequest,
+    ConsensusStatus, GetStatusRequest, JoinRequest, LeaseAck, LeaseGrant, ProposeRequest, ProposeResponse,
+    ReadBarrierRequest, ReadBarrierResponse, RemoveRequest,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -45,6 +45,15 @@ impl ConsensusClient {
         StreamLink::new(move |requests| {
             let mut rpc = rpc.clone();
             async move { Ok(rpc.read_barrier(ReceiverStream::new(requests)).await?.into_inner()) }.boxed()
+        })
+    }
+
+    /// The stream of leases.
+    pub(crate) fn leases(&self) -> StreamLink<LeaseAck, LeaseGrant> {
+        let rpc = self.rpc.clone();
+        StreamLink::new(move |acks| {
+            let mut rpc = rpc.clone();
+            async move { Ok(rpc.lease(ReceiverStream::new(acks)).await?.into_inner()) }.boxed()
         })
     }
 

@@ -64,7 +64,7 @@ async fn a_read_never_uses_a_barrier_that_left_before_it_came() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_readers_see_every_write_acknowledged_before_they_asked() {
-    for consistency in [Consistency::Linearizable, Consistency::Lease] {
+    for consistency in [Consistency::Linearizable, Consistency::Quorum] {
         let stack = Stack::start().await;
         let applied = Arc::new(watch::Sender::new(0));
         let barriers = barriers(&stack, &applied);
@@ -151,7 +151,7 @@ async fn a_read_waits_out_an_election_and_a_lost_sidecar() {
         4..=5 => (Duration::ZERO, Err(RefusedReason::Unspecified)),
         _ => (Duration::ZERO, Ok(committed)),
     });
-    barriers.wait(Consistency::Lease, deadline_in(PATIENT)).await.expect("served in the end");
+    barriers.wait(Consistency::Quorum, deadline_in(PATIENT)).await.expect("served in the end");
 }
 
 #[tokio::test]

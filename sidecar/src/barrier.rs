@@ -1,13 +1,12 @@
 //! [`ReadBarriers`]: up to where a read must have applied to be linearizable.
 //!
-//! ReadIndex as in Ongaro's Raft thesis, section 6.4: the leader notes its commit index and then confirms with a quorum
-//! that it still leads. All questions that wait when a confirmation begins share it; one that arrives later waits for the
-//! next, because an older confirmation says nothing about writes acknowledged since.
+//! The leader answers by its lease, or notes its commit index and then confirms with a quorum that it still leads. All
+//! questions that wait when a confirmation begins share it; one that arrives later waits for the next, because an older
+//! confirmation says nothing about writes acknowledged since.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::ReadPolicy;
 use raftkv_proto::consensus::{
     BarrierMode, ReadBarrierRequest, ReadBarrierResponse, Refused, RefusedReason, read_barrier_response::Outcome,
 };
@@ -21,7 +20,7 @@ use crate::types::{Member, NodeId};
 /// Questions waiting for the next confirmation; beyond that, callers wait.
 const QUEUE: usize = 4_096;
 
-type Question = (BarrierMode, oneshot::Sender<Outcome>);
+type Question = oneshot::Sender<Outcome>;
 
 /// Answers barriers for this node's engine and, on the leader, for other nodes. Cheap to clone.
 #[derive(Clone)]
@@ -40,12 +39,17 @@ impl ReadBarriers {
     }
 
     /// Asks here or, where another node leads, there.
-    pub async fn barrier(&self, request: ReadBarrierRequest) -> ReadBarrierResponse {
+    pub async fn barrier(&self, mut request: ReadBarrierRequest) -> ReadBarrierResponse {
         let (id, timeout) = (request.id, Duration::from_millis(u64::from(request.timeout_ms)));
-        let outcome = match self.node.group() {
+        let group = self.node.group();
+        if group.as_ref().is_some_and(|group| !group.lease.is_enabled()) {
+            // What is not trusted here is not trusted at the leader either.
+            request.set_mode(BarrierMode::ReadIndex);
+        }
+        let outcome = match group {
             None => refused(RefusedReason::NoLeader, "this node is in no cluster yet"),
             Some(group) => match group.raft.as_leader() {
-                Ok(_) => self.ask(request.mode(), timeout).await,
+                Ok(_) => self.ask(&group, request.mode(), timeout).await,
                 Err(forward) => match (forward.leader_id, forward.leader_node) {
                     (Some(leader), Some(member)) if leader != self.node.identity.raft_id => {
                         self.forward(&group, leader, &member, request, timeout).await
@@ -60,13 +64,22 @@ impl ReadBarriers {
     /// Answers for a follower: never forwarded again.
     pub async fn barrier_as_leader(&self, request: ReadBarrierRequest) -> ReadBarrierResponse {
         let timeout = Duration::from_millis(u64::from(request.timeout_ms));
-        ReadBarrierResponse { id: request.id, outcome: Some(self.ask(request.mode(), timeout).await) }
+        let outcome = match self.node.group() {
+            None => refused(RefusedReason::NoLeader, "this node is in no cluster yet"),
+            Some(group) => self.ask(&group, request.mode(), timeout).await,
+        };
+        ReadBarrierResponse { id: request.id, outcome: Some(outcome) }
     }
 
-    async fn ask(&self, mode: BarrierMode, timeout: Duration) -> Outcome {
+    async fn ask(&self, group: &Group, mode: BarrierMode, timeout: Duration) -> Outcome {
+        if mode == BarrierMode::Lease
+            && let Some(next_index) = group.lease.read_index(group)
+        {
+            return Outcome::NextIndex(next_index);
+        }
         let (reply, answer) = oneshot::channel();
         let asked = async {
-            self.questions.send((mode, reply)).await.ok()?;
+            self.questions.send(reply).await.ok()?;
             answer.await.ok()
         };
         match tokio::time::timeout(timeout, asked).await {
@@ -122,35 +135,18 @@ async fn confirm(node: Node, mut waiting: mpsc::Receiver<Question>) {
         while let Ok(question) = waiting.try_recv() {
             questions.push(question);
         }
-        let (lease, index): (Vec<_>, Vec<_>) = questions.drain(..).partition(|(mode, _)| *mode == BarrierMode::Lease);
         let Some(group) = node.group() else {
+            questions.clear();
             continue;
         };
-        if !lease.is_empty() {
-            let outcome = match read_index(&group, ReadPolicy::LeaseRead).await {
-                // The lease has run out: ask a quorum.
-                Outcome::Refused(_) => read_index(&group, ReadPolicy::ReadIndex).await,
-                outcome => outcome,
-            };
-            answer(lease, &outcome);
+        let outcome = match group.lease.confirmed_index(&group).await {
+            Ok(next_index) => Outcome::NextIndex(next_index),
+            Err(error) => refused(RefusedReason::NoLeader, &error.to_string()),
+        };
+        for reply in questions.drain(..) {
+            // Whoever asked may have given up.
+            let _ = reply.send(outcome.clone());
         }
-        if !index.is_empty() {
-            answer(index, &read_index(&group, ReadPolicy::ReadIndex).await);
-        }
-    }
-}
-
-fn answer(questions: Vec<Question>, outcome: &Outcome) {
-    for (_, reply) in questions {
-        // Whoever asked may have given up.
-        let _ = reply.send(outcome.clone());
-    }
-}
-
-async fn read_index(group: &Group, policy: ReadPolicy) -> Outcome {
-    match group.raft.get_read_linearizer(policy).await {
-        Ok(linearizer) => Outcome::NextIndex(linearizer.read_log_id().index() + 1),
-        Err(error) => refused(RefusedReason::NoLeader, &error.to_string()),
     }
 }
 

@@ -103,6 +103,10 @@ pub struct Args {
     log_format: Option<String>,
 }
 
+    /// Whether linearizable reads may rely on the leader's lease, which assumes that clocks run at about the same rate;
+    /// without it each is confirmed by a quorum. [default: true]
+    #[arg(long, env = "RAFTKV_READ_LEASE")]
+    read_lease: Option<String>,
 /// The TOML file: the keys of both processes. What is the engine's or a router's is theirs to check.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(default)]
@@ -147,6 +151,7 @@ pub struct Timing {
     /// The lower bound of the random part.
     pub election_min: Duration,
     /// Its upper bound; also the leader's lease.
+    read_lease: Option<bool>,
     pub election_max: Duration,
 }
 
@@ -197,6 +202,8 @@ impl Config {
         let file: File = load_file(args.file.path())?;
         Self::merge(args, file)
     }
+    /// Whether reads may rely on the leader's lease.
+    pub read_lease: bool,
 
     fn merge(args: Args, file: File) -> Result<Self, ConfigError> {
         let table = file.sidecar;
@@ -216,7 +223,7 @@ impl Config {
 
         let config = Self {
             bootstrap: match text(args.bootstrap, None) {
-                Some(flag) => parse_bool(&flag)?,
+                Some(flag) => parse_bool("BOOTSTRAP", &flag)?,
                 None => table.bootstrap.unwrap_or(false),
             },
             join: join_list(args.join_addr, table.join_addr)?,
@@ -283,6 +290,10 @@ fn text(flag: Option<String>, file: Option<String>) -> Option<String> {
     set(flag).or_else(|| set(file))
 }
 
+            read_lease: match text(args.read_lease, None) {
+                Some(flag) => parse_bool("RAFTKV_READ_LEASE", &flag)?,
+                None => table.read_lease.unwrap_or(true),
+            },
 fn parsed<T: FromStr<Err: std::fmt::Display>>(
     setting: &str,
     flag: Option<String>,
@@ -297,11 +308,11 @@ fn parsed<T: FromStr<Err: std::fmt::Display>>(
     }
 }
 
-fn parse_bool(flag: &str) -> Result<bool, ConfigError> {
+fn parse_bool(setting: &str, flag: &str) -> Result<bool, ConfigError> {
     match flag.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" => Ok(false),
-        _ => Err(ConfigError::invalid("BOOTSTRAP", format!("{flag:?} is neither true nor false"))),
+        _ => Err(ConfigError::invalid(setting, format!("{flag:?} is neither true nor false"))),
     }
 }
 
@@ -418,6 +429,7 @@ mod tests {
                 log_retain: Some(ByteSize::mib(1)),
                 ..Table::default()
             },
+                "read_lease" => args.read_lease = value,
             ..File::default()
         };
         let config = Config::merge(args(&["bootstrap=", "join_addr="]), file()).expect("sound");
@@ -447,3 +459,4 @@ mod tests {
         assert!(refused(&["node_id=n", "engine_grpc=nowhere"]).contains("RAFTKV_ENGINE_GRPC"));
     }
 }
+        assert!(refused(&["node_id=n", "read_lease=maybe"]).contains("RAFTKV_READ_LEASE"));

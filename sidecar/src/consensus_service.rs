@@ -3,16 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use futures::stream::BoxStream;
 use raftkv_proto::MAX_MESSAGE_BYTES;
 use raftkv_proto::consensus::consensus_server::{Consensus, ConsensusServer};
 use raftkv_proto::consensus::{
-    ConsensusStatus, GetStatusRequest, JoinRequest, JoinResponse, ProposeRequest, ProposeResponse, ReadBarrierRequest,
-    ReadBarrierResponse, RemoveRequest, RemoveResponse,
+    ConsensusStatus, GetStatusRequest, JoinRequest, JoinResponse, LeaseAck, LeaseGrant, ProposeRequest,
+    ProposeResponse, ReadBarrierRequest, ReadBarrierResponse, RemoveRequest, RemoveResponse,
 };
+use raftkv_runtime::clock;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::barrier::ReadBarriers;
+use crate::lease::EngineStream;
 use crate::membership::Membership;
 use crate::node::Node;
 use crate::peer_service::answer_all;
@@ -48,6 +52,7 @@ impl ConsensusService {
 impl Consensus for ConsensusService {
     type ProposeStream = BoxStream<'static, Result<ProposeResponse, Status>>;
     type ReadBarrierStream = BoxStream<'static, Result<ReadBarrierResponse, Status>>;
+    type LeaseStream = BoxStream<'static, Result<LeaseGrant, Status>>;
 
     async fn propose(
         &self,
@@ -71,6 +76,12 @@ impl Consensus for ConsensusService {
         })))
     }
 
+    async fn lease(&self, request: Request<Streaming<LeaseAck>>) -> Result<Response<Self::LeaseStream>, Status> {
+        let (engine, grants) = self.node.keeper.open();
+        tokio::spawn(follow_engine(engine, request.into_inner()));
+        Ok(Response::new(ReceiverStream::new(grants).map(Ok).boxed()))
+    }
+
     async fn get_status(&self, _request: Request<GetStatusRequest>) -> Result<Response<ConsensusStatus>, Status> {
         Ok(Response::new(status::consensus_status(&self.node).await))
     }
@@ -86,5 +97,18 @@ impl Consensus for ConsensusService {
         let deadline = tokio::time::Instant::now() + MEMBERSHIP_DEADLINE;
         let result = self.membership.remove(&request.into_inner().name, false, deadline).await.map_err(Status::from)?;
         Ok(Response::new(RemoveResponse { result: result.to_string() }))
+    }
+}
+
+/// Until the engine ends its stream: what it says of the lease.
+async fn follow_engine(engine: EngineStream, mut acks: Streaming<LeaseAck>) {
+    while let Ok(Some(LeaseAck { clock_id, revocation })) = acks.message().await {
+        if revocation != 0 {
+            engine.acknowledged(revocation);
+        } else if Some(&clock_id) == clock::boottime_id().as_ref() {
+            engine.admit();
+        } else {
+            tracing::warn!(clock_id, "the engine reads another clock than this process: no lease for it");
+        }
     }
 }

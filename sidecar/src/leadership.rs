@@ -234,7 +234,7 @@ impl Leadership {
 
     async fn hand_over(&self, group: &Group, only: Option<NodeId>, within: Duration) -> Result<NodeId, TransferError> {
         let deadline = Instant::now() + within;
-        let term = metrics_of(group).current_term;
+        let (term, leader) = (metrics_of(group).current_term, metrics_of(group).vote.leader_id);
         let mut tried = false;
         loop {
             let successors = self.successors(group, only).await;
@@ -248,6 +248,8 @@ impl Leadership {
                 tried = true;
                 self.announce(term);
                 tracing::info!(to = %member, term, "giving leadership away");
+                // The successor is elected whatever lease there is.
+                self.node.keeper.revoke(leader).await;
                 if group.raft.trigger().transfer_leader(successor).await.is_err() {
                     return Err(TransferError::NotLeader);
                 }

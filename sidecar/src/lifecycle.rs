@@ -17,6 +17,7 @@ use crate::bootstrap::{Answer, Decision, decide};
 use crate::config::{Config, Timing};
 use crate::identity::{Allegiance, IdentityStore, new_cluster_id};
 use crate::leadership::{Elections, Reason, known_leader, metrics_of};
+use crate::lease::{Acks, LeaderLease};
 use crate::log_store::LogStore;
 use crate::management::{CallError, ManagementClient};
 use crate::network::Peers;
@@ -109,6 +110,7 @@ pub struct Lifecycle {
     votes_allowed: Arc<AtomicBool>,
     foreign: watch::Sender<Option<String>>,
     claim: Mutex<Option<(NodeId, Instant)>>,
+    read_lease: bool,
     /// Held while Raft is being started: it is started once.
     starting: tokio::sync::Mutex<()>,
     wake: Notify,
@@ -135,6 +137,7 @@ impl Lifecycle {
 
     /// From now on Raft can be started.
     pub fn log_is_open(&self, log: LogStore) {
+            read_lease: config.read_lease,
         // A second log would be a bug of the caller; the first one stays.
         let _ = self.log.set(log);
     }
@@ -342,16 +345,17 @@ impl Lifecycle {
     /// Starts Raft. The caller holds `starting`.
     async fn start(&self, cluster_id: String) -> Result<(), StartError> {
         let raft_id = self.node.identity.raft_id;
-        let log = self.log.get().ok_or(StartError::NoLog)?.clone();
+        let keeper = self.node.keeper.clone();
+        let log = self.log.get().ok_or(StartError::NoLog)?.clone().guarded_by(keeper.clone());
         let voted = log.clone().read_vote().await.map_err(StartError::Vote)?.is_some();
         let config = Arc::new(raft_config(&cluster_id, &self.timing).validate()?);
-        let peers = Peers::new(cluster_id.clone());
         let on_contradiction: fn(&str) = |message| exit::fatal(exit::TEMPFAIL, message);
         let state_machine = RemoteStateMachine::new(self.node.engine.clone(), log.durable(), on_contradiction);
         let raft = Raft::new(raft_id, config, peers.clone(), log.clone(), state_machine)
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;
-        let group = Arc::new(Group { cluster_id, raft, peers, log });
+        let group = Arc::new(Group { cluster_id, raft, peers, log, lease });
+        tokio::spawn(group.lease.clone().renew(Arc::downgrade(&group)));
         self.open_elections(group.clone(), voted);
         tokio::spawn(narrate(group.clone(), self.node.clone()));
         self.node.set_running(group);
@@ -397,6 +401,9 @@ impl Lifecycle {
                 members.sort_by_key(|(id, _)| Some(**id) != leader);
                 let known = members.into_iter().map(|(id, member)| match *id == me {
                     // What the group knows of this node may be what is to be changed.
+        let (acks, progress) = (Acks::default(), state_machine.progress());
+        let peers = Peers::new(cluster_id.clone(), progress.clone(), acks.clone(), keeper.clone());
+        let lease = LeaderLease::new(raft_id, self.read_lease, &self.timing, acks, progress, keeper);
                     true => self.node.identity.management_address.clone(),
                     false => member.management_address.clone(),
                 });

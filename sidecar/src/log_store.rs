@@ -10,6 +10,7 @@ use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
 use tokio::sync::{oneshot, watch};
 
+use crate::lease::Keeper;
 use crate::types::{Command, Entry, EntryPayload, LeaderId, LogId, Membership, TypeConfig, Vote};
 use crate::wal::{self, Ballot, Leader, Position, ReadLimit, Wal, WalError, WalOptions};
 
@@ -28,6 +29,8 @@ const MEMBERSHIP_JSON: u8 = 2;
 #[derive(Debug, Clone)]
 pub struct LogStore {
     wal: Wal,
+    /// Has to let go of the lease before a vote for another is stored.
+    keeper: Option<Keeper>,
 }
 
 impl LogStore {
@@ -42,7 +45,12 @@ impl LogStore {
 
     /// A store on a log that is open.
     pub fn new(wal: Wal) -> Self {
-        Self { wal }
+        Self { wal, keeper: None }
+    }
+
+    /// The same log; it stores a vote for another leader only after `keeper` has revoked the lease.
+    pub fn guarded_by(self, keeper: Keeper) -> Self {
+        Self { keeper: Some(keeper), ..self }
     }
 
     /// The log below.
@@ -131,6 +139,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        if let Some(keeper) = &self.keeper {
+            keeper.before_vote(vote.leader_id).await;
+        }
         let ballot = Ballot { leader: to_leader(vote.leader_id), committed: vote.committed };
         let (done, durable) = oneshot::channel();
         let done = move |result| {

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::engine_client::EngineClient;
 use crate::identity::Identity;
+use crate::lease::{Keeper, LeaderLease};
 use crate::log_store::LogStore;
 use crate::network::Peers;
 use crate::state_machine::RemoteStateMachine;
@@ -26,6 +27,8 @@ pub struct Group {
     pub peers: Peers,
     /// The write-ahead log, for figures.
     pub log: LogStore,
+    /// What this node may conclude while it leads.
+    pub lease: LeaderLease,
 }
 
 /// Where this node is in its life.
@@ -46,6 +49,8 @@ pub struct Node {
     pub identity: Arc<Identity>,
     /// The connection to its engine.
     pub engine: EngineClient,
+    /// What the engine was granted.
+    pub keeper: Keeper,
     phase: Arc<watch::Sender<Phase>>,
     started: Instant,
     /// Milliseconds after `started` at which a leader's message was last accepted.
@@ -58,6 +63,7 @@ impl Node {
         Self {
             identity,
             engine,
+            keeper: Keeper::default(),
             phase: Arc::new(watch::Sender::new(Phase::Waiting)),
             started: Instant::now(),
             leader_heard: Arc::default(),

@@ -1,6 +1,7 @@
 //! [`PeerService`]: answers the other members' sidecars.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
@@ -119,10 +120,12 @@ impl RaftService for PeerService {
         });
         let (outcomes, node) = (group.raft.stream_append(Box::pin(requests)), self.node.clone());
         let responses = outcomes.map(move |outcome| {
+        // For so long openraft refuses votes after it has heard from a leader.
+        let promise = Duration::from_millis(group.raft.config().election_timeout_max);
             if matches!(outcome, Ok(Ok(_))) {
                 node.note_leader();
             }
-            outcome.map(wire::append_response).map_err(raft_failed)
+            outcome.map(|outcome| wire::append_response(outcome, promise)).map_err(raft_failed)
         });
         Ok(Response::new(responses.boxed()))
     }

@@ -13,6 +13,7 @@ use tonic::Status;
 
 use crate::engine_client::{ApplyStream, EngineClient, is_final};
 use crate::network::{Outgoing, SnapshotData};
+use crate::progress::Progress;
 use crate::types::{Answer, Command, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::wire;
 
@@ -42,6 +43,7 @@ pub struct RemoteStateMachine {
     flushed: watch::Receiver<u64>,
     /// Entries below this index were seen applied: the engine may never stand below it (durability rule 3).
     applied: u64,
+    progress: Progress,
     stream: Option<ApplyStream>,
     on_fatal: fn(&str),
 }
@@ -50,7 +52,12 @@ impl RemoteStateMachine {
     /// `flushed` says below which index the local log is durable; `on_fatal` must end the process: it is called when the
     /// engine and the log contradict each other, which only a restart (and a replay) resolves.
     pub fn new(engine: EngineClient, flushed: watch::Receiver<u64>, on_fatal: fn(&str)) -> Self {
-        Self { engine, flushed, applied: 0, stream: None, on_fatal }
+        Self { engine, flushed, applied: 0, progress: Progress::default(), stream: None, on_fatal }
+    }
+
+    /// How far the engine is.
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
     }
 
     fn fatal(&self, message: &str) -> io::Error {
@@ -60,7 +67,7 @@ impl RemoteStateMachine {
 
     /// Applies one request, over as many connections as it takes.
     async fn apply_chunk(&mut self, chunk: Chunk) -> io::Result<()> {
-        let Chunk { entries, mut responders, .. } = chunk;
+        let Chunk { entries, mut responders, last: last_log_id, .. } = chunk;
         let (Some(first), Some(last)) = (entries.first().map(|e| e.index), entries.last().map(|e| e.index)) else {
             return Ok(());
         };
@@ -68,6 +75,7 @@ impl RemoteStateMachine {
         if self.flushed.wait_for(|flushed| *flushed > last).await.is_err() {
             return Err(self.fatal("the log is gone"));
         }
+        self.progress.submit(last + 1);
         let request = ApplyRequest { entries };
         let mut wait = RETRY_FIRST;
         let started = std::time::Instant::now();
@@ -98,6 +106,8 @@ impl RemoteStateMachine {
             )));
         }
         self.applied = last + 1;
+        // Before anybody gets an answer.
+        self.progress.set_applied(last_log_id);
         for (answer, responder) in response.answers.into_iter().zip(responders.drain(..)) {
             if let Some(responder) = responder {
                 responder.send(Answer(answer));
@@ -132,6 +142,7 @@ struct Chunk {
     entries: Vec<proto::Entry>,
     responders: Vec<Option<Responder>>,
     bytes: usize,
+    last: Option<LogId>,
 }
 
 impl Chunk {
@@ -155,6 +166,7 @@ impl Chunk {
             kind: Some(kind),
         });
         self.responders.push(responder);
+        self.last = Some(entry.log_id);
     }
 
     fn is_full(&self) -> bool {
@@ -184,7 +196,9 @@ impl RaftStateMachine<TypeConfig> for RemoteStateMachine {
             .map_err(io::Error::other)?;
         self.applied = position.next_index;
         tracing::info!(next_index = position.next_index, "the engine stands here");
-        parse_position(&position).map_err(io::Error::other)
+        let (last_log_id, membership) = parse_position(&position).map_err(io::Error::other)?;
+        self.progress.set_applied(last_log_id);
+        Ok((last_log_id, membership))
     }
 
     async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
@@ -232,6 +246,7 @@ impl RaftStateMachine<TypeConfig> for RemoteStateMachine {
             .await
             .map_err(|status| self.fatal(&format!("the engine cannot make the received snapshot live: {status}")))?;
         self.applied = position.next_index;
+        self.progress.set_applied(meta.last_log_id);
         tracing::info!(next_index = position.next_index, "the snapshot is live");
         Ok(())
     }

@@ -2,6 +2,8 @@
 //!
 //! Encoding never fails. Decoding refuses what is missing or malformed with a [`WireError`]; it never guesses.
 
+use std::time::Duration;
+
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, VoteRequest, VoteResponse};
 use prost::Message;
 use raftkv_proto::raft as proto;
@@ -143,15 +145,19 @@ pub fn parse_append_request(request: proto::AppendRequest) -> Result<AppendEntri
     })
 }
 
-/// An append's outcome for the wire.
-pub fn append_response(outcome: AppendOutcome) -> proto::AppendResponse {
+/// An append's outcome for the wire, with the promise that goes with a success.
+pub fn append_response(outcome: AppendOutcome, promise: Duration) -> proto::AppendResponse {
     use proto::append_response::Outcome;
     let outcome = match outcome {
         Ok(matched) => Outcome::Matched(proto::Matched { log_id: matched.as_ref().map(log_id) }),
         Err(StreamAppendError::Conflict(expected)) => Outcome::Conflict(log_id(&expected)),
         Err(StreamAppendError::HigherVote(higher)) => Outcome::HigherVote(vote(&higher)),
     };
-    proto::AppendResponse { outcome: Some(outcome) }
+    let promise_ms = match outcome {
+        Outcome::Matched(_) => u32::try_from(promise.as_millis()).unwrap_or(u32::MAX),
+        Outcome::Conflict(_) | Outcome::HigherVote(_) => 0,
+    };
+    proto::AppendResponse { outcome: Some(outcome), promise_ms }
 }
 
 /// An append's outcome from the wire.

@@ -59,7 +59,7 @@ pub(crate) async fn handle<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Bod
     get, path = "/v1/kv/{key}", tag = "native",
     params(
         ("key" = String, Path, description = "Percent-encoded bytes; slashes may be encoded or not."),
-        ("consistency" = Option<String>, Query, description = "`linearizable` (default), `lease` or `stale`."),
+        ("consistency" = Option<String>, Query, description = "`linearizable` (default), `quorum` (assumes nothing about clocks) or `stale`."),
         ("timeout" = Option<String>, Query, description = "Milliseconds, or like `2s`."),
         ("If-None-Match" = Option<String>, Header, description = "ETags the client has: 304 when one is current."),
         ("If-Match" = Option<String>, Header, description = "The ETag the value must have, or `*`."),

@@ -84,7 +84,7 @@ pub(crate) async fn handle<B: Backend>(app: Arc<App<B>>, parts: Parts, _body: Bo
         ("limit" = Option<u64>, Query, description = "Most entries in the page; 100 unless told."),
         ("cursor" = Option<String>, Query, description = "From the page before, with the same prefix, start and end."),
         ("keys_only" = Option<bool>, Query, description = "Leave the values out."),
-        ("consistency" = Option<String>, Query, description = "`linearizable` (default), `lease` or `stale`."),
+        ("consistency" = Option<String>, Query, description = "`linearizable` (default), `quorum` (assumes nothing about clocks) or `stale`."),
         ("timeout" = Option<String>, Query, description = "Milliseconds, or like `2s`."),
     ),
     responses(

@@ -90,9 +90,6 @@ impl BenchArgs {
         if self.batch > 1 && self.etcd.is_some() {
             return Err(Failure::usage("--batch has no counterpart in etcd's KV calls"));
         }
-        if self.etcd.is_some() && self.consistency == Consistency::Lease {
-            return Err(Failure::usage("etcd has no lease reads: choose linearizable or stale"));
-        }
         Ok(())
     }
 }

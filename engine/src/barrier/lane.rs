@@ -206,7 +206,9 @@ impl Lane {
                     RefusedReason::NoLeader => "no leader".to_owned(),
                     RefusedReason::Overloaded => "the leader has too much waiting".to_owned(),
                     RefusedReason::ShuttingDown => "the sidecar is stopping".to_owned(),
-                    RefusedReason::TooLarge | RefusedReason::Unspecified => "refused".to_owned(),
+                    RefusedReason::TooLarge | RefusedReason::DiskFull | RefusedReason::Unspecified => {
+                        "refused".to_owned()
+                    }
                 };
                 self.ask_again(at, reason, now);
             }

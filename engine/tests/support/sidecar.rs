@@ -14,8 +14,9 @@ use raftkv_proto::consensus::consensus_server::{Consensus, ConsensusServer};
 use raftkv_proto::consensus::propose_response::Outcome as Proposed;
 use raftkv_proto::consensus::read_barrier_response::Outcome as Barrier;
 use raftkv_proto::consensus::{
-    Applied, ConsensusStatus, GetStatusRequest, JoinRequest, JoinResponse, ProposeRequest, ProposeResponse,
-    ReadBarrierRequest, ReadBarrierResponse, Refused, RefusedReason, RemoveRequest, RemoveResponse, Unknown,
+    Applied, ConsensusStatus, GetStatusRequest, JoinRequest, JoinResponse, LeaseAck, LeaseGrant, ProposeRequest,
+    ProposeResponse, ReadBarrierRequest, ReadBarrierResponse, Refused, RefusedReason, RemoveRequest, RemoveResponse,
+    Unknown,
 };
 use raftkv_proto::state_machine::state_machine_client::StateMachineClient;
 use raftkv_proto::state_machine::{ApplyRequest, Entry, GetPositionRequest, entry};
@@ -96,7 +97,15 @@ struct Shared {
     /// Proposals that are being met, late ones included.
     busy: AtomicUsize,
     barriers: AtomicUsize,
+    leases: Mutex<Leases>,
     status: Mutex<ConsensusStatus>,
+}
+
+/// The engine's stream of leases, while it is open, and what it said.
+#[derive(Default)]
+struct Leases {
+    grants: Option<mpsc::UnboundedSender<Result<LeaseGrant, Status>>>,
+    acks: Vec<LeaseAck>,
 }
 
 struct Log {
@@ -136,6 +145,7 @@ impl TestSidecar {
             proposals: AtomicUsize::new(0),
             busy: AtomicUsize::new(0),
             barriers: AtomicUsize::new(0),
+            leases: Mutex::default(),
             status: Mutex::new(status),
         };
         Self { shared: Arc::new(shared) }
@@ -184,6 +194,26 @@ impl TestSidecar {
 
     pub fn barriers(&self) -> usize {
         self.shared.barriers.load(Ordering::SeqCst)
+    }
+
+    /// Grants or revokes, on the engine's stream, once that is open. `Err` = the stream breaks.
+    pub async fn lease(&self, grant: Result<LeaseGrant, Status>) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.lease_acks().is_empty() {
+            assert!(Instant::now() < deadline, "the engine asks for no lease");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let breaks = grant.is_err();
+        let mut leases = self.shared.leases.lock().expect("lock");
+        leases.grants.as_ref().expect("a stream").send(grant).expect("open");
+        if breaks {
+            *leases = Leases::default();
+        }
+    }
+
+    /// What the engine said on its stream.
+    pub fn lease_acks(&self) -> Vec<LeaseAck> {
+        self.shared.leases.lock().expect("lock").acks.clone()
     }
 
     /// Returns once nothing is on its way to be applied any more.
@@ -277,6 +307,7 @@ fn answers<A: Send + 'static>(receiver: mpsc::UnboundedReceiver<Result<A, Status
 impl Consensus for TestSidecar {
     type ProposeStream = Answers<ProposeResponse>;
     type ReadBarrierStream = Answers<ReadBarrierResponse>;
+    type LeaseStream = Answers<LeaseGrant>;
 
     async fn propose(
         &self,
@@ -334,6 +365,19 @@ impl Consensus for TestSidecar {
                     };
                     let _ = sender.send(answer.map(|outcome| ReadBarrierResponse { id, outcome: Some(outcome) }));
                 });
+            }
+        });
+        Ok(Response::new(answers(receiver)))
+    }
+
+    async fn lease(&self, request: Request<Streaming<LeaseAck>>) -> Result<Response<Self::LeaseStream>, Status> {
+        let mut acks = request.into_inner();
+        let (sender, receiver) = mpsc::unbounded_channel();
+        *self.shared.leases.lock().expect("lock") = Leases { grants: Some(sender), acks: Vec::new() };
+        let sidecar = self.clone();
+        tokio::spawn(async move {
+            while let Some(Ok(ack)) = acks.next().await {
+                sidecar.shared.leases.lock().expect("lock").acks.push(ack);
             }
         });
         Ok(Response::new(answers(receiver)))

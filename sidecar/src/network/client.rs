@@ -15,9 +15,11 @@ use openraft::raft::{
 use prost::Message;
 use raftkv_proto::raft as proto;
 use raftkv_proto::state_machine::SnapshotChunk;
+use raftkv_runtime::clock::boottime_ns;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::peers::{Lane, Peers, RaftClient};
+use super::pump::{Sent, pump};
 use crate::types::{Member, NodeId, TypeConfig, Vote};
 use crate::wire::{self, AppendOutcome};
 
@@ -26,9 +28,6 @@ use crate::wire::{self, AppendOutcome};
 const APPEND_RESPONSE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a snapshot transfer may stand still (the receiver makes it durable before it answers).
 const SNAPSHOT_STALL_DEADLINE: Duration = Duration::from_secs(120);
-/// How long a commit index that comes without entries may wait for some: the shortest a timer can be. A follower applies
-/// that much later when little is written; whoever waits for an acknowledgement does not wait for followers to apply.
-const COMMIT_HOLD: Duration = Duration::from_millis(1);
 /// Appends read ahead of the connection.
 const APPEND_QUEUE: usize = 16;
 /// Waits between attempts to reach a peer that is gone.
@@ -96,7 +95,7 @@ impl PeerNetwork {
     /// One append without pipelining, within `deadline`.
     async fn heartbeat(
         &mut self,
-        request: AppendEntriesRequest<TypeConfig>,
+        mut request: AppendEntriesRequest<TypeConfig>,
         deadline: Duration,
     ) -> Result<AppendOutcome, RPCError<TypeConfig>> {
         // Taken out: whatever goes wrong or is cancelled below, an answer that is still on its way must never be taken
@@ -107,12 +106,17 @@ impl PeerNetwork {
                 Some(stream) => stream,
                 None => self.open_heartbeats().await?,
             };
-            let request = wire::append_request(request);
-            if stream.requests.send(request).await.is_err() {
+            request.leader_commit = self.peers.progress.gate(request.leader_commit);
+            let leader = request.vote.leader_id;
+            let sent_ns = boottime_ns();
+            if stream.requests.send(wire::append_request(request)).await.is_err() {
                 return Err(Unreachable::from_string("the heartbeat stream was closed").into());
             }
             match stream.responses.message().await {
-                Ok(Some(response)) => Ok((response, stream)),
+                Ok(Some(response)) => {
+                    self.peers.note_ack(self.target, leader, sent_ns, &response);
+                    Ok((response, stream))
+                }
                 Ok(None) => Err(Unreachable::from_string("the heartbeat stream ended").into()),
                 Err(status) => Err(RPCError::from(Unreachable::new(&status))),
             }
@@ -182,11 +186,11 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
 
             let mut client = self.client(self.lane)?;
             // In flight = sent and not answered: only then a silent peer is overdue.
-            let in_flight = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
-            let sent = in_flight.clone();
+            let in_flight = std::sync::Arc::new(Sent::default());
             let (sender, receiver) = tokio::sync::mpsc::channel(APPEND_QUEUE);
-            let pump = tokio::spawn(pump(input, sender, sent));
+            let pump = tokio::spawn(pump(input, sender, in_flight.clone(), self.peers.progress.clone()));
             let pump = AbortOnDrop(pump);
+            let (peers, target) = (self.peers.clone(), self.target);
             let request = self.peers.request(self.target, ReceiverStream::new(receiver));
             let open = client.append(request);
             let responses = match tokio::time::timeout(APPEND_RESPONSE_DEADLINE, open).await {
@@ -194,35 +198,35 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
                 Ok(Err(status)) => return Err(Unreachable::new(&status).into()),
                 Err(elapsed) => return Err(Unreachable::new(&elapsed).into()),
             };
-            let outcomes = futures::stream::unfold(Some((responses, in_flight, pump)), |state| async move {
-                let (mut responses, in_flight, pump) = state?;
-                // Wait without a deadline until something is in flight, then with one.
-                let next = tokio::select! {
-                    biased;
-                    next = responses.next() => Some(next),
-                    permit = in_flight.acquire() => { if let Ok(permit) = permit { permit.forget(); } None }
-                };
-                let next = match next {
-                    Some(next) => {
-                        // Its permit is taken now that it was answered.
-                        if let Ok(permit) = in_flight.try_acquire() {
-                            permit.forget();
+            let outcomes =
+                futures::stream::unfold(Some((responses, in_flight, peers, pump)), move |state| async move {
+                    let (mut responses, in_flight, peers, pump) = state?;
+                    // Wait without a deadline until something is in flight, then with one.
+                    let next = tokio::select! {
+                        biased;
+                        next = responses.next() => Some(next),
+                        () = in_flight.any() => None,
+                    };
+                    let next = match next {
+                        Some(next) => next,
+                        None => match tokio::time::timeout(APPEND_RESPONSE_DEADLINE, responses.next()).await {
+                            Ok(next) => next,
+                            Err(elapsed) => return Some((Err(Unreachable::new(&elapsed).into()), None)),
+                        },
+                    };
+                    match next? {
+                        Ok(response) => {
+                            if let Some((leader, sent_ns)) = in_flight.answered() {
+                                peers.note_ack(target, leader, sent_ns, &response);
+                            }
+                            match wire::parse_append_response(response) {
+                                Ok(outcome) => Some((Ok(outcome), Some((responses, in_flight, peers, pump)))),
+                                Err(error) => Some((Err(NetworkError::new(&error).into()), None)),
+                            }
                         }
-                        next
+                        Err(status) => Some((Err(Unreachable::new(&status).into()), None)),
                     }
-                    None => match tokio::time::timeout(APPEND_RESPONSE_DEADLINE, responses.next()).await {
-                        Ok(next) => next,
-                        Err(elapsed) => return Some((Err(Unreachable::new(&elapsed).into()), None)),
-                    },
-                };
-                match next? {
-                    Ok(response) => match wire::parse_append_response(response) {
-                        Ok(outcome) => Some((Ok(outcome), Some((responses, in_flight, pump)))),
-                        Err(error) => Some((Err(NetworkError::new(&error).into()), None)),
-                    },
-                    Err(status) => Some((Err(Unreachable::new(&status).into()), None)),
-                }
-            });
+                });
             Ok(outcomes.boxed())
         })
     }
@@ -302,6 +306,8 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         request: TransferLeaderRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        // The successor stands at once, whatever lease there is: whoever asked for the transfer has revoked it.
+        self.peers.keeper.revoke(request.from_leader().leader_id).await;
         let mut client = self.client(Lane::Heartbeat)?;
         let message = proto::TransferLeaderRequest {
             from_leader: Some(wire::vote(request.from_leader())),
@@ -321,54 +327,6 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
     fn backoff(&self) -> Option<Backoff> {
         let last = BACKOFF[BACKOFF.len() - 1];
         Some(Backoff::new(BACKOFF.into_iter().chain(std::iter::repeat(last))))
-    }
-}
-
-/// Takes openraft's appends to the connection until either side ends.
-///
-/// An append that only tells a newer commit index waits a moment: under load the next one carries entries and tells it,
-/// too, and half of all messages are saved. openraft needs no answer to the one left out: a later answer stands for all
-/// before it.
-async fn pump(
-    input: impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
-    sender: tokio::sync::mpsc::Sender<proto::AppendRequest>,
-    sent: std::sync::Arc<tokio::sync::Semaphore>,
-) {
-    // Polled again after its end, while the last commit index is held.
-    let mut input = input.fuse();
-    let mut last_sent = None;
-    let mut held: Option<AppendEntriesRequest<TypeConfig>> = None;
-    let mut hold_until = tokio::time::Instant::now();
-    loop {
-        let request = tokio::select! {
-            biased;
-            next = input.next() => match next {
-                Some(request) if request.entries.is_empty() && last_sent == Some(request.prev_log_id) => {
-                    if held.is_none() {
-                        hold_until = tokio::time::Instant::now() + COMMIT_HOLD;
-                    }
-                    held = Some(request);
-                    continue;
-                }
-                Some(request) => {
-                    held = None;
-                    request
-                }
-                None => match held.take() {
-                    Some(request) => request,
-                    None => return,
-                },
-            },
-            () = tokio::time::sleep_until(hold_until), if held.is_some() => match held.take() {
-                Some(request) => request,
-                None => continue,
-            },
-        };
-        last_sent = Some(request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id));
-        sent.add_permits(1);
-        if sender.send(wire::append_request(request)).await.is_err() {
-            return;
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod client;
 mod peers;
+mod pump;
 
 pub use client::{Outgoing, PeerNetwork, SnapshotData};
 pub use peers::{Lane, Peers, RaftClient};

@@ -4,12 +4,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use raftkv_proto::raft::raft_client;
+use raftkv_proto::raft::append_response::Outcome;
+use raftkv_proto::raft::{AppendResponse, raft_client};
 use raftkv_proto::{CLUSTER_ID_HEADER, MAX_MESSAGE_BYTES, TARGET_ID_HEADER, WIRE_VERSION, WIRE_VERSION_HEADER};
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::types::NodeId;
+use crate::lease::{Ack, Acks, Keeper};
+use crate::progress::Progress;
+use crate::types::{LeaderId, NodeId};
 
 /// The generated client over a cached channel.
 pub type RaftClient = raft_client::RaftClient<Channel>;
@@ -40,13 +43,27 @@ pub enum Lane {
 #[derive(Clone)]
 pub struct Peers {
     cluster_id: Arc<str>,
+    pub(super) progress: Progress,
+    pub(super) keeper: Keeper,
+    acks: Acks,
     channels: Arc<Mutex<HashMap<(String, Lane), Channel>>>,
 }
 
 impl Peers {
     /// No connections yet.
-    pub fn new(cluster_id: String) -> Self {
-        Self { cluster_id: cluster_id.into(), channels: Arc::default() }
+    ///
+    /// What the peers are told of commits follows `progress`; what they answer is noted in `acks`; leadership is
+    /// transferred only after `keeper` has revoked the lease.
+    pub fn new(cluster_id: String, progress: Progress, acks: Acks, keeper: Keeper) -> Self {
+        Self { cluster_id: cluster_id.into(), progress, keeper, acks, channels: Arc::default() }
+    }
+
+    /// Notes that `target` has answered what `leader` sent at `sent_ns`, unless it refused.
+    pub(super) fn note_ack(&self, target: NodeId, leader: LeaderId, sent_ns: u64, response: &AppendResponse) {
+        if matches!(response.outcome, Some(Outcome::Matched(_))) {
+            let promise = Duration::from_millis(u64::from(response.promise_ms));
+            self.acks.note(target, Ack { leader, sent_ns, promise });
+        }
     }
 
     /// The cluster every message names.

@@ -1,0 +1,125 @@
+//! [`LeaderLease`]: what this node may conclude while it leads.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::{ReadPolicy, ServerState};
+use raftkv_runtime::clock::boottime_ns;
+
+use super::{Acks, Keeper};
+use crate::config::Timing;
+use crate::node::Group;
+use crate::progress::Progress;
+use crate::types::{LeaderId, NodeId, TypeConfig};
+
+/// A lease is looked at this many times between two heartbeats, so that it is renewed soon after they are answered.
+const LOOKS_PER_HEARTBEAT: u32 = 4;
+/// The engine is told of a longer lease when it is longer by this part of a member's promise.
+const STEPS: u32 = 12;
+
+/// The lease of a node, while it leads. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct LeaderLease {
+    me: NodeId,
+    enabled: bool,
+    /// For how long this node helps nobody else after it has heard from a leader.
+    promise: Duration,
+    look: Duration,
+    acks: Acks,
+    progress: Progress,
+    keeper: Keeper,
+}
+
+/// Why nothing is known about what others have seen.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfirmError {
+    /// Ask who does.
+    #[error("this node does not lead (any more)")]
+    NotLeader,
+    /// Too few members answered.
+    #[error("no quorum confirmed the leader in time")]
+    NoQuorum,
+    /// openraft says so.
+    #[error(transparent)]
+    Raft(#[from] RaftError<TypeConfig, LinearizableReadError<TypeConfig>>),
+}
+
+/// This node leads.
+struct Leading {
+    leader: LeaderId,
+    voters: Vec<BTreeSet<NodeId>>,
+}
+
+impl LeaderLease {
+    /// The lease of the node `me`. One that is not `enabled` never holds.
+    pub fn new(me: NodeId, enabled: bool, timing: &Timing, acks: Acks, progress: Progress, keeper: Keeper) -> Self {
+        let look = (timing.heartbeat / LOOKS_PER_HEARTBEAT).max(Duration::from_millis(1));
+        Self { me, enabled, promise: timing.election_max, look, acks, progress, keeper }
+    }
+
+    /// Whether it may hold at all.
+    pub fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
+    /// Renews the engine's lease for ever; to be run as a task that ends with the group.
+    pub async fn renew(self, group: std::sync::Weak<Group>) {
+        if !self.enabled {
+            return;
+        }
+        loop {
+            tokio::time::sleep(self.look).await;
+            let Some(group) = group.upgrade() else { return };
+            let Some((leading, until)) = self.held(&group) else { continue };
+            let Some(applied) = self.progress.applied() else { continue };
+            self.keeper.grant(leading.leader, until, applied.index + 1, self.promise / STEPS);
+        }
+    }
+
+    /// Below which index a read must have applied to see everything that anybody has seen, when the lease holds.
+    pub fn read_index(&self, group: &Group) -> Option<u64> {
+        if !self.enabled {
+            return None;
+        }
+        // In this order: the lease held when the index was read if it holds after that.
+        let next_index = self.progress.submitted_next();
+        let (leading, until) = self.held(group)?;
+        (!self.keeper.is_barred(leading.leader) && boottime_ns() < until).then_some(next_index)
+    }
+
+    /// The same, confirmed by a quorum after this was called: ReadIndex as in Ongaro's Raft thesis, section 6.4.
+    pub async fn confirmed_index(&self, group: &Group) -> Result<u64, ConfirmError> {
+        let before = self.leading(group).ok_or(ConfirmError::NotLeader)?;
+        let asked_ns = boottime_ns();
+        // Notes the commit index, and sends heartbeats. What openraft takes for their answers may be older (see `Acks`).
+        let noted = group.raft.get_read_linearizer(ReadPolicy::ReadIndex).await?;
+        let leading = self.leading(group).filter(|now| now.leader == before.leader).ok_or(ConfirmError::NotLeader)?;
+        let confirmed = self.acks.confirmed_after(leading.leader, self.me, asked_ns, &leading.voters);
+        tokio::time::timeout(self.promise, confirmed).await.map_err(|_| ConfirmError::NoQuorum)?;
+        Ok(noted.read_log_id().index() + 1)
+    }
+
+    fn held(&self, group: &Group) -> Option<(Leading, u64)> {
+        let now = boottime_ns();
+        let leading = self.leading(group)?;
+        // What earlier leaders committed is known to be applied once an entry of this one is.
+        if self.progress.applied()?.leader_id != leading.leader {
+            return None;
+        }
+        let until = self.acks.lease_until(leading.leader, self.me, self.promise, now, &leading.voters)?;
+        Some((leading, until))
+    }
+
+    fn leading(&self, group: &Group) -> Option<Leading> {
+        let metrics = group.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if metrics.state != ServerState::Leader || !metrics.vote.committed || metrics.vote.leader_id.node_id != self.me
+        {
+            return None;
+        }
+        let voters = metrics.membership_config.membership().get_joint_config().clone();
+        Some(Leading { leader: metrics.vote.leader_id, voters })
+    }
+}

@@ -1,0 +1,188 @@
+//! [`pump`]: takes appends from openraft to the connection; [`Sent`]: those without an answer yet.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use openraft::raft::AppendEntriesRequest;
+use raftkv_proto::raft as proto;
+use raftkv_runtime::clock::boottime_ns;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+
+use crate::progress::Progress;
+use crate::types::{LeaderId, TypeConfig};
+use crate::wire;
+
+/// How long a commit index that comes without entries may wait for some: the shortest a timer can be. A follower applies
+/// that much later when little is written; whoever waits for an acknowledgement does not wait for followers to apply.
+const COMMIT_HOLD: Duration = Duration::from_millis(1);
+/// How long an append that tells nothing new waits: heartbeats tell as much.
+const IDLE_HOLD: Duration = Duration::from_millis(100);
+
+/// Appends that were sent and not answered, in order: as which leader, and when.
+#[derive(Debug, Default)]
+pub(super) struct Sent {
+    times: Mutex<VecDeque<(LeaderId, u64)>>,
+    one_more: Notify,
+}
+
+impl Sent {
+    /// One is about to be sent.
+    fn push(&self, leader: LeaderId) {
+        self.lock().push_back((leader, boottime_ns()));
+        self.one_more.notify_one();
+    }
+
+    /// One was answered: the oldest.
+    pub(super) fn answered(&self) -> Option<(LeaderId, u64)> {
+        self.lock().pop_front()
+    }
+
+    /// Returns once one waits for its answer.
+    pub(super) async fn any(&self) {
+        while self.lock().is_empty() {
+            self.one_more.notified().await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(LeaderId, u64)>> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes openraft's appends to the connection until either side ends, and tells the peer of no more commits than
+/// [`Progress::gate`] lets through.
+///
+/// A commit index that comes without entries waits a moment: under load the next append carries entries and tells it, too,
+/// and half of all messages are saved. openraft needs no answer to the one left out: a later answer stands for all before
+/// it. One that the engine has not applied yet is told as soon as it has, by an append of this pump's own: to openraft its
+/// answer is one more of the same.
+pub(super) async fn pump(
+    input: impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    sender: mpsc::Sender<proto::AppendRequest>,
+    sent: Arc<Sent>,
+    progress: Progress,
+) {
+    // Polled again after its end, while the last commit index is held.
+    let mut input = input.fuse();
+    let mut applied = progress.watch_applied();
+    // What the peer was sent last, with the commit index it was told; and what openraft wants it told.
+    let mut last: Option<AppendEntriesRequest<TypeConfig>> = None;
+    let mut wanted = None;
+    let mut held = false;
+    let mut ended = false;
+    let mut since = Instant::now();
+    loop {
+        applied.mark_unchanged();
+        let told = last.as_ref().and_then(|last| last.leader_commit);
+        let has_news = last.is_some() && progress.gate(wanted) > told;
+        if ended && !has_news {
+            return;
+        }
+        let due = since + if has_news { COMMIT_HOLD } else { IDLE_HOLD };
+        let mut request = tokio::select! {
+            biased;
+            next = input.next(), if !ended => match next {
+                Some(request) => {
+                    wanted = wanted.max(request.leader_commit);
+                    let is_known = |last: &AppendEntriesRequest<TypeConfig>| last.prev_log_id == request.prev_log_id;
+                    if request.entries.is_empty() && last.as_ref().is_some_and(is_known) {
+                        if !held {
+                            since = Instant::now();
+                        }
+                        held = true;
+                        continue;
+                    }
+                    request
+                }
+                None => {
+                    ended = true;
+                    continue;
+                }
+            },
+            () = tokio::time::sleep_until(due), if has_news || held => match &last {
+                Some(last) => last.clone(),
+                None => continue,
+            },
+            changed = applied.changed(), if wanted > told && !has_news => {
+                if changed.is_err() {
+                    return;
+                }
+                continue;
+            }
+        };
+        request.leader_commit = progress.gate(wanted);
+        let end = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+        last = Some(AppendEntriesRequest {
+            vote: request.vote.clone(),
+            prev_log_id: end,
+            entries: Vec::new(),
+            leader_commit: request.leader_commit,
+        });
+        (held, since) = (false, Instant::now());
+        sent.push(request.vote.leader_id);
+        if sender.send(wire::append_request(request)).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Entry, EntryPayload, LogId, Vote};
+
+    const LEADER: LeaderId = LeaderId { term: 1, node_id: 1 };
+    const PATIENT: Duration = Duration::from_secs(10);
+
+    fn log_id(index: u64) -> Option<LogId> {
+        Some(LogId::new(LEADER, index))
+    }
+
+    fn append(prev: u64, entries: std::ops::Range<u64>, commit: u64) -> AppendEntriesRequest<TypeConfig> {
+        AppendEntriesRequest {
+            vote: Vote { leader_id: LEADER, committed: true },
+            prev_log_id: log_id(prev),
+            entries: entries
+                .map(|index| Entry { log_id: LogId::new(LEADER, index), payload: EntryPayload::Blank })
+                .collect(),
+            leader_commit: log_id(commit),
+        }
+    }
+
+    fn commit_of(request: Option<proto::AppendRequest>) -> Option<u64> {
+        request.expect("an append").leader_commit.map(|commit| commit.index)
+    }
+
+    #[tokio::test]
+    async fn a_peer_hears_of_a_commit_once_the_engine_has_applied_it_and_soon_after() {
+        let (requests, input) = mpsc::channel(8);
+        let (sender, mut wire) = mpsc::channel(8);
+        let (progress, sent) = (Progress::default(), Arc::new(Sent::default()));
+        progress.set_applied(log_id(3));
+        let input = tokio_stream::wrappers::ReceiverStream::new(input);
+        let pumping = tokio::spawn(pump(input, sender, sent.clone(), progress.clone()));
+
+        requests.send(append(4, 5..7, 4)).await.expect("taken");
+        let first = wire.recv().await.expect("an append");
+        assert_eq!((first.entries.len(), commit_of(Some(first))), (2, Some(3)), "4 is not applied here");
+        requests.send(append(6, 7..7, 6)).await.expect("taken");
+        let held = tokio::time::timeout(IDLE_HOLD / 4, wire.recv()).await;
+        assert!(held.is_err(), "there is nothing to tell");
+        progress.set_applied(log_id(5));
+        let told = tokio::time::timeout(PATIENT, wire.recv()).await.expect("told without being asked again");
+        assert_eq!(commit_of(told), Some(5));
+        progress.set_applied(log_id(9));
+        let told = tokio::time::timeout(PATIENT, wire.recv()).await.expect("told");
+        assert_eq!(commit_of(told), Some(6), "no more than is committed");
+
+        // Each waits for an answer of its own, with the time of its own sending.
+        let times: Vec<_> = std::iter::from_fn(|| sent.answered()).collect();
+        assert_eq!(times.len(), 3);
+        assert!(times.is_sorted() && times[0].1 < times[2].1);
+        drop(requests);
+        tokio::time::timeout(PATIENT, pumping).await.expect("ends with its input").expect("no panic");
+    }
+}
