@@ -4,7 +4,7 @@ use clap::Parser;
 use raftkv_engine::config::{Args, Config};
 use raftkv_engine::run::{Listeners, RunError, run};
 use raftkv_runtime::shutdown::Shutdown;
-use raftkv_runtime::{exit, metrics, panic, telemetry, workers};
+use raftkv_runtime::{exit, metrics, panic, telemetry, wipe, workers};
 
 /// HTTP is most of a node's work; the store and the sidecar need the other half.
 const SHARE_OF_CORES: f64 = 0.5;
@@ -36,6 +36,12 @@ fn main() {
 async fn start(config: Config) -> Result<(), RunError> {
     let shutdown = Shutdown::new();
     shutdown.signals().map_err(|source| RunError::Io { action: "handle signals", source })?;
+    // Before anything is opened: a killed node must never serve what it had.
+    if wipe::carry_out(config.data_dir(), wipe::Part::Engine)
+        .map_err(|source| RunError::Io { action: "wipe the data of a killed node", source })?
+    {
+        tracing::warn!("this node was killed: its data is wiped, it starts anew");
+    }
     let listeners = Listeners::bind(&config).await?;
     run(config, listeners, shutdown).await
 }

@@ -28,4 +28,5 @@ pub mod metrics;
 pub mod panic;
 pub mod shutdown;
 pub mod telemetry;
+pub mod wipe;
 pub mod workers;

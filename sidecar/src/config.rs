@@ -1,6 +1,6 @@
 //! [`Config`]: what the sidecar is told, checked before any socket opens.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ const DEFAULT_RAFT_LISTEN: &str = "0.0.0.0:8088";
 const DEFAULT_MANAGEMENT_LISTEN: &str = "0.0.0.0:6000";
 /// The engine's own default; only advertised here.
 const DEFAULT_HTTP_PORT: u16 = 8080;
+/// The engine's own default; only advertised here.
+const DEFAULT_GROUP_PORT: u16 = 50_053;
 /// A tenth of the shortest time to an election: nine may be lost before anybody stands.
 const DEFAULT_HEARTBEAT: HumanDuration = HumanDuration::from_millis(100);
 /// As etcd's: long enough for a busy machine, short enough for a gap of about a second.
@@ -53,6 +55,12 @@ pub struct Args {
     /// Management addresses (host:port, comma separated) of nodes to join; may name this node, too.
     #[arg(long, env = "JOIN_ADDR")]
     join_addr: Option<String>,
+    /// Routers (host:port, comma separated) that tell an empty node without JOIN_ADDR which group it belongs to.
+    #[arg(long, env = "RAFTKV_ROUTER")]
+    router: Option<String>,
+    /// Name of the group to ask the router for. [default: the router chooses]
+    #[arg(long, env = "RAFTKV_GROUP")]
+    group: Option<String>,
     /// Directory of the node's data. [default: /var/lib/raftkv]
     #[arg(long, env = "RAFTKV_DATA_DIR")]
     data_dir: Option<String>,
@@ -71,6 +79,9 @@ pub struct Args {
     /// How clients reach this node's HTTP API. [default: NODE_ID:8080]
     #[arg(long, env = "RAFTKV_HTTP_ADVERTISE")]
     http_advertise: Option<String>,
+    /// How routers reach this node's engine. [default: NODE_ID:50053]
+    #[arg(long, env = "RAFTKV_GROUP_ADVERTISE")]
+    group_advertise: Option<String>,
     /// Where to listen for the engine. [default: unix:DATA_DIR/sidecar.sock]
     #[arg(long, env = "RAFTKV_SIDECAR_GRPC_LISTEN")]
     sidecar_grpc_listen: Option<String>,
@@ -92,6 +103,10 @@ pub struct Args {
     /// Log after which the engine is asked to make its state durable. [default: 32MiB]
     #[arg(long, env = "RAFTKV_SNAPSHOT_AFTER")]
     snapshot_after: Option<String>,
+    /// Whether linearizable reads may rely on the leader's lease, which assumes that clocks run at about the same rate;
+    /// without it each is confirmed by a quorum. [default: true]
+    #[arg(long, env = "RAFTKV_READ_LEASE")]
+    read_lease: Option<String>,
     /// Time to stop in peace. [default: 8s]
     #[arg(long, env = "RAFTKV_SHUTDOWN_GRACE")]
     shutdown_grace: Option<String>,
@@ -103,10 +118,6 @@ pub struct Args {
     log_format: Option<String>,
 }
 
-    /// Whether linearizable reads may rely on the leader's lease, which assumes that clocks run at about the same rate;
-    /// without it each is confirmed by a quorum. [default: true]
-    #[arg(long, env = "RAFTKV_READ_LEASE")]
-    read_lease: Option<String>,
 /// The TOML file: the keys of both processes. What is the engine's or a router's is theirs to check.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(default)]
@@ -125,11 +136,14 @@ struct File {
 struct Table {
     bootstrap: Option<bool>,
     join_addr: Option<Vec<String>>,
+    router: Option<Vec<String>>,
+    group: Option<String>,
     raft_listen: Option<String>,
     raft_advertise: Option<String>,
     management_listen: Option<String>,
     management_advertise: Option<String>,
     http_advertise: Option<String>,
+    group_advertise: Option<String>,
     grpc_listen: Option<Endpoint>,
     engine_grpc: Option<Endpoint>,
     heartbeat: Option<HumanDuration>,
@@ -137,6 +151,7 @@ struct Table {
     log_retain: Option<ByteSize>,
     log_max: Option<ByteSize>,
     snapshot_after: Option<ByteSize>,
+    read_lease: Option<bool>,
     shutdown_grace: Option<HumanDuration>,
 }
 
@@ -151,7 +166,6 @@ pub struct Timing {
     /// The lower bound of the random part.
     pub election_min: Duration,
     /// Its upper bound; also the leader's lease.
-    read_lease: Option<bool>,
     pub election_max: Duration,
 }
 
@@ -164,6 +178,10 @@ pub struct Config {
     pub bootstrap: bool,
     /// Management addresses of nodes to join, as given, without repetitions.
     pub join: Vec<String>,
+    /// Routers that assign an empty node to a group, when there is nobody to join.
+    pub routers: Vec<String>,
+    /// Name of the group to be assigned to.
+    pub group: Option<String>,
     /// The sidecar's own directory.
     pub dir: PathBuf,
     /// For peers.
@@ -176,12 +194,16 @@ pub struct Config {
     pub management_advertise: Option<String>,
     /// host:port of the engine's HTTP API.
     pub http_advertise: String,
+    /// host:port of the engine's Group service.
+    pub group_advertise: String,
     /// For the engine.
     pub grpc_listen: Endpoint,
     /// Where the engine is.
     pub engine_grpc: Endpoint,
     /// Heartbeats and elections.
     pub timing: Timing,
+    /// Whether reads may rely on the leader's lease.
+    pub read_lease: bool,
     /// Bytes of log kept behind its end.
     pub log_retain: u64,
     /// Bytes of log beyond which nobody holds it back.
@@ -197,13 +219,16 @@ pub struct Config {
 }
 
 impl Config {
+    /// Directory of the node, of which the engine and the sidecar have a part each.
+    pub fn data_dir(&self) -> &Path {
+        self.dir.parent().unwrap_or(&self.dir)
+    }
+
     /// Flag over environment over file over default. Nothing is opened but the file.
     pub fn resolve(args: Args) -> Result<Self, ConfigError> {
         let file: File = load_file(args.file.path())?;
         Self::merge(args, file)
     }
-    /// Whether reads may rely on the leader's lease.
-    pub read_lease: bool,
 
     fn merge(args: Args, file: File) -> Result<Self, ConfigError> {
         let table = file.sidecar;
@@ -212,7 +237,11 @@ impl Config {
 
         let name = text(args.node_id, file.node_id)
             .ok_or_else(|| ConfigError::invalid("NODE_ID", "every node needs a name that is unique in its group"))?;
-        check_name(&name)?;
+        check_name("NODE_ID", &name)?;
+        let group = text(args.group, table.group);
+        if let Some(group) = &group {
+            check_name("RAFTKV_GROUP", group)?;
+        }
         let data_dir = PathBuf::from(text(args.data_dir, file.data_dir).unwrap_or_else(|| DEFAULT_DATA_DIR.to_owned()));
         let socket = |file: &str| {
             Endpoint::unix(data_dir.join(file)).map_err(|error| ConfigError::invalid("RAFTKV_DATA_DIR", error))
@@ -226,7 +255,9 @@ impl Config {
                 Some(flag) => parse_bool("BOOTSTRAP", &flag)?,
                 None => table.bootstrap.unwrap_or(false),
             },
-            join: join_list(args.join_addr, table.join_addr)?,
+            join: addresses("JOIN_ADDR", args.join_addr, table.join_addr)?,
+            routers: addresses("RAFTKV_ROUTER", args.router, table.router)?,
+            group,
             dir: data_dir.join("sidecar"),
             raft_listen: match text(args.raft_listen, table.raft_listen) {
                 Some(listen) => tcp("RAFTKV_RAFT_LISTEN", &listen)?,
@@ -243,6 +274,8 @@ impl Config {
             )?,
             http_advertise: advertised("RAFTKV_HTTP_ADVERTISE", text(args.http_advertise, table.http_advertise))?
                 .unwrap_or_else(|| format!("{name}:{DEFAULT_HTTP_PORT}")),
+            group_advertise: advertised("RAFTKV_GROUP_ADVERTISE", text(args.group_advertise, table.group_advertise))?
+                .unwrap_or_else(|| format!("{name}:{DEFAULT_GROUP_PORT}")),
             grpc_listen: match parsed("RAFTKV_SIDECAR_GRPC_LISTEN", args.sidecar_grpc_listen, table.grpc_listen)? {
                 Some(endpoint) => endpoint,
                 None => socket("sidecar.sock")?,
@@ -257,6 +290,10 @@ impl Config {
                     .unwrap_or(DEFAULT_ELECTION_TIMEOUT)
                     .get(),
             )?,
+            read_lease: match text(args.read_lease, None) {
+                Some(flag) => parse_bool("RAFTKV_READ_LEASE", &flag)?,
+                None => table.read_lease.unwrap_or(true),
+            },
             log_retain: parsed("RAFTKV_LOG_RETAIN", args.log_retain, table.log_retain)?.unwrap_or(DEFAULT_LOG_RETAIN).0,
             log_max: parsed("RAFTKV_LOG_MAX", args.log_max, table.log_max)?.unwrap_or(DEFAULT_LOG_MAX).0,
             snapshot_after: parsed("RAFTKV_SNAPSHOT_AFTER", args.snapshot_after, table.snapshot_after)?
@@ -290,10 +327,6 @@ fn text(flag: Option<String>, file: Option<String>) -> Option<String> {
     set(flag).or_else(|| set(file))
 }
 
-            read_lease: match text(args.read_lease, None) {
-                Some(flag) => parse_bool("RAFTKV_READ_LEASE", &flag)?,
-                None => table.read_lease.unwrap_or(true),
-            },
 fn parsed<T: FromStr<Err: std::fmt::Display>>(
     setting: &str,
     flag: Option<String>,
@@ -316,11 +349,11 @@ fn parse_bool(setting: &str, flag: &str) -> Result<bool, ConfigError> {
     }
 }
 
-fn check_name(name: &str) -> Result<(), ConfigError> {
+fn check_name(setting: &str, name: &str) -> Result<(), ConfigError> {
     let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if name.len() > MAX_NAME_BYTES || !name.chars().all(sound) {
         return Err(ConfigError::invalid(
-            "NODE_ID",
+            setting,
             format!("{name:?}: at most {MAX_NAME_BYTES} letters, digits, dots, dashes and underscores"),
         ));
     }
@@ -346,19 +379,19 @@ fn advertised(setting: &str, address: Option<String>) -> Result<Option<String>, 
     Ok(Some(address))
 }
 
-fn join_list(flag: Option<String>, file: Option<Vec<String>>) -> Result<Vec<String>, ConfigError> {
+fn addresses(setting: &str, flag: Option<String>, file: Option<Vec<String>>) -> Result<Vec<String>, ConfigError> {
     let given = match text(flag, None) {
         Some(list) => list.split(',').map(str::to_owned).collect(),
         None => file.unwrap_or_default(),
     };
-    let mut join: Vec<String> = Vec::new();
+    let mut addresses: Vec<String> = Vec::new();
     for address in given.iter().map(|address| address.trim()).filter(|address| !address.is_empty()) {
-        tcp("JOIN_ADDR", address)?;
-        if !join.iter().any(|known| known == address) {
-            join.push(address.to_owned());
+        tcp(setting, address)?;
+        if !addresses.iter().any(|known| known == address) {
+            addresses.push(address.to_owned());
         }
     }
-    Ok(join)
+    Ok(addresses)
 }
 
 fn timing(heartbeat: Duration, election: Duration) -> Result<Timing, ConfigError> {
@@ -396,7 +429,11 @@ mod tests {
                 "election_timeout" => args.election_timeout = value,
                 "log_retain" => args.log_retain = value,
                 "log_max" => args.log_max = value,
+                "read_lease" => args.read_lease = value,
                 "engine_grpc" => args.engine_grpc = value,
+                "router" => args.router = value,
+                "group" => args.group = value,
+                "group_advertise" => args.group_advertise = value,
                 other => panic!("no such flag in this test: {other}"),
             }
         }
@@ -411,10 +448,15 @@ mod tests {
     fn defaults_follow_from_the_name() {
         let config = Config::merge(args(&["node_id=node1"]), File::default()).expect("sound");
         assert_eq!(config.http_advertise, "node1:8080");
+        assert_eq!(config.group_advertise, "node1:50053");
+        assert_eq!(config.data_dir(), Path::new("/var/lib/raftkv"));
+        assert!(config.routers.is_empty() && config.group.is_none());
         assert_eq!(config.engine_grpc.to_string(), "unix:/var/lib/raftkv/engine.sock");
         assert_eq!(config.grpc_listen.to_string(), "unix:/var/lib/raftkv/sidecar.sock");
         assert_eq!(config.dir, PathBuf::from("/var/lib/raftkv/sidecar"));
-        assert!(!config.bootstrap && config.join.is_empty());
+        assert!(!config.bootstrap && config.join.is_empty() && config.read_lease);
+        let config = Config::merge(args(&["node_id=node1", "read_lease=off"]), File::default()).expect("sound");
+        assert!(!config.read_lease);
         assert_eq!(config.timing.election_min, Duration::from_millis(300));
         assert_eq!(config.timing.election_max, Duration::from_millis(600));
     }
@@ -429,7 +471,6 @@ mod tests {
                 log_retain: Some(ByteSize::mib(1)),
                 ..Table::default()
             },
-                "read_lease" => args.read_lease = value,
             ..File::default()
         };
         let config = Config::merge(args(&["bootstrap=", "join_addr="]), file()).expect("sound");
@@ -443,6 +484,13 @@ mod tests {
     fn join_addresses_are_a_list_without_repetitions() {
         let config = Config::merge(args(&["node_id=n", "join_addr=a:6000, b:6000,,a:6000"]), File::default());
         assert_eq!(config.expect("sound").join, ["a:6000", "b:6000"]);
+        let flags = ["node_id=n", "router=r1:8000, r2:8000,r1:8000", "group=g2", "group_advertise=n.example:50153"];
+        let config = Config::merge(args(&flags), File::default()).expect("sound");
+        assert_eq!(
+            (config.routers.as_slice(), config.group.as_deref()),
+            (&["r1:8000".to_owned(), "r2:8000".to_owned()][..], Some("g2"))
+        );
+        assert_eq!(config.group_advertise, "n.example:50153");
     }
 
     #[test]
@@ -450,7 +498,11 @@ mod tests {
         assert!(refused(&[]).contains("NODE_ID"));
         assert!(refused(&["node_id=a b"]).contains("NODE_ID"));
         assert!(refused(&["node_id=n", "bootstrap=maybe"]).contains("BOOTSTRAP"));
+        assert!(refused(&["node_id=n", "read_lease=maybe"]).contains("RAFTKV_READ_LEASE"));
         assert!(refused(&["node_id=n", "join_addr=node2"]).contains("JOIN_ADDR"));
+        assert!(refused(&["node_id=n", "router=unix:/r"]).contains("RAFTKV_ROUTER"));
+        assert!(refused(&["node_id=n", "group=a/b"]).contains("RAFTKV_GROUP"));
+        assert!(refused(&["node_id=n", "group_advertise=n:0"]).contains("RAFTKV_GROUP_ADVERTISE"));
         assert!(refused(&["node_id=n", "raft_listen=unix:/a"]).contains("RAFTKV_RAFT_LISTEN"));
         assert!(refused(&["node_id=n", "raft_advertise=n:0"]).contains("RAFTKV_RAFT_ADVERTISE"));
         assert!(refused(&["node_id=n", "election_timeout=50ms"]).contains("RAFTKV_ELECTION_TIMEOUT"));
@@ -459,4 +511,3 @@ mod tests {
         assert!(refused(&["node_id=n", "engine_grpc=nowhere"]).contains("RAFTKV_ENGINE_GRPC"));
     }
 }
-        assert!(refused(&["node_id=n", "read_lease=maybe"]).contains("RAFTKV_READ_LEASE"));

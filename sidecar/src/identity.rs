@@ -34,6 +34,8 @@ pub struct Identity {
     pub management_address: String,
     /// host:port of its engine's HTTP API.
     pub http_address: String,
+    /// host:port of its engine's Group service.
+    pub group_address: String,
 }
 
 impl Identity {
@@ -44,6 +46,7 @@ impl Identity {
             raft_address: self.raft_address.clone(),
             management_address: self.management_address.clone(),
             http_address: self.http_address.clone(),
+            group_address: self.group_address.clone(),
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::log_store::LogStore;
 use crate::management::{CallError, ManagementClient};
 use crate::network::Peers;
 use crate::node::{Group, Node, Phase, Raft};
+use crate::registration::{ASK_AGAIN, Assignment, Registrar};
 use crate::state_machine::RemoteStateMachine;
 use crate::types::NodeId;
 
@@ -106,11 +107,13 @@ pub struct Lifecycle {
     client: ManagementClient,
     bootstrap: bool,
     join: Vec<String>,
+    /// Asked instead when there is nobody to join.
+    registrar: Option<Registrar>,
     timing: Timing,
+    read_lease: bool,
     votes_allowed: Arc<AtomicBool>,
     foreign: watch::Sender<Option<String>>,
     claim: Mutex<Option<(NodeId, Instant)>>,
-    read_lease: bool,
     /// Held while Raft is being started: it is started once.
     starting: tokio::sync::Mutex<()>,
     wake: Notify,
@@ -118,7 +121,13 @@ pub struct Lifecycle {
 
 impl Lifecycle {
     /// Of a node that waits. Nothing is begun before [`log_is_open`](Self::log_is_open).
-    pub fn new(node: Node, store: IdentityStore, client: ManagementClient, config: &Config) -> Self {
+    pub fn new(
+        node: Node,
+        store: IdentityStore,
+        client: ManagementClient,
+        registrar: Option<Registrar>,
+        config: &Config,
+    ) -> Self {
         Self {
             node,
             store: Arc::new(store),
@@ -126,7 +135,9 @@ impl Lifecycle {
             client,
             bootstrap: config.bootstrap,
             join: config.join.clone(),
+            registrar,
             timing: config.timing,
+            read_lease: config.read_lease,
             votes_allowed: Arc::new(AtomicBool::new(false)),
             foreign: watch::Sender::new(None),
             claim: Mutex::new(None),
@@ -137,7 +148,6 @@ impl Lifecycle {
 
     /// From now on Raft can be started.
     pub fn log_is_open(&self, log: LogStore) {
-            read_lease: config.read_lease,
         // A second log would be a bug of the caller; the first one stays.
         let _ = self.log.set(log);
     }
@@ -247,6 +257,9 @@ impl Lifecycle {
             }
             return self.finish_forming(allegiance).await;
         }
+        if let Some(registrar) = &self.registrar {
+            return self.be_assigned(registrar).await;
+        }
         let mut story = Story::default();
         if self.bootstrap && self.join.is_empty() {
             let mut foreign = self.foreign.subscribe();
@@ -285,6 +298,42 @@ impl Lifecycle {
             }
             tokio::select! {
                 () = tokio::time::sleep(ROUND) => {}
+                _ = phase.wait_for(|phase| !matches!(phase, Phase::Waiting)) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks a router what to be, until Raft runs.
+    async fn be_assigned(&self, registrar: &Registrar) -> Result<(), StartError> {
+        let mut story = Story::default();
+        let mut phase = self.node.watch_phase();
+        while self.node.group().is_none() {
+            match registrar.ask().await {
+                Ok(Assignment::Join { group, join }) => {
+                    story.tell(&format!("assigned to group {group}: asking {} to be let in", join.join(", ")));
+                    self.ask_to_join(&join, &mut story).await;
+                }
+                Ok(Assignment::Bootstrap { group }) => {
+                    story.tell(&format!("assigned to be the first node of the new group {group}"));
+                    // A router may know less than the members of an old cluster that still calls.
+                    let mut foreign = self.foreign.subscribe();
+                    let called = tokio::time::timeout(LISTEN_BEFORE_FORMING, foreign.wait_for(Option::is_some)).await;
+                    let called = called.ok().and_then(|called| called.ok()?.clone());
+                    match called {
+                        Some(cluster) => story.tell(&format!(
+                            "the cluster {cluster} still knows this address: a new one is not formed beside it; let a \
+                             member of it join this node, or remove this node from it"
+                        )),
+                        None if self.form().await? => return Ok(()),
+                        None => {}
+                    }
+                }
+                Ok(Assignment::Wait { reason }) => story.tell(&format!("the router says to wait: {reason}")),
+                Err(error) => story.tell(&error.to_string()),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(ASK_AGAIN) => {}
                 _ = phase.wait_for(|phase| !matches!(phase, Phase::Waiting)) => {}
             }
         }
@@ -351,6 +400,9 @@ impl Lifecycle {
         let config = Arc::new(raft_config(&cluster_id, &self.timing).validate()?);
         let on_contradiction: fn(&str) = |message| exit::fatal(exit::TEMPFAIL, message);
         let state_machine = RemoteStateMachine::new(self.node.engine.clone(), log.durable(), on_contradiction);
+        let (acks, progress) = (Acks::default(), state_machine.progress());
+        let peers = Peers::new(cluster_id.clone(), progress.clone(), acks.clone(), keeper.clone());
+        let lease = LeaderLease::new(raft_id, self.read_lease, &self.timing, acks, progress, keeper);
         let raft = Raft::new(raft_id, config, peers.clone(), log.clone(), state_machine)
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;
@@ -401,9 +453,6 @@ impl Lifecycle {
                 members.sort_by_key(|(id, _)| Some(**id) != leader);
                 let known = members.into_iter().map(|(id, member)| match *id == me {
                     // What the group knows of this node may be what is to be changed.
-        let (acks, progress) = (Acks::default(), state_machine.progress());
-        let peers = Peers::new(cluster_id.clone(), progress.clone(), acks.clone(), keeper.clone());
-        let lease = LeaderLease::new(raft_id, self.read_lease, &self.timing, acks, progress, keeper);
                     true => self.node.identity.management_address.clone(),
                     false => member.management_address.clone(),
                 });

@@ -1,6 +1,6 @@
 //! The consensus process of a RaftKV node.
 
-use raftkv_runtime::{exit, metrics, panic, shutdown::Shutdown, telemetry, workers};
+use raftkv_runtime::{exit, metrics, panic, shutdown::Shutdown, telemetry, wipe, workers};
 use raftkv_sidecar::config::{Args, Config};
 use raftkv_sidecar::identity::IdentityError;
 use raftkv_sidecar::run::{Listeners, RunError, run};
@@ -30,6 +30,11 @@ fn main() {
 async fn start(config: Config) {
     let shutdown = Shutdown::new();
     shutdown.signals().unwrap_or_else(|error| exit::fatal(exit::IO, error));
+    match wipe::carry_out(config.data_dir(), wipe::Part::Sidecar) {
+        Ok(true) => tracing::warn!("this node was killed: its log and its identity are wiped, it starts anew"),
+        Ok(false) => {}
+        Err(error) => exit::fatal(exit::IO, format!("wipe a killed node: {error}")),
+    }
     // The Unix sockets are in the data directory, which the first start makes.
     std::fs::create_dir_all(&config.dir).unwrap_or_else(|error| exit::fatal(exit::IO, error));
     let listeners = Listeners::bind(&config).await.unwrap_or_else(|error| exit::fatal(exit::IO, error));
@@ -47,7 +52,7 @@ fn exit_code(error: &RunError) -> exit::ExitCode {
             exit::IO
         }
         RunError::Engine(_) | RunError::Client(_) => exit::CONFIG,
-        RunError::Reseed { .. } => exit::TEMPFAIL,
+        RunError::Reseed { .. } | RunError::Killed | RunError::KillGivenUp(_) => exit::TEMPFAIL,
         RunError::Task(_) => exit::SOFTWARE,
     }
 }

@@ -304,6 +304,7 @@ impl Membership {
             raft_address: identity.raft_address.clone(),
             management_address: identity.management_address.clone(),
             http_address: identity.http_address.clone(),
+            group_address: identity.group_address.clone(),
         };
         let mut done = None;
         let mut progress = (0, Instant::now());

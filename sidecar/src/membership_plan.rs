@@ -185,6 +185,7 @@ mod tests {
             raft_address: format!("{name}:8088"),
             management_address: format!("{name}:6000"),
             http_address: format!("{name}:8080"),
+            group_address: format!("{name}:50053"),
         }
     }
 

@@ -92,6 +92,7 @@ impl PeerService {
             management_address: identity.management_address.clone(),
             http_address: identity.http_address.clone(),
             wire_version: WIRE_VERSION,
+            group_address: identity.group_address.clone(),
         }
     }
 }
@@ -119,9 +120,9 @@ impl RaftService for PeerService {
             parsed.inspect_err(|error| tracing::debug!(error, "the append stream ends")).ok()
         });
         let (outcomes, node) = (group.raft.stream_append(Box::pin(requests)), self.node.clone());
-        let responses = outcomes.map(move |outcome| {
         // For so long openraft refuses votes after it has heard from a leader.
         let promise = Duration::from_millis(group.raft.config().election_timeout_max);
+        let responses = outcomes.map(move |outcome| {
             if matches!(outcome, Ok(Ok(_))) {
                 node.note_leader();
             }

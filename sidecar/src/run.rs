@@ -1,11 +1,13 @@
 //! [`run`]: the whole sidecar, on listeners that are given to it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::RaftMetrics;
 use raftkv_runtime::grpc::{self, Endpoint, Listener, ListenerError};
 use raftkv_runtime::shutdown::Shutdown;
+use raftkv_runtime::wipe::{self, Part};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -15,6 +17,7 @@ use crate::config::Config;
 use crate::consensus_service::ConsensusService;
 use crate::engine_client::EngineClient;
 use crate::identity::{Identity, IdentityError, IdentityStore, LOG_DIR};
+use crate::kill::{Ending, Killer};
 use crate::leadership::Leadership;
 use crate::lifecycle::{Lifecycle, StartError};
 use crate::log_store::LogStore;
@@ -23,6 +26,7 @@ use crate::membership::Membership;
 use crate::node::Node;
 use crate::peer_service::PeerService;
 use crate::proposals::Proposals;
+use crate::registration::{Registrar, Registration};
 use crate::removal;
 use crate::reseed::Reseed;
 use crate::status::VERSION;
@@ -31,6 +35,9 @@ use crate::wal::{WalError, WalOptions};
 
 /// How often it is said that the engine does not answer.
 const ENGINE_REMIND: Duration = Duration::from_secs(5);
+
+/// Between two looks whether an engine that is being wiped is empty.
+const EMPTY_POLL: Duration = Duration::from_millis(100);
 
 /// For an engine that is stopping as well to finish. One that goes on alone is not waited for any longer.
 const ENGINE_DRAIN_DEADLINE: Duration = Duration::from_secs(3);
@@ -95,6 +102,12 @@ pub enum RunError {
     /// The old directory cannot be put aside.
     #[error("put the sidecar's directory aside: {0}")]
     Aside(#[source] std::io::Error),
+    /// The node was killed; the next start wipes it.
+    #[error("this node was removed from its group, and its data is to be wiped: starting anew, empty")]
+    Killed,
+    /// A kill was given up after the node had stopped serving.
+    #[error("starting again, for the kill was given up: {0}")]
+    KillGivenUp(String),
     /// A task ended by a bug.
     #[error("a task has ended: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -111,6 +124,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
         raft_address: advertised(&config.raft_advertise, &config.name, &listeners.raft),
         management_address: advertised(&config.management_advertise, &config.name, &listeners.management),
         http_address: config.http_advertise.clone(),
+        group_address: config.group_advertise.clone(),
         name: config.name.clone(),
     });
     tracing::info!(
@@ -124,10 +138,12 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
 
     let engine = EngineClient::new(&config.engine_grpc).map_err(RunError::Engine)?;
     let client = ManagementClient::new().map_err(RunError::Client)?;
+    let registrar = registrar(&config, &identity).map_err(RunError::Client)?;
     let node = Node::new(identity, engine);
     let leadership = Leadership::new(node.clone(), client.clone());
     let membership = Arc::new(Membership::new(node.clone(), leadership.clone(), client.clone()));
-    let lifecycle = Arc::new(Lifecycle::new(node.clone(), store, client.clone(), &config));
+    let lifecycle = Arc::new(Lifecycle::new(node.clone(), store, client.clone(), registrar, &config));
+    let killer = Killer::new(node.clone(), membership.clone(), config.data_dir(), &config.dir);
     let proposals = Proposals::new(node.clone());
     let barriers = ReadBarriers::new(node.clone());
     let limits = Limits { snapshot_after: config.snapshot_after, retain: config.log_retain, max: config.log_max };
@@ -142,6 +158,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
         lifecycle: lifecycle.clone(),
         membership: membership.clone(),
         leadership: leadership.clone(),
+        killer: killer.clone(),
         client: client.clone(),
     });
     let until = serving.clone();
@@ -163,14 +180,19 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     tasks.spawn(ended(leadership.clone().watch(working.clone())));
     tasks.spawn(ended(compaction::run(node.clone(), limits, working.clone())));
     tasks.spawn(ended(removal::watch(node.clone(), client.clone(), working.clone())));
+    tasks.spawn(ended(killer.clone().resume()));
     let (engine_node, until, log_dir) = (node.clone(), working.clone(), config.dir.join(LOG_DIR));
     let (dir, join, asking) = (config.dir.clone(), config.join.clone(), client);
+    let data_dir = config.data_dir().to_owned();
     tasks.spawn(async move {
         // Reading a long log takes a while; those who ask who this is are answered meanwhile.
         let log = tokio::task::spawn_blocking(move || LogStore::open(WalOptions::new(log_dir))).await??;
         let bounds = log.wal().bounds();
         // Raft asks the engine where it stands before anything else.
         if !await_engine(&engine_node, &until).await {
+            return Ok(());
+        }
+        if cluster_id.is_none() && !await_empty_engine(&engine_node, &data_dir, &until).await {
             return Ok(());
         }
         if let Some(cluster_id) = &cluster_id {
@@ -190,6 +212,10 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     let result = loop {
         tokio::select! {
             () = shutdown.wait() => break Ok(()),
+            ending = killer.ended() => break Err(match ending {
+                Ending::Wipe => RunError::Killed,
+                Ending::Resume(reason) => RunError::KillGivenUp(reason),
+            }),
             Some(ended) = tasks.join_next() => match ended {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => break Err(error),
@@ -265,6 +291,44 @@ async fn await_engine(node: &Node, shutdown: &Shutdown) -> bool {
             () = tokio::time::sleep(ENGINE_REMIND) => tracing::info!("waiting for the engine"),
         }
     }
+}
+
+/// Waits until the engine is as empty as this node: one that is not has the data of another life, or is about to be
+/// wiped. False when the shutdown came first.
+async fn await_empty_engine(node: &Node, data_dir: &Path, shutdown: &Shutdown) -> bool {
+    let mut told: Option<Instant> = None;
+    loop {
+        let ordered = wipe::is_ordered(data_dir, Part::Engine);
+        match node.engine.position().await {
+            Ok(position) if position.next_index == 0 && !ordered => return true,
+            Ok(_) if told.is_none_or(|at| at.elapsed() >= ENGINE_REMIND) => {
+                tracing::error!(
+                    being_wiped = ordered,
+                    "this node is in no cluster, but its engine has data: waiting until it is empty. Unless it is about to \
+                     be wiped, stop this node and delete the engine's directory, too"
+                );
+                told = Some(Instant::now());
+            }
+            Ok(_) | Err(_) => {}
+        }
+        tokio::select! {
+            () = shutdown.wait() => return false,
+            () = tokio::time::sleep(EMPTY_POLL) => {}
+        }
+    }
+}
+
+/// For a node that has nobody to join.
+fn registrar(config: &Config, identity: &Identity) -> Result<Option<Registrar>, reqwest::Error> {
+    if config.routers.is_empty() {
+        return Ok(None);
+    }
+    if !config.join.is_empty() {
+        tracing::warn!("JOIN_ADDR and RAFTKV_ROUTER are both set: JOIN_ADDR counts, no router is asked for a group");
+        return Ok(None);
+    }
+    let registration = Registration::new(identity, config.bootstrap, config.group.clone());
+    Registrar::new(config.routers.clone(), registration).map(Some)
 }
 
 fn advertised(configured: &Option<String>, name: &str, listener: &Listener) -> String {

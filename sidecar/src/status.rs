@@ -104,6 +104,8 @@ pub struct MemberDocument {
     pub management_address: String,
     /// Where clients reach it.
     pub http_address: String,
+    /// Where routers reach it; empty = not known.
+    pub group_address: String,
     /// On the leader: up to where its log is known to match.
     pub matched_index: Option<u64>,
     /// On the leader: entries it is behind.
@@ -164,6 +166,7 @@ pub async fn consensus_status(node: &Node) -> ConsensusStatus {
         raft_address: member.raft_address.clone(),
         management_address: member.management_address.clone(),
         http_address: member.http_address.clone(),
+        group_address: member.group_address.clone(),
         voter: voters.contains(id),
         matched_next_index: if leads { matched_next(&metrics, *id).unwrap_or(0) } else { 0 },
     });
@@ -210,6 +213,7 @@ pub async fn status_document(node: &Node, waiting: Option<Waiting>) -> StatusDoc
                 raft_address: member.raft_address,
                 management_address: member.management_address,
                 http_address: member.http_address,
+                group_address: member.group_address,
             })
             .collect(),
         waiting: waiting.map(|waiting| WaitingDocument { bootstrap: waiting.bootstrap, claim: waiting.claim }),

@@ -75,6 +75,9 @@ pub struct Member {
     pub management_address: String,
     /// host:port of its engine's HTTP API.
     pub http_address: String,
+    /// host:port of its engine's Group service; empty = not known, as in what older versions wrote.
+    #[serde(default)]
+    pub group_address: String,
 }
 
 impl fmt::Display for Member {

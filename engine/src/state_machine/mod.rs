@@ -116,6 +116,9 @@ impl StateMachine for StateMachineService {
             generation: found.generation,
             http_address: self.info.http_address.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            group: found.ownership.group,
+            owned_slots: u32::try_from(found.ownership.owned.len()).unwrap_or(u32::MAX),
+            moving: found.ownership.incoming.is_some() || found.ownership.outgoing.is_some(),
         }))
     }
 }

@@ -92,6 +92,19 @@ impl ManagementClient {
         self.change(address, "leave", &query, within, forwarded).await
     }
 
+    /// Asks the node at `address`, called `name`, to leave its group and be wiped.
+    pub async fn kill(
+        &self,
+        address: &str,
+        name: &str,
+        confirm: Option<&str>,
+        within: Duration,
+    ) -> Result<Changed, CallError> {
+        let mut query = vec![("peerID", name)];
+        query.extend(confirm.map(|confirm| ("confirm", confirm)));
+        self.change(address, "kill", &query, within, true).await
+    }
+
     /// Asks the leader at `address` to give leadership away.
     pub async fn transfer(&self, address: &str, to: Option<&str>, within: Duration) -> Result<Changed, CallError> {
         let query: Vec<_> = to.map(|to| ("to", to)).into_iter().collect();

@@ -6,12 +6,13 @@ use std::time::Duration;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use openraft::ServerState;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{BOOTSTRAP_CLAIM_HEADER, CallError, Changed, FORWARDED_HEADER, Json, ManagementClient, Problem};
+use crate::kill::{Killed, Killer};
 use crate::leadership::{Elections, Leadership, Reason, TransferError, known_leader, metrics_of, reachable_leader};
 use crate::lifecycle::Lifecycle;
 use crate::membership::{Membership, MembershipOutcome};
@@ -37,17 +38,23 @@ pub struct Management {
     pub membership: Arc<Membership>,
     /// For transfers.
     pub leadership: Leadership,
+    /// For the end of this node.
+    pub killer: Killer,
     /// For forwarding.
     pub client: ManagementClient,
 }
 
-/// All routes. Changes take GET, too, as in the system this one answers for.
+/// What `confirm` has to say where all keys go.
+const DELETE_ALL_KEYS: &str = "delete-all-keys";
+
+/// All routes. Changes take GET, too, as in the system this one answers for; only what destroys data does not.
 pub fn router(management: Management) -> axum::Router {
     axum::Router::new()
         .route("/join", get(join).post(join))
         .route("/leave", get(leave).post(leave))
         .route("/transfer-leader", get(transfer).post(transfer))
         .route("/snapshot", get(snapshot).post(snapshot))
+        .route("/kill", post(kill))
         .route("/status", get(status))
         .route("/health", get(ready))
         .route("/readyz", get(ready))
@@ -73,6 +80,13 @@ struct LeaveQuery {
     #[serde(rename = "peerID")]
     peer_id: Option<String>,
     force: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct KillQuery {
+    #[serde(rename = "peerID")]
+    peer_id: Option<String>,
+    confirm: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -121,6 +135,54 @@ async fn leave(
         false => at.membership.remove(&name, force, deadline).await,
     };
     Ok(changed(outcome.map_err(|error| error.to_problem())?))
+}
+
+/// Takes a node out of its group and wipes it; without a name, this one. Another one is asked itself.
+async fn kill(
+    State(at): State<Management>,
+    headers: HeaderMap,
+    query: Result<Query<KillQuery>, axum::extract::rejection::QueryRejection>,
+) -> Answer<Response> {
+    let query = parameters(query)?;
+    let confirmed = match query.confirm.as_deref() {
+        None | Some("") => false,
+        Some(DELETE_ALL_KEYS) => true,
+        Some(_) => return Err(bad_request(format!("confirm is {DELETE_ALL_KEYS}, or not there"))),
+    };
+    let identity = &at.node.identity;
+    let name = query.peer_id.filter(|name| !name.is_empty()).unwrap_or_else(|| identity.name.clone());
+    if name != identity.name && name != identity.raft_id.to_string() {
+        return forward_kill(&at, &name, confirmed, is_forwarded(&headers)).await;
+    }
+    let done = at.killer.kill(confirmed, Instant::now() + CHANGE_DEADLINE).await;
+    let (status, result) = match done.map_err(|error| error.to_problem())? {
+        Killed::Done => (StatusCode::OK, format!("{} is no member any more and is wiped", identity.name)),
+        Killed::Pending => (StatusCode::ACCEPTED, format!("{} is being killed", identity.name)),
+    };
+    Ok((status, Json(Changed { result, pending: status == StatusCode::ACCEPTED })).into_response())
+}
+
+async fn forward_kill(at: &Management, name: &str, confirmed: bool, forwarded: bool) -> Answer<Response> {
+    let group = running(&at.node)?;
+    let metrics = metrics_of(&group);
+    let mut members = metrics.membership_config.nodes();
+    let target = members.find(|(id, member)| member.name == name || id.to_string() == name);
+    let Some((_, member)) = target.filter(|_| !forwarded) else {
+        let detail = format!("no member is called {name:?}; a node that is in no group has to be asked itself");
+        return Err(Problem::new(StatusCode::NOT_FOUND, "no_such_member", detail));
+    };
+    let confirm = confirmed.then_some(DELETE_ALL_KEYS);
+    match at.client.kill(&member.management_address, name, confirm, CHANGE_DEADLINE).await {
+        Ok(changed) => {
+            let status = if changed.pending { StatusCode::ACCEPTED } else { StatusCode::OK };
+            Ok((status, Json(changed)).into_response())
+        }
+        Err(CallError::Refused(problem)) => Err(problem),
+        Err(error) => {
+            let detail = format!("{error}. A node that cannot be reached can be removed, but not wiped from here");
+            Err(Problem::new(StatusCode::BAD_GATEWAY, "unreachable", detail))
+        }
+    }
 }
 
 async fn transfer(

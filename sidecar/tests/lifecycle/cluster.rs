@@ -61,18 +61,26 @@ impl TestNode {
     }
 
     pub(crate) async fn start(&mut self, bootstrap: bool, join: &[String]) {
+        self.start_with(bootstrap, join, &[]).await;
+    }
+
+    /// With routers to ask instead of nodes to join.
+    pub(crate) async fn start_with(&mut self, bootstrap: bool, join: &[String], routers: &[String]) {
         std::fs::create_dir_all(&self.dir).expect("directory");
         self.start_engine().await;
         let config = Config {
             name: self.name.to_owned(),
             bootstrap,
             join: join.to_vec(),
+            routers: routers.to_vec(),
+            group: None,
             dir: self.dir.join("sidecar"),
             raft_listen: self.raft.parse().expect("address"),
             raft_advertise: Some(self.raft.clone()),
             management_listen: self.management.parse().expect("address"),
             management_advertise: Some(self.management.clone()),
             http_advertise: format!("{}:8080", self.name),
+            group_advertise: format!("{}:50053", self.name),
             grpc_listen: Endpoint::unix(self.dir.join("sidecar.sock")).expect("short path"),
             engine_grpc: Endpoint::unix(self.dir.join("engine.sock")).expect("short path"),
             timing: Timing {
@@ -80,6 +88,7 @@ impl TestNode {
                 election_min: Duration::from_millis(300),
                 election_max: Duration::from_millis(600),
             },
+            read_lease: true,
             log_retain: 1 << 20,
             log_max: 1 << 24,
             snapshot_after: 1 << 20,
@@ -122,6 +131,20 @@ impl TestNode {
             end(runtime).await;
         }
         self.stop_engine();
+    }
+
+    /// Until it ends by itself, with an error.
+    pub(crate) async fn ended(&mut self) -> RunError {
+        let (_, running, runtime) = self.running.take().expect("it runs");
+        let ended = tokio::time::timeout(DEADLINE, running).await.expect("it ends").expect("no panic");
+        end(runtime).await;
+        self.stop_engine();
+        ended.expect_err("an error")
+    }
+
+    /// The directory of both its processes.
+    pub(crate) fn dir(&self) -> &std::path::Path {
+        &self.dir
     }
 
     /// Both processes, without a word.

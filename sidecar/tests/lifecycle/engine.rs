@@ -25,6 +25,8 @@ struct State {
     position: Position,
     payloads: Vec<Bytes>,
     staged: Option<(Position, Vec<Bytes>)>,
+    group: u32,
+    owned_slots: u32,
 }
 
 /// A server, in a runtime of its own so that it can be killed.
@@ -49,6 +51,12 @@ pub(crate) struct FakeEngine {
 impl FakeEngine {
     pub(crate) fn payloads(&self) -> Vec<Bytes> {
         self.lock().payloads.clone()
+    }
+
+    /// Says from now on that its group has this id in a sharded store, and owns so many slots.
+    pub(crate) fn owns(&self, group: u32, slots: u32) {
+        let mut state = self.lock();
+        (state.group, state.owned_slots) = (group, slots);
     }
 
     /// Serves on a socket until what it returns is dropped: then it is gone at once, with its connections.
@@ -163,6 +171,8 @@ impl StateMachine for FakeEngine {
         Ok(Response::new(EngineStatus {
             position: Some(state.position.clone()),
             keys: state.payloads.len() as u64,
+            group: state.group,
+            owned_slots: state.owned_slots,
             ..EngineStatus::default()
         }))
     }

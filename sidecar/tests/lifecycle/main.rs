@@ -4,6 +4,8 @@
 
 mod cluster;
 mod engine;
+mod kill;
+mod placement;
 
 use std::time::{Duration, Instant};
 
