@@ -1,0 +1,144 @@
+//! [`CatchUp`]: when so little is left to copy that the source should be fenced. Pure.
+
+use std::time::Duration;
+
+/// A pause is to be shorter than 100 ms. The fence, the commit and the routers' finding out need some; this much is for
+/// the copy of the last changes.
+const LAST_COPY: Duration = Duration::from_millis(40);
+/// As long as it is not known what a change costs, so few are copied in one page at once.
+const FEW_CHANGES: u64 = 16;
+/// Rounds in a row that bring the end no nearer: more of them would not either, for writes come as fast as they are copied.
+const FRUITLESS_ROUNDS: u32 = 6;
+/// Rounds at most. A bound for what nobody has thought of.
+const MOST_ROUNDS: u32 = 64;
+
+/// What a page said about changes, and how long it took to bring it over.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PageFacts {
+    /// Changes that this page brought.
+    pub(super) changes: u64,
+    /// Changes that have been brought in all.
+    pub(super) done: u64,
+    /// Changes recorded when the page was read.
+    pub(super) total: u64,
+    /// For the page: read, and imported.
+    pub(super) took: Duration,
+}
+
+/// Watches the copy of changes behind the base.
+///
+/// It always ends: by little being left, or by seeing that waiting does not help.
+#[derive(Debug, Default)]
+pub(super) struct CatchUp {
+    /// A round is over when so many changes are done: all that there were when it began.
+    round_ends: Option<u64>,
+    rounds: u32,
+    fruitless: u32,
+    least_left: Option<u64>,
+    per_change: Option<Duration>,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Go on copying.
+    GoOn,
+    /// What is left is copied in no time.
+    Little,
+    /// It does not get less: the pause will be as long as the copy of what is left takes.
+    NoLess,
+}
+
+impl CatchUp {
+    /// Takes note of a page behind the base.
+    pub(super) fn page(&mut self, facts: PageFacts) -> Verdict {
+        if facts.changes > 0 {
+            let changes = u32::try_from(facts.changes).unwrap_or(u32::MAX);
+            self.per_change = Some(facts.took / changes);
+        }
+        let left = facts.total.saturating_sub(facts.done);
+        let is_little = match self.per_change {
+            Some(each) => each.saturating_mul(u32::try_from(left).unwrap_or(u32::MAX)) <= LAST_COPY,
+            None => left <= FEW_CHANGES,
+        };
+        if is_little && facts.took <= LAST_COPY {
+            return Verdict::Little;
+        }
+        if self.round_ends.is_none_or(|end| facts.done >= end) {
+            self.rounds += 1;
+            self.round_ends = Some(facts.total);
+            // A tenth less counts as progress.
+            let is_fruitful = self.least_left.is_none_or(|least| left < least - least / 10);
+            self.fruitless = if is_fruitful { 0 } else { self.fruitless + 1 };
+            self.least_left = Some(self.least_left.map_or(left, |least| least.min(left)));
+        }
+        if self.fruitless >= FRUITLESS_ROUNDS || self.rounds >= MOST_ROUNDS { Verdict::NoLess } else { Verdict::GoOn }
+    }
+
+    /// How long the copy of what is left will take, about.
+    pub(super) fn estimate(&self, left: u64) -> Duration {
+        self.per_change.unwrap_or_default().saturating_mul(u32::try_from(left).unwrap_or(u32::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Copies pages of `most` changes, `fixed` and `each` for a page and a change, while `rate` changes a second come.
+    /// Returns the verdict, what was left, and after how many pages.
+    fn run(backlog: u64, rate: f64, most: u64, fixed: f64, each: f64) -> (Verdict, u64, u32) {
+        let mut catch_up = CatchUp::default();
+        let (mut done, mut total) = (0u64, backlog as f64);
+        for pages in 1..100_000 {
+            let read_at = total;
+            let changes = most.min(read_at as u64 - done);
+            let took = fixed + each * changes as f64;
+            done += changes;
+            total += rate * took;
+            let facts = PageFacts { changes, done, total: total as u64, took: Duration::from_secs_f64(took) };
+            let verdict = catch_up.page(facts);
+            if verdict != Verdict::GoOn {
+                return (verdict, total as u64 - done, pages);
+            }
+        }
+        panic!("it goes on for ever");
+    }
+
+    proptest! {
+        #[test]
+        fn it_ends_however_fast_writes_come(
+            backlog in 0u64..20_000,
+            rate in 0.0f64..30_000.0,
+            most in 1u64..500,
+            fixed in 0.001f64..0.2,
+            each in 0.000_01f64..0.005,
+        ) {
+            let (verdict, left, _) = run(backlog, rate, most, fixed, each);
+            if verdict == Verdict::Little {
+                prop_assert!(left as f64 * each <= 0.1, "{left} changes at {each} s");
+            }
+        }
+    }
+
+    #[test]
+    fn quiet_slots_are_fenced_at_once() {
+        assert_eq!(run(0, 0.0, 200, 0.004, 0.000_1), (Verdict::Little, 0, 1));
+    }
+
+    #[test]
+    fn a_backlog_is_copied_first() {
+        let (verdict, left, pages) = run(10_000, 1_000.0, 200, 0.004, 0.000_1);
+        assert_eq!(verdict, Verdict::Little);
+        assert!(left < 300 && pages >= 45, "{left} left after {pages} pages");
+    }
+
+    #[test]
+    fn writes_faster_than_the_copy_do_not_keep_it_for_ever() {
+        let (verdict, _, pages) = run(1_000, 20_000.0, 100, 0.01, 0.000_1);
+        assert_eq!(verdict, Verdict::NoLess);
+        assert!(pages < 5_000, "{pages}");
+    }
+}

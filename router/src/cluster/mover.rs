@@ -1,0 +1,546 @@
+//! [`Mover`]: carries out the move under way, one action after the other, as [`next_step`] decides.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use raftkv_api::BackendError;
+use raftkv_kv::{ImportPage, MoveId, Ownership, SystemAnswer, SystemCommand};
+use raftkv_proto::group::ExportPage;
+
+use super::catch_up::{CatchUp, PageFacts, Verdict};
+use super::change::Progress;
+use super::hold::Hold;
+use super::pace::{Pace, PurgeSize};
+use super::records::{GroupId, MoveRecord, MoveStep};
+use super::state::ClusterState;
+use super::step::{Action, CopyView, Learned, SourceView, TargetView, Views, next_step};
+use super::store::{ClusterStore, StoreError};
+use crate::group::GroupClient;
+use crate::groups::Groups;
+
+/// A page of keys, about: one log entry at the target, small enough to be replicated and applied in a few milliseconds.
+const PAGE_BYTES: u32 = 256 * 1024;
+/// A group gets this long for a step; then the step is tried again.
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often progress is written down, where there is any.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+/// Why a move does not get on just now.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    /// A group does not answer, or refuses for now.
+    #[error("group {group} while the move is to {action}: {reason}")]
+    Group {
+        /// Which.
+        group: GroupId,
+        /// What it was asked for.
+        action: &'static str,
+        /// Why not.
+        reason: String,
+    },
+    /// The document cannot be changed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// This should not happen; somebody has to look.
+    #[error("{0}")]
+    Stuck(String),
+}
+
+/// Carries out moves. Keeps nothing that must survive: a new one goes on where the groups and the document stand.
+#[derive(Debug)]
+pub(super) struct Mover {
+    store: ClusterStore,
+    groups: Groups,
+    hold: Hold,
+    default_rate: Option<u64>,
+    active: Option<Active>,
+}
+
+/// What is known of the move under way.
+#[derive(Debug)]
+struct Active {
+    id: MoveId,
+    views: Views,
+    catch_up: CatchUp,
+    pace: Pace,
+    purge: PurgeSize,
+    /// A page that was read ahead, and the cursor that it was read from.
+    ahead: Option<(Bytes, ExportPage)>,
+    /// Where the export goes on behind pages that held nothing, which the target need not be told of; and for which of its
+    /// pages that is so.
+    skipped: Option<(u64, Bytes)>,
+    progress: Progress,
+    noted_at: Instant,
+    changes_done: u64,
+    /// When the fence was sent, if by this router.
+    fenced_at: Option<Instant>,
+    pause: Option<Duration>,
+    held: BTreeSet<&'static str>,
+    must_describe: bool,
+}
+
+impl Mover {
+    pub(super) fn new(store: ClusterStore, groups: Groups, hold: Hold, default_rate: Option<u64>) -> Self {
+        Self { store, groups, hold, default_rate, active: None }
+    }
+
+    /// Forgets what is known: the next action begins with asking.
+    pub(super) fn forget(&mut self) {
+        self.active = None;
+    }
+
+    /// Takes the next action of the move under way.
+    pub(super) async fn turn(&mut self, state: &ClusterState, moving: &MoveRecord) -> Result<(), Trouble> {
+        match (moving.from, moving.to) {
+            (None, Some(to)) => return self.claim(moving, to).await,
+            (Some(from), None) if moving.step == MoveStep::Disowning => return self.disown(moving, from).await,
+            _ => {}
+        }
+        if self.active.as_ref().is_none_or(|active| active.id != moving.id) {
+            self.active = Some(self.begin(state, moving));
+        }
+        if self.active.as_ref().is_some_and(|active| active.must_describe) {
+            self.describe(moving).await?;
+        }
+        let Some(active) = &self.active else { return Ok(()) };
+        let action = match (moving.from, moving.to) {
+            // Nothing but the deletion is left of a move to nobody.
+            (Some(_), None) if active.views.source_purged => Action::RecordFinished,
+            (Some(_), None) => Action::PurgeSource,
+            _ => next_step(moving.step, &active.views),
+        };
+        self.hold_before(moving, &action).await;
+        let done = self.act(moving, &action).await;
+        if done.is_err()
+            && let Some(active) = &mut self.active
+        {
+            active.must_describe = true;
+        }
+        done
+    }
+
+    fn begin(&self, state: &ClusterState, moving: &MoveRecord) -> Active {
+        let operation = state.operations.get(&moving.operation);
+        let rate = operation.and_then(|operation| operation.rate_bytes_per_second).or(self.default_rate);
+        tracing::info!(
+            move_id = moving.id,
+            operation = moving.operation,
+            from = moving.from,
+            to = moving.to,
+            slots = moving.slots.len(),
+            step = moving.step.as_str(),
+            "move: taking it up"
+        );
+        Active {
+            id: moving.id,
+            views: Views::default(),
+            catch_up: CatchUp::default(),
+            pace: Pace::new(rate),
+            purge: PurgeSize::default(),
+            ahead: None,
+            skipped: None,
+            progress: Progress { keys: moving.keys, bytes: moving.bytes, keys_estimate: moving.keys_estimate },
+            noted_at: Instant::now(),
+            changes_done: 0,
+            fenced_at: None,
+            pause: None,
+            held: BTreeSet::new(),
+            must_describe: true,
+        }
+    }
+
+    /// Asks both groups where they stand. The one that is not needed for the next action may be away.
+    async fn describe(&mut self, moving: &MoveRecord) -> Result<(), Trouble> {
+        let (Some(from), Some(to)) = (moving.from, moving.to) else { return Ok(()) };
+        let until = Instant::now() + STEP_TIMEOUT;
+        let source = self.client(from)?;
+        let target = self.client(to)?;
+        let (source, target) = tokio::join!(source.describe(until), target.describe(until));
+        let Some(active) = &mut self.active else { return Ok(()) };
+        if let Ok(described) = source {
+            let ownership = Ownership::decode(&described.ownership).map_err(|error| undecoded(from, &error))?;
+            active.views.source.advance(SourceView::of(&ownership, moving.id));
+            let owned = ownership.owned.len().max(1) as u64;
+            if active.progress.keys_estimate == 0 && moving.step == MoveStep::Copying {
+                active.progress.keys_estimate = described.keys * moving.slots.len() as u64 / owned;
+            }
+        }
+        if let Ok(described) = target {
+            let ownership = Ownership::decode(&described.ownership).map_err(|error| undecoded(to, &error))?;
+            active.views.target.advance(TargetView::of(&ownership, moving.id));
+        }
+        active.must_describe = false;
+        Ok(())
+    }
+
+    async fn act(&mut self, moving: &MoveRecord, action: &Action) -> Result<(), Trouble> {
+        let (id, slots) = (moving.id, moving.slots.clone());
+        let command = match action {
+            Action::BeginImport => SystemCommand::BeginImport { id, slots },
+            Action::BeginExport => SystemCommand::BeginExport { id, slots },
+            Action::Fence => {
+                if let Some(active) = &mut self.active {
+                    active.fenced_at.get_or_insert_with(Instant::now);
+                }
+                SystemCommand::Fence { id }
+            }
+            Action::Commit { pages, revision, clock_ms } => {
+                SystemCommand::CommitImport { id, pages: *pages, revision: *revision, clock_ms: *clock_ms }
+            }
+            Action::Release => SystemCommand::Release { id },
+            Action::AbortImport => SystemCommand::AbortImport { id },
+            Action::AbortExport => SystemCommand::AbortExport { id },
+            Action::PurgeSource | Action::PurgeTarget => return self.purge(moving, action).await,
+            Action::CopyPage { page, cursor } => return self.copy(moving, *page, cursor.clone()).await,
+            Action::RecordFencing
+            | Action::RecordCommitted
+            | Action::RecordReleased
+            | Action::RecordAborted
+            | Action::RecordFinished => return self.record(moving, action).await,
+            Action::Impossible(what) => return Err(Trouble::Stuck(format!("move {id}: {what}"))),
+        };
+        let Some(group) = (if is_at_source(action) { moving.from } else { moving.to }) else { return Ok(()) };
+        let answer = self.command(group, action.name(), command).await?;
+        tracing::info!(move_id = id, group, action = action.name(), answer = ?answer, "move");
+        if let Some(active) = &mut self.active
+            && matches!(action, Action::Commit { .. })
+            && let Some(fenced_at) = active.fenced_at
+        {
+            active.pause = Some(fenced_at.elapsed());
+        }
+        self.learn(moving, group, action, &answer).await
+    }
+
+    async fn learn(
+        &mut self,
+        moving: &MoveRecord,
+        group: GroupId,
+        action: &Action,
+        answer: &SystemAnswer,
+    ) -> Result<(), Trouble> {
+        let Some(active) = &mut self.active else { return Ok(()) };
+        match active.views.learn(action, answer) {
+            Learned::Went => Ok(()),
+            Learned::Behind => {
+                active.must_describe = true;
+                Ok(())
+            }
+            Learned::Unpurged => {
+                let limit = active.purge.records();
+                self.command(group, "purge", SystemCommand::Purge { limit }).await.map(drop)
+            }
+            Learned::Hopeless(reason) if matches!(moving.step, MoveStep::Copying | MoveStep::Fencing) => {
+                let failure = format!("group {group} refuses to {}: {reason}", action.name());
+                tracing::warn!(move_id = moving.id, failure, "move: it cannot be done and is undone");
+                let until = Instant::now() + STEP_TIMEOUT;
+                let undo = self.store.update(until, |state| state.abort_move(moving.id, Some(&failure)));
+                settled(undo.await)
+            }
+            Learned::Hopeless(reason) => Err(Trouble::Group { group, action: action.name(), reason }),
+        }
+    }
+
+    /// Brings one page from the source to the target.
+    async fn copy(&mut self, moving: &MoveRecord, page: u64, cursor: Bytes) -> Result<(), Trouble> {
+        let (Some(from), Some(to)) = (moving.from, moving.to) else { return Ok(()) };
+        let (source, target) = (self.client(from)?, self.client(to)?);
+        let Some(active) = &mut self.active else { return Ok(()) };
+        let began = Instant::now();
+        let cursor = match active.skipped.take() {
+            Some((at_page, skipped)) if at_page == page => skipped,
+            _ => cursor,
+        };
+        let export = match active.ahead.take() {
+            Some((from_cursor, export)) if from_cursor == cursor => export,
+            _ => export(&source, moving.id, cursor.clone()).await.map_err(|reason| refused(from, "export", reason))?,
+        };
+        let (next, done) = (export.cursor.clone(), export.base_done.then_some(export.changes_done));
+        if is_empty(&export.records) {
+            active.skipped = Some((page, next.clone()));
+            active.views.copy = CopyView { fence_now: false, at_page: page, changes_done: done };
+            if next == cursor && !export.base_done {
+                let reason = "an export that neither ends nor goes on".to_owned();
+                return Err(refused(from, "export", BackendError::Internal(reason)));
+            }
+        } else {
+            let records = export.records.clone();
+            let bytes = records.len() as u64;
+            let import = SystemCommand::Import { id: moving.id, page, cursor: next.clone(), records };
+            let until = Instant::now() + STEP_TIMEOUT;
+            // The next page is read while this one is replicated; of changes only when there are some left.
+            let reads_ahead = !export.base_done;
+            let ahead = async {
+                match reads_ahead {
+                    true => self::export(&source, moving.id, next.clone()).await.ok(),
+                    false => None,
+                }
+            };
+            let (answer, ahead) = tokio::join!(target.system(import, until), ahead);
+            let answer = answer.map_err(|error| refused(to, "import", error))?;
+            active.ahead = ahead.map(|export| (next.clone(), export));
+            let action = Action::CopyPage { page, cursor };
+            if let SystemAnswer::Imported { next_page } = answer {
+                active.views.imported(next_page, next);
+                active.views.copy = CopyView { fence_now: false, at_page: next_page, changes_done: done };
+                active.progress.keys += export.keys;
+                active.progress.bytes += bytes;
+                metrics::counter!("raftkv_router_move_bytes_total").increment(bytes);
+                metrics::counter!("raftkv_router_move_keys_total").increment(export.keys);
+                if moving.step == MoveStep::Copying {
+                    let wait = active.pace.spend(bytes, Instant::now());
+                    tokio::time::sleep(wait.min(PROGRESS_EVERY)).await;
+                }
+            } else {
+                self.learn(moving, to, &action, &answer).await?;
+            }
+        }
+        self.judge(moving, &export, began.elapsed());
+        self.note_progress(moving).await
+    }
+
+    /// Decides whether to fence, after a page.
+    fn judge(&mut self, moving: &MoveRecord, export: &ExportPage, took: Duration) {
+        let Some(active) = &mut self.active else { return };
+        if !export.base_done || moving.step != MoveStep::Copying {
+            return;
+        }
+        let facts = PageFacts {
+            changes: export.changes_done.saturating_sub(active.changes_done),
+            done: export.changes_done,
+            total: export.changes_total,
+            took,
+        };
+        active.changes_done = export.changes_done;
+        let verdict = active.catch_up.page(facts);
+        let left = facts.total.saturating_sub(facts.done);
+        match verdict {
+            Verdict::GoOn => return,
+            Verdict::Little => {
+                tracing::info!(
+                    move_id = moving.id,
+                    changes = facts.total,
+                    left,
+                    "move: all but the last changes are copied"
+                );
+            }
+            Verdict::NoLess => {
+                tracing::warn!(
+                    move_id = moving.id,
+                    left,
+                    pause = ?active.catch_up.estimate(left),
+                    "move: keys change as fast as they are copied; the pause will be longer than it should"
+                );
+            }
+        }
+        active.views.copy.fence_now = true;
+    }
+
+    async fn purge(&mut self, moving: &MoveRecord, action: &Action) -> Result<(), Trouble> {
+        let group = if is_at_source(action) { moving.from } else { moving.to };
+        let (Some(group), Some(active)) = (group, &self.active) else { return Ok(()) };
+        let limit = active.purge.records();
+        let began = Instant::now();
+        let answer = self.command(group, "purge", SystemCommand::Purge { limit }).await?;
+        let is_done = matches!(answer, SystemAnswer::Purged { done: true, .. });
+        if let SystemAnswer::Purged { removed, .. } = answer {
+            metrics::counter!("raftkv_router_move_purged_total").increment(removed);
+        }
+        self.learn(moving, group, action, &answer).await?;
+        if is_done {
+            tracing::info!(move_id = moving.id, group, "move: leftovers are deleted");
+        } else if let Some(active) = &mut self.active {
+            let wait = active.purge.took(began.elapsed());
+            tokio::time::sleep(wait).await;
+        }
+        Ok(())
+    }
+
+    /// Writes a step down.
+    async fn record(&mut self, moving: &MoveRecord, action: &Action) -> Result<(), Trouble> {
+        let Some(active) = &self.active else { return Ok(()) };
+        let (id, progress) = (moving.id, active.progress);
+        // A router that took over after the fence knows only when it was going to be.
+        let since_fence = if moving.fencing_ms > 0 { now_ms().saturating_sub(moving.fencing_ms) } else { 0 };
+        let pause_ms = active.pause.map_or(since_fence, |pause| (pause.as_millis() as u64).max(1));
+        let until = Instant::now() + STEP_TIMEOUT;
+        let recorded = self.store.update(until, |state| {
+            let now = now_ms();
+            // What was copied is a part of every step.
+            state.note_progress(id, progress)?;
+            match action {
+                Action::RecordFencing => state.fence_move(id, now),
+                Action::RecordCommitted => state.flip_move(id, pause_ms),
+                Action::RecordReleased => state.release_move(id),
+                Action::RecordFinished => state.finish_move(id, now),
+                _ => state.abort_move(id, Some("the move was aborted in one of its groups")),
+            }
+        });
+        settled(recorded.await)?;
+        tracing::info!(move_id = id, action = action.name(), "move");
+        match action {
+            Action::RecordCommitted => {
+                metrics::histogram!("raftkv_router_move_pause_seconds").record(pause_ms as f64 / 1_000.0);
+                tracing::info!(move_id = id, pause_ms, to = moving.to, "move: the target owns the slots");
+            }
+            Action::RecordFinished => {
+                let outcome = if moving.step == MoveStep::Aborting { "aborted" } else { "committed" };
+                metrics::counter!("raftkv_router_moves_total", "outcome" => outcome).increment(1);
+                tracing::info!(
+                    move_id = id,
+                    outcome,
+                    keys = progress.keys,
+                    bytes = progress.bytes,
+                    took_ms = now_ms().saturating_sub(moving.started_ms),
+                    "move: over"
+                );
+                self.active = None;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn claim(&mut self, moving: &MoveRecord, to: GroupId) -> Result<(), Trouble> {
+        let command = SystemCommand::Claim { id: moving.id, slots: moving.slots.clone() };
+        let answer = self.command(to, "claim", command).await?;
+        tracing::info!(move_id = moving.id, group = to, action = "claim", answer = ?answer, "move");
+        let until = Instant::now() + STEP_TIMEOUT;
+        settled(match answer {
+            SystemAnswer::Done | SystemAnswer::Refused(raftkv_kv::Refusal::Committed) => {
+                self.store.update(until, |state| state.claimed(moving.id, now_ms())).await
+            }
+            SystemAnswer::Refused(raftkv_kv::Refusal::PurgePending) => {
+                let limit = PurgeSize::default().records();
+                return self.command(to, "purge", SystemCommand::Purge { limit }).await.map(drop);
+            }
+            answer => {
+                let failure = format!("group {to} refuses the slots: {answer:?}");
+                self.store.update(until, |state| state.fail_claim(moving.id, &failure, now_ms())).await
+            }
+        })
+    }
+
+    async fn disown(&mut self, moving: &MoveRecord, from: GroupId) -> Result<(), Trouble> {
+        let command = SystemCommand::Disown { id: moving.id, slots: moving.slots.clone() };
+        let answer = self.command(from, "disown", command).await?;
+        tracing::info!(move_id = moving.id, group = from, action = "disown", answer = ?answer, "move");
+        let until = Instant::now() + STEP_TIMEOUT;
+        settled(match answer {
+            SystemAnswer::Done | SystemAnswer::Refused(raftkv_kv::Refusal::Committed) => {
+                self.store.update(until, |state| state.disowned(moving.id)).await
+            }
+            answer => {
+                let failure = format!("group {from} does not give the slots up: {answer:?}");
+                self.store.update(until, |state| state.fail_claim(moving.id, &failure, now_ms())).await
+            }
+        })
+    }
+
+    /// Writes down how much is copied, once in a while.
+    async fn note_progress(&mut self, moving: &MoveRecord) -> Result<(), Trouble> {
+        let Some(active) = &mut self.active else { return Ok(()) };
+        // Not while the slots are not served: that costs time.
+        if active.noted_at.elapsed() < PROGRESS_EVERY || moving.step != MoveStep::Copying {
+            return Ok(());
+        }
+        active.noted_at = Instant::now();
+        let progress = active.progress;
+        let until = Instant::now() + STEP_TIMEOUT;
+        settled(self.store.update(until, |state| state.note_progress(moving.id, progress)).await)
+    }
+
+    async fn command(
+        &self,
+        group: GroupId,
+        action: &'static str,
+        command: SystemCommand,
+    ) -> Result<SystemAnswer, Trouble> {
+        let client = self.client(group)?;
+        client.system(command, Instant::now() + STEP_TIMEOUT).await.map_err(|error| refused(group, action, error))
+    }
+
+    fn client(&self, group: GroupId) -> Result<GroupClient, Trouble> {
+        let map = self.store.map();
+        let client = map.and_then(|map| self.groups.client(&map, group));
+        client.ok_or_else(|| Trouble::Stuck(format!("group {group} is not in the map")))
+    }
+
+    /// For tests: waits where the configuration says so.
+    async fn hold_before(&mut self, moving: &MoveRecord, action: &Action) {
+        let Some(active) = &mut self.active else { return };
+        let place = match (action, moving.step) {
+            (Action::CopyPage { .. }, MoveStep::Fencing) => "copy-fenced",
+            _ => action.name(),
+        };
+        if let Some(time) = self.hold.before(place)
+            && active.held.insert(place)
+        {
+            tracing::warn!(move_id = moving.id, place, ?time, "move: held before this, as configured for tests");
+            tokio::time::sleep(time).await;
+        }
+    }
+}
+
+impl Action {
+    /// As the log and the tests name it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::BeginImport => "begin-import",
+            Self::BeginExport => "begin-export",
+            Self::CopyPage { .. } => "copy-page",
+            Self::RecordFencing => "record-fencing",
+            Self::Fence => "fence",
+            Self::Commit { .. } => "commit",
+            Self::RecordCommitted => "record-committed",
+            Self::Release => "release",
+            Self::RecordReleased => "record-released",
+            Self::PurgeSource => "purge-source",
+            Self::RecordAborted => "record-aborted",
+            Self::AbortImport => "abort-import",
+            Self::AbortExport => "abort-export",
+            Self::PurgeTarget => "purge-target",
+            Self::RecordFinished => "record-finished",
+            Self::Impossible(_) => "stop",
+        }
+    }
+}
+
+fn is_at_source(action: &Action) -> bool {
+    matches!(action, Action::BeginExport | Action::Fence | Action::Release | Action::AbortExport | Action::PurgeSource)
+}
+
+async fn export(source: &GroupClient, id: MoveId, cursor: Bytes) -> Result<ExportPage, BackendError> {
+    source.export(id, cursor, PAGE_BYTES, Instant::now() + STEP_TIMEOUT).await
+}
+
+/// Whether a page holds no records.
+fn is_empty(records: &Bytes) -> bool {
+    records.is_empty() || *records == ImportPage::default().encode()
+}
+
+/// Somebody else having recorded first is as good as having done so: what follows is read from the document.
+fn settled<T>(updated: Result<T, StoreError>) -> Result<(), Trouble> {
+    match updated {
+        Ok(_) => Ok(()),
+        Err(StoreError::Rejected(rejected)) => {
+            tracing::debug!("move: the document went on meanwhile: {rejected}");
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn refused(group: GroupId, action: &'static str, error: BackendError) -> Trouble {
+    Trouble::Group { group, action, reason: error.to_string() }
+}
+
+fn undecoded(group: GroupId, error: &impl std::fmt::Display) -> Trouble {
+    Trouble::Group { group, action: "describe", reason: format!("its ownership is not understood: {error}") }
+}
+
+/// For people: milliseconds since the Unix epoch, by this router's clock.
+pub(super) fn now_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_millis() as u64)
+}
