@@ -11,8 +11,12 @@ use crate::completion::CompletionArgs;
 use crate::health::HealthArgs;
 use crate::keys::{DeleteArgs, GetArgs, ListArgs, PutArgs};
 use crate::local::{ExecArgs, LocalArgs};
-use crate::node::{JoinArgs, RemoveArgs, SnapshotArgs, TransferArgs};
+use crate::node::{JoinArgs, KillArgs, RemoveArgs, SnapshotArgs, TransferArgs};
 use crate::status::StatusArgs;
+use crate::store::{
+    GroupAddArgs, GroupListArgs, GroupRemoveArgs, GroupWeightArgs, OperationCancelArgs, OperationListArgs,
+    OperationShowArgs, OperationWatchArgs, RebalanceArgs, SlotsArgs,
+};
 
 /// RaftKV: a replicated key-value store you can curl.
 #[derive(Debug, Parser)]
@@ -30,8 +34,12 @@ Examples:
   raftkv list --prefix user/ --keys-only
   raftkv status --watch                 how the nodes are doing
   raftkv bench --workload put,get       how fast they are
+  raftkv local --groups 2               two groups behind a router
+  raftkv group list                     who has how much
+  raftkv rebalance                      give every group its share
 
-Exit codes: 0 done; 1 not found or refused; 64 wrong arguments; 69 nobody able to serve answered.";
+Exit codes: 0 done; 1 not found or refused; 64 wrong arguments; 69 nobody able to serve answered; 130 Ctrl-C while
+watching, and what was watched goes on.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -45,13 +53,23 @@ pub(crate) enum Command {
     Delete(DeleteArgs),
     /// List keys and values in key order
     List(ListArgs),
-    /// Show how every node of the group is doing
+    /// Show how every node of the group is doing; with --router, the whole store
     Status(StatusArgs),
     /// Tell whether a node can serve requests; exits 0 when it can
     Health(HealthArgs),
     /// Change the members of the group
     #[command(subcommand)]
     Node(NodeCommand),
+    /// The groups that share the keys, through a router
+    #[command(subcommand)]
+    Group(GroupCommand),
+    /// Give every group its share of the keys
+    Rebalance(RebalanceArgs),
+    /// What takes a while: adding and removing groups, moving slots
+    #[command(subcommand)]
+    Operation(OperationCommand),
+    /// Show which group has which slots, or a key
+    Slots(SlotsArgs),
     /// Make a node take a snapshot and compact its log
     Snapshot(SnapshotArgs),
     /// Measure throughput and latency under load; the same load on etcd for comparison
@@ -70,8 +88,34 @@ pub(crate) enum NodeCommand {
     Join(JoinArgs),
     /// Take a node out of the group
     Remove(RemoveArgs),
+    /// Take a node out of the group and delete everything it has
+    Kill(KillArgs),
     /// Hand leadership to another node
     Transfer(TransferArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GroupCommand {
+    /// List the groups
+    List(GroupListArgs),
+    /// Add a group of nodes that are running, and give it its share of the keys
+    Add(GroupAddArgs),
+    /// Move everything away from a group and remove it
+    Remove(GroupRemoveArgs),
+    /// Change a group's share
+    Weight(GroupWeightArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OperationCommand {
+    /// List operations, those under way and the last that ended
+    List(OperationListArgs),
+    /// Show an operation
+    Show(OperationShowArgs),
+    /// End an operation without doing the rest
+    Cancel(OperationCancelArgs),
+    /// Show how an operation gets on until it is over
+    Watch(OperationWatchArgs),
 }
 
 /// How a client command reaches the store.
@@ -149,7 +193,23 @@ mod tests {
             "raftkv status --watch --management 127.0.0.1:6001",
             "raftkv node join node4 10.0.0.4:8088",
             "raftkv node remove node4",
+            "raftkv node kill node4 --yes",
+            "raftkv node kill node4 --yes-delete-all-keys --wait 0s",
             "raftkv node transfer",
+            "raftkv local --groups 3 --nodes 1 --routers 2 --revive",
+            "raftkv status --router a:8000 --watch",
+            "raftkv group list --all --json --router a:8000,b:8000",
+            "raftkv group add a:50053,b:50053 c:50053 --name west --weight 2 --no-wait",
+            "raftkv group remove west --yes-delete-all-keys",
+            "raftkv group weight 2 0",
+            "raftkv rebalance --dry-run --json",
+            "raftkv rebalance --rate 10MiB --no-wait",
+            "raftkv operation list",
+            "raftkv operation show 7 --json",
+            "raftkv operation cancel 7 --no-wait",
+            "raftkv operation watch 7",
+            "raftkv slots",
+            "raftkv slots {user1}.cart --json",
             "raftkv node transfer node2",
             "raftkv snapshot",
             "raftkv bench --workload put,get --distribution zipfian --endpoints a:1,b:2 --seed 7",
@@ -168,6 +228,18 @@ mod tests {
             "raftkv put greeting hello --file x",
             "raftkv put greeting hello --if-absent --if-revision 1",
             "raftkv local --nodes 0",
+            "raftkv local --groups 0",
+            "raftkv node kill",
+            "raftkv status --router a:8000 --management b:6000",
+            "raftkv group",
+            "raftkv group add",
+            "raftkv group weight west",
+            "raftkv group weight west -1",
+            "raftkv rebalance --dry-run --rate 1MiB",
+            "raftkv rebalance --rate fast",
+            "raftkv operation show seven",
+            "raftkv operation cancel",
+            "raftkv slots a b",
             "raftkv bench --compare",
             "raftkv bench --clients 0",
             "raftkv list --limit 0",

@@ -37,7 +37,7 @@ mod tests {
     fn every_shell_gets_a_script_that_knows_the_subcommands() {
         for shell in Shell::value_variants() {
             let script = String::from_utf8(script(*shell)).expect("text");
-            for word in ["local", "status", "bench", "snapshot"] {
+            for word in ["local", "status", "bench", "snapshot", "rebalance", "operation", "slots", "weight", "kill"] {
                 assert!(script.contains(word), "{shell}: {word}");
             }
         }

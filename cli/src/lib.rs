@@ -13,6 +13,7 @@ mod management;
 mod node;
 mod output;
 mod status;
+mod store;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -21,11 +22,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use raftkv_runtime::exit;
 
-use args::{Cli, Command, NodeCommand};
+use args::{Cli, Command, GroupCommand, NodeCommand, OperationCommand};
 use failure::Failure;
 
 /// Parses the arguments, does what they ask, and gives the exit code: 0 done, 1 not found or failed, 64 the arguments
-/// make no sense, 69 nobody (able to serve) answered.
+/// make no sense, 69 nobody (able to serve) answered, 130 interrupted while watching something that goes on.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
@@ -59,6 +60,19 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Health(args) => single_threaded()?.block_on(health::run(args)),
         Command::Node(NodeCommand::Join(args)) => single_threaded()?.block_on(node::join(args)),
         Command::Node(NodeCommand::Remove(args)) => single_threaded()?.block_on(node::remove(args)),
+        Command::Node(NodeCommand::Kill(args)) => single_threaded()?.block_on(node::kill(args)),
+        Command::Group(GroupCommand::List(args)) => single_threaded()?.block_on(store::group_list(args)),
+        Command::Group(GroupCommand::Add(args)) => single_threaded()?.block_on(store::group_add(args)),
+        Command::Group(GroupCommand::Remove(args)) => single_threaded()?.block_on(store::group_remove(args)),
+        Command::Group(GroupCommand::Weight(args)) => single_threaded()?.block_on(store::group_weight(args)),
+        Command::Rebalance(args) => single_threaded()?.block_on(store::rebalance(args)),
+        Command::Operation(OperationCommand::List(args)) => single_threaded()?.block_on(store::operation_list(args)),
+        Command::Operation(OperationCommand::Show(args)) => single_threaded()?.block_on(store::operation_show(args)),
+        Command::Operation(OperationCommand::Cancel(args)) => {
+            single_threaded()?.block_on(store::operation_cancel(args))
+        }
+        Command::Operation(OperationCommand::Watch(args)) => single_threaded()?.block_on(store::operation_watch(args)),
+        Command::Slots(args) => single_threaded()?.block_on(store::slots(args)),
         Command::Node(NodeCommand::Transfer(args)) => single_threaded()?.block_on(node::transfer(args)),
         Command::Snapshot(args) => single_threaded()?.block_on(node::snapshot(args)),
         Command::Completion(args) => completion::run(&args),

@@ -1,4 +1,4 @@
-//! `raftkv local`: a cluster of processes on this machine.
+//! `raftkv local`: a cluster of processes on this machine: one group, or several behind routers.
 //!
 //! **Who outlives whom.** The nodes are meant to end with this process. On SIGTERM and SIGINT they are stopped in order.
 //! When this process dies hard, the kernel kills them: each is started through `raftkv local-exec`, which asks for a
@@ -13,8 +13,10 @@ mod exec;
 mod health;
 mod leftovers;
 mod plan;
+mod ports;
 mod process;
 mod programs;
+mod spec;
 
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
@@ -31,8 +33,8 @@ pub(crate) use exec::{ExecArgs, exec};
 
 use board::Board;
 use directory::Directory;
-use plan::Plan;
-use process::Supervisor;
+use plan::{Plan, Wanted};
+use process::{Life, Supervisor};
 use programs::Programs;
 
 /// How long processes may take to stop before they are killed: a leader hands over and everything is drained in less.
@@ -43,24 +45,29 @@ pub(crate) async fn run(args: LocalArgs) -> Result<(), Failure> {
     let shutdown = Shutdown::new();
     shutdown.signals()?;
 
-    let programs = Programs::find(args.bin_dir.as_deref())?;
     let directory = Directory::open(args.dir.as_deref())?;
     leftovers::end(&directory).await?;
     let resumed = directory.load_plan()?;
-    let is_new = resumed.is_none();
-    let plan = Plan::make(directory.path(), resumed, args.nodes, args.http_port)?;
+    let wanted = Wanted { groups: args.groups, nodes: args.nodes, routers: args.routers, http_port: args.http_port };
+    let had = resumed.as_ref().map_or(0, |plan| plan.group_names().len());
+    let mut plan = Plan::make(directory.path(), resumed, wanted)?;
+    directory.note_killed(&mut plan, args.revive)?;
+    let programs = Programs::find(args.bin_dir.as_deref(), !plan.routers.is_empty())?;
     plan.check_ports()?;
     directory.store_plan(&plan)?;
-    for node in &plan.nodes {
-        directory.make_node(&node.name)?;
+    let names = plan.nodes.iter().map(|node| &node.name).chain(plan.routers.iter().map(|router| &router.name));
+    for name in names {
+        directory.make_node(name)?;
     }
 
     let board = Arc::new(Board::new(directory.cluster_file(), &plan)?);
+    let lives: Vec<_> = plan.nodes.iter().map(|node| Life { dir: node.dir.clone(), killed: Shutdown::new() }).collect();
     let supervisors: Vec<_> = plan
         .processes(&programs)
         .into_iter()
         .map(|spec| {
             let supervisor = Supervisor {
+                life: spec.role.part().and_then(|(node, _)| lives.get(node).cloned()),
                 spec,
                 restart: !args.no_restart,
                 grace: STOP_GRACE,
@@ -71,7 +78,7 @@ pub(crate) async fn run(args: LocalArgs) -> Result<(), Failure> {
         })
         .collect();
 
-    let outcome = become_healthy_and_serve(&args, &plan, &directory, is_new, &board, &shutdown).await;
+    let outcome = become_healthy_and_serve(&args, &plan, &directory, had, &board, &shutdown).await;
 
     // Whatever happened: nothing that was started stays behind.
     shutdown.trigger();
@@ -89,14 +96,14 @@ async fn become_healthy_and_serve(
     args: &LocalArgs,
     plan: &Plan,
     directory: &Directory,
-    is_new: bool,
+    had_groups: usize,
     board: &Board,
     shutdown: &Shutdown,
 ) -> Result<(), Failure> {
-    let what = if is_new { "Starting a new cluster" } else { "Resuming the cluster" };
+    let what = if had_groups == 0 { "Starting a new cluster" } else { "Resuming the cluster" };
     let spinner = output::spinner(format!("{what} of {} nodes", plan.nodes.len()));
     let healthy = tokio::select! {
-        healthy = health::wait(plan, board, args.ready_timeout.get(), &spinner) => healthy,
+        healthy = health::wait(plan, had_groups, board, args.ready_timeout.get(), &spinner) => healthy,
         () = shutdown.wait() => return Ok(()),
     };
     spinner.finish_and_clear();
@@ -113,29 +120,39 @@ async fn become_healthy_and_serve(
 }
 
 fn welcome(plan: &Plan, directory: &Directory) -> String {
-    let mut text = format!("RaftKV is up: {} nodes, one group.\n\n", plan.nodes.len());
-    for node in &plan.nodes {
-        text.push_str(&format!(
-            "  {:<8} http://{:<18} management http://{}\n",
-            node.name,
-            node.http(),
-            node.management()
-        ));
+    let count = |count: usize, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
+    let groups = plan.group_names().len();
+    let mut text = match plan.routers.len() {
+        0 => format!("RaftKV is up: {} nodes, one group.\n\n", plan.live().count()),
+        routers => format!(
+            "RaftKV is up: {} of {}, {}.\n\n",
+            count(groups, "group"),
+            count(plan.live().count(), "node"),
+            count(routers, "router")
+        ),
+    };
+    for router in &plan.routers {
+        text.push_str(&format!("  {:<8} http://{}\n", router.name, router.http()));
     }
-    let (first, last) = match plan.nodes.as_slice() {
-        [] => return text,
-        [only] => (only, only),
-        [first, .., last] => (first, last),
-    };
-    let endpoint = if first.http_port == args::DEFAULT_HTTP_PORT {
-        String::new()
-    } else {
-        format!(" --endpoint {}", first.http())
-    };
-    let management = if first.management_port == plan::DEFAULT_MANAGEMENT_PORT {
-        String::new()
-    } else {
-        format!(" --management {}", first.management())
+    for node in plan.live() {
+        let management = node.management();
+        text.push_str(&format!("  {:<8} http://{:<18} management http://{management}\n", node.name, node.http()));
+    }
+    for node in plan.nodes.iter().filter(|node| node.killed) {
+        text.push_str(&format!("  {:<8} was killed and stays out; --revive starts it again, empty\n", node.name));
+    }
+    let mut fronts: Vec<_> = plan.routers.iter().map(|router| (router.http_port, router.http())).collect();
+    if fronts.is_empty() {
+        fronts = plan.live().map(|node| (node.http_port, node.http())).collect();
+    }
+    let (Some((port, first)), Some((_, last))) = (fronts.first(), fronts.last()) else { return text };
+    let endpoint = if *port == args::DEFAULT_HTTP_PORT { String::new() } else { format!(" --endpoint {first}") };
+    let status = match (plan.routers.is_empty(), plan.live().next()) {
+        (true, Some(node)) if node.management_port != plan::DEFAULT_MANAGEMENT_PORT => {
+            format!(" --management {}", node.management())
+        }
+        (true, _) => String::new(),
+        (false, _) => format!(" --router {first}"),
     };
     text.push_str(&format!(
         "
@@ -144,12 +161,10 @@ Try, in another terminal:
   curl -X PUT -H 'content-type: text/plain' -d hello http://{first}/v1/kv/greeting
   curl http://{last}/v1/kv/greeting
   raftkv list{endpoint}
-  raftkv status{management}
+  raftkv status{status}
 
 Data and logs are in {dir}.
-Ctrl-C stops the nodes; `raftkv local` with the same directory resumes them.",
-        first = first.http(),
-        last = last.http(),
+Ctrl-C stops all of it; `raftkv local` with the same directory resumes.",
         dir = directory.path().display(),
     ));
     text

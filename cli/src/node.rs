@@ -1,5 +1,6 @@
 //! `raftkv node` and `raftkv snapshot`: changes to the group.
 
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -52,6 +53,27 @@ pub(crate) struct RemoveArgs {
     wait: WaitArgs,
 }
 
+/// Arguments of `raftkv node kill`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "\
+Example:
+  raftkv node kill node4
+
+The node leaves its group, deletes its data and its log, and starts anew, empty. The last node of a group is killed only
+when the group owns nothing. A node that cannot be reached can only be removed.")]
+pub(crate) struct KillArgs {
+    /// The node's name
+    name: String,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    /// Kill it even when it is the last node of all, and with it every key there is; does not ask, either
+    #[arg(long)]
+    yes_delete_all_keys: bool,
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
 /// Arguments of `raftkv node transfer`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:\n  raftkv node transfer\n  raftkv node transfer node2")]
@@ -100,6 +122,42 @@ pub(crate) async fn remove(args: RemoveArgs) -> Result<(), Failure> {
         }
     };
     change(&args.wait, &path, progress).await
+}
+
+/// Kills a node.
+pub(crate) async fn kill(args: KillArgs) -> Result<(), Failure> {
+    let name = args.name;
+    if !(args.yes || args.yes_delete_all_keys) {
+        confirm(&format!("Delete everything that {name} has? Type its name to go on: "), &name)?;
+    }
+    let confirmed = if args.yes_delete_all_keys { "&confirm=delete-all-keys" } else { "" };
+    let path = format!("/kill?peerID={}{confirmed}", encode(&name));
+    let progress = |status: &Status| {
+        if status.members.iter().any(|member| member.name.as_deref() == Some(&name)) {
+            Progress::Waiting(format!("{name} is still a member"))
+        } else {
+            Progress::Done(format!("{name} is no member any more and is wiped"))
+        }
+    };
+    let killed = change(&args.wait, &path, progress).await;
+    killed.map_err(|mut failure| {
+        if failure.message.contains("confirm=delete-all-keys") {
+            failure.message.push_str("; here: --yes-delete-all-keys");
+        }
+        failure
+    })
+}
+
+/// Has somebody at a terminal type `expected`; where there is none, the flag has to say it.
+fn confirm(question: &str, expected: &str) -> Result<(), Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::usage("nobody is there to be asked: say --yes"));
+    }
+    write!(std::io::stderr(), "{question}")?;
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    if answer.trim() == expected { Ok(()) } else { Err(Failure::failed("nothing was done")) }
 }
 
 /// Hands leadership over.

@@ -1,4 +1,4 @@
-//! `raftkv status`: how every node of the group is doing.
+//! `raftkv status`: how every node of the group is doing, or the whole store when a router is named.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -9,9 +9,11 @@ use raftkv_runtime::config::HumanDuration;
 use serde_json::json;
 
 use crate::args::ManagementArgs;
+use crate::client::Endpoints;
 use crate::failure::Failure;
 use crate::management::{Management, Member, Status};
 use crate::output::{self, bytes, thousands};
+use crate::store::{Router, StoreStatus};
 
 /// Clears the terminal and goes to its corner.
 const CLEAR: &[u8] = b"\x1b[2J\x1b[H";
@@ -27,6 +29,7 @@ Examples:
   raftkv status
   raftkv status --management 10.0.0.1:6000,10.0.0.2:6000 --json
   raftkv status --watch --interval 500ms
+  raftkv status --router 10.0.0.9:8000    every group of the store
 
 LAG counts the log entries that a node has yet to receive.")]
 pub(crate) struct StatusArgs {
@@ -39,6 +42,9 @@ pub(crate) struct StatusArgs {
     /// How often
     #[arg(long, value_name = "DURATION", default_value = "1s", requires = "watch")]
     interval: HumanDuration,
+    /// Show the whole store, as this router sees it; several, separated by commas, are tried in turn
+    #[arg(long, value_name = "URL[,URL]", conflicts_with = "management")]
+    router: Option<Endpoints>,
     #[command(flatten)]
     management: ManagementArgs,
 }
@@ -46,11 +52,9 @@ pub(crate) struct StatusArgs {
 /// Prints the table, once or again and again.
 pub(crate) async fn run(args: StatusArgs) -> Result<(), Failure> {
     loop {
-        let seen = look(&args.management).await;
         // Who watches wants to see it come back, too.
-        let text = match (seen, args.watch) {
-            (Ok(group), _) if args.json => group.to_json(),
-            (Ok(group), _) => group.to_text(),
+        let text = match (see(&args).await, args.watch) {
+            (Ok(text), _) => text,
             (Err(failure), true) => failure.message,
             (Err(failure), false) => return Err(failure),
         };
@@ -63,6 +67,26 @@ pub(crate) async fn run(args: StatusArgs) -> Result<(), Failure> {
         }
         tokio::time::sleep(args.interval.get()).await;
     }
+}
+
+/// The store that a router is of, or the group that a node is of.
+async fn see(args: &StatusArgs) -> Result<String, Failure> {
+    if let Some(router) = &args.router {
+        return see_store(router, args).await;
+    }
+    match look(&args.management).await {
+        Ok(group) => Ok(if args.json { group.to_json() } else { group.to_text() }),
+        // A router has no status of a node: its address was given for a management address.
+        Err(failure) if failure.code != raftkv_runtime::exit::UNAVAILABLE => {
+            see_store(&args.management.management, args).await.map_err(|_| failure)
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+async fn see_store(router: &Endpoints, args: &StatusArgs) -> Result<String, Failure> {
+    let store = StoreStatus::look(&Router::at(router.clone(), args.management.timeout())).await?;
+    Ok(if args.json { store.to_json() } else { store.to_text() })
 }
 
 /// What was found out about a group.

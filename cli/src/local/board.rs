@@ -6,7 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::directory::replace;
-use super::plan::{Plan, ProcessSpec, Role};
+use super::plan::Plan;
+use super::spec::{ProcessSpec, Role};
 use crate::failure::Failure;
 
 /// The content of `cluster.json` and of the line that `--json` prints.
@@ -27,6 +28,9 @@ pub(super) struct NodeState {
     pub(super) engine_pid: Option<u32>,
     pub(super) sidecar_pid: Option<u32>,
     pub(super) dir: PathBuf,
+    /// It was killed: out of its group, without data, and not started again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) killed: bool,
 }
 
 /// A shard router.
@@ -67,9 +71,15 @@ impl Board {
                 engine_pid: None,
                 sidecar_pid: None,
                 dir: node.dir.clone(),
+                killed: node.killed,
             })
             .collect();
-        let state = ClusterState { nodes, routers: Vec::new() };
+        let routers = plan
+            .routers
+            .iter()
+            .map(|router| RouterState { name: router.name.clone(), http: router.http(), pid: None })
+            .collect();
+        let state = ClusterState { nodes, routers };
         let board = Self { path, inner: Mutex::new(Inner { state, serving: false, hopeless: None }) };
         board.store()?;
         Ok(board)
@@ -77,12 +87,29 @@ impl Board {
 
     /// A process was started, or ended.
     pub(super) fn set_pid(&self, spec: &ProcessSpec, pid: Option<u32>) {
-        if let Some(node) = self.lock().state.nodes.get_mut(spec.node) {
-            match spec.role {
-                Role::Engine => node.engine_pid = pid,
-                Role::Sidecar => node.sidecar_pid = pid,
-            }
+        let mut inner = self.lock();
+        let ClusterState { nodes, routers } = &mut inner.state;
+        let place = match spec.role {
+            Role::Engine(node) => nodes.get_mut(node).map(|node| &mut node.engine_pid),
+            Role::Sidecar(node) => nodes.get_mut(node).map(|node| &mut node.sidecar_pid),
+            Role::Router(router) => routers.get_mut(router).map(|router| &mut router.pid),
+        };
+        if let Some(place) = place {
+            *place = pid;
         }
+        drop(inner);
+        self.store_or_say();
+    }
+
+    /// A node was killed.
+    pub(super) fn set_killed(&self, node: usize) {
+        if let Some(node) = self.lock().state.nodes.get_mut(node) {
+            node.killed = true;
+        }
+        self.store_or_say();
+    }
+
+    fn store_or_say(&self) {
         if let Err(failure) = self.store() {
             // The cluster works without the file; whoever reads it must know.
             eprintln_lossy(&failure.message);
@@ -137,36 +164,47 @@ pub(super) fn eprintln_lossy(message: &str) {
 mod tests {
     use std::path::Path;
 
+    use super::super::plan::Wanted;
     use super::super::programs::Programs;
     use super::*;
+
+    fn plan(groups: u16, nodes: u16) -> Plan {
+        let wanted = Wanted { groups: Some(groups), nodes: Some(nodes), http_port: Some(0), routers: None };
+        Plan::make(Path::new("/d"), None, wanted).expect("plan")
+    }
 
     #[test]
     fn the_file_follows_the_processes() {
         let temporary = tempfile::tempdir().expect("dir");
         let path = temporary.path().join("cluster.json");
-        let plan = Plan::make(Path::new("/d"), None, Some(2), Some(0)).expect("plan");
+        let plan = plan(2, 1);
         let board = Board::new(path.clone(), &plan).expect("board");
-        let programs = Programs { engine: "/e".into(), sidecar: "/s".into(), launcher: "/r".into() };
+        let programs =
+            Programs { engine: "/e".into(), sidecar: "/s".into(), router: Some("/o".into()), launcher: "/r".into() };
         let specs = plan.processes(&programs);
 
         board.set_pid(&specs[0], Some(11));
         board.set_pid(&specs[3], Some(22));
+        board.set_pid(&specs[4], Some(33));
         let read: ClusterState = serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("parse");
         let pids: Vec<_> = read.nodes.iter().map(|node| (node.engine_pid, node.sidecar_pid)).collect();
         assert_eq!(pids, [(Some(11), None), (None, Some(22))]);
+        let router = RouterState { name: "router1".to_owned(), http: plan.routers[0].http(), pid: Some(33) };
+        assert_eq!(read.routers, [router]);
+        assert!(!board.to_json().contains("killed"), "only where it is so");
         assert_eq!(serde_json::from_str::<ClusterState>(&board.to_json()).expect("one line"), read);
         assert!(!board.to_json().contains('\n'));
 
         board.set_pid(&specs[0], None);
+        board.set_killed(0);
         let read: ClusterState = serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("parse");
-        assert_eq!(read.nodes[0].engine_pid, None);
+        assert_eq!((read.nodes[0].engine_pid, read.nodes[0].killed, read.nodes[1].killed), (None, true, false));
     }
 
     #[test]
     fn giving_up_is_for_the_start_only() {
         let temporary = tempfile::tempdir().expect("dir");
-        let plan = Plan::make(Path::new("/d"), None, Some(1), Some(0)).expect("plan");
-        let board = Board::new(temporary.path().join("cluster.json"), &plan).expect("board");
+        let board = Board::new(temporary.path().join("cluster.json"), &plan(1, 1)).expect("board");
         assert!(board.give_up("bad flag".to_owned()));
         assert_eq!(board.hopeless().as_deref(), Some("bad flag"));
         board.now_serving();

@@ -5,12 +5,16 @@ use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use raftkv_runtime::wipe::{self, Part};
+
 use super::plan::Plan;
 use crate::failure::Failure;
 
 const LOCK_FILE: &str = "lock";
 const PLAN_FILE: &str = "local.json";
 const CLUSTER_FILE: &str = "cluster.json";
+/// In a node's directory: it was killed, and stays out.
+const KILLED_FILE: &str = "killed";
 /// Data is for its owner only.
 const MODE: u32 = 0o700;
 
@@ -49,7 +53,25 @@ impl Directory {
         self.path.join(CLUSTER_FILE)
     }
 
-    /// Makes a node's directory when it is not there.
+    /// Notes in the plan which nodes were killed and stay out; with `revive`, none does any more. A kill that this program
+    /// did not live to see the end of is brought to its end.
+    pub(super) fn note_killed(&self, plan: &mut Plan, revive: bool) -> Result<(), Failure> {
+        for node in &mut plan.nodes {
+            let failed = |error: io::Error| Failure::io(format!("look after the killed {}", node.name), &error);
+            if is_kill_ordered(&node.dir) {
+                finish_kill(&node.dir, Part::Engine).map_err(failed)?;
+                finish_kill(&node.dir, Part::Sidecar).map_err(failed)?;
+            }
+            let file = node.dir.join(KILLED_FILE);
+            if revive && file.exists() {
+                std::fs::remove_file(&file).map_err(failed)?;
+            }
+            node.killed = file.exists();
+        }
+        Ok(())
+    }
+
+    /// Makes the directory of a node or a router when it is not there.
     pub(super) fn make_node(&self, name: &str) -> Result<(), Failure> {
         let path = self.path.join(name);
         make(&path).map_err(|error| Failure::io(format!("make {}", path.display()), &error))
@@ -77,6 +99,17 @@ impl Directory {
     }
 }
 
+/// Whether a node whose processes have ended was killed.
+pub(super) fn is_kill_ordered(node_dir: &Path) -> bool {
+    wipe::is_ordered(node_dir, Part::Engine) || wipe::is_ordered(node_dir, Part::Sidecar)
+}
+
+/// Notes that a node was killed, and wipes the part of one of its processes, which has ended. Blocks on the disk.
+pub(super) fn finish_kill(node_dir: &Path, part: Part) -> io::Result<()> {
+    File::create(node_dir.join(KILLED_FILE))?;
+    wipe::carry_out(node_dir, part).map(drop)
+}
+
 /// Replaces a file in one step: a reader sees the old or the new content, never a part.
 pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
@@ -99,7 +132,32 @@ fn default_path() -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use super::super::plan::Wanted;
     use super::*;
+
+    #[test]
+    fn a_killed_node_stays_out_until_it_is_revived() {
+        let temporary = tempfile::tempdir().expect("dir");
+        let directory = Directory::open(Some(temporary.path())).expect("open");
+        let wanted = Wanted { nodes: Some(2), http_port: Some(0), ..Wanted::default() };
+        let mut plan = Plan::make(directory.path(), None, wanted).expect("plan");
+        let dir = plan.nodes[1].dir.clone();
+        for part in ["engine", "sidecar"] {
+            std::fs::create_dir_all(dir.join(part)).expect("data");
+        }
+        let killed = |plan: &Plan| plan.nodes.iter().map(|node| node.killed).collect::<Vec<_>>();
+        directory.note_killed(&mut plan, false).expect("none");
+        assert_eq!(killed(&plan), [false, false]);
+        // As a run leaves it that died before it could wipe.
+        wipe::order(&dir).expect("killed");
+        directory.note_killed(&mut plan, false).expect("one");
+        assert_eq!(killed(&plan), [false, true]);
+        assert!(!dir.join("engine").exists() && !dir.join("sidecar").exists() && !is_kill_ordered(&dir));
+        directory.note_killed(&mut plan, false).expect("still");
+        assert_eq!(killed(&plan), [false, true]);
+        directory.note_killed(&mut plan, true).expect("revived");
+        assert_eq!(killed(&plan), [false, false]);
+    }
 
     #[test]
     fn a_directory_is_held_by_one_at_a_time() {
@@ -117,10 +175,11 @@ mod tests {
         let temporary = tempfile::tempdir().expect("dir");
         let directory = Directory::open(Some(temporary.path())).expect("open");
         assert!(directory.load_plan().expect("nothing there").is_none());
-        let plan = Plan::make(directory.path(), None, Some(2), Some(0)).expect("plan");
+        let wanted = Wanted { nodes: Some(2), http_port: Some(0), ..Wanted::default() };
+        let plan = Plan::make(directory.path(), None, wanted).expect("plan");
         directory.store_plan(&plan).expect("store");
         let loaded = directory.load_plan().expect("load");
-        assert_eq!(Plan::make(directory.path(), loaded, None, None).expect("resume"), plan);
+        assert_eq!(Plan::make(directory.path(), loaded, Wanted::default()).expect("resume"), plan);
         std::fs::write(temporary.path().join(PLAN_FILE), "{").expect("damage");
         assert!(directory.load_plan().expect_err("damaged").message.contains("damaged"));
     }

@@ -1,68 +1,111 @@
-//! Waiting until every node serves.
+//! Waiting until every node and router serves, and all groups have their share.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
 use tokio::time::{Instant, sleep};
 
 use super::board::Board;
-use super::plan::{NodePlan, Plan, Role};
+use super::plan::Plan;
 use super::process::tail;
 use crate::client::Client;
 use crate::failure::Failure;
+use crate::store::Router;
 
 /// Pause between two questions.
 const POLL: Duration = Duration::from_millis(100);
 /// How long one question may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Returns when every engine said that it is ready; fails when one cannot be or time is up.
-pub(super) async fn wait(plan: &Plan, board: &Board, within: Duration, progress: &ProgressBar) -> Result<(), Failure> {
+/// Someone who has to be ready.
+struct Subject {
+    name: String,
+    client: Client,
+    /// Shown when it does not get ready.
+    logs: Vec<PathBuf>,
+}
+
+/// Returns when everybody said that they are ready and, after groups were added to the `had_groups` that were there, the
+/// slots are shared among all; fails when one cannot be or time is up.
+pub(super) async fn wait(
+    plan: &Plan,
+    had_groups: usize,
+    board: &Board,
+    within: Duration,
+    progress: &ProgressBar,
+) -> Result<(), Failure> {
     let deadline = Instant::now() + within;
-    let clients = plan.nodes.iter().map(client).collect::<Result<Vec<_>, _>>()?;
+    let subjects = subjects(plan)?;
+    let groups = plan.group_names().len();
+    let router = match plan.routers.first() {
+        Some(router) if groups > had_groups => {
+            Some(Router::at(router.http().parse().map_err(Failure::usage)?, ASK_TIMEOUT))
+        }
+        _ => None,
+    };
     loop {
         if let Some(reason) = board.hopeless() {
             return Err(Failure::failed(reason));
         }
-        let asked = futures::future::join_all(clients.iter().map(|client| client.get("/readyz"))).await;
-        let waiting: Vec<_> = plan
-            .nodes
+        let asked = futures::future::join_all(subjects.iter().map(|subject| subject.client.get("/readyz"))).await;
+        let waiting: Vec<_> = subjects
             .iter()
             .zip(asked)
-            .filter_map(|(node, answer)| match answer {
+            .filter_map(|(subject, answer)| match answer {
                 Ok(answer) if answer.status.is_success() => None,
-                Ok(answer) => Some((node, answer.failure().message)),
-                Err(failure) => Some((node, failure.message)),
+                Ok(answer) => Some((subject, answer.failure().message)),
+                Err(failure) => Some((subject, failure.message)),
             })
             .collect();
-        let Some((node, reason)) = waiting.first() else {
-            return Ok(());
-        };
-        progress.set_message(format!(
-            "Waiting for {}",
-            waiting.iter().map(|(node, _)| node.name.as_str()).collect::<Vec<_>>().join(", ")
-        ));
-        if Instant::now() >= deadline {
-            return Err(Failure::unavailable(format!(
-                "{} was not ready within {within:?}: {reason}\n{}",
-                node.name,
-                log_tails(node)
-            )));
+        let late = Instant::now() >= deadline;
+        match (waiting.first(), &router) {
+            (None, None) => return Ok(()),
+            (None, Some(router)) => {
+                let unsettled = match router.cluster().await {
+                    Ok((_, cluster)) => cluster.unsettled(groups),
+                    Err(failure) => Some(failure.message),
+                };
+                let Some(reason) = unsettled else { return Ok(()) };
+                if late {
+                    let message = format!("the groups did not share the keys within {within:?}: {reason}");
+                    return Err(Failure::unavailable(message));
+                }
+                progress.set_message(format!("Sharing the keys: {reason}"));
+            }
+            (Some((subject, reason)), _) => {
+                if late {
+                    return Err(Failure::unavailable(format!(
+                        "{} was not ready within {within:?}: {reason}\n{}",
+                        subject.name,
+                        log_tails(&subject.logs)
+                    )));
+                }
+                let names: Vec<_> = waiting.iter().map(|(subject, _)| subject.name.as_str()).collect();
+                progress.set_message(format!("Waiting for {}", names.join(", ")));
+            }
         }
         sleep(POLL).await;
     }
 }
 
-fn client(node: &NodePlan) -> Result<Client, Failure> {
-    let endpoint = node.http().parse().map_err(Failure::usage)?;
-    Ok(Client::new(endpoint, ASK_TIMEOUT))
+fn subjects(plan: &Plan) -> Result<Vec<Subject>, Failure> {
+    let client = |http: String| Ok::<_, Failure>(Client::new(http.parse().map_err(Failure::usage)?, ASK_TIMEOUT));
+    let nodes = plan.live().map(|node| {
+        let logs = ["engine.log", "sidecar.log"].map(|log| node.dir.join(log)).to_vec();
+        Ok(Subject { name: node.name.clone(), client: client(node.http())?, logs })
+    });
+    let routers = plan.routers.iter().map(|router| {
+        let logs = vec![router.dir.join("router.log")];
+        Ok(Subject { name: router.name.clone(), client: client(router.http())?, logs })
+    });
+    nodes.chain(routers).collect()
 }
 
-fn log_tails(node: &NodePlan) -> String {
+fn log_tails(logs: &[PathBuf]) -> String {
     let mut text = String::new();
-    for role in [Role::Engine, Role::Sidecar] {
-        let log = node.dir.join(role.name()).with_extension("log");
-        let tail = tail(&log).unwrap_or_default();
+    for log in logs {
+        let tail = tail(log).unwrap_or_default();
         text.push_str(&format!("--- {} ---\n{tail}\n", log.display()));
     }
     text

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use super::board::ClusterState;
 use super::directory::Directory;
+use super::programs::{ENGINE, ROUTER, SIDECAR};
+use super::spec::ROUTER_MARK;
 use crate::failure::Failure;
 
 /// How often to look whether a killed process is gone.
@@ -25,27 +27,35 @@ pub(super) async fn end(directory: &Directory) -> Result<(), Failure> {
         return Ok(());
     };
     for node in &state.nodes {
-        let programs = [(node.engine_pid, super::programs::ENGINE), (node.sidecar_pid, super::programs::SIDECAR)];
-        for (pid, program) in programs {
+        let mark = mark("RAFTKV_DATA_DIR", &node.dir);
+        for (pid, program) in [(node.engine_pid, ENGINE), (node.sidecar_pid, SIDECAR)] {
             if let Some(pid) = pid {
-                end_one(pid, program, &node.dir).await?;
+                end_one(pid, program, &mark).await?;
             }
         }
+    }
+    for pid in state.routers.iter().filter_map(|router| router.pid) {
+        end_one(pid, ROUTER, &mark(ROUTER_MARK, directory.path())).await?;
     }
     Ok(())
 }
 
-async fn end_one(pid: u32, program: &str, data_dir: &Path) -> Result<(), Failure> {
+/// What the environment of one of our processes has in it.
+fn mark(variable: &str, dir: &Path) -> String {
+    format!("{variable}={}", dir.display())
+}
+
+async fn end_one(pid: u32, program: &str, mark: &str) -> Result<(), Failure> {
     let Some(id) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else {
         return Ok(());
     };
-    if !is_ours(pid, program, data_dir) {
+    if !is_ours(pid, program, mark) {
         return Ok(());
     }
     let failed = |error: std::io::Error| Failure::io(format!("end {program} left behind as process {pid}"), &error);
-    kill(id, || is_ours(pid, program, data_dir)).map_err(failed)?;
+    kill(id, || is_ours(pid, program, mark)).map_err(failed)?;
     let deadline = tokio::time::Instant::now() + GONE_WITHIN;
-    while is_ours(pid, program, data_dir) {
+    while is_ours(pid, program, mark) {
         if tokio::time::Instant::now() >= deadline {
             return Err(Failure::unavailable(format!("{program} left behind as process {pid} does not end")));
         }
@@ -76,8 +86,8 @@ fn kill(id: rustix::process::Pid, still_ours: impl Fn() -> bool) -> std::io::Res
     Ok(())
 }
 
-/// Whether the process runs `program` on `data_dir`. A process that cannot be looked at is not ours.
-fn is_ours(pid: u32, program: &str, data_dir: &Path) -> bool {
+/// Whether the process runs `program` and has `mark` in its environment. One that cannot be looked at is not ours.
+fn is_ours(pid: u32, program: &str, mark: &str) -> bool {
     let Ok(executable) = std::fs::read_link(format!("/proc/{pid}/exe")) else {
         return false;
     };
@@ -89,8 +99,7 @@ fn is_ours(pid: u32, program: &str, data_dir: &Path) -> bool {
     let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ")) else {
         return false;
     };
-    let expected = format!("RAFTKV_DATA_DIR={}", data_dir.display());
-    environment.split(|byte| *byte == 0).any(|variable| variable == expected.as_bytes())
+    environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
 }
 
 #[cfg(test)]
@@ -112,17 +121,18 @@ mod tests {
             .expect("start");
         let pid = child.id();
         // Between fork and exec the process still looks like this test.
-        while !is_ours(pid, "raftkv-engine", Path::new("/d/node1")) {
+        let ours = mark("RAFTKV_DATA_DIR", Path::new("/d/node1"));
+        while !is_ours(pid, "raftkv-engine", &ours) {
             tokio::time::sleep(POLL).await;
         }
 
         for (name, dir) in [("raftkv-sidecar", "/d/node1"), ("raftkv-engine", "/d/node2")] {
-            end_one(pid, name, Path::new(dir)).await.expect("not ours");
+            end_one(pid, name, &mark("RAFTKV_DATA_DIR", Path::new(dir))).await.expect("not ours");
             assert!(child.try_wait().expect("wait").is_none(), "{name} on {dir} is another process");
         }
 
-        end_one(pid, "raftkv-engine", Path::new("/d/node1")).await.expect("ours");
+        end_one(pid, "raftkv-engine", &ours).await.expect("ours");
         child.wait().expect("ended");
-        end_one(pid, "raftkv-engine", Path::new("/d/node1")).await.expect("gone is as good as ended");
+        end_one(pid, "raftkv-engine", &ours).await.expect("gone is as good as ended");
     }
 }

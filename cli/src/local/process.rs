@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
 use super::board::{Board, eprintln_lossy};
-use super::plan::ProcessSpec;
+use super::directory::{finish_kill, is_kill_ordered};
+use super::spec::ProcessSpec;
 
 /// First pause before a restart, doubled each time.
 const MIN_BACKOFF: Duration = Duration::from_millis(200);
@@ -26,10 +27,21 @@ const MAX_LOG_BYTES: u64 = 16 * 1024 * 1024;
 /// How much of a log is shown when a process cannot be started.
 const TAIL_LINES: usize = 10;
 
+/// What the supervisors of a node's two processes share.
+#[derive(Debug, Clone)]
+pub(super) struct Life {
+    /// The node's.
+    pub(super) dir: PathBuf,
+    /// Triggered when it is killed: then neither process is started again.
+    pub(super) killed: Shutdown,
+}
+
 /// Starts a process, starts it again when it ends, and stops it when asked.
 #[derive(Debug)]
 pub(super) struct Supervisor {
     pub(super) spec: ProcessSpec,
+    /// `None` for a router.
+    pub(super) life: Option<Life>,
     pub(super) restart: bool,
     pub(super) grace: Duration,
     pub(super) board: Arc<Board>,
@@ -39,8 +51,13 @@ pub(super) struct Supervisor {
 impl Supervisor {
     /// Returns when the process has ended for good.
     pub(super) async fn run(self) {
+        self.keep_running().await;
+        self.bury().await;
+    }
+
+    async fn keep_running(&self) {
         let mut backoff = MIN_BACKOFF;
-        while !self.shutdown.is_triggered() {
+        while !self.shutdown.is_triggered() && !self.is_killed() {
             let started = Instant::now();
             let how = match self.start() {
                 Ok(mut child) => {
@@ -48,13 +65,14 @@ impl Supervisor {
                     let ended = self.until_end_or_shutdown(&mut child).await;
                     self.board.set_pid(&self.spec, None);
                     match ended {
+                        Some(_) if self.is_killed() => return,
                         Some(status) => self.judge(status),
                         None => return,
                     }
                 }
                 Err(error) => error.to_string(),
             };
-            let name = format!("{} of {}", self.spec.role.name(), self.spec.node_name);
+            let name = &self.spec.title;
             if !self.restart {
                 eprintln_lossy(&format!("{name} ended ({how}) and stays so; its log is {}", self.spec.log.display()));
                 return;
@@ -66,9 +84,42 @@ impl Supervisor {
             tokio::select! {
                 () = tokio::time::sleep(backoff) => {}
                 () = self.shutdown.wait() => return,
+                () = self.killed() => return,
             }
             backoff = (backoff * 2).min(MAX_BACKOFF);
         }
+    }
+
+    /// Whether the node of this process was killed. Found out once, it holds for the node's other process, too.
+    fn is_killed(&self) -> bool {
+        let Some(life) = &self.life else { return false };
+        if is_kill_ordered(&life.dir) {
+            life.killed.trigger();
+        }
+        life.killed.is_triggered()
+    }
+
+    /// Returns when the node was killed, as the end of its other process has shown.
+    async fn killed(&self) {
+        match &self.life {
+            Some(life) => life.killed.wait().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Of a killed node: deletes what this process kept, now that it has ended. Left to the next start where that fails.
+    async fn bury(&self) {
+        let (Some(life), Some((node, part))) = (&self.life, self.spec.role.part()) else { return };
+        if !life.killed.is_triggered() {
+            return;
+        }
+        let dir = life.dir.clone();
+        let wiped = tokio::task::spawn_blocking(move || finish_kill(&dir, part)).await;
+        match wiped.map_err(io::Error::other).and_then(|wiped| wiped) {
+            Ok(()) => eprintln_lossy(&format!("{} was killed and is wiped: it stays out", self.spec.title)),
+            Err(error) => eprintln_lossy(&format!("{} was killed, but cannot be wiped: {error}", self.spec.title)),
+        }
+        self.board.set_killed(node);
     }
 
     fn start(&self) -> io::Result<Child> {
@@ -94,20 +145,16 @@ impl Supervisor {
         command.spawn()
     }
 
-    /// `None` = it was stopped because of the shutdown.
+    /// `None` = it was stopped, because of the shutdown or because its node was killed.
     async fn until_end_or_shutdown(&self, child: &mut Child) -> Option<io::Result<ExitStatus>> {
         tokio::select! {
             status = child.wait() => return Some(status),
             () = self.shutdown.wait() => {}
+            () = self.killed() => {}
         }
         terminate(child);
         if tokio::time::timeout(self.grace, child.wait()).await.is_err() {
-            eprintln_lossy(&format!(
-                "{} of {} did not stop within {:?}: killed",
-                self.spec.role.name(),
-                self.spec.node_name,
-                self.grace
-            ));
+            eprintln_lossy(&format!("{} did not stop within {:?}: killed", self.spec.title, self.grace));
             // The error would be that it has just ended.
             let _ = child.kill().await;
         }
@@ -122,11 +169,7 @@ impl Supervisor {
         };
         if matches!(status.code(), Some(exit::USAGE | exit::CONFIG)) {
             let tail = tail(&self.spec.log).unwrap_or_default();
-            self.board.give_up(format!(
-                "{} of {} refuses its configuration ({status}):\n{tail}",
-                self.spec.role.name(),
-                self.spec.node_name
-            ));
+            self.board.give_up(format!("{} refuses its configuration ({status}):\n{tail}", self.spec.title));
         }
         status.to_string()
     }

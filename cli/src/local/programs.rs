@@ -8,26 +8,35 @@ use crate::failure::Failure;
 pub(super) const ENGINE: &str = "raftkv-engine";
 /// File name of the consensus process.
 pub(super) const SIDECAR: &str = "raftkv-sidecar";
+/// File name of the shard router.
+pub(super) const ROUTER: &str = "raftkv-router";
 
 /// The executables a node is made of, and our own.
 #[derive(Debug, Clone)]
 pub(super) struct Programs {
     pub(super) engine: PathBuf,
     pub(super) sidecar: PathBuf,
+    /// Only where there are routers.
+    pub(super) router: Option<PathBuf>,
     /// This program, which starts the others.
     pub(super) launcher: PathBuf,
 }
 
 impl Programs {
     /// In `bin_dir` when given; else beside this executable, else on `PATH`.
-    pub(super) fn find(bin_dir: Option<&Path>) -> Result<Self, Failure> {
+    pub(super) fn find(bin_dir: Option<&Path>, with_router: bool) -> Result<Self, Failure> {
         let launcher = std::env::current_exe().map_err(|error| Failure::io("find my own executable", &error))?;
         let path = std::env::var_os("PATH").unwrap_or_default();
         let directories: Vec<PathBuf> = match bin_dir {
             Some(dir) => vec![std::path::absolute(dir)?],
             None => launcher.parent().map(Path::to_owned).into_iter().chain(std::env::split_paths(&path)).collect(),
         };
-        Ok(Self { engine: find_in(&directories, ENGINE)?, sidecar: find_in(&directories, SIDECAR)?, launcher })
+        Ok(Self {
+            engine: find_in(&directories, ENGINE)?,
+            sidecar: find_in(&directories, SIDECAR)?,
+            router: with_router.then(|| find_in(&directories, ROUTER)).transpose()?,
+            launcher,
+        })
     }
 }
 

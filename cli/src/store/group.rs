@@ -1,0 +1,137 @@
+//! `raftkv group`: the groups of a store.
+
+use serde_json::{Value, json};
+
+use super::operation::{accepted, remark};
+use super::router::{Router, RouterArgs};
+use super::status::StoreStatus;
+use super::view::OperationView;
+use crate::failure::Failure;
+use crate::output;
+
+/// Arguments of `raftkv group list`.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct GroupListArgs {
+    /// Print what the router says, as JSON
+    #[arg(long)]
+    json: bool,
+    /// Show groups that were removed, too
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    router: RouterArgs,
+}
+
+/// Arguments of `raftkv group add`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "\
+Example:
+  raftkv group add kv4:50053,kv5:50053,kv6:50053 --name west
+
+The nodes form a group of their own already, without keys. Nodes that are started with RAFTKV_ROUTER need none of this:
+they register themselves.")]
+pub(crate) struct GroupAddArgs {
+    /// host:port of the nodes for routers, of at least one node of the group
+    #[arg(required = true, value_delimiter = ',', value_name = "ADDRESS")]
+    addresses: Vec<String>,
+    /// A name for people [default: group-ID]
+    #[arg(long)]
+    name: Option<String>,
+    /// Its part of the slots, relative to the other groups
+    #[arg(long, value_name = "N")]
+    weight: Option<u32>,
+    /// Do not wait until it has its slots
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    router: RouterArgs,
+}
+
+/// Arguments of `raftkv group remove`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "\
+Example:
+  raftkv group remove west
+
+Its slots move to the other groups first, with their keys. Then its nodes can be stopped, or killed one by one with
+`raftkv node kill`.")]
+pub(crate) struct GroupRemoveArgs {
+    /// Its name or id
+    group: String,
+    /// Remove it even when it is the last one, and with it every key there is
+    #[arg(long)]
+    yes_delete_all_keys: bool,
+    /// Do not wait until it is removed
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    router: RouterArgs,
+}
+
+/// Arguments of `raftkv group weight`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "\
+Examples:
+  raftkv group weight west 2             twice the slots of a group with weight 1
+  raftkv group weight west 0             none: drains it
+
+Slots move at the next `raftkv rebalance`.")]
+pub(crate) struct GroupWeightArgs {
+    /// Its name or id
+    group: String,
+    /// Its part of the slots, relative to the other groups
+    weight: u32,
+    #[command(flatten)]
+    router: RouterArgs,
+}
+
+/// Lists the groups.
+pub(crate) async fn list(args: GroupListArgs) -> Result<(), Failure> {
+    let (raw, view) = Router::new(&args.router).cluster().await?;
+    if args.json {
+        return output::line(raw.get("groups").unwrap_or(&Value::Null));
+    }
+    output::line(StoreStatus::groups_table(&view, args.all))
+}
+
+/// Adds a group.
+pub(crate) async fn add(args: GroupAddArgs) -> Result<(), Failure> {
+    let mut body = json!({"addresses": args.addresses});
+    if let Some(name) = &args.name {
+        body["name"] = json!(name);
+    }
+    if let Some(weight) = args.weight {
+        body["weight"] = json!(weight);
+    }
+    let router = Router::new(&args.router);
+    let operation: OperationView = router.post("/v1/cluster/groups", &body).await?;
+    accepted(&router, &operation, args.no_wait).await
+}
+
+/// Removes a group.
+pub(crate) async fn remove(args: GroupRemoveArgs) -> Result<(), Failure> {
+    let router = Router::new(&args.router);
+    let group = router.group(&args.group).await?;
+    let confirm = if args.yes_delete_all_keys { "?confirm=delete-all-keys" } else { "" };
+    let asked = router.delete(&format!("/v1/cluster/groups/{}{confirm}", group.id)).await;
+    let operation: OperationView = asked.map_err(|mut failure| {
+        if failure.message.contains("confirm=delete-all-keys") {
+            failure.message.push_str("; here: --yes-delete-all-keys");
+        }
+        failure
+    })?;
+    accepted(&router, &operation, args.no_wait).await
+}
+
+/// Changes a weight.
+pub(crate) async fn weight(args: GroupWeightArgs) -> Result<(), Failure> {
+    let router = Router::new(&args.router);
+    let group = router.group(&args.group).await?;
+    let path = format!("/v1/cluster/groups/{}/weight", group.id);
+    let _: Value = router.post(&path, &json!({"weight": args.weight})).await?;
+    output::line(format!("{} has weight {} now", group.name, args.weight))?;
+    if group.weight != Some(u64::from(args.weight)) {
+        remark("`raftkv rebalance` moves the slots accordingly");
+    }
+    Ok(())
+}
