@@ -21,6 +21,7 @@ use crate::peer::Peer;
 use crate::stream_link::StreamLink;
 use crate::trouble::Trouble;
 
+pub use request::weight;
 use request::Request;
 use system::SystemRequest;
 use task::Task;

@@ -72,7 +72,7 @@ impl Request {
 }
 
 /// About the bytes an operation needs in a proposal.
-pub(super) fn weight(op: &Op) -> usize {
+pub fn weight(op: &Op) -> usize {
     let value = match &op.command {
         Command::Set { value, .. } => value.as_msgpack().len(),
         Command::Delete { .. } => 0,

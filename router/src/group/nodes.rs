@@ -209,7 +209,7 @@ mod tests {
         assert!(!nodes.choose("a:1") && nodes.choose("b:1") && !nodes.choose("b:1") && !nodes.choose("nonsense"));
         assert!(moves.has_changed().unwrap());
         let request = nodes.request(());
-        assert_eq!(request.metadata()[STORE_HEADER], "00000000000000ff");
-        assert_eq!(request.metadata()[GROUP_HEADER], "7");
+        assert_eq!(request.metadata().get(STORE_HEADER).unwrap(), "00000000000000ff");
+        assert_eq!(request.metadata().get(GROUP_HEADER).unwrap(), "7");
     }
 }

@@ -1,0 +1,182 @@
+//! [`Members`]: nodes of the groups, joining and leaving over the interface that Arima's clients know.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use raftkv_api::BackendError;
+use raftkv_kv::Ownership;
+use raftkv_proto::group::{Description, Member};
+use serde::Deserialize;
+
+use crate::groups::Groups;
+use crate::map::{GroupId, MapWatch, ShardMap};
+
+/// A node that does not say how it is within this is left out.
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Finds the group concerned and asks a node of it over its management interface.
+pub(super) struct Members {
+    router: String,
+    maps: MapWatch,
+    groups: Groups,
+    http: reqwest::Client,
+}
+
+/// What a node answers to a change of its group's members.
+#[derive(Debug, Deserialize)]
+struct Changed {
+    result: String,
+}
+
+/// What a node answers when it does not change them.
+#[derive(Debug, Deserialize)]
+struct Problem {
+    detail: String,
+}
+
+impl Members {
+    pub(super) fn new(router: String, maps: MapWatch, groups: Groups, http: reqwest::Client) -> Self {
+        Self { router, maps, groups, http }
+    }
+
+    /// Adds a node to the group with the fewest voters.
+    pub(super) async fn join(&self, deadline: Instant, name: &str, address: &str) -> Result<String, BackendError> {
+        let described = self.describe(deadline).await?;
+        let known = described.iter().find(|(_, description)| member(description, name).is_some());
+        // A node that comes back joins where it was.
+        let chosen = known.or_else(|| {
+            described.iter().min_by_key(|(_, description)| description.members.iter().filter(|m| m.voter).count())
+        });
+        let Some((group, description)) = chosen else { return Err(nobody()) };
+        let query = [("peerID", name), ("peerAddress", address)];
+        self.change(deadline, *group, description, "join", &query).await
+    }
+
+    /// Removes a node from its group.
+    pub(super) async fn remove(&self, deadline: Instant, name: &str) -> Result<String, BackendError> {
+        let described = self.describe(deadline).await?;
+        match described.iter().find(|(_, description)| member(description, name).is_some()) {
+            Some((group, description)) => {
+                self.change(deadline, *group, description, "leave", &[("peerID", name)]).await
+            }
+            None => Err(BackendError::Rejected(format!("no group has a member called {name:?}"))),
+        }
+    }
+
+    /// Figures about this router and its groups: names and values as text.
+    pub(super) async fn stats(&self, deadline: Instant) -> Result<BTreeMap<String, String>, BackendError> {
+        let map = self.map()?;
+        let mut stats: BTreeMap<String, String> = [
+            ("state", "Router".to_owned()),
+            ("node_id", self.router.clone()),
+            ("store", format!("{:016x}", map.store)),
+            ("epoch", map.epoch.to_string()),
+            ("num_groups", map.groups.len().to_string()),
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into();
+        let described: BTreeMap<GroupId, Description> = self.describe(deadline).await?.into_iter().collect();
+        for id in map.groups.keys() {
+            stats.insert(format!("group_{id}"), described.get(id).map_or("unreachable".to_owned(), figures));
+        }
+        Ok(stats)
+    }
+
+    /// What a node of each group that can be reached says.
+    async fn describe(&self, deadline: Instant) -> Result<Vec<(GroupId, Description)>, BackendError> {
+        let map = self.map()?;
+        let until = deadline.min(Instant::now() + DESCRIBE_TIMEOUT);
+        let ask = |id: GroupId| {
+            let client = self.groups.client(&map, id);
+            async move { Some((id, client?.describe(until).await.ok()?)) }
+        };
+        Ok(join_all(map.groups.keys().copied().map(ask)).await.into_iter().flatten().collect())
+    }
+
+    /// Asks the members of a group, the leader first, until one answers.
+    async fn change(
+        &self,
+        deadline: Instant,
+        group: GroupId,
+        description: &Description,
+        what: &str,
+        query: &[(&str, &str)],
+    ) -> Result<String, BackendError> {
+        let mut members: Vec<&Member> = description.members.iter().collect();
+        members.sort_by_key(|member| (member.name != description.leader, !member.voter));
+        let mut last = nobody();
+        for member in members.into_iter().filter(|member| !member.management_address.is_empty()) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let url = format!("http://{}/{what}", member.management_address);
+            match self.http.post(url).query(query).timeout(left).send().await {
+                Ok(response) if response.status().is_success() => {
+                    // A change whose answer breaks off was made.
+                    let changed = response.json::<Changed>().await;
+                    let result = changed.map_or_else(|_| "done".to_owned(), |changed| changed.result);
+                    return Ok(format!("group {group}: {result}"));
+                }
+                Ok(response) => {
+                    let status = response.status();
+                    let detail = response.json::<Problem>().await.map_or(status.to_string(), |problem| problem.detail);
+                    return Err(match status.is_server_error() {
+                        true => BackendError::Unavailable(detail),
+                        false => BackendError::Rejected(detail),
+                    });
+                }
+                Err(error) if error.is_connect() => {
+                    last = BackendError::Unavailable(format!("{} cannot be reached", member.management_address));
+                }
+                Err(_) => {
+                    let what = format!("no answer from {} in time", member.management_address);
+                    return Err(BackendError::OutcomeUnknown(what));
+                }
+            }
+        }
+        Err(last)
+    }
+
+    fn map(&self) -> Result<std::sync::Arc<ShardMap>, BackendError> {
+        self.maps.current().ok_or_else(super::no_map)
+    }
+}
+
+fn nobody() -> BackendError {
+    BackendError::Unavailable("no member of a group can be reached".to_owned())
+}
+
+fn member<'a>(description: &'a Description, name: &str) -> Option<&'a Member> {
+    description.members.iter().find(|member| member.name == name)
+}
+
+/// A group in one line.
+fn figures(description: &Description) -> String {
+    let voters = description.members.iter().filter(|member| member.voter).count();
+    let slots = Ownership::decode(&description.ownership).map_or(0, |ownership| ownership.owned.len());
+    let leader = if description.leader.is_empty() { "none" } else { &description.leader };
+    format!("leader={leader} term={} voters={voters} slots={slots} keys={}", description.term, description.keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use raftkv_kv::SlotSet;
+
+    use super::*;
+
+    #[test]
+    fn a_group_is_told_in_one_line() {
+        let ownership = Ownership { store: 1, group: 2, owned: SlotSet::range(0, 9), ..Ownership::default() };
+        let voter = |name: &str, voter| Member { name: name.to_owned(), voter, ..Member::default() };
+        let description = Description {
+            leader: "a".to_owned(),
+            term: 3,
+            keys: 7,
+            members: vec![voter("a", true), voter("b", false)],
+            ownership: ownership.encode(),
+            ..Description::default()
+        };
+        assert_eq!(figures(&description), "leader=a term=3 voters=1 slots=10 keys=7");
+        assert!(member(&description, "b").is_some() && member(&description, "c").is_none());
+    }
+}

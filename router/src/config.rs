@@ -1,0 +1,358 @@
+//! [`Config`]: what the router is told, checked before any socket opens.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use raftkv_kv::Limits;
+use raftkv_runtime::config::{ByteSize, ConfigError, ConfigFile, HumanDuration, load_file};
+use raftkv_runtime::grpc::Endpoint;
+use raftkv_runtime::telemetry::LogFormat;
+
+use crate::cluster::Hold;
+
+/// The id of a router that nobody named, on a machine without a host name.
+const DEFAULT_ROUTER_ID: &str = "router1";
+/// Clients reach every interface; beside a node's 8080.
+const DEFAULT_HTTP_LISTEN: &str = "0.0.0.0:8000";
+/// A group of three survives the loss of one node.
+const DEFAULT_REPLICAS: usize = 3;
+/// More nodes in a group cost every write more and survive nothing that matters.
+const MOST_REPLICAS: usize = 7;
+/// Moves slower than this never end.
+const LEAST_MOVE_RATE: u64 = 1024;
+/// More clients than a router serves fast; each costs some kilobytes while it is idle. Needs as many file descriptors.
+const DEFAULT_MAX_CONNECTIONS: usize = 8_192;
+/// Several elections: a client that does not say how long it waits gets over a change of a leader, and over a move.
+const DEFAULT_REQUEST_TIMEOUT: HumanDuration = HumanDuration::from_secs(5);
+/// Nobody may hold memory here for longer, whatever it asks for.
+const DEFAULT_MAX_REQUEST_TIMEOUT: HumanDuration = HumanDuration::from_secs(60);
+/// Long enough to answer what is in flight, shorter than the ten seconds Docker gives.
+const DEFAULT_SHUTDOWN_GRACE: HumanDuration = HumanDuration::from_secs(8);
+/// Our own story in full.
+const DEFAULT_LOG: &str = "info";
+/// As the engine has it: longer keys than this no node takes.
+const MOST_KEY_BYTES: u64 = 60 * 1024;
+/// As the engine has it: larger values than this no node takes.
+const MOST_VALUE_BYTES: u64 = 8 * 1024 * 1024;
+/// Ids become labels and parts of headers.
+const MAX_ID_BYTES: usize = 128;
+
+/// The shard router of RaftKV: one HTTP front door over several groups. It stores nothing; run as many as you like.
+///
+/// Every setting is a flag, an environment variable or a key of the TOML file, in this order: log and log_format at the top
+/// of the file, all others in the table `[router]`. Sizes are written as 512MiB or 1g, times as 5s or 250ms.
+#[derive(Debug, Clone, Default, clap::Parser)]
+#[command(name = "raftkv-router", version)]
+pub struct Args {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Nodes of the group that keeps the shard map: host:port of their group service, with commas. Must be given.
+    #[arg(long, env = "RAFTKV_META")]
+    meta: Option<String>,
+    /// Where to listen for clients. [default: 0.0.0.0:8000]
+    #[arg(long, env = "RAFTKV_HTTP_LISTEN")]
+    http_listen: Option<String>,
+    /// Id of this router, unique among the routers. [default: the host name]
+    #[arg(long, env = "RAFTKV_ROUTER_ID")]
+    router_id: Option<String>,
+    /// Nodes that a group is to have; counts when the store is made, later it is a setting of the store. [default: 3]
+    #[arg(long, env = "RAFTKV_REPLICAS")]
+    replicas: Option<String>,
+    /// Bytes a second that a move of slots copies at most. [default: as fast as it goes]
+    #[arg(long, env = "RAFTKV_MOVE_RATE")]
+    move_rate: Option<String>,
+    /// Longest key (413 beyond it); the same as on the nodes. [default: 4KiB]
+    #[arg(long, env = "RAFTKV_MAX_KEY_BYTES")]
+    max_key_bytes: Option<String>,
+    /// Largest value, as encoded MsgPack (413 beyond it); the same as on the nodes. [default: 1MiB]
+    #[arg(long, env = "RAFTKV_MAX_VALUE_BYTES")]
+    max_value_bytes: Option<String>,
+    /// Client connections served at once; more wait to be accepted. [default: 8192]
+    #[arg(long, env = "RAFTKV_MAX_CONNECTIONS")]
+    max_connections: Option<String>,
+    /// How long a request may take that does not say so itself. [default: 5s]
+    #[arg(long, env = "RAFTKV_REQUEST_TIMEOUT")]
+    request_timeout: Option<String>,
+    /// How long a request may ask for. [default: 1m]
+    #[arg(long, env = "RAFTKV_MAX_REQUEST_TIMEOUT")]
+    max_request_timeout: Option<String>,
+    /// Time to answer what is in flight when asked to stop. [default: 8s]
+    #[arg(long, env = "RAFTKV_SHUTDOWN_GRACE")]
+    shutdown_grace: Option<String>,
+    /// Log filter, as in RUST_LOG. [default: info]
+    #[arg(long, env = "RAFTKV_LOG")]
+    log: Option<String>,
+    /// Log lines as text or json. [default: text]
+    #[arg(long, env = "RAFTKV_LOG_FORMAT")]
+    log_format: Option<String>,
+    /// For tests: where moves of slots are held and for how many milliseconds, such as fence:5000.
+    #[arg(long, env = "RAFTKV_MOVE_PAUSE_AT", hide = true)]
+    move_pause_at: Option<String>,
+}
+
+/// The TOML file. What is the engine's or the sidecar's is theirs to check.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct File {
+    node_id: Option<String>,
+    data_dir: Option<String>,
+    log: Option<String>,
+    log_format: Option<String>,
+    router: Table,
+    engine: Option<serde_json::Value>,
+    sidecar: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct Table {
+    meta: Option<Vec<String>>,
+    http_listen: Option<String>,
+    router_id: Option<String>,
+    replicas: Option<usize>,
+    move_rate: Option<ByteSize>,
+    max_key_bytes: Option<ByteSize>,
+    max_value_bytes: Option<ByteSize>,
+    max_connections: Option<usize>,
+    request_timeout: Option<HumanDuration>,
+    max_request_timeout: Option<HumanDuration>,
+    shutdown_grace: Option<HumanDuration>,
+}
+
+/// Settings of the router, all checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The router's id.
+    pub router_id: String,
+    /// Addresses of nodes of the meta group, at least one.
+    pub meta: Vec<String>,
+    /// For clients.
+    pub http_listen: Endpoint,
+    /// Nodes that a group is to have, of a store that is made.
+    pub replicas: usize,
+    /// Bytes a second that a move copies at most; `None` = as fast as it goes.
+    pub move_rate: Option<u64>,
+    /// What a request may hold.
+    pub limits: Limits,
+    /// Client connections at once.
+    pub max_connections: usize,
+    /// Of requests that name no deadline.
+    pub request_timeout: Duration,
+    /// The longest a request may name.
+    pub max_request_timeout: Duration,
+    /// Time to stop in peace.
+    pub shutdown_grace: Duration,
+    /// Log filter.
+    pub log: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// For tests: where moves are held.
+    pub hold: Hold,
+}
+
+impl Config {
+    /// Flag over environment over file over default. Nothing is opened but the file.
+    ///
+    /// # Errors
+    /// When the file cannot be read or a setting makes no sense; the message names it.
+    pub fn resolve(args: Args) -> Result<Self, ConfigError> {
+        let file: File = load_file(args.file.path())?;
+        Self::merge(args, file)
+    }
+
+    fn merge(args: Args, file: File) -> Result<Self, ConfigError> {
+        let table = file.router;
+        // Read so that their keys count as known; each process checks its own.
+        drop((file.engine, file.sidecar, file.node_id, file.data_dir));
+
+        let router_id = text(args.router_id, table.router_id).or_else(host_name);
+        let router_id = router_id.unwrap_or_else(|| DEFAULT_ROUTER_ID.to_owned());
+        check_id(&router_id)?;
+        let listed = text(args.meta, None).map(|list| list.split(',').map(|part| part.trim().to_owned()).collect());
+        let meta = meta(listed.or(table.meta).unwrap_or_default())?;
+        let http_listen = text(args.http_listen, table.http_listen).unwrap_or_else(|| DEFAULT_HTTP_LISTEN.to_owned());
+        let replicas = parsed("RAFTKV_REPLICAS", args.replicas, table.replicas)?.unwrap_or(DEFAULT_REPLICAS);
+        let move_rate = parsed("RAFTKV_MOVE_RATE", args.move_rate, table.move_rate)?.map(|size: ByteSize| size.0);
+        let request_timeout = parsed("RAFTKV_REQUEST_TIMEOUT", args.request_timeout, table.request_timeout)?
+            .unwrap_or(DEFAULT_REQUEST_TIMEOUT)
+            .get();
+        let max_request_timeout =
+            parsed("RAFTKV_MAX_REQUEST_TIMEOUT", args.max_request_timeout, table.max_request_timeout)?
+                .unwrap_or(DEFAULT_MAX_REQUEST_TIMEOUT)
+                .get();
+        let max_connections = parsed("RAFTKV_MAX_CONNECTIONS", args.max_connections, table.max_connections)?
+            .unwrap_or(DEFAULT_MAX_CONNECTIONS);
+
+        if !(1..=MOST_REPLICAS).contains(&replicas) {
+            return Err(ConfigError::invalid("RAFTKV_REPLICAS", format!("must be from 1 to {MOST_REPLICAS}")));
+        }
+        if move_rate.is_some_and(|rate| rate < LEAST_MOVE_RATE) {
+            let reason = format!("must be at least {}", ByteSize(LEAST_MOVE_RATE));
+            return Err(ConfigError::invalid("RAFTKV_MOVE_RATE", reason));
+        }
+        if request_timeout.is_zero() {
+            return Err(ConfigError::invalid("RAFTKV_REQUEST_TIMEOUT", "must not be zero"));
+        }
+        if max_request_timeout < request_timeout {
+            let reason = "must not be less than RAFTKV_REQUEST_TIMEOUT";
+            return Err(ConfigError::invalid("RAFTKV_MAX_REQUEST_TIMEOUT", reason));
+        }
+        if max_connections == 0 {
+            return Err(ConfigError::invalid("RAFTKV_MAX_CONNECTIONS", "must not be zero"));
+        }
+
+        Ok(Self {
+            router_id,
+            meta,
+            http_listen: tcp("RAFTKV_HTTP_LISTEN", &http_listen)?,
+            replicas,
+            move_rate,
+            limits: limits(
+                parsed("RAFTKV_MAX_KEY_BYTES", args.max_key_bytes, table.max_key_bytes)?,
+                parsed("RAFTKV_MAX_VALUE_BYTES", args.max_value_bytes, table.max_value_bytes)?,
+            )?,
+            max_connections,
+            request_timeout,
+            max_request_timeout,
+            shutdown_grace: parsed("RAFTKV_SHUTDOWN_GRACE", args.shutdown_grace, table.shutdown_grace)?
+                .unwrap_or(DEFAULT_SHUTDOWN_GRACE)
+                .get(),
+            log: text(args.log, file.log).unwrap_or_else(|| DEFAULT_LOG.to_owned()),
+            log_format: match text(args.log_format, file.log_format) {
+                Some(format) => <LogFormat as clap::ValueEnum>::from_str(&format, true).map_err(|_| {
+                    ConfigError::invalid("RAFTKV_LOG_FORMAT", format!("{format:?} is neither text nor json"))
+                })?,
+                None => LogFormat::default(),
+            },
+            hold: parsed("RAFTKV_MOVE_PAUSE_AT", args.move_pause_at, None)?.unwrap_or_default(),
+        })
+    }
+}
+
+/// An empty variable in a compose file means "not set".
+fn text(flag: Option<String>, file: Option<String>) -> Option<String> {
+    let set = |value: Option<String>| value.map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+    set(flag).or_else(|| set(file))
+}
+
+fn parsed<T: FromStr<Err: std::fmt::Display>>(
+    setting: &str,
+    flag: Option<String>,
+    file: Option<T>,
+) -> Result<Option<T>, ConfigError> {
+    let Some(value) = text(flag, None) else { return Ok(file) };
+    let read = value.parse().map_err(|error| ConfigError::invalid(setting, format!("{value:?}: {error}")))?;
+    Ok(Some(read))
+}
+
+fn host_name() -> Option<String> {
+    text(std::fs::read_to_string("/proc/sys/kernel/hostname").ok(), None)
+}
+
+fn check_id(id: &str) -> Result<(), ConfigError> {
+    let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if id.len() <= MAX_ID_BYTES && id.chars().all(sound) {
+        return Ok(());
+    }
+    let reason = format!("{id:?}: at most {MAX_ID_BYTES} letters, digits, dots, dashes and underscores");
+    Err(ConfigError::invalid("RAFTKV_ROUTER_ID", reason))
+}
+
+fn meta(addresses: Vec<String>) -> Result<Vec<String>, ConfigError> {
+    let addresses: Vec<String> = addresses.into_iter().filter(|address| !address.is_empty()).collect();
+    if addresses.is_empty() {
+        let reason = "must name at least one node of the first group, such as node1:50053";
+        return Err(ConfigError::invalid("RAFTKV_META", reason));
+    }
+    addresses.iter().try_for_each(|address| tcp("RAFTKV_META", address).map(|_| ()))?;
+    Ok(addresses)
+}
+
+fn tcp(setting: &str, address: &str) -> Result<Endpoint, ConfigError> {
+    match address.parse() {
+        Ok(endpoint @ Endpoint::Tcp(_)) => Ok(endpoint),
+        Ok(Endpoint::Unix(_)) => Err(ConfigError::invalid(setting, "other machines cannot reach a Unix socket")),
+        Err(error) => Err(ConfigError::invalid(setting, error)),
+    }
+}
+
+fn limits(key: Option<ByteSize>, value: Option<ByteSize>) -> Result<Limits, ConfigError> {
+    let mut limits = Limits::default();
+    if let Some(ByteSize(bytes)) = key {
+        limits.max_key_bytes = sized("RAFTKV_MAX_KEY_BYTES", bytes, MOST_KEY_BYTES)?;
+    }
+    if let Some(ByteSize(bytes)) = value {
+        limits.max_value_bytes = sized("RAFTKV_MAX_VALUE_BYTES", bytes, MOST_VALUE_BYTES)?;
+    }
+    // What may be put alone may be put in a batch.
+    limits.max_batch_bytes = limits.max_batch_bytes.max(limits.max_key_bytes + limits.max_value_bytes);
+    Ok(limits)
+}
+
+fn sized(setting: &str, bytes: u64, most: u64) -> Result<usize, ConfigError> {
+    match usize::try_from(bytes) {
+        Ok(size) if (1..=most).contains(&bytes) => Ok(size),
+        _ => Err(ConfigError::invalid(setting, format!("must be from 1 to {} bytes", most))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    fn flags(flags: &[&str]) -> Args {
+        Args::try_parse_from([&["raftkv-router"], flags].concat()).unwrap()
+    }
+
+    fn file(text: &str) -> File {
+        // The loader of the process reads files only.
+        let dir = std::env::temp_dir().join(format!("raftkv-router-config-{}-{}", std::process::id(), text.len()));
+        std::fs::write(&dir, text).unwrap();
+        let read = load_file(Some(&dir));
+        std::fs::remove_file(&dir).unwrap();
+        read.unwrap()
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let text =
+            "log = \"debug\"\n[engine]\nx = 1\n[router]\nmeta = [\"a:1\", \"b:2\"]\nreplicas = 5\nmove_rate = \"1MiB\"";
+        let config = Config::merge(flags(&["--replicas", "1", "--router-id", "r7"]), file(text)).unwrap();
+        assert_eq!((config.replicas, config.router_id.as_str(), config.log.as_str()), (1, "r7", "debug"));
+        assert_eq!((config.meta, config.move_rate), (vec!["a:1".to_owned(), "b:2".to_owned()], Some(1024 * 1024)));
+        let config = Config::merge(flags(&["--meta", " c:3 ,d:4,", "--move-rate", ""]), file(text)).unwrap();
+        assert_eq!((config.meta, config.replicas), (vec!["c:3".to_owned(), "d:4".to_owned()], 5));
+        assert_eq!(config.http_listen.to_string(), DEFAULT_HTTP_LISTEN);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_its_name() {
+        let cases: [(&[&str], &str); 9] = [
+            (&[], "RAFTKV_META"),
+            (&["--meta", "node1"], "RAFTKV_META"),
+            (&["--meta", "a:1", "--replicas", "0"], "RAFTKV_REPLICAS"),
+            (&["--meta", "a:1", "--replicas", "many"], "RAFTKV_REPLICAS"),
+            (&["--meta", "a:1", "--move-rate", "1"], "RAFTKV_MOVE_RATE"),
+            (&["--meta", "a:1", "--router-id", "no spaces"], "RAFTKV_ROUTER_ID"),
+            (&["--meta", "a:1", "--max-request-timeout", "1s"], "RAFTKV_MAX_REQUEST_TIMEOUT"),
+            (&["--meta", "a:1", "--http-listen", "unix:/tmp/http.sock"], "RAFTKV_HTTP_LISTEN"),
+            (&["--meta", "a:1", "--move-pause-at", "nowhere:5"], "RAFTKV_MOVE_PAUSE_AT"),
+        ];
+        for (given, setting) in cases {
+            let error = Config::merge(flags(given), File::default()).unwrap_err().to_string();
+            assert!(error.starts_with(setting), "{given:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_setting_has_a_variable_and_a_help_text() {
+        for argument in Args::command().get_arguments() {
+            let name = argument.get_id().as_str();
+            if !["help", "version"].contains(&name) {
+                assert!(argument.get_env().is_some() && argument.get_help().is_some(), "{name}");
+            }
+        }
+    }
+}
