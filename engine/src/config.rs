@@ -63,6 +63,10 @@ pub struct Args {
     /// Where to listen for routers. [default: 0.0.0.0:50053]
     #[arg(long, env = "RAFTKV_GROUP_LISTEN")]
     group_listen: Option<String>,
+    /// Routers (host:port, comma separated) that requests for keys of other groups are passed on to. [default: none, such
+    /// requests are answered 421]
+    #[arg(long, env = "RAFTKV_ROUTER")]
+    router: Option<String>,
     /// Where to listen for the sidecar: unix:PATH or host:port. [default: unix:DATA_DIR/engine.sock]
     #[arg(long, env = "RAFTKV_ENGINE_GRPC_LISTEN")]
     engine_grpc_listen: Option<String>,
@@ -121,6 +125,7 @@ struct Table {
     http_listen: Option<String>,
     http_advertise: Option<String>,
     group_listen: Option<String>,
+    router: Option<Vec<String>>,
     grpc_listen: Option<Endpoint>,
     sidecar_grpc: Option<Endpoint>,
     disk_reserve: Option<ByteSize>,
@@ -146,6 +151,8 @@ pub struct Config {
     pub http_advertise: Option<String>,
     /// For routers.
     pub group_listen: Endpoint,
+    /// host:port of routers that answer for other groups.
+    pub routers: Vec<String>,
     /// For the sidecar.
     pub grpc_listen: Endpoint,
     /// Where the sidecar is.
@@ -230,6 +237,7 @@ impl Config {
             http_listen: tcp("RAFTKV_HTTP_LISTEN", &http_listen)?,
             http_advertise: advertised("RAFTKV_HTTP_ADVERTISE", text(args.http_advertise, table.http_advertise))?,
             group_listen: tcp("RAFTKV_GROUP_LISTEN", &group_listen)?,
+            routers: addresses("RAFTKV_ROUTER", args.router, table.router)?,
             grpc_listen: match parsed("RAFTKV_ENGINE_GRPC_LISTEN", args.engine_grpc_listen, table.grpc_listen)? {
                 Some(endpoint) => endpoint,
                 None => socket("engine.sock")?,
@@ -289,6 +297,15 @@ fn check_name(name: &str) -> Result<(), ConfigError> {
     }
     let reason = format!("{name:?}: at most {MAX_NAME_BYTES} letters, digits, dots, dashes and underscores");
     Err(ConfigError::invalid("NODE_ID", reason))
+}
+
+fn addresses(setting: &str, flag: Option<String>, file: Option<Vec<String>>) -> Result<Vec<String>, ConfigError> {
+    let given = match text(flag, None) {
+        Some(list) => list.split(',').map(str::to_owned).collect(),
+        None => file.unwrap_or_default(),
+    };
+    let named = given.iter().map(|address| address.trim()).filter(|address| !address.is_empty());
+    named.map(|address| advertised(setting, Some(address.to_owned())).map(Option::unwrap_or_default)).collect()
 }
 
 fn tcp(setting: &str, address: &str) -> Result<Endpoint, ConfigError> {

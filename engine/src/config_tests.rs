@@ -75,8 +75,17 @@ fn an_empty_variable_is_not_set() {
 }
 
 #[test]
+fn routers_come_from_a_list() {
+    let given = flags(&["--node-id", "a", "--router", "r1:8000, r2:8000,"]);
+    let config = Config::merge(given, file("[engine]\nrouter = ['r3:8000']")).expect("sound");
+    assert_eq!(config.routers, ["r1:8000", "r2:8000"]);
+    let config = Config::merge(flags(&["--node-id", "a"]), file("[engine]\nrouter = ['r3:8000']")).expect("sound");
+    assert_eq!(config.routers, ["r3:8000"]);
+}
+
+#[test]
 fn what_makes_no_sense_is_refused_with_its_name() {
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 11] = [
         (&["--request-timeout", "5"], "RAFTKV_REQUEST_TIMEOUT"),
         (&["--request-timeout", "0s"], "RAFTKV_REQUEST_TIMEOUT"),
         (&["--max-request-timeout", "1s"], "RAFTKV_MAX_REQUEST_TIMEOUT"),
@@ -84,6 +93,7 @@ fn what_makes_no_sense_is_refused_with_its_name() {
         (&["--max-value-bytes", "0"], "RAFTKV_MAX_VALUE_BYTES"),
         (&["--http-listen", "unix:/tmp/http.sock"], "RAFTKV_HTTP_LISTEN"),
         (&["--group-listen", "unix:/tmp/group.sock"], "RAFTKV_GROUP_LISTEN"),
+        (&["--router", "router:8000,router:0"], "RAFTKV_ROUTER"),
         (&["--http-advertise", "node1:0"], "RAFTKV_HTTP_ADVERTISE"),
         (&["--node-id", "no spaces"], "NODE_ID"),
         (&["--cache-bytes", "1KiB"], "RAFTKV_CACHE_BYTES"),

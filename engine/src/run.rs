@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use raftkv_api::{ApiConfig, Backend, HttpLimits};
+use raftkv_api::{ApiConfig, Backend, Elsewhere, HttpLimits};
 use raftkv_runtime::exit::{self, ExitCode};
 use raftkv_runtime::grpc::{self, ChannelOptions, Endpoint, Listener, ListenerError};
 use raftkv_runtime::metrics;
@@ -151,7 +151,7 @@ pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Re
     let timeouts = Timeouts { default: config.request_timeout, max: config.max_request_timeout };
     let group = GroupService::new(config.name.clone(), backend.clone(), timeouts, clients_stop.clone());
     let mut group = serve_group(group, listeners.group, clients_stop.clone());
-    let router = raftkv_api::router(backend, api_config(&config));
+    let router = elsewhere(&config, &store)?.around(raftkv_api::router(backend, api_config(&config)));
     let mut http = tokio::spawn(raftkv_api::serve(listeners.http, router, http_limits(&config), {
         let clients_stop = clients_stop.clone();
         async move { clients_stop.wait().await }
@@ -206,6 +206,14 @@ async fn open_store(config: &Config) -> Result<Store, RunError> {
     let (next_index, revision) = (store.position().next_index, store.revision());
     tracing::info!(dir = %config.dir.display(), next_index, revision, took = ?since.elapsed(), "store opened");
     Ok(store)
+}
+
+/// Where requests go that are for other groups of a sharded store.
+fn elsewhere(config: &Config, store: &Store) -> Result<Elsewhere, RunError> {
+    let store = store.clone();
+    let is_part = move || store.ownership().is_sharded();
+    Elsewhere::new(&config.routers, config.max_request_timeout, is_part)
+        .map_err(|error| RunError::Internal(format!("prepare the way to the routers: {error}")))
 }
 
 fn connect(sidecar: &Endpoint) -> Result<tonic::transport::Channel, RunError> {
