@@ -98,14 +98,9 @@ pub enum BackendError {
         /// When to try again.
         retry_after: Duration,
     },
-    /// The disk is nearly full: definitely not applied; deletes still work.
-    #[error("the disk is nearly full: {free_bytes} bytes free, {reserve_bytes} kept in reserve")]
-    DiskFull {
-        /// What is left.
-        free_bytes: u64,
-        /// What must be left.
-        reserve_bytes: u64,
-    },
+    /// The disk is nearly full: definitely not applied; deletes still work. Says whose and how full.
+    #[error("{0}")]
+    DiskFull(String),
     /// The write may or may not have been applied, now or later.
     #[error("outcome unknown: {0}")]
     OutcomeUnknown(String),
@@ -118,13 +113,16 @@ pub enum BackendError {
     /// The stored data is damaged or a bug was met. Not retryable.
     #[error("internal error: {0}")]
     Internal(String),
+    /// The key's slot is not served here: another group of the sharded store has it. Nothing was applied.
+    #[error("this group does not own the key's slot")]
+    WrongGroup,
     /// A membership request that cannot be done as asked.
+    #[error("{0}")]
+    Rejected(String),
     /// Only of a write of several operations: not all of them came to the same. One result per operation, in order, none of
     /// them this again.
     #[error("some of the operations failed")]
     Partial(Vec<Result<Outcome, BackendError>>),
-    #[error("{0}")]
-    Rejected(String),
 }
 
 /// Members of a group, for the Arima surface.

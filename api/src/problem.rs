@@ -79,7 +79,7 @@ pub struct ProblemBody<'a> {
 
 impl Problem {
     /// A problem that is definite and that trying again does not mend.
-    pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         Self {
             status,
             code,
@@ -93,7 +93,8 @@ impl Problem {
         }
     }
 
-    pub(crate) fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
+    /// A request that makes no sense: 400.
+    pub fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, detail)
     }
 
@@ -109,7 +110,8 @@ impl Problem {
         Self::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", detail)
     }
 
-    pub(crate) fn method_not_allowed(allow: &'static str) -> Self {
+    /// 405, with the methods that the path allows.
+    pub fn method_not_allowed(allow: &'static str) -> Self {
         let detail = format!("this path allows {allow}");
         Self { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail) }
     }
@@ -165,7 +167,7 @@ impl Problem {
     }
 
     /// The answer of the native surface.
-    pub(crate) fn into_native_response(self) -> Response {
+    pub fn into_native_response(self) -> Response {
         let body = ProblemBody {
             kind: format!("urn:raftkv:problem:{}", self.code),
             title: self.status.canonical_reason().unwrap_or("Error"),
@@ -210,10 +212,11 @@ impl From<BackendError> for Problem {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail).retryable(Some(SOON))
             }
             BackendError::Overloaded { retry_after } => Self::overloaded(detail, retry_after),
-            BackendError::DiskFull { .. } => {
+            BackendError::DiskFull(_) => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", detail).retryable(None)
             }
-            BackendError::OutcomeUnknown(_) => Self {
+            // A single operation never comes to several results; where it is not told apart, nothing may be promised.
+            BackendError::OutcomeUnknown(_) | BackendError::Partial(_) => Self {
                 outcome: ProblemOutcome::Unknown,
                 ..Self::new(StatusCode::GATEWAY_TIMEOUT, "outcome_unknown", detail)
             },
@@ -227,6 +230,7 @@ impl From<BackendError> for Problem {
                 tracing::error!(error = %detail, "answering 500");
                 Self::internal(detail)
             }
+            BackendError::WrongGroup => Self::wrong_group(),
             BackendError::Rejected(_) => Self::new(StatusCode::CONFLICT, "rejected", detail),
         }
     }
@@ -268,10 +272,11 @@ mod tests {
         for (error, status, code, retryable, outcome) in [
             (E::Unavailable(text()), 503, "unavailable", true, NotApplied),
             (E::Overloaded { retry_after: SOON }, 429, "overloaded", true, NotApplied),
-            (E::DiskFull { free_bytes: 1, reserve_bytes: 2 }, 507, "disk_full", true, NotApplied),
+            (E::DiskFull(text()), 507, "disk_full", true, NotApplied),
             (E::OutcomeUnknown(text()), 504, "outcome_unknown", false, Unknown),
             (E::DeadlineExceeded(text()), 503, "deadline_exceeded", true, NotApplied),
             (E::ShuttingDown, 503, "shutting_down", true, NotApplied),
+            (E::WrongGroup, 421, "wrong_group", true, NotApplied),
             (E::Internal(text()), 500, "internal", false, NotApplied),
             (E::Rejected(text()), 409, "rejected", false, NotApplied),
         ] {

@@ -107,10 +107,9 @@ impl DiskGuard {
             return Ok(());
         }
         metrics::counter!("raftkv_engine_writes_refused_disk_full_total").increment(1);
-        Err(BackendError::DiskFull {
-            free_bytes: self.shared.free_bytes.load(Ordering::Relaxed),
-            reserve_bytes: self.shared.reserve_bytes,
-        })
+        let (free, reserve) = (self.shared.free_bytes.load(Ordering::Relaxed), self.shared.reserve_bytes);
+        let how_full = format!("the disk is nearly full: {free} bytes free, {reserve} kept in reserve");
+        Err(BackendError::DiskFull(how_full))
     }
 
     /// Whether values are refused now.
@@ -202,7 +201,7 @@ mod tests {
         let set = Op::from(Command::Set { key: key.clone(), value, expires_at_ms: 0 });
         let delete = Op::from(Command::Delete { key });
 
-        assert!(matches!(guard.check(&[delete.clone(), set.clone()]), Err(BackendError::DiskFull { .. })));
+        assert!(matches!(guard.check(&[delete.clone(), set.clone()]), Err(BackendError::DiskFull(_))));
         assert_eq!(guard.check(&[delete]), Ok(()));
         guard.observe(u64::MAX);
         assert_eq!(guard.check(&[set]), Ok(()));

@@ -10,12 +10,12 @@ use bytes::Bytes;
 use raftkv_kv::{Command, Limits, Op, Outcome, Precondition, Value};
 use serde::Serialize;
 
-use crate::Backend;
+use crate::{Backend, BackendError};
 use crate::app::{App, operation, written};
 use crate::body::read_body;
 use crate::fields::{Unknown, elements, envelope_limits, fields, key, malformed, text, value};
 use crate::negotiate::{Accept, Format, is_msgpack, media_type};
-use crate::problem::{Problem, ProblemBody};
+use crate::problem::{Problem, ProblemBody, ProblemOutcome};
 use crate::query::Query;
 use crate::reply::{IDEMPOTENCY_REPLAYED, MSGPACK, TRUE, json, reply};
 
@@ -68,7 +68,8 @@ pub(crate) struct BatchResult {
 /// What became of one operation.
 #[derive(Debug, Default, Serialize, utoipa::ToSchema)]
 pub(crate) struct OperationResult {
-    /// As the operation would have been answered by itself: 200, 404, 412, 421 or 422.
+    /// As the operation would have been answered by itself: 200, 404, 412, 421 or 422; where only a part of the batch could
+    /// be done, 429, 503, 504 or 507 as well.
     status: u16,
     /// What programs tell problems apart by; left out with 200.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,6 +89,12 @@ pub(crate) struct OperationResult {
     /// The outcome is that of an earlier request with the same `Idempotency-Key`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     replayed: bool,
+    /// With 429, 503, 504 and 507: what became of the operation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<ProblemOutcome>,
+    /// With 429, 503, 504 and 507: what happened, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
 }
 
 /// All methods of the path.
@@ -143,16 +150,19 @@ pub(crate) async fn apply_batch<B: Backend>(app: &App<B>, parts: &Parts, body: B
     let body = read_body(body).await?;
     let ops = operations(body, in_msgpack, idempotency_key.as_ref(), app.limits())?;
     let count = ops.len();
-    let outcomes = if ops.is_empty() {
+    let results: Vec<OperationResult> = if ops.is_empty() {
         Vec::new()
     } else {
         let outcomes = app.backend.write(ctx, ops).await;
-        outcomes.map_err(|e| Problem::from(e).with_idempotency(idempotency_key.is_some()))?
+        match outcomes {
+            Ok(outcomes) => outcomes.into_iter().map(OperationResult::of).collect(),
+            Err(BackendError::Partial(results)) => results.into_iter().map(OperationResult::of_either).collect(),
+            Err(e) => return Err(Problem::from(e).with_idempotency(idempotency_key.is_some())),
+        }
     };
-    if outcomes.len() != count {
-        return Err(Problem::internal(format!("{} outcomes of {count} operations", outcomes.len())));
+    if results.len() != count {
+        return Err(Problem::internal(format!("{} outcomes of {count} operations", results.len())));
     }
-    let results: Vec<_> = outcomes.into_iter().map(OperationResult::of).collect();
     let replayed = results.iter().any(|result| result.replayed);
     let result = BatchResult { results };
     let mut response = match format {
@@ -184,15 +194,30 @@ impl OperationResult {
             }
             failed => match written(failed) {
                 Ok(_) => Self { status: 200, ..Self::default() },
-                Err(problem) => Self {
-                    status: problem.status.as_u16(),
-                    code: Some(problem.code),
-                    current_revision: problem.current_revision,
-                    ..Self::default()
-                },
+                Err(problem) => Self::failed(&problem),
             },
         };
         Self { replayed, ..known }
+    }
+
+    /// Where operations of one batch go to several groups, some may fail and others not.
+    fn of_either(result: Result<Outcome, BackendError>) -> Self {
+        match result {
+            Ok(outcome) => Self::of(outcome),
+            Err(error) => {
+                let problem = Problem::from(error);
+                Self { outcome: Some(problem.outcome), detail: Some(problem.detail.clone()), ..Self::failed(&problem) }
+            }
+        }
+    }
+
+    fn failed(problem: &Problem) -> Self {
+        Self {
+            status: problem.status.as_u16(),
+            code: Some(problem.code),
+            current_revision: problem.current_revision,
+            ..Self::default()
+        }
     }
 }
 
