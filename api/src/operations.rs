@@ -22,7 +22,7 @@ static OPENAPI: LazyLock<Bytes> = LazyLock::new(|| {
     ApiDoc::openapi().to_json().unwrap_or_default().into()
 });
 
-/// Whether the process answers at all.
+/// Whether the process answers at all. The same at `/livez`.
 #[utoipa::path(get, path = "/healthz", tag = "operations", responses((status = 200, description = "It is alive.")))]
 pub(crate) async fn healthz<B: Backend>(_: Arc<App<B>>, parts: Parts, _: Body) -> Result<Response, Problem> {
     require_get(&parts)?;

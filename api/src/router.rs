@@ -37,6 +37,7 @@ pub fn router<B: Backend>(backend: B, config: ApiConfig) -> Router {
         .route("/get", app.endpoint(Surface::Ravel, ravel::get))
         .route("/delete", app.endpoint(Surface::Ravel, ravel::delete))
         .route("/healthz", app.endpoint(Surface::Operations, operations::healthz))
+        .route("/livez", app.endpoint(Surface::Operations, operations::healthz))
         .route("/readyz", app.endpoint(Surface::Operations, operations::readyz))
         .route("/metrics", app.endpoint(Surface::Operations, operations::metrics))
         .route("/openapi.json", app.endpoint(Surface::Operations, operations::openapi))

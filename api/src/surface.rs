@@ -38,7 +38,7 @@ impl Surface {
         match path {
             "/insert-val" | "/get-val" => Self::RaftKv,
             "/put" | "/get" | "/delete" => Self::Ravel,
-            "/healthz" | "/readyz" | "/metrics" | "/openapi.json" => Self::Operations,
+            "/healthz" | "/livez" | "/readyz" | "/metrics" | "/openapi.json" => Self::Operations,
             "/store" => Self::Arima,
             _ if path.starts_with("/store/") || path.starts_with("/raft/") => Self::Arima,
             _ if path.starts_with("/v1/storage/") => Self::Keva,

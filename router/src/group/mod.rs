@@ -48,6 +48,12 @@ pub struct GroupPage {
     pub served: SlotSet,
 }
 
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GroupClient").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 /// Speaks to one group: finds its leader, follows it, and asks again where asking again is safe. Cloning is cheap and shares
 /// the connections.
 ///
@@ -58,7 +64,6 @@ pub struct GroupClient {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
 struct Shared {
     name: String,
     nodes: Nodes,
@@ -66,6 +71,8 @@ struct Shared {
     reader: Reader,
     calls: Calls,
     stop: Shutdown,
+    write_seconds: metrics::Histogram,
+    read_seconds: metrics::Histogram,
 }
 
 /// The tasks behind a [`GroupClient`], to be waited for after it was stopped.
@@ -104,7 +111,12 @@ impl GroupClient {
         tasks.push(tokio::spawn(scout.run(stop.clone())));
         tasks.push(proposer_task);
         let calls = Calls { nodes: nodes.clone(), trouble: peer.trouble() };
-        let shared = Shared { name: name.to_owned(), nodes, proposer, reader, calls, stop };
+        let seconds = |op: &'static str| {
+            metrics::histogram!("raftkv_router_group_request_seconds", "group" => name.to_owned(), "op" => op)
+        };
+        let (write_seconds, read_seconds) = (seconds("write"), seconds("read"));
+        let name = name.to_owned();
+        let shared = Shared { name, nodes, proposer, reader, calls, stop, write_seconds, read_seconds };
         (Self { shared: Arc::new(shared) }, GroupTasks(tasks))
     }
 
@@ -133,7 +145,10 @@ impl GroupClient {
     /// # Errors
     /// On any but [`BackendError::OutcomeUnknown`] nothing is applied, now or later.
     pub async fn write(&self, ops: Vec<Op>, deadline: Instant) -> Result<Vec<Outcome>, BackendError> {
-        self.shared.proposer.propose(ops, deadline).await
+        let since = Instant::now();
+        let outcomes = self.shared.proposer.propose(ops, deadline).await;
+        self.shared.write_seconds.record(since.elapsed().as_secs_f64());
+        outcomes
     }
 
     /// Applies a system command; proposed again after a lost answer. A refusal by the group's state is an answer.
@@ -153,7 +168,10 @@ impl GroupClient {
 
     /// Reads one key.
     pub async fn get(&self, key: &Key, consistency: Consistency, deadline: Instant) -> Result<Found, BackendError> {
-        self.shared.reader.get(key, consistency, deadline).await
+        let since = Instant::now();
+        let found = self.shared.reader.get(key, consistency, deadline).await;
+        self.shared.read_seconds.record(since.elapsed().as_secs_f64());
+        found
     }
 
     /// Reads a page of the keys that the group serves.
