@@ -10,7 +10,6 @@ pub mod barrier;
 pub mod config;
 pub mod consensus_client;
 pub mod disk_guard;
-pub mod file_limit;
 pub mod group;
 mod membership;
 pub mod run;

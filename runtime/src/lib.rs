@@ -23,6 +23,7 @@
 pub mod clock;
 pub mod config;
 pub mod exit;
+pub mod file_limit;
 pub mod grpc;
 pub mod metrics;
 pub mod panic;
