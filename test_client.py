@@ -253,7 +253,8 @@ def batches_and_lists(nodes, run):
     done = expect("a batch of 25 puts", call("POST", f"{first}/v1/batch", json={"operations": puts}), 200)
     results = done.json()["results"]
     that("  each created its key", [r["status"] for r in results] == [200] * 25 and all(r["created"] for r in results), done)
-    that("  each has a revision of its own", len({r["revision"] for r in results}) == 25, done)
+    # Keys of different groups of a sharded store may have the same one.
+    that("  each has a revision", all(isinstance(r["revision"], int) and r["revision"] > 0 for r in results), done)
 
     seen, cursor, pages = [], None, 0
     while True:
