@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use openraft::RaftMetrics;
+use openraft::{RaftMetrics, ServerState};
 use raftkv_proto::state_machine::EngineStatus;
 use raftkv_runtime::wipe::{self, Part};
 use tokio::sync::watch;
@@ -206,6 +206,9 @@ impl Killer {
         let done = self.work(false, None).await;
         if let Err(error) = &done {
             tracing::warn!("the kill is given up, this node goes on: {error}");
+            if let Err(error) = self.forget_begun().await {
+                tracing::warn!("{error}");
+            }
         }
         self.over(done);
     }
@@ -234,9 +237,16 @@ impl Killer {
             return Err(KillError::Elsewhere(self.data_dir.clone()));
         }
         if !Elections::of(&group).is_forbidden_by(Reason::Removed) {
-            match has_other_voters(&group) {
-                true => self.leave(&group, patience).await?,
-                false => self.end_group(&group, confirmed).await?,
+            let left = match is_last_voter(&group) {
+                true => self.end_group(&group, confirmed).await,
+                false => self.leave(&group, patience).await,
+            };
+            match left {
+                // It has come to lead a group of its own meanwhile.
+                Err(KillError::Membership(error)) if error.to_problem().code == "last_voter" => {
+                    self.end_group(&group, confirmed).await?;
+                }
+                left => left?,
             }
         }
         tracing::warn!("this node is killed: it is no member any more, its data is wiped at the next start");
@@ -311,7 +321,10 @@ impl Killer {
     async fn forget_begun(&self) -> Result<(), KillError> {
         let dir = self.dir.clone();
         blocking(move || {
-            std::fs::remove_file(dir.join(BEGUN))?;
+            match std::fs::remove_file(dir.join(BEGUN)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
             std::fs::File::open(dir)?.sync_all()
         })
         .await
@@ -329,9 +342,10 @@ fn may_end(status: &EngineStatus, confirmed: bool) -> Result<(), KillError> {
     }
 }
 
-fn has_other_voters(group: &Group) -> bool {
+/// Only a leader can be sure: just after the start no members are known, and later maybe not the newest.
+fn is_last_voter(group: &Group) -> bool {
     let metrics = metrics_of(group);
-    metrics.membership_config.voter_ids().any(|voter| voter != metrics.id)
+    metrics.state == ServerState::Leader && metrics.membership_config.voter_ids().eq([metrics.id])
 }
 
 async fn blocking(work: impl FnOnce() -> std::io::Result<()> + Send + 'static) -> Result<(), KillError> {

@@ -324,7 +324,8 @@ fn registrar(config: &Config, identity: &Identity) -> Result<Option<Registrar>, 
         return Ok(None);
     }
     if !config.join.is_empty() {
-        tracing::warn!("JOIN_ADDR and RAFTKV_ROUTER are both set: JOIN_ADDR counts, no router is asked for a group");
+        // No mistake: the engine passes requests on to the same routers.
+        tracing::info!("JOIN_ADDR and RAFTKV_ROUTER are both set: JOIN_ADDR counts, no router is asked for a group");
         return Ok(None);
     }
     let registration = Registration::new(identity, config.bootstrap, config.group.clone());

@@ -85,3 +85,40 @@ impl fmt::Display for Member {
         write!(f, "{} ({})", self.name, self.raft_address)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire;
+
+    /// As versions wrote it that knew no routers: in logs, snapshots and the engine's store.
+    const OLD_MEMBER: &str =
+        r#"{"name":"n1","raft_address":"n1:8088","management_address":"n1:6000","http_address":"n1:8080"}"#;
+
+    #[test]
+    fn members_that_older_versions_wrote_are_read() {
+        let member: Member = serde_json::from_str(OLD_MEMBER).expect("readable");
+        assert_eq!((member.http_address.as_str(), member.group_address.as_str()), ("n1:8080", ""));
+        let membership = format!(r#"{{"configs":[[1]],"nodes":{{"1":{OLD_MEMBER}}}}}"#);
+        let read = wire::parse_membership(membership.as_bytes()).expect("readable");
+        assert_eq!(read.get_node(&1), Some(&member));
+        let stored = format!(r#"{{"log_id":null,"membership":{membership}}}"#);
+        let read = wire::parse_stored_membership(stored.as_bytes()).expect("readable");
+        assert_eq!(read.get_node(&1), Some(&member));
+    }
+
+    #[test]
+    fn older_versions_read_what_is_written_now() {
+        /// As it was.
+        #[derive(Deserialize)]
+        struct Old {
+            name: String,
+            http_address: String,
+        }
+        let now = Member { name: "n1".to_owned(), group_address: "n1:50053".to_owned(), ..Member::default() };
+        let text = serde_json::to_string(&now).expect("text");
+        assert!(text.contains("n1:50053"));
+        let old: Old = serde_json::from_str(&text).expect("readable");
+        assert_eq!((old.name.as_str(), old.http_address.as_str()), ("n1", ""));
+    }
+}
