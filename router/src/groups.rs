@@ -9,7 +9,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::group::{GroupClient, Identity};
 use crate::map::{GroupId, MapWatch, ShardMap};
 
-/// The clients of all groups, each made when it is first needed and stopped when its group leaves the map. Cloning shares
+/// The clients of all groups, each made when its group enters the map and stopped when its group leaves the map. Cloning shares
 /// them.
 #[derive(Debug, Clone)]
 pub struct Groups {
@@ -69,6 +69,8 @@ impl Groups {
             let map = watch.borrow_and_update().clone();
             if let Some(map) = map {
                 self.apply(&map);
+                // Made before they are needed: their first request finds them connected.
+                map.groups.keys().for_each(|id| drop(self.client(&map, *id)));
             }
             tokio::select! {
                 () = self.shared.stop.wait() => break,

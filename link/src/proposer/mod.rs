@@ -21,8 +21,8 @@ use crate::peer::Peer;
 use crate::stream_link::StreamLink;
 use crate::trouble::Trouble;
 
-pub use request::weight;
 use request::Request;
+pub use request::weight;
 use system::SystemRequest;
 use task::Task;
 use ticket::Waiter;
