@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use answer::Refused;
 use axum::Router;
+use axum::http::header;
 use axum::routing::{delete, get, post};
 use raftkv_api::Problem;
 use utoipa::OpenApi;
@@ -48,9 +49,19 @@ const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 )]
 struct AdminDoc;
 
-/// The description of `/v1/cluster`, to be merged into that of the other surfaces.
+/// The description of the whole interface of a router: what a node has, and `/v1/cluster`.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    AdminDoc::openapi()
+    let mut whole = raftkv_api::openapi();
+    whole.merge(AdminDoc::openapi());
+    whole
+}
+
+/// `router`, with [`openapi`] at `/openapi.json`.
+pub fn described(router: Router) -> Router {
+    // A document made of texts always has a JSON form.
+    let document = bytes::Bytes::from(openapi().to_json().unwrap_or_default());
+    let show = move || std::future::ready(([(header::CONTENT_TYPE, "application/json")], document.clone()));
+    Router::new().route("/openapi.json", get(show).fallback(not_allowed("GET, HEAD"))).fallback_service(router)
 }
 
 /// The routes of `/v1/cluster`. Without a fallback of their own, so that they can be merged with others.
@@ -86,4 +97,20 @@ async fn read(plane: &ControlPlane) -> Result<Versioned, Problem> {
 fn now_ms() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |now| now.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_description_holds_both_parts() {
+        let document: serde_json::Value = serde_json::from_str(&openapi().to_json().unwrap()).unwrap();
+        for path in ["/v1/kv/{key}", "/v1/batch", "/v1/cluster", "/v1/cluster/operations/{id}", "/v1/cluster/nodes"] {
+            assert!(document["paths"][path].is_object(), "{path}");
+        }
+        for schema in ["ClusterView", "OperationView", "Assignment", "ProblemBody"] {
+            assert!(document["components"]["schemas"][schema].is_object(), "{schema}");
+        }
+    }
 }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use raftkv_kv::MoveId;
 use raftkv_link::backoff::Backoff;
 use raftkv_runtime::shutdown::Shutdown;
 use tokio::sync::{Notify, watch};
 
 use super::agenda::{self, Next};
 use super::mover::{Mover, Trouble, now_ms};
-use super::records::{Operation, OperationId, OperationState};
+use super::records::{MoveStep, Operation, OperationId, OperationState};
 use super::state::ClusterState;
 use super::store::{ClusterStore, StoreError};
 
@@ -21,6 +22,9 @@ const FIRST_WAIT: Duration = Duration::from_millis(20);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// Trouble that lasts longer than this is shown; shorter is an election.
 const SHOWN_AFTER: Duration = Duration::from_secs(3);
+/// A move that has been at the step `fencing` for so long keeps clients waiting, most likely because its coordinator died:
+/// whoever sees it helps, without waiting for the lease. Far above what the step takes; both at once do no harm.
+const RESCUE_AFTER: Duration = Duration::from_secs(2);
 /// The document gets this long to be changed.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -34,6 +38,8 @@ pub(super) struct Coordinator {
     /// Since when nothing works, and what was shown of it.
     troubled: Option<(Instant, Option<String>)>,
     backoff: Backoff,
+    /// The move that was first seen at the step `fencing`, and when.
+    fencing: Option<(MoveId, Instant)>,
 }
 
 /// What a turn came to.
@@ -46,17 +52,17 @@ enum Turn {
 impl Coordinator {
     pub(super) fn new(store: ClusterStore, mover: Mover, wake: Arc<Notify>, stop: Shutdown) -> Self {
         let backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
-        Self { store, mover, wake, stop, troubled: None, backoff }
+        Self { store, mover, wake, stop, troubled: None, backoff, fencing: None }
     }
 
-    /// Runs until `stop`; works only while `leads` says so. What is under way is left as it is: whoever coordinates next
+    /// Runs until `stop`; works only while `leads` says so, or to end a pause that lasts too long. What is under way is left as it is: whoever coordinates next
     /// goes on with it.
     pub(super) async fn run(mut self, leads: watch::Receiver<bool>) {
         let stop = self.stop.clone();
         loop {
-            let leads = *leads.borrow();
+            let works = *leads.borrow() || self.must_rescue();
             let turn = async {
-                match leads {
+                match works {
                     true => self.turn().await,
                     false => {
                         self.mover.forget();
@@ -106,6 +112,23 @@ impl Coordinator {
         Ok(Turn::Worked)
     }
 
+    /// Whether a move keeps clients waiting for longer than a coordinator that works would let it.
+    fn must_rescue(&mut self) -> bool {
+        let latest = self.store.latest();
+        let moving = latest.as_ref().and_then(|latest| latest.state.moving.as_ref());
+        let Some(moving) = moving.filter(|moving| moving.step == MoveStep::Fencing) else {
+            self.fencing = None;
+            return false;
+        };
+        match self.fencing {
+            Some((id, since)) if id == moving.id => since.elapsed() >= RESCUE_AFTER,
+            _ => {
+                self.fencing = Some((moving.id, Instant::now()));
+                false
+            }
+        }
+    }
+
     async fn start(&self, id: OperationId) -> Result<(), Trouble> {
         let started = self.store.update(Instant::now() + TIMEOUT, |state| {
             state.start_operation(id, now_ms())?;
@@ -124,6 +147,8 @@ impl Coordinator {
             let now = now_ms();
             let Some(operation) = state.operations.get(&id).cloned() else { return Ok(None) };
             let (end, error) = match (operation.state, agenda::next(state, &operation)) {
+                // Cancelled too late: there is nothing left of it.
+                (_, Next::Done) => (OperationState::Done, None),
                 (OperationState::Cancelling, _) => (OperationState::Cancelled, None),
                 (_, Next::Move { from, to, slots, remaining }) => {
                     state.note_remaining(id, remaining)?;
@@ -134,7 +159,6 @@ impl Coordinator {
                     state.retire_group(group)?;
                     (OperationState::Done, None)
                 }
-                (_, Next::Done) => (OperationState::Done, None),
                 (_, Next::Fail(why)) => (OperationState::Failed, Some(why)),
             };
             state.end_operation(id, end, error.as_deref(), now)?;

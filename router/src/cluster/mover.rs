@@ -1,26 +1,27 @@
 //! [`Mover`]: carries out the move under way, one action after the other, as [`next_step`] decides.
 
+mod copy;
+mod whole;
+
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raftkv_api::BackendError;
-use raftkv_kv::{ImportPage, MoveId, Ownership, SystemAnswer, SystemCommand};
+use raftkv_kv::{MoveId, Ownership, SystemAnswer, SystemCommand};
 use raftkv_proto::group::ExportPage;
 
-use super::catch_up::{CatchUp, PageFacts, Verdict};
+use super::catch_up::CatchUp;
 use super::change::Progress;
 use super::hold::Hold;
 use super::pace::{Pace, PurgeSize};
 use super::records::{GroupId, MoveRecord, MoveStep};
 use super::state::ClusterState;
-use super::step::{Action, CopyView, Learned, SourceView, TargetView, Views, next_step};
+use super::step::{Action, Learned, SourceView, TargetView, Views, next_step};
 use super::store::{ClusterStore, StoreError};
 use crate::group::GroupClient;
 use crate::groups::Groups;
 
-/// A page of keys, about: one log entry at the target, small enough to be replicated and applied in a few milliseconds.
-const PAGE_BYTES: u32 = 256 * 1024;
 /// A group gets this long for a step; then the step is tried again.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often progress is written down, where there is any.
@@ -110,7 +111,9 @@ impl Mover {
             (Some(_), None) => Action::PurgeSource,
             _ => next_step(moving.step, &active.views),
         };
-        self.hold_before(moving, &action).await;
+        if self.hold_before(moving, &action).await {
+            return Ok(());
+        }
         let done = self.act(moving, &action).await;
         if done.is_err()
             && let Some(active) = &mut self.active
@@ -200,7 +203,7 @@ impl Mover {
             | Action::RecordFinished => return self.record(moving, action).await,
             Action::Impossible(what) => return Err(Trouble::Stuck(format!("move {id}: {what}"))),
         };
-        let Some(group) = (if is_at_source(action) { moving.from } else { moving.to }) else { return Ok(()) };
+        let Some(group) = (if action.is_at_source() { moving.from } else { moving.to }) else { return Ok(()) };
         let answer = self.command(group, action.name(), command).await?;
         tracing::info!(move_id = id, group, action = action.name(), answer = ?answer, "move");
         if let Some(active) = &mut self.active
@@ -241,103 +244,8 @@ impl Mover {
         }
     }
 
-    /// Brings one page from the source to the target.
-    async fn copy(&mut self, moving: &MoveRecord, page: u64, cursor: Bytes) -> Result<(), Trouble> {
-        let (Some(from), Some(to)) = (moving.from, moving.to) else { return Ok(()) };
-        let (source, target) = (self.client(from)?, self.client(to)?);
-        let Some(active) = &mut self.active else { return Ok(()) };
-        let began = Instant::now();
-        let cursor = match active.skipped.take() {
-            Some((at_page, skipped)) if at_page == page => skipped,
-            _ => cursor,
-        };
-        let export = match active.ahead.take() {
-            Some((from_cursor, export)) if from_cursor == cursor => export,
-            _ => export(&source, moving.id, cursor.clone()).await.map_err(|reason| refused(from, "export", reason))?,
-        };
-        let (next, done) = (export.cursor.clone(), export.base_done.then_some(export.changes_done));
-        if is_empty(&export.records) {
-            active.skipped = Some((page, next.clone()));
-            active.views.copy = CopyView { fence_now: false, at_page: page, changes_done: done };
-            if next == cursor && !export.base_done {
-                let reason = "an export that neither ends nor goes on".to_owned();
-                return Err(refused(from, "export", BackendError::Internal(reason)));
-            }
-        } else {
-            let records = export.records.clone();
-            let bytes = records.len() as u64;
-            let import = SystemCommand::Import { id: moving.id, page, cursor: next.clone(), records };
-            let until = Instant::now() + STEP_TIMEOUT;
-            // The next page is read while this one is replicated; of changes only when there are some left.
-            let reads_ahead = !export.base_done;
-            let ahead = async {
-                match reads_ahead {
-                    true => self::export(&source, moving.id, next.clone()).await.ok(),
-                    false => None,
-                }
-            };
-            let (answer, ahead) = tokio::join!(target.system(import, until), ahead);
-            let answer = answer.map_err(|error| refused(to, "import", error))?;
-            active.ahead = ahead.map(|export| (next.clone(), export));
-            let action = Action::CopyPage { page, cursor };
-            if let SystemAnswer::Imported { next_page } = answer {
-                active.views.imported(next_page, next);
-                active.views.copy = CopyView { fence_now: false, at_page: next_page, changes_done: done };
-                active.progress.keys += export.keys;
-                active.progress.bytes += bytes;
-                metrics::counter!("raftkv_router_move_bytes_total").increment(bytes);
-                metrics::counter!("raftkv_router_move_keys_total").increment(export.keys);
-                if moving.step == MoveStep::Copying {
-                    let wait = active.pace.spend(bytes, Instant::now());
-                    tokio::time::sleep(wait.min(PROGRESS_EVERY)).await;
-                }
-            } else {
-                self.learn(moving, to, &action, &answer).await?;
-            }
-        }
-        self.judge(moving, &export, began.elapsed());
-        self.note_progress(moving).await
-    }
-
-    /// Decides whether to fence, after a page.
-    fn judge(&mut self, moving: &MoveRecord, export: &ExportPage, took: Duration) {
-        let Some(active) = &mut self.active else { return };
-        if !export.base_done || moving.step != MoveStep::Copying {
-            return;
-        }
-        let facts = PageFacts {
-            changes: export.changes_done.saturating_sub(active.changes_done),
-            done: export.changes_done,
-            total: export.changes_total,
-            took,
-        };
-        active.changes_done = export.changes_done;
-        let verdict = active.catch_up.page(facts);
-        let left = facts.total.saturating_sub(facts.done);
-        match verdict {
-            Verdict::GoOn => return,
-            Verdict::Little => {
-                tracing::info!(
-                    move_id = moving.id,
-                    changes = facts.total,
-                    left,
-                    "move: all but the last changes are copied"
-                );
-            }
-            Verdict::NoLess => {
-                tracing::warn!(
-                    move_id = moving.id,
-                    left,
-                    pause = ?active.catch_up.estimate(left),
-                    "move: keys change as fast as they are copied; the pause will be longer than it should"
-                );
-            }
-        }
-        active.views.copy.fence_now = true;
-    }
-
     async fn purge(&mut self, moving: &MoveRecord, action: &Action) -> Result<(), Trouble> {
-        let group = if is_at_source(action) { moving.from } else { moving.to };
+        let group = if action.is_at_source() { moving.from } else { moving.to };
         let (Some(group), Some(active)) = (group, &self.active) else { return Ok(()) };
         let limit = active.purge.records();
         let began = Instant::now();
@@ -401,42 +309,6 @@ impl Mover {
         Ok(())
     }
 
-    async fn claim(&mut self, moving: &MoveRecord, to: GroupId) -> Result<(), Trouble> {
-        let command = SystemCommand::Claim { id: moving.id, slots: moving.slots.clone() };
-        let answer = self.command(to, "claim", command).await?;
-        tracing::info!(move_id = moving.id, group = to, action = "claim", answer = ?answer, "move");
-        let until = Instant::now() + STEP_TIMEOUT;
-        settled(match answer {
-            SystemAnswer::Done | SystemAnswer::Refused(raftkv_kv::Refusal::Committed) => {
-                self.store.update(until, |state| state.claimed(moving.id, now_ms())).await
-            }
-            SystemAnswer::Refused(raftkv_kv::Refusal::PurgePending) => {
-                let limit = PurgeSize::default().records();
-                return self.command(to, "purge", SystemCommand::Purge { limit }).await.map(drop);
-            }
-            answer => {
-                let failure = format!("group {to} refuses the slots: {answer:?}");
-                self.store.update(until, |state| state.fail_claim(moving.id, &failure, now_ms())).await
-            }
-        })
-    }
-
-    async fn disown(&mut self, moving: &MoveRecord, from: GroupId) -> Result<(), Trouble> {
-        let command = SystemCommand::Disown { id: moving.id, slots: moving.slots.clone() };
-        let answer = self.command(from, "disown", command).await?;
-        tracing::info!(move_id = moving.id, group = from, action = "disown", answer = ?answer, "move");
-        let until = Instant::now() + STEP_TIMEOUT;
-        settled(match answer {
-            SystemAnswer::Done | SystemAnswer::Refused(raftkv_kv::Refusal::Committed) => {
-                self.store.update(until, |state| state.disowned(moving.id)).await
-            }
-            answer => {
-                let failure = format!("group {from} does not give the slots up: {answer:?}");
-                self.store.update(until, |state| state.fail_claim(moving.id, &failure, now_ms())).await
-            }
-        })
-    }
-
     /// Writes down how much is copied, once in a while.
     async fn note_progress(&mut self, moving: &MoveRecord) -> Result<(), Trouble> {
         let Some(active) = &mut self.active else { return Ok(()) };
@@ -466,57 +338,26 @@ impl Mover {
         client.ok_or_else(|| Trouble::Stuck(format!("group {group} is not in the map")))
     }
 
-    /// For tests: waits where the configuration says so.
-    async fn hold_before(&mut self, moving: &MoveRecord, action: &Action) {
-        let Some(active) = &mut self.active else { return };
-        let place = match (action, moving.step) {
-            (Action::CopyPage { .. }, MoveStep::Fencing) => "copy-fenced",
-            _ => action.name(),
+    /// For tests: waits where the configuration says so. Says whether it did: much may have changed meanwhile.
+    async fn hold_before(&mut self, moving: &MoveRecord, action: &Action) -> bool {
+        let Some(active) = &mut self.active else { return false };
+        // The first action behind the fence is a copy, unless nothing changed since the last one.
+        let places: &[&'static str] = match (action, moving.step) {
+            (Action::CopyPage { .. }, MoveStep::Fencing) => &["copy-fenced"],
+            (Action::Commit { .. }, _) => &["copy-fenced", "commit"],
+            _ => &[action.name()],
         };
-        if let Some(time) = self.hold.before(place)
-            && active.held.insert(place)
-        {
-            tracing::warn!(move_id = moving.id, place, ?time, "move: held before this, as configured for tests");
-            tokio::time::sleep(time).await;
+        for place in places {
+            if let Some(time) = self.hold.before(place)
+                && active.held.insert(place)
+            {
+                tracing::warn!(move_id = moving.id, place, ?time, "move: held before this, as configured for tests");
+                tokio::time::sleep(time).await;
+                return true;
+            }
         }
+        false
     }
-}
-
-impl Action {
-    /// As the log and the tests name it.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::BeginImport => "begin-import",
-            Self::BeginExport => "begin-export",
-            Self::CopyPage { .. } => "copy-page",
-            Self::RecordFencing => "record-fencing",
-            Self::Fence => "fence",
-            Self::Commit { .. } => "commit",
-            Self::RecordCommitted => "record-committed",
-            Self::Release => "release",
-            Self::RecordReleased => "record-released",
-            Self::PurgeSource => "purge-source",
-            Self::RecordAborted => "record-aborted",
-            Self::AbortImport => "abort-import",
-            Self::AbortExport => "abort-export",
-            Self::PurgeTarget => "purge-target",
-            Self::RecordFinished => "record-finished",
-            Self::Impossible(_) => "stop",
-        }
-    }
-}
-
-fn is_at_source(action: &Action) -> bool {
-    matches!(action, Action::BeginExport | Action::Fence | Action::Release | Action::AbortExport | Action::PurgeSource)
-}
-
-async fn export(source: &GroupClient, id: MoveId, cursor: Bytes) -> Result<ExportPage, BackendError> {
-    source.export(id, cursor, PAGE_BYTES, Instant::now() + STEP_TIMEOUT).await
-}
-
-/// Whether a page holds no records.
-fn is_empty(records: &Bytes) -> bool {
-    records.is_empty() || *records == ImportPage::default().encode()
 }
 
 /// Somebody else having recorded first is as good as having done so: what follows is read from the document.

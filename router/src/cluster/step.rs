@@ -211,8 +211,38 @@ pub enum Action {
     PurgeTarget,
     /// In the document: the move is over.
     RecordFinished,
-    /// This does not happen, unless a group lost what it had promised: nothing is done, somebody has to look.
+    /// What is known contradicts itself. Most likely some of it is out of date: everything is to be asked for again. When it
+    /// stays so, a group lost what it had promised, and somebody has to look.
     Impossible(&'static str),
+}
+
+impl Action {
+    /// As the log and the tests name it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::BeginImport => "begin-import",
+            Self::BeginExport => "begin-export",
+            Self::CopyPage { .. } => "copy-page",
+            Self::RecordFencing => "record-fencing",
+            Self::Fence => "fence",
+            Self::Commit { .. } => "commit",
+            Self::RecordCommitted => "record-committed",
+            Self::Release => "release",
+            Self::RecordReleased => "record-released",
+            Self::PurgeSource => "purge-source",
+            Self::RecordAborted => "record-aborted",
+            Self::AbortImport => "abort-import",
+            Self::AbortExport => "abort-export",
+            Self::PurgeTarget => "purge-target",
+            Self::RecordFinished => "record-finished",
+            Self::Impossible(_) => "stop",
+        }
+    }
+
+    /// Whether it is taken at the source, rather than at the target.
+    pub fn is_at_source(&self) -> bool {
+        matches!(self, Self::BeginExport | Self::Fence | Self::Release | Self::AbortExport | Self::PurgeSource)
+    }
 }
 
 /// The next action of the move of which `step` is recorded.

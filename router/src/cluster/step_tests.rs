@@ -55,7 +55,7 @@ impl Group {
             let gone = |key: &&String| purge.slots.contains(slot_of(key.as_bytes()));
             let keys: Vec<String> = self.values.keys().filter(gone).take(limit as usize).cloned().collect();
             removed = keys.len() as u64;
-            keys.iter().for_each(|key| drop(self.values.remove(key)));
+            self.values.retain(|key, _| !keys.contains(key));
             if keys.len() < limit as usize {
                 self.ownership.purge = None;
             }
@@ -216,8 +216,9 @@ impl World {
         answer
     }
 
-    fn turn(&mut self, coordinator: &mut Coordinator, turn: Turn) {
-        let Some(moving) = coordinator.moving.clone() else { return };
+    /// Returns whether what the coordinator knew fitted together.
+    fn turn(&mut self, coordinator: &mut Coordinator, turn: Turn) -> bool {
+        let Some(moving) = coordinator.moving.clone() else { return true };
         let (id, from, to) = (moving.id, moving.from.unwrap(), moving.to.unwrap());
         if let Some(behind) = turn.behind {
             coordinator.views.source.advance(SourceView::of(&self.describe(from, behind), id));
@@ -239,11 +240,11 @@ impl World {
             Action::PurgeSource => (from, Command::Purge { limit: 2 }),
             Action::PurgeTarget => (to, Command::Purge { limit: 2 }),
             Action::CopyPage { page, cursor } => {
-                let Some((records, next, done)) = self.groups[&from].export(id, cursor) else { return };
+                let Some((records, next, done)) = self.groups[&from].export(id, cursor) else { return true };
                 let copy = CopyView { fence_now: turn.fence, at_page: *page, changes_done: done };
                 if records.is_empty() && next.as_bytes() == cursor {
                     coordinator.views.copy = copy;
-                    return;
+                    return true;
                 }
                 let records = ImportPage { records }.encode();
                 let command = Command::Import { id, page: *page, cursor: next.clone().into(), records };
@@ -252,14 +253,18 @@ impl World {
                 }
                 let answer = self.execute(to, command);
                 if turn.lost {
-                    return;
+                    return true;
                 }
                 if let SystemAnswer::Imported { next_page } = answer {
                     coordinator.views.imported(next_page, next.into());
                     coordinator.views.copy = CopyView { at_page: next_page, ..copy };
                 }
                 coordinator.views.learn(&action, &answer);
-                return;
+                return true;
+            }
+            Action::Impossible(_) => {
+                coordinator.moving = self.state.moving.clone();
+                return false;
             }
             record => {
                 let mut after = self.state.clone();
@@ -276,7 +281,7 @@ impl World {
                     self.check();
                 }
                 coordinator.moving = self.state.moving.clone();
-                return;
+                return true;
             }
         };
         if turn.twice {
@@ -284,7 +289,7 @@ impl World {
         }
         let answer = self.execute(group, command);
         if turn.lost {
-            return;
+            return true;
         }
         let learned = coordinator.views.learn(&action, &answer);
         match learned {
@@ -292,6 +297,7 @@ impl World {
             Learned::Unpurged => drop(self.execute(to, Command::Purge { limit: 2 })),
             Learned::Went | Learned::Behind => {}
         }
+        true
     }
 
     /// Lets one coordinator bring the move to its end, with everybody at hand.
@@ -302,7 +308,7 @@ impl World {
             if coordinator.moving.is_none() {
                 return;
             }
-            self.turn(coordinator, FRESH);
+            assert!(self.turn(coordinator, FRESH), "{:?} of {:?}", coordinator.views, self.state.moving);
         }
     }
 
@@ -334,7 +340,7 @@ fn story(events: Vec<Event>) -> World {
     }
     for event in events {
         match event {
-            Event::Turn(who, turn) => world.turn(&mut coordinators[who], turn),
+            Event::Turn(who, turn) => drop(world.turn(&mut coordinators[who], turn)),
             Event::Crash(who) => {
                 coordinators[who] = Coordinator { moving: world.state.moving.clone(), ..Coordinator::default() };
             }
