@@ -31,8 +31,8 @@ impl Admission {
         if batch.ops.len() > MAX_BATCH_OPS {
             return Err(refused(RefusedReason::TooLarge, format!("the batch has {} operations", batch.ops.len())));
         }
+        let limits = Limits { max_key_bytes: MAX_IMPORT_KEY_BYTES, ..Limits::default() };
         for op in &batch.ops {
-            let limits = Limits { max_key_bytes: MAX_IMPORT_KEY_BYTES, ..Limits::default() };
             if let Err(error) = raftkv_kv::Key::new(op.command.key().clone().into_bytes(), &limits) {
                 return Err(refused(RefusedReason::Unspecified, error.to_string()));
             }

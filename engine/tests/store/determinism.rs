@@ -3,7 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use raftkv_engine::store::{ApplyEntry, StateLimits};
-use raftkv_kv::{Batch, Op, Precondition, Proposal};
+use raftkv_kv::{Batch, ImportPage, ImportRecord, Op, Precondition, Proposal, SlotSet, SystemCommand, slot_of};
 
 use crate::support::{Harness, Taken, all_of, delete, once, payload, set_until, when};
 
@@ -37,8 +37,46 @@ fn op() -> impl Strategy<Value = Op> {
     )
 }
 
+/// Commands of a few moves, in no order: most are refused, some are not.
+fn system() -> impl Strategy<Value = SystemCommand> {
+    use SystemCommand as Command;
+    let slots = |mask: u8| -> SlotSet {
+        (0..6u8).filter(|key| mask & (1 << key) != 0).map(|key| slot_of(format!("k{key}").as_bytes())).collect()
+    };
+    (0..14u8, 1..9u64, any::<u8>()).prop_map(move |(kind, id, mask)| {
+        let slots = slots(mask);
+        match kind {
+            0 => Command::Adopt { store: 1, group: 1, keep: true },
+            1 => Command::Claim { id, slots },
+            2 => Command::Disown { id, slots },
+            3 => Command::BeginImport { id, slots },
+            4 | 5 => {
+                let key = (0..6u8).map(|key| format!("k{key}")).find(|key| slots.contains(slot_of(key.as_bytes())));
+                let value = |key: String| ImportRecord::Value {
+                    key: key.into(),
+                    revision: 1_000 + id,
+                    create_revision: id,
+                    expires_at_ms: if mask > 127 { 1_100 } else { 0 },
+                    value: vec![mask & 0x7f].into(),
+                };
+                let records = ImportPage { records: key.map(value).into_iter().collect() }.encode();
+                Command::Import { id, page: u64::from(kind - 4), cursor: vec![mask].into(), records }
+            }
+            6 => Command::CommitImport { id, pages: u64::from(mask % 3), revision: 50, clock_ms: 1_050 },
+            7 => Command::AbortImport { id },
+            8 => Command::BeginExport { id, slots },
+            9 => Command::Fence { id },
+            10 => Command::AbortExport { id },
+            11 => Command::Release { id },
+            12 => Command::Purge { limit: u32::from(mask % 8) },
+            _ => Command::PutKey { key: vec![mask % 2 + 1].into(), expected_version: id - 1, value: vec![mask].into() },
+        }
+    })
+}
+
 fn proposal() -> impl Strategy<Value = Proposal> {
     prop_oneof![
+        2 => system().prop_map(Proposal::System),
         1 => Just(Proposal::OpenSession),
         5 => (1..40u64, 1..6u64, 0..4u64, vec(op(), 0..5)).prop_map(
             |(session, sequence, acknowledged_below, ops)| Proposal::Batch(Batch {
@@ -64,7 +102,7 @@ fn log() -> impl Strategy<Value = Vec<ApplyEntry>> {
                 Proposal::Batch(batch) if !opened.is_empty() => {
                     batch.session = opened[usize::from(pick) % opened.len()];
                 }
-                Proposal::Batch(_) => {}
+                Proposal::Batch(_) | Proposal::System(_) => {}
             }
             entries.push(payload(index as u64, clock_ms, &proposal));
         }
