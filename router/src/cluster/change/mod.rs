@@ -8,8 +8,8 @@ mod operations;
 mod tests;
 
 pub use groups::NewGroup;
-pub use moves::Progress;
 pub(super) use groups::{check_address, check_group_name};
+pub use moves::Progress;
 
 use super::state::MAX_REASON_BYTES;
 

@@ -222,12 +222,14 @@ fn two_groups() -> ClusterState {
     state
 }
 
+type Step = fn(&mut ClusterState, u64) -> Result<(), Rejected>;
+
 #[test]
 fn a_move_goes_through_its_steps_in_order_only() {
     let mut state = two_groups();
     state.start_operation(1, 2).unwrap();
     let id = state.begin_move(1, Some(1), Some(2), SlotSet::range(0, 99), 3).unwrap();
-    let wrong: [fn(&mut ClusterState, u64) -> Result<(), Rejected>; 4] = [
+    let wrong: [Step; 4] = [
         |state, id| state.release_move(id),
         |state, id| state.finish_move(id, 4),
         |state, id| state.claimed(id, 4),
