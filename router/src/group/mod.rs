@@ -111,9 +111,7 @@ impl GroupClient {
         tasks.push(tokio::spawn(scout.run(stop.clone())));
         tasks.push(proposer_task);
         let calls = Calls { nodes: nodes.clone(), trouble: peer.trouble() };
-        let seconds = |op: &'static str| {
-            metrics::histogram!("raftkv_router_group_request_seconds", "group" => name.to_owned(), "op" => op)
-        };
+        let seconds = |op: &'static str| metrics::histogram!("raftkv_router_group_request_seconds", "group" => name.to_owned(), "op" => op);
         let (write_seconds, read_seconds) = (seconds("write"), seconds("read"));
         let name = name.to_owned();
         let shared = Shared { name, nodes, proposer, reader, calls, stop, write_seconds, read_seconds };
