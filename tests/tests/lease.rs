@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use raftkv_tests::{Client, Cluster, Node, Put, Seed, eventually, figure};
 use rand::RngExt;
 use tokio::task::JoinSet;
@@ -173,11 +173,14 @@ async fn leadership_moves_under_reads() -> anyhow::Result<()> {
     let cluster = Cluster::builder().start().await?;
     Race::run(&cluster, async || {
         for round in 0..30 {
-            let leader = cluster.leader().await?;
-            let next = &cluster.others(&leader)[round % 2];
-            let path = format!("/transfer-leader?to={}", next.name());
-            let answer = leader.management().post(&path, "application/json", "").await?;
-            answer.success().with_context(|| format!("transfer {round} to {}", next.name()))?;
+            // Refused while the others have not answered a new leader yet, or when it has just lost its place.
+            eventually(&format!("transfer {round} is made"), || async {
+                let leader = cluster.leader().await?;
+                let next = &cluster.others(&leader)[round % 2];
+                let path = format!("/transfer-leader?to={}", next.name());
+                leader.management().post(&path, "application/json", "").await?.success()
+            })
+            .await?;
         }
         Ok(())
     })
