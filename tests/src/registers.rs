@@ -47,8 +47,7 @@ pub struct Registers {
 
 #[derive(Debug)]
 struct Shared {
-    prefix: String,
-    keys: usize,
+    keys: Vec<String>,
     clients: Vec<Client>,
     tolerance: Tolerance,
     going_on: AtomicBool,
@@ -84,23 +83,10 @@ pub struct RegistersReport {
 }
 
 impl Registers {
-    /// Starts `workers` clients on `keys` keys below `prefix`, through all `clients` in turn.
-    pub fn start(
-        prefix: &str,
-        keys: usize,
-        workers: usize,
-        clients: Vec<Client>,
-        tolerance: Tolerance,
-        seed: Seed,
-    ) -> Self {
-        let shared = Arc::new(Shared {
-            prefix: prefix.to_owned(),
-            keys,
-            clients,
-            tolerance,
-            going_on: AtomicBool::new(true),
-            done: AtomicU64::new(0),
-        });
+    /// Starts `workers` clients on these keys, which were never used before, through all `clients` in turn.
+    pub fn start(keys: Vec<String>, workers: usize, clients: Vec<Client>, tolerance: Tolerance, seed: Seed) -> Self {
+        let shared =
+            Arc::new(Shared { keys, clients, tolerance, going_on: AtomicBool::new(true), done: AtomicU64::new(0) });
         let workers = (1..=workers as u64)
             .map(|number| tokio::spawn(Worker::new(Arc::clone(&shared), number, seed.rng(number)).work()))
             .collect();
@@ -127,7 +113,7 @@ impl Registers {
     /// with two revisions.
     pub async fn check(self) -> anyhow::Result<RegistersReport> {
         self.end();
-        let mut histories = vec![History::default(); self.shared.keys];
+        let mut histories = vec![History::default(); self.shared.keys.len()];
         let mut revisions: HashMap<(usize, u64), u64> = HashMap::new();
         let (mut unknown, mut refused, mut waits) = (0, 0, Vec::new());
         for worker in self.workers {
@@ -190,7 +176,7 @@ struct Worker {
 
 impl Worker {
     fn new(shared: Arc<Shared>, number: u64, rng: StdRng) -> Self {
-        let keys = shared.keys;
+        let keys = shared.keys.len();
         let seen = Seen { histories: vec![History::default(); keys], ..Seen::default() };
         Self {
             rng,
@@ -205,7 +191,7 @@ impl Worker {
 
     async fn work(mut self) -> anyhow::Result<Seen> {
         while self.shared.going_on.load(Ordering::Relaxed) {
-            let key = self.rng.random_range(0..self.shared.keys);
+            let key = self.rng.random_range(0..self.shared.keys.len());
             match self.rng.random_range(0..20) {
                 0..9 => self.read(key).await?,
                 9..13 => self.put(key).await?,
@@ -255,7 +241,7 @@ impl Worker {
     async fn put_once(&mut self, key: usize) -> anyhow::Result<()> {
         self.value += 1;
         let value = self.value;
-        let idempotency = format!("{}{value}", self.shared.prefix);
+        let idempotency = format!("{}-{value}", self.shared.keys[key]);
         let start = Instant::now();
         loop {
             let request = self.request(Method::PUT, key).body(value.to_string());
@@ -311,7 +297,7 @@ impl Worker {
 
     fn request(&self, method: Method, key: usize) -> reqwest::RequestBuilder {
         let client = &self.shared.clients[self.turn % self.shared.clients.len()];
-        let key = encode_key(format!("{}{key}", self.shared.prefix));
+        let key = encode_key(&self.shared.keys[key]);
         client.request(method, &format!("/v1/kv/{key}?{TIMEOUT}"))
     }
 

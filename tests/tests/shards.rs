@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use raftkv_kv::SlotSet;
-use raftkv_tests::{Client, Put, Shards, eventually, eventually_within, figure};
+use raftkv_tests::{Client, Contents, Put, Shards, eventually, eventually_within, figure};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -81,11 +81,33 @@ async fn batches_and_lists_span_groups() -> anyhow::Result<()> {
     ensure!(keys.len() == 500 && pages == 8, "{} keys on {pages} pages", keys.len());
     let spread = shards.spread().await?;
     ensure!(spread.len() == 500, "{} keys", spread.len());
+    nodes_answer_for_other_groups(&shards).await?;
     for group in shards.groups() {
         let held = group.node(1).group_peer()?.held().await?;
         ensure!(held.keys.len() > 100, "a group holds only {} of 500 keys", held.keys.len());
     }
     shards.finish().await
+}
+
+/// A node that knows routers answers for every key, and lists all of them.
+async fn nodes_answer_for_other_groups(shards: &Shards) -> anyhow::Result<()> {
+    let routers: Vec<_> = shards.routers().iter().map(|router| router.http_address().to_string()).collect();
+    for group in shards.groups() {
+        let node = group.node(1);
+        // The first address is nobody's.
+        node.engine().set_env("RAFTKV_ROUTER", format!("127.0.0.1:1,{}", routers.join(",")));
+        node.engine().crash();
+        eventually("the node is back", || node.ready()).await?;
+        let client = node.client();
+        for number in (0..500).step_by(25) {
+            let key = format!("list/{number:04}");
+            ensure!(client.get(&key).await?.json()? == number, "{key} at {}", node.name());
+            client.put(&key, number.to_string()).await?.acked()?;
+        }
+        let listed = Contents::keys(&client, "list/", "linearizable").await?;
+        ensure!(listed.len() == 500, "{} lists {} keys", node.name(), listed.len());
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

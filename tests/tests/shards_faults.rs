@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
+use raftkv_kv::SlotSet;
 use raftkv_tests::{
     Admin, Load, Registers, Router, Seed, Shards, Tolerance, clients_from_env, eventually, eventually_within, figure,
     full_from_env,
@@ -33,8 +34,8 @@ const SOME: usize = 6;
 const SLOTS: usize = 300;
 /// Keys that stay as they are.
 const BASE_KEYS: u64 = 1_000;
-/// Keys that the clients read and write: two thirds of them in the slots that move.
-const REGISTERS: usize = 48;
+/// Keys that the clients read and write: so many in the slots that move, and half as many in any slot.
+const REGISTERS: usize = 32;
 /// From the kill to the end of the move: elections, the coordinator's lease and its backoff, several times over.
 const END_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -68,11 +69,13 @@ async fn heavy_whoever_dies_at_whichever_step_nothing_is_lost() -> anyhow::Resul
     for (number, (step, victim)) in table.into_iter().enumerate() {
         let what = format!("{number}: {victim:?} dies at {step}");
         let at = Instant::now();
-        let prefix = format!("register-{number}/");
-        let registers = Registers::start(&prefix, REGISTERS, workers, shards.clients(), Tolerance::Faults, seed);
         // There, then back.
         let (source, target, to) = if number % 2 == 0 { (2, 3, ids.1) } else { (3, 2, ids.0) };
-        let ended = one(&shards, step, victim, source, target, to).await.with_context(|| what.clone())?;
+        let slots = shards.admin().slots_of(shards.group_id(source).await?).await?.first(SLOTS);
+        let mut keys = Shards::keys_in(&slots, &format!("moving-{number}/"), REGISTERS);
+        keys.extend((0..REGISTERS / 2).map(|key| format!("any-{number}/{key}")));
+        let registers = Registers::start(keys, workers, shards.clients(), Tolerance::Faults, seed);
+        let ended = one(&shards, step, victim, [source, target], &slots, to).await.with_context(|| what.clone())?;
         let so_far = registers.done();
         eventually("the clients go on", || async {
             ensure!(registers.done() > so_far + 200 || registers.healthy().is_err(), "{} operations", registers.done());
@@ -112,13 +115,17 @@ async fn one(
     shards: &Shards,
     step: &str,
     victim: Victim,
-    source: usize,
-    target: usize,
+    [source, target]: [usize; 2],
+    slots: &SlotSet,
     to: u32,
 ) -> anyhow::Result<String> {
-    shards.restart_routers("RAFTKV_MOVE_PAUSE_AT", &format!("{step}:{PAUSE_MS}")).await?;
+    let mut holds = format!("{step}:{PAUSE_MS}");
+    if step == "copy-fenced" {
+        // There is something to copy only if something changed after all was copied and before the fence.
+        holds += ",fence:400";
+    }
+    shards.restart_routers("RAFTKV_MOVE_PAUSE_AT", &holds).await?;
     let admin = shards.admin();
-    let slots = admin.slots_of(shards.group_id(source).await?).await?.first(SLOTS);
     // Found out before, for an election takes longer than the pause.
     let node = match victim {
         Victim::SourcesLeader => Some(shards.group(source).leader().await?),
@@ -127,7 +134,7 @@ async fn one(
         Victim::Coordinator => None,
     };
     let logs: Vec<_> = shards.routers().iter().map(|router| log_of(router).len()).collect();
-    let operation = admin.move_slots(&slots, to).await?;
+    let operation = admin.move_slots(slots, to).await?;
     let coordinator = held_before(shards, &logs, step).await?;
     match &node {
         Some(node) => node.kill(),
@@ -144,7 +151,7 @@ async fn one(
     // Wholly there, or wholly where they were.
     let source = shards.group_id(source).await?;
     let owner = if over == "done" { to } else { source };
-    ensure!(shards.admin().slots_of(owner).await?.contains_all(&slots), "{over}, but group {owner} has not the slots");
+    ensure!(shards.admin().slots_of(owner).await?.contains_all(slots), "{over}, but group {owner} has not the slots");
     Ok(over)
 }
 

@@ -18,7 +18,8 @@ async fn heavy_a_third_group_joins_and_leaves_under_load() -> anyhow::Result<()>
     let base = Load::start("base/", BASE_KEYS, 16, shards.clients()).report().await?;
     ensure!(base.acked() as u64 == BASE_KEYS, "{} of {BASE_KEYS} keys", base.acked());
 
-    let registers = Registers::start("register/", REGISTERS, workers, shards.clients(), Tolerance::Waits, seed);
+    let keys = (0..REGISTERS).map(|number| format!("register/{number}")).collect();
+    let registers = Registers::start(keys, workers, shards.clients(), Tolerance::Waits, seed);
     progress(&registers, 500).await?;
     let at = Instant::now();
     let third = shards.add_group().await?;
