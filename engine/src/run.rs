@@ -46,7 +46,7 @@ impl Listeners {
     /// Binds what `config` says.
     pub async fn bind(config: &Config) -> Result<Self, RunError> {
         // The directory of the sockets is that of the data.
-        std::fs::create_dir_all(&config.dir)
+        raftkv_runtime::directory::create_durable(&config.dir)
             .map_err(|source| RunError::Io { action: "create the data directory", source })?;
         let address = config.http_listen.to_string();
         let http = TcpListener::bind(&address).await.map_err(|source| RunError::Listen { address, source })?;

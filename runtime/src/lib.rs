@@ -22,11 +22,13 @@
 
 pub mod clock;
 pub mod config;
+pub mod directory;
 pub mod exit;
 pub mod file_limit;
 pub mod grpc;
 pub mod metrics;
 pub mod panic;
+pub mod planted;
 pub mod shutdown;
 pub mod telemetry;
 pub mod wipe;

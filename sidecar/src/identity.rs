@@ -139,7 +139,7 @@ impl IdentityStore {
             let path = path.to_owned();
             move |source| IdentityError::Io { action, path, source }
         };
-        fs::create_dir_all(dir).map_err(failed("create the directory", dir))?;
+        raftkv_runtime::directory::create_durable(dir).map_err(failed("create the directory", dir))?;
         let lock_path = dir.join(LOCK);
         let lock = OpenOptions::new()
             .create(true)

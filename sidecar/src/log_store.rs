@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::{Stream, TryStreamExt, stream};
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
+use raftkv_runtime::planted;
 use tokio::sync::{oneshot, watch};
 
 use crate::lease::Keeper;
@@ -141,6 +142,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         if let Some(keeper) = &self.keeper {
             keeper.before_vote(vote.leader_id).await;
+        }
+        if planted!(VoteNotPersisted) {
+            return Ok(());
         }
         let ballot = Ballot { leader: to_leader(vote.leader_id), committed: vote.committed };
         let (done, durable) = oneshot::channel();

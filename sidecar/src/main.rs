@@ -36,7 +36,7 @@ async fn start(config: Config) {
         Err(error) => exit::fatal(exit::IO, format!("wipe a killed node: {error}")),
     }
     // The Unix sockets are in the data directory, which the first start makes.
-    std::fs::create_dir_all(&config.dir).unwrap_or_else(|error| exit::fatal(exit::IO, error));
+    raftkv_runtime::directory::create_durable(&config.dir).unwrap_or_else(|error| exit::fatal(exit::IO, error));
     let listeners = Listeners::bind(&config).await.unwrap_or_else(|error| exit::fatal(exit::IO, error));
     if let Err(error) = run(config, listeners, shutdown).await {
         exit::fatal(exit_code(&error), error);

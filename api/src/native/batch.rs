@@ -10,7 +10,6 @@ use bytes::Bytes;
 use raftkv_kv::{Command, Limits, Op, Outcome, Precondition, Value};
 use serde::Serialize;
 
-use crate::{Backend, BackendError};
 use crate::app::{App, operation, written};
 use crate::body::read_body;
 use crate::fields::{Unknown, elements, envelope_limits, fields, key, malformed, text, value};
@@ -18,6 +17,7 @@ use crate::negotiate::{Accept, Format, is_msgpack, media_type};
 use crate::problem::{Problem, ProblemBody, ProblemOutcome};
 use crate::query::Query;
 use crate::reply::{IDEMPOTENCY_REPLAYED, MSGPACK, TRUE, json, reply};
+use crate::{Backend, BackendError};
 
 /// Several changes, as JSON tells them. In MsgPack keys may be str or bin and values are any value.
 #[derive(utoipa::ToSchema)]

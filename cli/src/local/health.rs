@@ -37,7 +37,8 @@ pub(super) async fn wait(
 ) -> Result<(), Failure> {
     let deadline = Instant::now() + within;
     let subjects = subjects(plan)?;
-    let groups = plan.group_names().len();
+    let names: Vec<&str> = plan.group_names().into_keys().collect();
+    let groups = names.len();
     let router = match plan.routers.first() {
         Some(router) if groups > had_groups => {
             Some(Router::at(router.http().parse().map_err(Failure::usage)?, ASK_TIMEOUT))
@@ -63,7 +64,11 @@ pub(super) async fn wait(
             (None, None) => return Ok(()),
             (None, Some(router)) => {
                 let unsettled = match router.cluster().await {
-                    Ok((_, cluster)) => cluster.unsettled(groups),
+                    Ok((_, cluster)) => {
+                        // What an operator removed is not waited for.
+                        let removed = names.iter().filter(|name| cluster.is_removed(name)).count();
+                        cluster.unsettled(groups - removed)
+                    }
                     Err(failure) => Some(failure.message),
                 };
                 let Some(reason) = unsettled else { return Ok(()) };
@@ -81,8 +86,8 @@ pub(super) async fn wait(
                         log_tails(&subject.logs)
                     )));
                 }
-                let names: Vec<_> = waiting.iter().map(|(subject, _)| subject.name.as_str()).collect();
-                progress.set_message(format!("Waiting for {}", names.join(", ")));
+                let awaited: Vec<_> = waiting.iter().map(|(subject, _)| subject.name.as_str()).collect();
+                progress.set_message(format!("Waiting for {}", awaited.join(", ")));
             }
         }
         sleep(POLL).await;

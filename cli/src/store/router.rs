@@ -90,7 +90,7 @@ fn is_no_route(answer: &Answer) -> bool {
     let problem: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     let code = problem.get("code").and_then(serde_json::Value::as_str);
     let is_missing = matches!(answer.status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED);
-    is_missing && matches!(code, None | Some("unknown_path" | "method_not_allowed"))
+    is_missing && matches!(code, None | Some("unknown_path" | "no_such_route" | "method_not_allowed"))
 }
 
 fn not_understood(error: serde_json::Error) -> Failure {

@@ -89,6 +89,12 @@ impl ClusterView {
         })
     }
 
+    /// Whether the group of that name was removed, and there is no other of that name.
+    pub(crate) fn is_removed(&self, name: &str) -> bool {
+        self.groups.iter().any(|group| group.name == name)
+            && self.groups.iter().filter(|group| group.name == name).all(|group| group.state == "removed")
+    }
+
     /// Why the slots are not shared by weight among `groups` active groups yet; `None` = they are.
     pub(crate) fn unsettled(&self, groups: usize) -> Option<String> {
         let active: Vec<_> = self.groups.iter().filter(|group| group.state == "active").collect();
@@ -164,6 +170,8 @@ mod tests {
     fn a_group_is_found_by_name_or_id_and_a_removed_one_last() {
         let view = cluster();
         assert_eq!((view.find("g2").expect("live").id, view.find("3").expect("id").id), (2, 3));
+        assert!(!view.is_removed("g2") && !view.is_removed("g9"), "one of the name is left, or never was");
+        assert!(ClusterView { groups: view.groups[2..].to_vec(), ..ClusterView::default() }.is_removed("g2"));
         let missing = view.find("g9").expect_err("no such group");
         assert!(missing.code == 1 && missing.message.contains("g1, g2"), "{missing:?}");
         assert_eq!(view.groups[0].member_names(), ["g1n1*", "g1n2"]);

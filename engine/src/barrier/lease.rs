@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use raftkv_link::stream_link::{LinkEvent, StreamLink};
 use raftkv_proto::consensus::{LeaseAck, LeaseGrant};
-use raftkv_runtime::clock;
 use raftkv_runtime::shutdown::Shutdown;
+use raftkv_runtime::{clock, planted};
 use tokio::sync::watch;
 
 /// What the sidecar granted this engine. Cheap to clone.
@@ -24,7 +24,7 @@ impl Lease {
         // The read must not be done after the clock was looked at.
         fence(Ordering::SeqCst);
         let until_ns = self.until_ns.load(Ordering::SeqCst);
-        until_ns != 0 && clock::boottime_ns() < until_ns
+        until_ns != 0 && (clock::boottime_ns() < until_ns || planted!(StaleLease))
     }
 
     /// Takes what the sidecar grants and revokes, until `stop`. A grant counts while the stream that brought it is open, and

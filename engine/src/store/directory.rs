@@ -44,10 +44,21 @@ pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
     File::open(path).and_then(|file| file.sync_all()).map_err(io("sync", path))
 }
 
+/// Makes the names in a directory and in all below it durable.
+pub(super) fn sync_directories(path: &Path) -> Result<(), StoreError> {
+    for entry in fs::read_dir(path).map_err(io("read", path))? {
+        let entry = entry.map_err(io("read", path))?;
+        if entry.file_type().map_err(io("read", path))?.is_dir() {
+            sync_directories(&entry.path())?;
+        }
+    }
+    sync_directory(path)
+}
+
 impl Directory {
     /// Creates it where it is missing, and locks it.
     pub(super) fn open(root: &Path) -> Result<Self, StoreError> {
-        fs::create_dir_all(root).map_err(io("create", root))?;
+        raftkv_runtime::directory::create_durable(root).map_err(io("create", root))?;
         let path = root.join(LOCK);
         let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(io("open", &path))?;
         for attempt in 1.. {

@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use raftkv_kv::{Answer, Batch, CodecError, Command, Idempotency, Op, Outcome, Precondition, Proposal, slot_of};
+use raftkv_runtime::planted;
 
 use super::recent::Stored;
 use super::record::{self, IdempotencyRecord, SessionRecord, Trace};
@@ -145,7 +146,7 @@ impl Machine {
             txn.remove(layout::answer(id, sequence), trace);
         }
         let is_stale = sequence < session.record.acknowledged_below;
-        let is_repeat = session.answers.contains_key(&sequence);
+        let is_repeat = session.answers.contains_key(&sequence) && !planted!(ApplyTwice);
         if !is_stale
             && !is_repeat
             && session.answers.len() >= self.limits.answers_per_session

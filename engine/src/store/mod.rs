@@ -3,7 +3,7 @@
 //! [`Store`] is the handle. One thread changes the state ([`applier`]), by rules that depend on nothing but the entries
 //! of the log ([`machine`]), in batches that become visible as a whole ([`txn`]). Readers see a moment between two
 //! batches ([`read`]). The live state is one *generation*, a directory with a fjall database ([`generation`],
-//! [`directory`]). A snapshot that is received becomes the next generation ([`snapshot`]). In a sharded store a group
+//! [`directory`], [`journal`]). A snapshot that is received becomes the next generation ([`snapshot`]). In a sharded store a group
 //! serves a part of the slots only, and slots move ([`shards`]). What the keys and records look like is in [`layout`] and
 //! [`record`].
 //!
@@ -22,6 +22,7 @@ mod error;
 mod frame;
 mod generation;
 mod handle;
+mod journal;
 mod layout;
 mod machine;
 mod meta;

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use fjall::{PersistMode, Slice};
+use fjall::{Keyspace, PersistMode, Slice};
+use raftkv_runtime::planted;
 
 use super::generation::{Generation, read_error};
 use super::meta::Meta;
@@ -157,7 +158,9 @@ impl<'a> Txn<'a> {
         }
         let link = layout::numbered(layout::LINK, self.meta.batch);
         batch.insert(keyspace, link, record::seal(&link, &[]));
-        batch.insert(keyspace, layout::META_KEY, self.meta.seal());
+        let apart = planted!(PositionApart) && !self.meta.batch.is_multiple_of(8);
+        let meta = if apart { position_apart(&self.meta, keyspace)? } else { self.meta.seal() };
+        batch.insert(keyspace, layout::META_KEY, meta);
         batch.commit()?;
         Ok(self.meta)
     }
@@ -180,4 +183,11 @@ impl<'a> Txn<'a> {
         let sum = &mut self.meta.sum;
         *sum = sum.wrapping_add(new.map_or(0, |trace| trace.0)).wrapping_sub(old.map_or(0, |trace| trace.0));
     }
+}
+
+/// The planted bug: the meta record with the position that is stored, as if the new one were written later.
+fn position_apart(meta: &Meta, keyspace: &Keyspace) -> Result<Slice, fjall::Error> {
+    let stored = keyspace.get(layout::META_KEY)?.and_then(|record| Meta::open(&record).ok());
+    let position = stored.map_or_else(|| meta.position.clone(), |stored| stored.position);
+    Ok(Meta { position, ..meta.clone() }.seal())
 }

@@ -4,6 +4,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
+use raftkv_runtime::planted;
+
 use super::WalError;
 use super::disk::Location;
 use super::frame::{self, Place};
@@ -152,12 +154,13 @@ impl Writer {
         let options = &self.shared.options;
         options
             .fault(IoStep::Write)
+            .and_then(|()| if planted!(AckBeforeFsync) { self.active.file.sync_data() } else { Ok(()) })
             .and_then(|()| self.active.file.write_all_at(&self.frame, self.offset))
             .map_err(|error| WalError::io("write", path, error))?;
         let started = Instant::now();
         options
             .fault(IoStep::Sync)
-            .and_then(|()| self.active.file.sync_data())
+            .and_then(|()| if planted!(AckBeforeFsync) { Ok(()) } else { self.active.file.sync_data() })
             .map_err(|error| WalError::io("fsync", path, error))?;
         let metrics = &self.shared.metrics;
         metrics.fsync.record(started.elapsed());

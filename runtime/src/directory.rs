@@ -1,0 +1,54 @@
+//! Directories that a power loss does not take away.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+/// Makes a directory and those it is in, where they are missing, and their names durable.
+///
+/// An fsync of a file promises nothing about the names on the way to it: without this a node could find, after a power
+/// loss, that everything it had made durable is in a directory that never was. Blocks on the disk.
+///
+/// # Errors
+/// When a directory cannot be made or made durable. A parent that this process may not open is an error only where
+/// something was made in it.
+pub fn create_durable(dir: &Path) -> io::Result<()> {
+    let existed = dir.is_dir();
+    let parent = match dir.parent() {
+        None => return Ok(()),
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+    };
+    if !existed {
+        if !parent.is_dir() {
+            create_durable(parent)?;
+        }
+        match fs::create_dir(dir) {
+            // The node's other process was faster.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+            other => other?,
+        }
+    }
+    // Also of one that is there: whoever made it may have been killed before it came to this.
+    match File::open(parent).and_then(|parent| parent.sync_all()) {
+        Err(error) if existed && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_are_made_on_the_way_and_again_is_fine() {
+        let root = tempfile::tempdir().expect("directory");
+        let dir = root.path().join("a/b/c");
+        create_durable(&dir).expect("made");
+        create_durable(&dir).expect("there already");
+        assert!(dir.is_dir());
+        fs::write(root.path().join("file"), "").expect("file");
+        assert!(create_durable(&root.path().join("file/below")).is_err());
+        assert!(create_durable(&root.path().join("file")).is_err());
+    }
+}
