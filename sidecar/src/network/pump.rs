@@ -116,7 +116,7 @@ pub(super) async fn pump(
         request.leader_commit = progress.gate(wanted);
         let end = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
         last = Some(AppendEntriesRequest {
-            vote: request.vote.clone(),
+            vote: request.vote,
             prev_log_id: end,
             entries: Vec::new(),
             leader_commit: request.leader_commit,
