@@ -205,7 +205,7 @@ impl World {
                 assert_eq!(told, current);
             }
             Outcome::Set { revision, created } => {
-                assert!(!write.delete && !(write.only_absent && live.is_some()));
+                assert!(!write.delete && (!write.only_absent || live.is_none()));
                 assert_eq!(created, live.is_none(), "{write:?} of {}: {live:?}", name(key));
                 self.rise(key, revision);
                 let create_revision = live.map_or(revision, |live| live.create_revision);

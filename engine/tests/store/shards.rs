@@ -212,7 +212,7 @@ fn a_read_goes_with_the_ownership_of_the_state_that_it_saw() {
                         }
                     } else {
                         let (page, served) = store.list_served(&everything()).unwrap();
-                        served.contains(slot_of(b"a")).then(|| page.entries.len() == 1)
+                        served.contains(slot_of(b"a")).then_some(page.entries.len() == 1)
                     };
                     assert_ne!(is_there, Some(false), "served, and gone");
                     seen.fetch_add(u64::from(is_there.is_some()), Ordering::Relaxed);
