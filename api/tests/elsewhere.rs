@@ -1,4 +1,5 @@
 //! A node passes on to a router what its group cannot answer.
+#![allow(clippy::unwrap_used)] // A test that unwraps says where it failed.
 
 mod support;
 
