@@ -1,6 +1,6 @@
 //! Known faults, planted on purpose, to prove that the tests would find them.
 //!
-//! A crate with the feature `planted-bugs` has a branch at each place that [`planted!`](crate::planted) names; the
+//! A crate with the feature `planted-bugs` has a branch at each place that [`planted!`](crate::planted!) names; the
 //! environment chooses one at run time. Without the feature, as in everything that is released, each branch is the constant
 //! `false` and compiles to nothing. `tests/tests/planted.rs` runs a scenario for each that must notice it.
 
