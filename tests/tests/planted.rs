@@ -29,6 +29,8 @@ const NO_FUSE: &str = "SKIPPED: no FUSE here";
 const PATIENCE: Duration = Duration::from_secs(240);
 /// A group that is whole serves again within this after a restart.
 const BACK: Duration = Duration::from_secs(40);
+/// A node that has started has read its vote within this.
+const VOTE_READ: Duration = Duration::from_secs(5);
 
 fn builder() -> ClusterBuilder {
     with_bug(Cluster::builder())
@@ -197,15 +199,21 @@ async fn a_vote_outlives_a_restart() -> anyhow::Result<()> {
             // Nobody tells it.
             cluster.isolate(node);
             node.start()?;
-            let after = eventually("it answers", || async {
+            eventually("it answers", || async {
                 let status = node.status().await?;
                 ensure!(status.cluster_id.is_some() && status.node.role != "waiting", "it has not resumed");
-                Ok(status.node.term)
+                Ok(())
             })
             .await?;
-            if after < before {
-                let what = format!("round {round}, {}: term {before}, after a restart {after}", node.name());
-                return Err(noticed("terms never go back", what));
+            // It answers before it has read its vote.
+            let remembered = eventually_within("it remembers its term", VOTE_READ, || async {
+                let term = node.status().await?.node.term;
+                ensure!(term >= before, "term {before}, after a restart {term}");
+                Ok(())
+            })
+            .await;
+            if let Err(error) = remembered {
+                return Err(noticed("terms never go back", format!("round {round}, {}: {error:#}", node.name())));
             }
             cluster.heal();
             cluster.whole(3).await?;
