@@ -29,8 +29,8 @@ struct Race {
 }
 
 impl Race {
-    /// Runs while `faults` does.
-    async fn run(cluster: &Cluster, faults: impl AsyncFnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    /// Runs while `faults` does, which sees how far it is.
+    async fn run(cluster: &Cluster, faults: impl AsyncFnOnce(&Self) -> anyhow::Result<()>) -> anyhow::Result<()> {
         let race = Arc::new(Self::default());
         let clients: Vec<_> = cluster.nodes().iter().map(|node| node.client()).collect();
         let mut tasks = JoinSet::new();
@@ -39,7 +39,7 @@ impl Race {
             tasks.spawn(Arc::clone(&race).read_in_turn(client.clone()));
             tasks.spawn(Arc::clone(&race).read_all_the_time(client));
         }
-        let faulted = faults().await;
+        let faulted = faults(&race).await;
         race.over.store(true, Ordering::SeqCst);
         while let Some(ended) = tasks.join_next().await {
             ended??;
@@ -137,7 +137,7 @@ impl Race {
 async fn a_leader_that_stood_still_answers_nothing_old() -> anyhow::Result<()> {
     let mut rng = Seed::from_env().rng(7);
     let cluster = Cluster::builder().start().await?;
-    let result = Race::run(&cluster, async || {
+    let result = Race::run(&cluster, async |_| {
         for round in 0..8 {
             let leader = cluster.leader().await?;
             let (engine, sidecar) = [(true, true), (false, true), (true, true), (true, false)][round % 4];
@@ -171,7 +171,7 @@ async fn a_leader_that_stood_still_answers_nothing_old() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leadership_moves_under_reads() -> anyhow::Result<()> {
     let cluster = Cluster::builder().start().await?;
-    Race::run(&cluster, async || {
+    Race::run(&cluster, async |race| {
         for round in 0..30 {
             // Refused while the others have not answered a new leader yet, or when it has just lost its place.
             eventually(&format!("transfer {round} is made"), || async {
@@ -179,6 +179,12 @@ async fn leadership_moves_under_reads() -> anyhow::Result<()> {
                 let next = &cluster.others(&leader)[round % 2];
                 let path = format!("/transfer-leader?to={}", next.name());
                 leader.management().post(&path, "application/json", "").await?.success()
+            })
+            .await?;
+            let before = race.reads.load(Ordering::SeqCst);
+            eventually("clients read under the new leader", || async {
+                ensure!(race.reads.load(Ordering::SeqCst) > before + 50, "too few have");
+                Ok(())
             })
             .await?;
         }
@@ -194,7 +200,7 @@ async fn leadership_moves_under_reads() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_of_leaders_that_come_back_at_once_answer_nothing_old() -> anyhow::Result<()> {
     let cluster = Cluster::builder().start().await?;
-    Race::run(&cluster, async || {
+    Race::run(&cluster, async |_| {
         for round in 0..8 {
             let leader = cluster.leader().await?;
             match round % 4 {
