@@ -206,7 +206,7 @@ async fn a_vote_outlives_a_restart() -> anyhow::Result<()> {
             })
             .await?;
             // It answers before it has read its vote.
-            let remembered = eventually_within("it remembers its term", VOTE_READ, || async {
+            let remembered = eventually_within(VOTE_READ, "it remembers its term", || async {
                 let term = node.status().await?.node.term;
                 ensure!(term >= before, "term {before}, after a restart {term}");
                 Ok(())
