@@ -83,13 +83,20 @@ pub fn segments(dir: &Path) -> Vec<PathBuf> {
     paths
 }
 
+/// A copy of a directory, maybe of one in use: a file that gets another name in between makes it begin again.
 pub fn copy(from: &Path) -> TempDir {
-    let to = TempDir::new().unwrap();
-    for item in fs::read_dir(from).unwrap() {
-        let item = item.unwrap();
-        fs::copy(item.path(), to.path().join(item.file_name())).unwrap();
+    loop {
+        let to = TempDir::new().unwrap();
+        let copied = fs::read_dir(from).unwrap().try_for_each(|item| {
+            let item = item?;
+            fs::copy(item.path(), to.path().join(item.file_name())).map(drop)
+        });
+        match copied {
+            Ok(()) => return to,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => panic!("copy {}: {error}", from.display()),
+        }
     }
-    to
 }
 
 pub fn open_file(path: &Path) -> File {
