@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use proptest::prelude::*;
 use raftkv_kv::{
-    Answer, Batch, CodecError, Command, FORMAT_VERSION, Idempotency, Key, Op, Outcome, Precondition, Proposal, SLOTS,
-    Value, slot_of,
+    Answer, Batch, CodecError, Command, Ended, FORMAT_VERSION, FencePoint, Idempotency, ImportPage, ImportRecord,
+    Incoming, Key, Op, Outcome, Outgoing, Ownership, Precondition, Proposal, PurgeState, Refusal, SLOTS, SlotSet,
+    SystemAnswer, SystemCommand, Value, slot_of,
 };
 
 fn any_bytes(max: usize) -> impl Strategy<Value = Bytes> {
@@ -158,6 +159,98 @@ fn golden_proposals() -> Vec<(&'static str, Proposal)> {
     vec![("proposal-open-session", Proposal::OpenSession), ("proposal-batch", Proposal::Batch(batch))]
 }
 
+fn golden_system_commands() -> Vec<(&'static str, SystemCommand)> {
+    let slots: SlotSet = "0-99,5461,16383".parse().unwrap();
+    let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
+    vec![
+        ("put-key", SystemCommand::PutKey { key: bytes("cluster"), expected_version: 3, value: bytes("{}") }),
+        ("adopt", SystemCommand::Adopt { store: 0x0123_4567_89ab_cdef, group: 2, keep: true }),
+        ("claim", SystemCommand::Claim { id: 4, slots: slots.clone() }),
+        ("disown", SystemCommand::Disown { id: 5, slots: slots.clone() }),
+        ("begin-import", SystemCommand::BeginImport { id: 6, slots: slots.clone() }),
+        ("import", SystemCommand::Import { id: 6, page: 1, cursor: bytes("next"), records: golden_page().encode() }),
+        (
+            "commit-import",
+            SystemCommand::CommitImport { id: 6, pages: 2, revision: 70_000, clock_ms: 1_700_000_000_000 },
+        ),
+        ("abort-import", SystemCommand::AbortImport { id: 7 }),
+        ("begin-export", SystemCommand::BeginExport { id: 6, slots }),
+        ("fence", SystemCommand::Fence { id: 6 }),
+        ("abort-export", SystemCommand::AbortExport { id: 7 }),
+        ("release", SystemCommand::Release { id: 6 }),
+        ("purge", SystemCommand::Purge { limit: 1_000 }),
+    ]
+}
+
+fn golden_page() -> ImportPage {
+    let key = Bytes::from_static(b"{tag}key");
+    let value = ImportRecord::Value {
+        key: key.clone(),
+        revision: 9,
+        create_revision: 8,
+        expires_at_ms: 1_700_000_000_000,
+        value: Bytes::from_static(b"\xa5hello"),
+    };
+    let kept = ImportRecord::Idempotency {
+        slot: 16_383,
+        key: Bytes::from_static(b"order-17"),
+        fingerprint: u64::MAX,
+        expires_at_ms: 1_700_000_000_001,
+        outcome: Outcome::Deleted { revision: 3, existed: true },
+    };
+    ImportPage { records: vec![value, ImportRecord::Absent { key }, kept] }
+}
+
+fn golden_ownership() -> Ownership {
+    let point = FencePoint { changes: 4, revision: 5, clock_ms: 6 };
+    let slots = |text: &str| text.parse::<SlotSet>().unwrap();
+    Ownership {
+        store: 0x0123_4567_89ab_cdef,
+        group: 2,
+        owned: slots("0-99"),
+        last_move: 8,
+        outgoing: Some(Outgoing { id: 7, slots: slots("1-2"), fence: Some(point), changes: 4 }),
+        incoming: Some(Incoming { id: 8, slots: slots("200"), pages: 3, cursor: Bytes::from_static(b"c") }),
+        last_import: Some(Ended { id: 6, committed: true }),
+        last_export: Some(Ended { id: 5, committed: false }),
+        purge: Some(PurgeState { slots: slots("300-301"), cursor: Bytes::new() }),
+    }
+}
+
+fn golden_refusals() -> Vec<Refusal> {
+    vec![
+        Refusal::Version { version: 4 },
+        Refusal::TooLarge { bytes: 9, limit: 8 },
+        Refusal::NotAdopted,
+        Refusal::OtherIdentity { store: 1, group: 2 },
+        Refusal::NotEmpty { keys: 3 },
+        Refusal::NotOwned,
+        Refusal::Owned,
+        Refusal::PurgePending,
+        Refusal::Busy { id: 5 },
+        Refusal::Committed,
+        Refusal::Aborted,
+        Refusal::Unknown,
+        Refusal::Step("not fenced".to_owned()),
+        Refusal::Page { next_page: 6 },
+        Refusal::Malformed("why".to_owned()),
+    ]
+}
+
+fn golden_system_answers() -> Vec<(String, Answer)> {
+    let answers = [
+        ("done", SystemAnswer::Done),
+        ("key-put", SystemAnswer::KeyPut { version: 4 }),
+        ("fenced", SystemAnswer::Fenced { changes: 1, revision: 2, clock_ms: 3 }),
+        ("imported", SystemAnswer::Imported { next_page: 2 }),
+        ("purged", SystemAnswer::Purged { removed: 7, done: true }),
+    ];
+    let answers = answers.into_iter().map(|(name, answer)| (format!("answer-system-{name}"), answer));
+    let refusals = golden_refusals().into_iter().enumerate();
+    let refusals = refusals.map(|(at, why)| (format!("answer-system-refused-{at}"), SystemAnswer::Refused(why)));
+    answers.chain(refusals).map(|(name, answer)| (name, Answer::System(answer))).collect()
+}
+
 fn golden_answers() -> Vec<(&'static str, Answer)> {
     let outcomes = vec![
         Outcome::Set { revision: 1, created: true },
@@ -194,9 +287,21 @@ fn version_1_is_frozen() {
         assert_eq!(Proposal::decode(&bytes).unwrap(), proposal, "{name} reads differently");
         assert_eq!(proposal.encode(), bytes, "{name} is written differently");
     }
-    for (name, answer) in golden_answers() {
-        let bytes = golden(name, &answer.encode());
+    for (name, command) in golden_system_commands() {
+        let (name, proposal) = (format!("proposal-system-{name}"), Proposal::System(command));
+        let bytes = golden(&name, &proposal.encode());
+        assert_eq!(Proposal::decode(&bytes).unwrap(), proposal, "{name} reads differently");
+        assert_eq!(proposal.encode(), bytes, "{name} is written differently");
+    }
+    let answers = golden_answers().into_iter().map(|(name, answer)| (name.to_owned(), answer));
+    for (name, answer) in answers.chain(golden_system_answers()) {
+        let bytes = golden(&name, &answer.encode());
         assert_eq!(Answer::decode(&bytes).unwrap(), answer, "{name} reads differently");
         assert_eq!(answer.encode(), bytes, "{name} is written differently");
     }
+    let (ownership, page) = (golden_ownership(), golden_page());
+    let bytes = golden("ownership", &ownership.encode());
+    assert_eq!((Ownership::decode(&bytes).unwrap(), &*ownership.encode()), (ownership.clone(), &*bytes));
+    let bytes = golden("import-page", &page.encode());
+    assert_eq!((ImportPage::decode(&bytes).unwrap(), &*page.encode()), (page.clone(), &*bytes));
 }
