@@ -43,5 +43,8 @@ async fn start(config: Config) -> Result<(), RunError> {
         tracing::warn!("this node was killed: its data is wiped, it starts anew");
     }
     let listeners = Listeners::bind(&config).await?;
+    #[cfg(feature = "failpoints")]
+    raftkv_runtime::failpoints::listen(&config.data_dir().join("engine.failpoints"))
+        .map_err(|source| RunError::Io { action: "listen for failpoints", source })?;
     run(config, listeners, shutdown).await
 }

@@ -24,6 +24,7 @@ pub mod clock;
 pub mod config;
 pub mod directory;
 pub mod exit;
+pub mod failpoints;
 pub mod file_limit;
 pub mod grpc;
 pub mod metrics;

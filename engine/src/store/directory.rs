@@ -15,6 +15,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use raftkv_runtime::failpoint;
+
 use super::StoreError;
 
 const CURRENT: &str = "CURRENT";
@@ -134,7 +136,9 @@ impl Directory {
         write!(file, "{FORMAT_LINE}\ngen-{number}\n").map_err(io("write", &next))?;
         file.sync_all().map_err(io("sync", &next))?;
         let path = self.root.join(CURRENT);
+        failpoint!("engine::swap::before_rename");
         fs::rename(&next, &path).map_err(io("rename", &next))?;
+        failpoint!("engine::swap::after_rename");
         sync_directory(&self.root)
     }
 

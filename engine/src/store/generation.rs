@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, LsmError, PersistMode};
 
 use raftkv_kv::Ownership;
-use raftkv_runtime::planted;
+use raftkv_runtime::{failpoint, planted};
 
 use super::directory::sync_directories;
 use super::journal;
@@ -196,9 +196,13 @@ impl Generation {
     /// Makes everything visible now durable and says up to where that is at least.
     pub(super) fn persist(&self) -> Result<Position, StoreError> {
         let position = self.with_meta(|meta| meta.position.clone());
+        failpoint!("engine::store::before_persist", |why: String| StoreError::Storage(fjall::Error::Io(
+            std::io::Error::other(why)
+        )));
         if !planted!(PurgeTooEarly) {
             self.db.persist(PersistMode::SyncAll).map_err(StoreError::Storage)?;
         }
+        failpoint!("engine::store::after_persist");
         Ok(position)
     }
 

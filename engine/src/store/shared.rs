@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use raftkv_runtime::failpoint;
 use tokio::sync::watch;
 
 use super::applier::{self, Loaded};
@@ -102,11 +103,13 @@ impl Shared {
             Err(OpenFailure::Damaged(why)) => return Err(StoreError::Corrupt(why)),
             Err(OpenFailure::Other(error)) => return Err(error),
         };
+        failpoint!("engine::swap::before");
         if let Err(error) = self.directory.set_current(token) {
             // Which of the two a restart would find is not known: entries applied to the wrong one would be lost.
             self.stop(Fatal::io(format!("the switch to generation {token} is in doubt: {error}")));
             return Err(error);
         }
+        failpoint!("engine::swap::after");
         *slot = None;
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new);
         tracing::info!(

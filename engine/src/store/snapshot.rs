@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use fjall::{PersistMode, Slice};
+use raftkv_runtime::failpoint;
 
 use super::directory::sync_directory;
 use super::frame::{FrameReader, FrameWriter, SNAPSHOT_FORMAT};
@@ -77,6 +78,7 @@ impl SnapshotReader {
     }
 
     fn next_part(&mut self) -> Result<SnapshotPart, StoreError> {
+        failpoint!("engine::snapshot::send_part");
         while !self.frames.is_full() {
             let Some(item) = self.records.next() else { break };
             let (key, record) = item?;
@@ -134,6 +136,7 @@ pub(super) fn stage(
         remove(&path);
         return Err(error);
     }
+    failpoint!("engine::snapshot::staged");
     let staged = Staged { token, position: header.position.clone() };
     *shared.staged.lock().unwrap_or_else(PoisonError::into_inner) = Some(staged);
     Ok(token)
@@ -176,6 +179,7 @@ fn receive(
     let mut crc = 0;
     let mut last = Slice::empty();
     let (records, crc32c) = loop {
+        failpoint!("engine::snapshot::receive_part");
         let mut frame = match part {
             Next::Frame(frame) => frame,
             Next::Trailer { records, crc32c } => break (records, crc32c),
@@ -213,6 +217,7 @@ fn receive(
         return Err(damaged("its header names another position than its content"));
     }
     tally.compare(&meta).map_err(refused)?;
+    failpoint!("engine::snapshot::before_durable");
     ingestion.finish().map_err(StoreError::Storage)?;
     db.persist(PersistMode::SyncAll).map_err(StoreError::Storage)
 }

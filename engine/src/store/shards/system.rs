@@ -11,6 +11,8 @@ use crate::store::{StoreError, layout};
 impl Machine {
     /// Does what the command says, or refuses it without a trace; returns the encoded answer.
     pub(in crate::store) fn system(&mut self, txn: &mut Txn<'_>, command: SystemCommand) -> Result<Bytes, StoreError> {
+        #[cfg(feature = "failpoints")]
+        pass(&command);
         let answer = match self.shards.decide(command, &txn.meta) {
             Err(refusal) => SystemAnswer::Refused(refusal),
             Ok(Effect::Done) => SystemAnswer::Done,
@@ -31,6 +33,21 @@ impl Machine {
         };
         Ok(Answer::System(answer).encode())
     }
+}
+
+/// A step of a move is about to be applied.
+#[cfg(feature = "failpoints")]
+fn pass(command: &SystemCommand) {
+    raftkv_runtime::failpoints::pass_by(match command {
+        SystemCommand::BeginImport { .. } => "engine::shards::begin_import",
+        SystemCommand::Import { .. } => "engine::shards::import",
+        SystemCommand::CommitImport { .. } => "engine::shards::commit_import",
+        SystemCommand::BeginExport { .. } => "engine::shards::begin_export",
+        SystemCommand::Fence { .. } => "engine::shards::fence",
+        SystemCommand::Release { .. } => "engine::shards::release",
+        SystemCommand::Purge { .. } => "engine::shards::purge",
+        _ => return,
+    });
 }
 
 fn put(txn: &mut Txn<'_>, name: &[u8], expected_version: u64, value: &[u8]) -> Result<SystemAnswer, StoreError> {
