@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # How many groups `make up` starts. Not read by the shell itself: there, GROUPS is something else.
 GROUPS ?= 2
-.PHONY: help up down clean test verify fix bench image
+.PHONY: help up down clean test soak verify fix bench image
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ clean: ## Stop it and delete its data
 
 test: ## Every test: entrypoint, unit, cluster, faults, containers, the Python client
 	@scripts/test.sh
+
+soak: ## Random faults under load, with checks (MINUTES=10; SEED=n: the faults of the run that had it)
+	@MINUTES="$(MINUTES)" SEED="$(SEED)" scripts/soak.sh
 
 verify: ## Check form, lints and documentation; changes nothing
 	@scripts/verify.sh

@@ -138,6 +138,20 @@ impl Admin {
         self.start(Method::POST, "/v1/cluster/moves", json!({"slots": slots.to_string(), "to": to})).await
     }
 
+    /// As [`move_slots`](Self::move_slots), with at most so many bytes copied in a second: a move that lasts.
+    pub async fn move_slots_slowly(&self, slots: &SlotSet, to: u32, bytes_per_second: u64) -> anyhow::Result<u64> {
+        let body = json!({"slots": slots.to_string(), "to": to, "rate_bytes_per_second": bytes_per_second});
+        self.start(Method::POST, "/v1/cluster/moves", body).await
+    }
+
+    /// The name of the router that works off the operations; `None` while there is none.
+    pub async fn coordinator(&self) -> anyhow::Result<Option<String>> {
+        let document: Value = self.get("/v1/cluster").await?;
+        let routers = document["routers"].as_array().with_context(|| format!("no routers: {document}"))?;
+        let found = routers.iter().find(|router| router["coordinator"] == true);
+        Ok(found.and_then(|router| router["id"].as_str()).map(str::to_owned))
+    }
+
     /// Moves slots so that every group has its share.
     pub async fn rebalance(&self) -> anyhow::Result<u64> {
         self.start(Method::POST, "/v1/cluster/rebalance", json!({})).await

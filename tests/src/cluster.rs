@@ -15,7 +15,7 @@ use crate::contents::Contents;
 use crate::files::tail;
 use crate::loopback::Loopback;
 use crate::node::Node;
-use crate::partition::{Flow, Partition};
+use crate::partition::{Flow, FlowCounts, Partition, Weather};
 use crate::process::{Exit, Process};
 use crate::proxy::{Proxy, Senders};
 use crate::supervisor::Supervisor;
@@ -340,7 +340,18 @@ impl Cluster {
         self.partition.set(from.index, to.index, flow);
     }
 
-    /// Opens all flows.
+    /// Sets how well everything arrives that nodes send to each other.
+    pub fn set_weather(&self, weather: Weather) {
+        assert!(self.settings.partitionable, "the cluster was not built to be partitionable");
+        self.partition.set_weather(weather);
+    }
+
+    /// What was done so far to what nodes sent to each other.
+    pub fn flow_counts(&self) -> FlowCounts {
+        self.partition.counts()
+    }
+
+    /// Opens all flows, in fair weather.
     pub fn heal(&self) {
         self.partition.heal();
     }

@@ -50,6 +50,24 @@ impl GroupPeer {
         Ok((description, ownership))
     }
 
+    /// The slots that the group serves, linearizable.
+    pub async fn served(&mut self) -> anyhow::Result<SlotSet> {
+        let request = ListRequest {
+            consistency: Consistency::Linearizable.into(),
+            timeout_ms: TIMEOUT.as_millis() as u32,
+            start: bytes::Bytes::new(),
+            end: None,
+            limit: 1,
+            max_bytes: PAGE_BYTES,
+            keys_only: true,
+        };
+        let page = self.client.list(request).await?.into_inner();
+        Ok(page
+            .served
+            .iter()
+            .fold(SlotSet::new(), |slots, range| slots.union(&SlotSet::range(range.first as u16, range.last as u16))))
+    }
+
     /// Everything that the group serves, linearizable page by page; fails when what it serves changes meanwhile.
     pub async fn held(&mut self) -> anyhow::Result<Held> {
         let mut keys = BTreeSet::new();

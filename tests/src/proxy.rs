@@ -47,7 +47,7 @@ impl Proxy {
                     let Ok(Some(sender)) = sender else { return };
                     let (to, back) = (partition.watch(sender, node), partition.watch(node, sender));
                     // A broken connection is what this is for.
-                    let _ = carry(connection, target, to, back).await;
+                    let _ = carry(connection, target, to, back, &partition).await;
                 });
             }
         });
@@ -75,27 +75,19 @@ async fn carry(
     target: SocketAddr,
     mut to: watch::Receiver<Flow>,
     mut back: watch::Receiver<Flow>,
+    partition: &Partition,
 ) -> io::Result<()> {
     // A handshake needs both directions.
-    opened(&mut to).await?;
-    opened(&mut back).await?;
+    partition.opened(&mut to).await?;
+    partition.opened(&mut back).await?;
     let upstream = TcpStream::connect(target).await?;
     connection.set_nodelay(true)?;
     upstream.set_nodelay(true)?;
     let (mut connection_read, mut connection_write) = connection.into_split();
     let (mut upstream_read, mut upstream_write) = upstream.into_split();
     tokio::select! {
-        done = pump(&mut connection_read, &mut upstream_write, to) => done,
-        done = pump(&mut upstream_read, &mut connection_write, back) => done,
-    }
-}
-
-/// Waits until the flow is open; an error when it is closed.
-async fn opened(flow: &mut watch::Receiver<Flow>) -> io::Result<()> {
-    let gone = || io::Error::from(io::ErrorKind::ConnectionReset);
-    match *flow.wait_for(|flow| *flow != Flow::Silent).await.map_err(|_| gone())? {
-        Flow::Open => Ok(()),
-        Flow::Silent | Flow::Closed => Err(gone()),
+        done = pump(&mut connection_read, &mut upstream_write, to, partition) => done,
+        done = pump(&mut upstream_read, &mut connection_write, back, partition) => done,
     }
 }
 
@@ -103,6 +95,7 @@ async fn pump(
     from: &mut (impl AsyncReadExt + Unpin),
     to: &mut (impl AsyncWriteExt + Unpin),
     mut flow: watch::Receiver<Flow>,
+    partition: &Partition,
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut closing = flow.clone();
@@ -113,18 +106,20 @@ async fn pump(
         };
         if read == 0 {
             // To the other side, too: an end of a connection is a message as any other.
-            return opened(&mut flow).await;
+            return partition.opened(&mut flow).await;
         }
-        opened(&mut flow).await?;
+        partition.opened(&mut flow).await?;
+        partition.weathered(read).await?;
         to.write_all(&buffer[..read]).await?;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::partition::Weather;
 
     #[tokio::test]
     async fn what_is_silent_arrives_later_and_what_is_closed_never() {
@@ -145,7 +140,30 @@ mod tests {
         partition.heal();
         far.read_exact(&mut byte).await.expect("it comes through");
 
+        assert!(partition.counts().held > 0, "nobody was held back");
+
+        partition.set_weather(Weather {
+            delay: Duration::from_millis(50),
+            bytes_per_second: 100,
+            ..Weather::default()
+        });
+        let at = Instant::now();
+        near.write_all(b"0123456789").await.expect("write");
+        let mut ten = [0; 10];
+        far.read_exact(&mut ten).await.expect("it comes through");
+        assert!(at.elapsed() >= Duration::from_millis(150), "ten bytes took {:.0?}", at.elapsed());
+        let counts = partition.counts();
+        assert!(counts.delayed > 0 && counts.limited > 0, "{counts:?}");
+        partition.set_weather(Weather::default());
+
         partition.set(OUTSIDE, 1, Flow::Closed);
         assert_eq!(near.read(&mut byte).await.unwrap_or(0), 0, "the connection is broken");
+
+        partition.heal();
+        partition.set_weather(Weather { breaks_one_in: 1, ..Weather::default() });
+        let mut near = TcpStream::connect(free).await.expect("connect");
+        near.write_all(b"x").await.expect("write");
+        assert_eq!(near.read(&mut byte).await.unwrap_or(0), 0, "what is lost breaks the connection");
+        assert_eq!(partition.counts().broken, 1);
     }
 }

@@ -310,6 +310,11 @@ impl Shards {
         self.whole().await
     }
 
+    /// Says that a process ended itself for a reason, as a part of the test: not a bug when found in a log.
+    pub fn expect_fatal(&mut self) {
+        self.groups.iter_mut().for_each(Cluster::expect_fatal);
+    }
+
     /// `count` keys below `prefix` whose slots are all in `slots`, each of another slot as long as there are some.
     pub fn keys_in(slots: &SlotSet, prefix: &str, count: usize) -> Vec<String> {
         let mut used = BTreeSet::new();

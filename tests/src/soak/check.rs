@@ -1,0 +1,184 @@
+//! What must be true after an episode.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, ensure};
+
+use super::chains::last_of;
+use super::key_log::KeyLog;
+use super::registers::number_of;
+use super::sets::check_members;
+use super::stats::Stats;
+use super::store::Store;
+use super::work::Seen;
+use crate::client::Client;
+use crate::contents::Contents;
+
+/// Histories are checked by so many threads.
+const THREADS: usize = 2;
+/// For the histories of one episode: low concurrency makes them fast, an exponential one is a soak badly made.
+const CHECK_PATIENCE: Duration = Duration::from_secs(120);
+/// For the replicas to be at one position when nobody writes.
+const EQUAL_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is to stay as it is from one episode to the next: the value and the revision of each key.
+pub(super) type Expected = BTreeMap<String, (serde_json::Value, u64)>;
+
+/// Everything that one episode's clients saw, against what is there now that they have ended.
+pub(super) async fn episode(
+    store: &Store,
+    prefix: &str,
+    mut seen: Seen,
+    expected: &mut Expected,
+    stats: &Stats,
+) -> anyhow::Result<()> {
+    let start = Instant::now();
+    let clients = store.direct();
+    let begin = Instant::now();
+    let contents = Contents::read(&clients[0], prefix, "linearizable").await.context("read what is there")?;
+    let end = Instant::now();
+    let now: Expected = contents
+        .entries
+        .iter()
+        .map(|(key, entry)| (key.clone(), (entry.value.clone().unwrap_or_default(), entry.revision)))
+        .collect();
+
+    let texts = |key: &str| -> String {
+        let value = now.get(key).map(|(value, _)| value.clone()).unwrap_or_default();
+        value.as_str().map(str::to_owned).unwrap_or_default()
+    };
+    appended(&seen, texts)?;
+    counted(&seen, texts)?;
+    members(&seen, &now)?;
+    // The last read of each key: what was acknowledged is there, or was replaced by what was.
+    for (key, log) in &mut seen.logs {
+        let found = match now.get(key) {
+            Some((value, revision)) => Some((last_number(value)?, *revision)),
+            None => None,
+        };
+        log.read(found, begin, end);
+    }
+    let odd = now.keys().find(|key| !seen.logs.contains_key(*key) && !seen.set.contains_key(*key));
+    ensure!(odd.is_none(), "VIOLATION: there is a key {odd:?}, and nobody wrote it");
+    let operations: usize = seen.logs.values().map(KeyLog::len).sum();
+    linearizable(seen.logs, &store.dir()).await?;
+    Stats::add(&stats.checked, operations);
+
+    let compared = store.hashes_agree(EQUAL_PATIENCE).await?;
+    stats.hashes.fetch_add(compared, std::sync::atomic::Ordering::Relaxed);
+    if let Some(shards) = store.shards() {
+        // Each key in exactly one group, the one that serves its slot; each slot served once.
+        shards.spread().await.context("how keys are spread over the groups")?;
+    }
+    expected.extend(now);
+    let spent = start.elapsed().as_micros() as u64;
+    stats.checking_us.fetch_add(spent, std::sync::atomic::Ordering::Relaxed);
+    Ok(())
+}
+
+/// What earlier episodes left is as they left it, at every node.
+pub(super) async fn everything(store: &Store, expected: &Expected) -> anyhow::Result<()> {
+    let mut sources: Vec<(Client, &str)> = store.direct().into_iter().map(|client| (client, "linearizable")).collect();
+    if store.shards().is_none() {
+        store.groups()[0].converged().await.context("what the nodes serve")?;
+        sources.extend(store.direct().into_iter().map(|client| (client, "stale")));
+    }
+    for (client, consistency) in sources {
+        let contents = Contents::read(&client, "e", consistency).await?;
+        for (key, (value, revision)) in expected {
+            let found =
+                contents.entries.get(key).map(|entry| (entry.value.clone().unwrap_or_default(), entry.revision));
+            let before = (value.clone(), *revision);
+            ensure!(
+                found.as_ref() == Some(&before),
+                "VIOLATION: {key} was {before:?}, and without a write is {found:?}"
+            );
+        }
+        let odd = contents.entries.keys().find(|key| !expected.contains_key(*key));
+        ensure!(odd.is_none(), "VIOLATION: there is a key {odd:?} that was not there before, and nobody wrote it");
+    }
+    Ok(())
+}
+
+fn last_number(value: &serde_json::Value) -> anyhow::Result<u64> {
+    match value.as_str() {
+        Some(text) => last_of(text)?.with_context(|| format!("{text:?} holds no number")),
+        None => number_of(value),
+    }
+}
+
+/// Each acknowledged element is in its list once, each refused one is not, and no list was ever anything else.
+fn appended(seen: &Seen, text_of: impl Fn(&str) -> String) -> anyhow::Result<()> {
+    let mut counts: HashMap<&str, HashMap<u64, u32>> = HashMap::new();
+    let lists = seen
+        .appended
+        .iter()
+        .chain(&seen.not_appended)
+        .map(|(key, _)| key.as_str())
+        .chain(seen.texts.keys().map(String::as_str));
+    for key in lists {
+        if counts.contains_key(key) {
+            continue;
+        }
+        let text = text_of(key);
+        if let Some(before) = seen.texts.get(key) {
+            ensure!(text.starts_with(before.as_str()), "VIOLATION: {key} was {before:?}, and is {text:?}");
+        }
+        let mut elements: HashMap<u64, u32> = HashMap::new();
+        for element in text.split(',').filter(|element| !element.is_empty()) {
+            *elements.entry(element.parse()?).or_default() += 1;
+        }
+        counts.insert(key, elements);
+    }
+    for (key, element) in &seen.appended {
+        let found = counts[key.as_str()].get(element).copied().unwrap_or_default();
+        ensure!(found == 1, "VIOLATION: {element} was appended to {key}, and is there {found} times");
+    }
+    for (key, element) in &seen.not_appended {
+        let is_there = counts[key.as_str()].contains_key(element);
+        ensure!(!is_there, "VIOLATION: {element} was refused by {key}, and is there");
+    }
+    Ok(())
+}
+
+/// Each counter is exactly the number of acknowledged adds.
+fn counted(seen: &Seen, text_of: impl Fn(&str) -> String) -> anyhow::Result<()> {
+    for (key, adds) in &seen.adds {
+        let now = last_of(&text_of(key))?.unwrap_or_default();
+        ensure!(now == *adds, "VIOLATION: {adds} adds to {key} were acknowledged, and it is {now}");
+    }
+    Ok(())
+}
+
+fn members(seen: &Seen, now: &Expected) -> anyhow::Result<()> {
+    let listed: HashMap<_, _> = now
+        .iter()
+        .filter(|(key, _)| seen.set.contains_key(*key))
+        .map(|(key, (value, _))| Ok((key.clone(), number_of(value)?)))
+        .collect::<anyhow::Result<_>>()?;
+    check_members(&seen.set, "", &listed)
+}
+
+async fn linearizable(logs: HashMap<String, KeyLog>, dir: &Path) -> anyhow::Result<()> {
+    let mut shares: Vec<Vec<(String, KeyLog)>> = vec![Vec::new(); THREADS];
+    for (number, log) in logs.into_iter().enumerate() {
+        shares[number % THREADS].push(log);
+    }
+    let checks = shares.into_iter().map(|share| {
+        tokio::task::spawn_blocking(move || {
+            share.into_iter().map(|(key, log)| log.check().map_err(|wrong| (key, wrong))).collect::<Result<(), _>>()
+        })
+    });
+    let checked = tokio::time::timeout(CHECK_PATIENCE, futures::future::try_join_all(checks))
+        .await
+        .map_err(|_| anyhow!("the checker takes longer than {CHECK_PATIENCE:?}"))??;
+    for wrong in checked.into_iter().filter_map(Result::err) {
+        let (key, (why, log)) = wrong;
+        let file = dir.join("history.txt");
+        std::fs::write(&file, format!("{key}: {why}\n{log:#?}\n")).context("keep a history")?;
+        return Err(anyhow!("VIOLATION: {key}: {why}; its history is in {}", file.display()));
+    }
+    Ok(())
+}

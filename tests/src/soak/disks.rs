@@ -1,0 +1,152 @@
+//! Faults of disks, on file systems of the harness.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use rustix::io::Errno;
+
+use super::kind::Kind;
+use super::processes::killed;
+use super::store::locked;
+use super::story::Story;
+use crate::answer::Put;
+use crate::faultfs::{Call, Effect, Fault, FaultFs, Loss};
+use crate::node::Node;
+use crate::wait::eventually_within;
+
+/// Under load a disk is written to all the time; behind a partition, when that is over.
+const PATIENCE: Duration = Duration::from_secs(60);
+const SLOW: Duration = Duration::from_millis(60);
+/// Less than the reserve of half a gigabyte.
+const LITTLE: u64 = 64 << 20;
+
+/// Takes everything back when the fault ends, however it does.
+struct Mended(Arc<Mutex<FaultFs>>);
+
+impl Drop for Mended {
+    fn drop(&mut self) {
+        let disk = locked(&self.0);
+        disk.clear_faults();
+        disk.set_free(None);
+        disk.set_read_only(false);
+    }
+}
+
+/// Takes the power of a node whose processes are dead.
+async fn power_loss(story: &Story<'_>, node: &Node, loss: Loss) -> anyhow::Result<()> {
+    let disk = story.store.disk(node)?;
+    let seed = story.planned.seed.wrapping_add(node.index() as u64);
+    // Unmounting waits for the kernel.
+    tokio::task::spawn_blocking(move || {
+        let mut disk = locked(&disk);
+        let before = disk.counts().power_losses;
+        disk.power_loss(loss, seed)?;
+        ensure!(disk.counts().power_losses == before + 1, "the disk did not lose power");
+        Ok(())
+    })
+    .await
+    .context("a power loss")?
+}
+
+pub(super) async fn power_loss_one(story: &Story<'_>) -> anyhow::Result<()> {
+    let (node, _guard) = story.any_node().await;
+    killed(&[node.sidecar(), node.engine()]).await?;
+    let loss = if story.random(2) == 0 { Loss::Volatile } else { Loss::Torn };
+    power_loss(story, &node, loss).await?;
+    story.fired();
+    node.start()
+}
+
+pub(super) async fn power_loss_all(story: &Story<'_>) -> anyhow::Result<()> {
+    let _guards = story.all_nodes().await;
+    let nodes = story.group().nodes();
+    let processes: Vec<_> = nodes.iter().flat_map(|node| [node.sidecar(), node.engine()]).collect();
+    killed(&processes).await?;
+    let loss = if story.planned.kind == Kind::PowerLossTorn { Loss::Torn } else { Loss::Volatile };
+    for node in nodes {
+        power_loss(story, node, loss).await?;
+    }
+    story.fired();
+    nodes.iter().try_for_each(|node| node.start())
+}
+
+/// Something after which a process cannot go on: it must end, and is started again.
+pub(super) async fn fatal(story: &Story<'_>) -> anyhow::Result<()> {
+    let (node, _guard) = story.any_node().await;
+    let disk = story.store.disk(&node)?;
+    let _mended = Mended(Arc::clone(&disk));
+    let (fault, process) = match story.planned.kind {
+        Kind::FsyncFails => (Fault::new(Call::Fsync, Effect::Fail(Errno::IO)).below("sidecar/wal"), node.sidecar()),
+        Kind::TornWrite => (Fault::new(Call::Write, Effect::Tear).below("sidecar/wal"), node.sidecar()),
+        _ => (Fault::new(Call::Write, Effect::Tear).below("engine"), node.engine()),
+    };
+    let ended = process.exits().len();
+    let fired = locked(&disk).inject(fault.times(1));
+    eventually_within(PATIENCE, "the fault fires", || async {
+        ensure!(fired.count() == 1, "it fired {} times", fired.count());
+        Ok(())
+    })
+    .await?;
+    story.fired();
+    eventually_within(PATIENCE, &format!("{} ends", process.name()), || async {
+        ensure!(process.exits().len() > ended, "it goes on after an error of its disk");
+        Ok(())
+    })
+    .await
+}
+
+pub(super) async fn slow(story: &Story<'_>) -> anyhow::Result<()> {
+    let (node, _guard) = story.any_node().await;
+    let disk = story.store.disk(&node)?;
+    let _mended = Mended(Arc::clone(&disk));
+    let fired = locked(&disk).inject(Fault::new(Call::Fsync, Effect::Delay(SLOW)));
+    eventually_within(PATIENCE, "fsyncs are slow", || async {
+        ensure!(fired.count() > 5, "{} were", fired.count());
+        Ok(())
+    })
+    .await?;
+    story.fired();
+    story.hold().await;
+    Ok(())
+}
+
+/// Less space than the reserve: the node refuses values.
+pub(super) async fn full(story: &Story<'_>) -> anyhow::Result<()> {
+    let (node, _guard) = story.any_node().await;
+    let disk = story.store.disk(&node)?;
+    let _mended = Mended(Arc::clone(&disk));
+    locked(&disk).set_free(Some(LITTLE));
+    let client = node.client();
+    eventually_within(PATIENCE, &format!("{} refuses values", node.name()), || async {
+        match client.put_with("full", "x", "?timeout=1s", None).await {
+            Put::Refused(why) if why.starts_with("507") => Ok(()),
+            other => anyhow::bail!("{other:?}"),
+        }
+    })
+    .await?;
+    story.fired();
+    story.hold().await;
+    Ok(())
+}
+
+/// No byte left, or a read-only disk: what cannot write its log must not acknowledge.
+pub(super) async fn unwritable(story: &Story<'_>) -> anyhow::Result<()> {
+    let (node, _guard) = story.any_node().await;
+    let disk = story.store.disk(&node)?;
+    let _mended = Mended(Arc::clone(&disk));
+    let refused = |disk: &FaultFs| disk.counts().no_space + disk.counts().read_only;
+    let before = refused(&locked(&disk));
+    match story.planned.kind {
+        Kind::DiskNoByte => locked(&disk).set_free(Some(0)),
+        _ => locked(&disk).set_read_only(true),
+    }
+    eventually_within(PATIENCE, "the disk refuses a write", || async {
+        ensure!(refused(&locked(&disk)) > before, "it refused none");
+        Ok(())
+    })
+    .await?;
+    story.fired();
+    story.hold().await;
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! Faults of the network between nodes, and between clients and the store.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+
+use super::kind::Kind;
+use super::story::Story;
+use crate::node::Node;
+use crate::partition::{Flow, FlowCounts, Weather};
+use crate::wait::eventually_within;
+
+/// Heartbeats make the first message in a tenth of a second, elections the first connection.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A leader keeps its lease for less than a second: longer than that, and than an election.
+const BEYOND_LEASE: Duration = Duration::from_millis(2_000);
+/// The proxy carries these for a client.
+const CLIENT: usize = 0;
+const SERVER: usize = 1;
+
+/// Opens and clears everything when the fault ends, however it does.
+struct Healed<'a>(&'a crate::cluster::Cluster);
+
+impl Drop for Healed<'_> {
+    fn drop(&mut self) {
+        self.0.heal();
+    }
+}
+
+pub(super) async fn cut(story: &Story<'_>) -> anyhow::Result<()> {
+    let _network = story.store.networks[story.planned.group].lock().await;
+    let group = story.group();
+    let leader = group.leader().await?;
+    let others = group.others(&leader);
+    let one = &others[story.random(others.len())];
+    let _healed = Healed(group);
+    let before = group.flow_counts();
+    let both = |a: &Node, b: &Node, flow: Flow| {
+        group.cut(a, b, flow);
+        group.cut(b, a, flow);
+    };
+    match story.planned.kind {
+        Kind::IsolateLeader => group.isolate(&leader),
+        Kind::IsolateFollower => group.isolate(one),
+        Kind::FromLeaderCut => others.iter().for_each(|other| group.cut(&leader, other, Flow::Silent)),
+        Kind::ToLeaderCut => others.iter().for_each(|other| group.cut(other, &leader, Flow::Silent)),
+        Kind::Bridge => both(&leader, one, Flow::Silent),
+        Kind::NoMajority => group.nodes().iter().for_each(|node| group.isolate(node)),
+        _ => group.others(one).iter().for_each(|other| both(one, other, Flow::Closed)),
+    }
+    counted(story, "messages are held back", |counts| counts.held + counts.closed > before.held + before.closed)
+        .await?;
+    tokio::time::sleep(story.planned.hold.max(BEYOND_LEASE)).await;
+    Ok(())
+}
+
+pub(super) async fn weather(story: &Story<'_>) -> anyhow::Result<()> {
+    let _network = story.store.networks[story.planned.group].lock().await;
+    let group = story.group();
+    let _healed = Healed(group);
+    let before = group.flow_counts();
+    let fair = Weather::default();
+    match story.planned.kind {
+        Kind::Delay => {
+            group.set_weather(Weather { delay: Duration::from_millis(10 + story.random(40) as u64), ..fair });
+            counted(story, "messages are delayed", |counts| counts.delayed > before.delayed + 20).await?;
+        }
+        Kind::Loss => {
+            group.set_weather(Weather { breaks_one_in: 50 + story.random(150) as u64, ..fair });
+            counted(story, "connections break", |counts| counts.broken > before.broken + 2).await?;
+        }
+        _ => {
+            group.set_weather(Weather { bytes_per_second: 100_000 + story.random(200_000) as u64, ..fair });
+            counted(story, "messages wait for bandwidth", |counts| counts.limited > before.limited + 20).await?;
+        }
+    }
+    story.hold().await;
+    Ok(())
+}
+
+async fn counted(story: &Story<'_>, what: &str, enough: impl Fn(FlowCounts) -> bool) -> anyhow::Result<()> {
+    eventually_within(PATIENCE, what, || async {
+        let counts = story.group().flow_counts();
+        ensure!(enough(counts), "{counts:?}");
+        Ok(())
+    })
+    .await?;
+    story.fired();
+    Ok(())
+}
+
+/// A client's connections break in the middle of requests, or stand still, whichever the seed says.
+pub(super) async fn client(story: &Story<'_>) -> anyhow::Result<()> {
+    let partition = &story.store.link.partition;
+    let before = partition.counts();
+    let (flow, directions) = match story.random(3) {
+        0 => (Flow::Closed, vec![(CLIENT, SERVER), (SERVER, CLIENT)]),
+        // The request arrives, and its answer does not.
+        1 => (Flow::Closed, vec![(SERVER, CLIENT)]),
+        _ => (Flow::Silent, vec![(SERVER, CLIENT)]),
+    };
+    for (from, to) in &directions {
+        partition.set(*from, *to, flow);
+    }
+    let cut = eventually_within(PATIENCE, "a client is cut off", || async {
+        let counts = partition.counts();
+        ensure!(counts.held + counts.closed > before.held + before.closed, "{counts:?}");
+        Ok(())
+    })
+    .await;
+    if cut.is_ok() {
+        story.fired();
+        story.hold().await;
+    }
+    partition.heal();
+    cut
+}

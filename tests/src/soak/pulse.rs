@@ -1,0 +1,104 @@
+//! [`Pulse`]: writes all the time, to see for how long none succeeds.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use tokio::task::JoinHandle;
+
+use crate::client::Client;
+
+/// Between two writes of one client.
+const PAUSE: Duration = Duration::from_millis(10);
+/// A client that gets no answer by then asks again.
+const PATIENCE: Duration = Duration::from_millis(1_500);
+/// Every group takes writes from every client within this after the last fault is over: the promise that is checked.
+pub(super) const RECOVERY: Duration = Duration::from_secs(15);
+
+/// One key of each group, written through every client.
+pub(super) struct Pulse {
+    keys: Vec<String>,
+    clients: Vec<Client>,
+    going_on: Arc<AtomicBool>,
+    beats: Vec<Arc<Mutex<Beat>>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+struct Beat {
+    last: Instant,
+    longest: Duration,
+}
+
+impl Beat {
+    fn now(&mut self) {
+        self.longest = self.longest.max(self.last.elapsed());
+        self.last = Instant::now();
+    }
+}
+
+impl Pulse {
+    pub(super) fn start(keys: Vec<String>, clients: Vec<Client>) -> Self {
+        let going_on = Arc::new(AtomicBool::new(true));
+        let beat = || Arc::new(Mutex::new(Beat { last: Instant::now(), longest: Duration::ZERO }));
+        let beats: Vec<_> = keys.iter().map(|_| beat()).collect();
+        let mut tasks = Vec::new();
+        for (key, beat) in keys.iter().zip(&beats) {
+            for client in &clients {
+                tasks.push(tokio::spawn(go_on(client.clone(), key.clone(), Arc::clone(beat), Arc::clone(&going_on))));
+            }
+        }
+        Self { keys, clients, going_on, beats, tasks }
+    }
+
+    /// Waits until every group takes a write from every client; an error when that takes too long. Returns how long it took.
+    pub(super) async fn recovered(&self) -> anyhow::Result<Duration> {
+        let start = Instant::now();
+        for key in &self.keys {
+            for (number, client) in self.clients.iter().enumerate() {
+                loop {
+                    let why_not = match put(client, key).await {
+                        Ok(_) => break,
+                        Err(why_not) => why_not,
+                    };
+                    if start.elapsed() > RECOVERY {
+                        return Err(anyhow!(
+                            "VIOLATION: {:.1?} after the last fault, client {number} cannot write {key}: {why_not:#}",
+                            start.elapsed()
+                        ));
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+        Ok(start.elapsed())
+    }
+
+    /// Ends it. Returns the longest time in which a group took no write.
+    pub(super) async fn end(self) -> Duration {
+        self.going_on.store(false, Ordering::Relaxed);
+        let mut longest = Duration::ZERO;
+        for beat in &self.beats {
+            let beat = beat.lock().unwrap_or_else(PoisonError::into_inner);
+            longest = longest.max(beat.longest).max(beat.last.elapsed());
+        }
+        for task in self.tasks {
+            task.abort();
+        }
+        longest
+    }
+}
+
+async fn put(client: &Client, key: &str) -> anyhow::Result<u64> {
+    let put = client.put_with(key, "x", "?timeout=1s", None);
+    tokio::time::timeout(PATIENCE, put).await.map_err(|_| anyhow!("no answer"))?.acked()
+}
+
+async fn go_on(client: Client, key: String, beat: Arc<Mutex<Beat>>, going_on: Arc<AtomicBool>) {
+    while going_on.load(Ordering::Relaxed) {
+        if put(&client, &key).await.is_ok() {
+            beat.lock().unwrap_or_else(PoisonError::into_inner).now();
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
