@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # How many groups `make up` starts. Not read by the shell itself: there, GROUPS is something else.
 GROUPS ?= 2
-.PHONY: help up down clean test soak verify fix bench image
+.PHONY: fuzz help up down clean test soak verify fix bench image
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ verify: ## Check form, lints and documentation; changes nothing
 
 fix: ## Format the code and mend the lints that can be mended by machine
 	@scripts/fix.sh
+
+fuzz: ## Random input for every decoder of what comes over the wire or from the disk (FUZZ_SECONDS=60 each)
+	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
 bench: ## Measure a local cluster (and etcd beside it, where it is installed)
 	@scripts/bench.sh
