@@ -18,6 +18,8 @@ pub const SNAPSHOT_FORMAT: u32 = 1;
 const FRAME_BYTES: usize = 256 * 1024;
 /// No frame is larger: the largest record that fits through the wire, with room to spare.
 const MAX_FRAME_BYTES: usize = 64 * 1024 * 1024;
+/// LZ4 makes at most so many bytes of one: a length in one of its blocks is written as bytes of 255 and a rest.
+const MAX_EXPANSION: usize = 255;
 const HEADER: usize = 12;
 const LENGTHS: usize = 8;
 
@@ -84,7 +86,8 @@ impl FrameReader {
         if crc32c::crc32c_append(crc32c::crc32c(&header[..8]), block) != crc {
             return Err("a frame's checksum does not match".to_owned());
         }
-        if block.len() != block_len || raw_len > MAX_FRAME_BYTES {
+        // The second bound keeps a few bytes from reserving the memory of the largest frame.
+        if block.len() != block_len || raw_len > MAX_FRAME_BYTES || raw_len > MAX_EXPANSION * block_len {
             return Err("a frame has an impossible length".to_owned());
         }
         let raw = lz4_flex::block::decompress(block, raw_len).map_err(|error| format!("a frame: {error}"))?;
@@ -140,6 +143,29 @@ mod tests {
         assert_eq!(reader.next_record().unwrap(), Some((&b"a"[..], &b""[..])));
         assert_eq!(reader.next_record().unwrap(), Some((&b"b"[..], &large[..])));
         assert_eq!(reader.next_record().unwrap(), None);
+    }
+
+    #[test]
+    fn a_small_frame_does_not_promise_a_large_one() {
+        // Found by the fuzz target `snapshot`: such a frame reserved 64 MiB before it was refused.
+        for (raw_len, refused) in [(255 * 3, "unpacks to another length"), (255 * 3 + 1, "impossible length")] {
+            let mut frame = [u32::to_le_bytes(raw_len), 3u32.to_le_bytes()].concat();
+            let block = [0x20, b'a', b'b'];
+            let crc = crc32c::crc32c_append(crc32c::crc32c(&frame), &block);
+            frame.extend_from_slice(&crc.to_le_bytes());
+            frame.extend_from_slice(&block);
+            let error = FrameReader::open(&frame).err().unwrap();
+            assert!(error.contains(refused), "{raw_len}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_compresses_best_is_taken() {
+        let mut writer = FrameWriter::default();
+        writer.push(b"zeros", &vec![0; MAX_FRAME_BYTES / 2]);
+        let frame = writer.take().unwrap();
+        assert!(frame.len() < MAX_FRAME_BYTES / 2 / 250, "{} bytes: nearly as small as can be", frame.len());
+        assert!(FrameReader::open(&frame).is_ok());
     }
 
     #[test]
