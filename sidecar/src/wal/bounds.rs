@@ -22,6 +22,14 @@ impl Bounds {
         self.start == self.next
     }
 
+    /// Whether a log can have these.
+    pub(super) fn is_possible(&self) -> bool {
+        let is_before = |position: Option<Position>, index| position.and_then(after) == Some(index);
+        self.start <= self.next
+            && (self.purged.is_none() || is_before(self.purged, self.start))
+            && if self.is_empty() { self.last == self.purged } else { is_before(self.last, self.next) }
+    }
+
     /// Takes one more entry in. A log that never held anything may begin anywhere; any other has no holes.
     pub(super) fn append(&mut self, position: Position) -> Result<(), WalError> {
         if self.is_empty() && self.purged.is_none() {
@@ -61,4 +69,9 @@ impl Bounds {
             self.last = Some(upto);
         }
     }
+}
+
+/// The index after a position; `None` when there is none.
+fn after(position: Position) -> Option<u64> {
+    position.index.checked_add(1)
 }

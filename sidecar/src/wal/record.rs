@@ -165,7 +165,21 @@ impl Record {
             ENTRY | VOTE | TRUNCATE | PURGE | COMMITTED | CHECKPOINT => return Err(wrong_length),
             _ => return Err("a record is of an unknown type"),
         };
+        if !parsed.is_possible() {
+            return Err("a record says what no log can say");
+        }
         Ok((parsed, record.len()))
+    }
+
+    /// Whether the log can have written it: a checksum says only that it is what was written. No index is the last that
+    /// there is, and a log does not end before it begins.
+    fn is_possible(&self) -> bool {
+        match self {
+            Self::Entry { position, .. } | Self::Purge(position) => position.index < u64::MAX,
+            Self::Truncate(position) | Self::Committed(position) => position.is_none_or(|at| at.index < u64::MAX),
+            Self::Checkpoint(checkpoint) => checkpoint.bounds.is_possible(),
+            Self::Vote(_) => true,
+        }
     }
 }
 
@@ -317,6 +331,35 @@ mod tests {
             at += len;
         }
         assert_eq!(at, bytes.len());
+    }
+
+    #[test]
+    fn what_no_log_can_say_is_refused() {
+        // Found by the fuzz target `log`: such a checkpoint was believed, and gave a log that ends before it begins.
+        let bounds = Bounds { purged: Some(position(2)), last: Some(position(8)), start: 3, next: 9 };
+        let last = position(u64::MAX);
+        for (what, record) in [
+            (
+                "start",
+                Record::Checkpoint(Checkpoint { bounds: Bounds { start: 10, ..bounds }, ..Checkpoint::default() }),
+            ),
+            ("hole", Record::Checkpoint(Checkpoint { bounds: Bounds { start: 4, ..bounds }, ..Checkpoint::default() })),
+            ("next", Record::Checkpoint(Checkpoint { bounds: Bounds { next: 10, ..bounds }, ..Checkpoint::default() })),
+            (
+                "last",
+                Record::Checkpoint(Checkpoint { bounds: Bounds { last: None, ..bounds }, ..Checkpoint::default() }),
+            ),
+            ("purge", Record::Purge(last)),
+            ("truncate", Record::Truncate(Some(last))),
+            ("committed", Record::Committed(Some(last))),
+        ] {
+            let mut bytes = Vec::new();
+            record.encode(&mut bytes);
+            assert_eq!(Record::parse(&bytes), Err("a record says what no log can say"), "{what}");
+        }
+        let mut bytes = Vec::new();
+        Entry { position: last, kind: 1, stamp: 0, data: Bytes::new() }.encode(&mut bytes);
+        assert_eq!(Record::parse(&bytes), Err("a record says what no log can say"));
     }
 
     #[test]
