@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::{Stream, TryStreamExt, stream};
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
-use raftkv_runtime::planted;
+use raftkv_runtime::{failpoint, planted};
 use tokio::sync::{oneshot, watch};
 
 use crate::lease::Keeper;
@@ -143,6 +143,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         if let Some(keeper) = &self.keeper {
             keeper.before_vote(vote.leader_id).await;
         }
+        failpoint!("sidecar::log_store::before_vote");
         if planted!(VoteNotPersisted) {
             return Ok(());
         }
@@ -154,11 +155,15 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         };
         self.wal.save_vote(ballot, Some(Box::new(done)))?;
         durable.await.map_err(|_| WalError::Closed)??;
+        failpoint!("sidecar::log_store::after_vote");
         Ok(())
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
-        Ok(self.wal.save_committed(committed.map(to_position))?)
+        failpoint!("sidecar::log_store::before_commit");
+        self.wal.save_committed(committed.map(to_position))?;
+        failpoint!("sidecar::log_store::after_commit");
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
@@ -171,9 +176,16 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries = entries.into_iter().map(encode).collect::<io::Result<Vec<_>>>()?;
+        failpoint!("sidecar::log_store::before_append");
+        #[cfg(feature = "failpoints")]
+        if entries.iter().any(|entry| entry.kind == MEMBERSHIP_JSON) {
+            failpoint!("sidecar::log_store::before_membership");
+        }
         self.wal.room().await;
         let done = move |result: Result<(), WalError>| callback.io_completed(result.map_err(io::Error::from));
-        Ok(self.wal.append(entries, Some(Box::new(done)))?)
+        self.wal.append(entries, Some(Box::new(done)))?;
+        failpoint!("sidecar::log_store::after_append");
+        Ok(())
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
@@ -181,7 +193,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
-        Ok(self.wal.purge(to_position(log_id), None)?)
+        failpoint!("sidecar::log_store::before_purge");
+        self.wal.purge(to_position(log_id), None)?;
+        failpoint!("sidecar::log_store::after_purge");
+        Ok(())
     }
 }
 

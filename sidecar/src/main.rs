@@ -38,6 +38,9 @@ async fn start(config: Config) {
     // The Unix sockets are in the data directory, which the first start makes.
     raftkv_runtime::directory::create_durable(&config.dir).unwrap_or_else(|error| exit::fatal(exit::IO, error));
     let listeners = Listeners::bind(&config).await.unwrap_or_else(|error| exit::fatal(exit::IO, error));
+    #[cfg(feature = "failpoints")]
+    raftkv_runtime::failpoints::listen(&config.data_dir().join("sidecar.failpoints"))
+        .unwrap_or_else(|error| exit::fatal(exit::IO, error));
     if let Err(error) = run(config, listeners, shutdown).await {
         exit::fatal(exit_code(&error), error);
     }

@@ -9,6 +9,7 @@ use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Precondition, ServerState};
 use raftkv_proto::WIRE_VERSION;
 use raftkv_proto::raft::{AdoptRequest, IdentifyRequest, Identity as PeerIdentity};
+use raftkv_runtime::failpoint;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -509,6 +510,7 @@ async fn commit(
     retain: bool,
     at: Option<LogId>,
 ) -> Result<bool, MembershipError> {
+    failpoint!("sidecar::membership::before_change");
     let unchanged = [Precondition::<TypeConfig>::LastMembershipLogId { last_membership_log_id: at }];
     let proposed = group.raft.change_membership_if(change, retain, unchanged);
     let result = match tokio::time::timeout(COMMIT_DEADLINE, proposed).await {
@@ -518,7 +520,10 @@ async fn commit(
         }
     };
     match result {
-        Ok(_) => Ok(true),
+        Ok(_) => {
+            failpoint!("sidecar::membership::after_change");
+            Ok(true)
+        }
         Err(RaftError::APIError(ClientWriteError::PreconditionFailed(_))) => plan_again(group).await,
         Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
             use openraft::errors::ChangeMembershipError as E;

@@ -12,6 +12,7 @@ use raftkv_proto::raft as proto;
 use raftkv_proto::raft::raft_server::{Raft as RaftService, RaftServer};
 use raftkv_proto::state_machine::SnapshotChunk;
 use raftkv_proto::{CLUSTER_ID_HEADER, MAX_MESSAGE_BYTES, TARGET_ID_HEADER, WIRE_VERSION, WIRE_VERSION_HEADER};
+use raftkv_runtime::failpoint;
 use tokio::sync::Semaphore;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
@@ -167,14 +168,17 @@ impl RaftService for PeerService {
             last_membership: wire::parse_stored_membership(&begin.membership)?,
         };
         tracing::info!(from = %vote, up_to = ?meta.last_log_id.map(|id| id.index()), "receiving a snapshot");
+        failpoint!("sidecar::peer::before_snapshot");
         let started = std::time::Instant::now();
         let staged = self.node.engine.snapshot_in(chunks(parts)).await?;
         tracing::info!(took = ?started.elapsed(), "the snapshot is received and durable, installing");
+        failpoint!("sidecar::peer::snapshot_staged");
         let snapshot = openraft::alias::SnapshotOf::<TypeConfig, SnapshotData> {
             meta,
             snapshot: SnapshotData::Staged(staged.token),
         };
         let response = group.raft.install_full_snapshot(vote, snapshot).await.map_err(raft_failed)?;
+        failpoint!("sidecar::peer::snapshot_installed");
         Ok(Response::new(proto::SnapshotResponse { vote: Some(wire::vote(&response.vote)) }))
     }
 

@@ -8,6 +8,7 @@ use openraft::EntryPayload;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use raftkv_proto::state_machine as proto;
 use raftkv_proto::state_machine::{ApplyRequest, Position};
+use raftkv_runtime::failpoint;
 use tokio::sync::watch;
 use tonic::Status;
 
@@ -76,6 +77,7 @@ impl RemoteStateMachine {
             return Err(self.fatal("the log is gone"));
         }
         self.progress.submit(last + 1);
+        failpoint!("sidecar::state_machine::before_apply");
         let request = ApplyRequest { entries };
         let mut wait = RETRY_FIRST;
         let started = std::time::Instant::now();
@@ -106,6 +108,7 @@ impl RemoteStateMachine {
             )));
         }
         self.applied = last + 1;
+        failpoint!("sidecar::state_machine::after_apply");
         // Before anybody gets an answer.
         self.progress.set_applied(last_log_id);
         for (answer, responder) in response.answers.into_iter().zip(responders.drain(..)) {
@@ -283,11 +286,13 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        failpoint!("sidecar::state_machine::before_build");
         let position = self
             .engine
             .until_done("persist", |engine| async move { engine.persist().await })
             .await
             .map_err(io::Error::other)?;
+        failpoint!("sidecar::state_machine::after_build");
         Ok(Snapshot { meta: meta_of(&position)?, snapshot: SnapshotData::Durable })
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use raftkv_runtime::failpoint;
 use tokio::sync::{mpsc, oneshot};
 
 use super::generation::Generation;
@@ -130,8 +131,10 @@ impl Applier {
             let started = Instant::now();
             let next_index = txn.meta.position.next_index;
             let changed = self.machine.shards.store(&mut txn);
+            failpoint!("engine::store::before_commit");
             match self.generation.publish(changed, || txn.commit()) {
                 Ok(()) => {
+                    failpoint!("engine::store::after_commit");
                     // After the commit is visible: who waits for this position must find it.
                     self.shared.applied.send_replace(next_index);
                 }

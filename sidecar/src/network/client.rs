@@ -16,6 +16,7 @@ use prost::Message;
 use raftkv_proto::raft as proto;
 use raftkv_proto::state_machine::SnapshotChunk;
 use raftkv_runtime::clock::boottime_ns;
+use raftkv_runtime::failpoint;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::peers::{Lane, Peers, RaftClient};
@@ -263,6 +264,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         let SnapshotData::Outgoing(outgoing) = snapshot.snapshot else {
             return Err(Unreachable::from_string("the snapshot carries no data to send").into());
         };
+        failpoint!("sidecar::network::before_snapshot", |why: String| Unreachable::<TypeConfig>::from_string(why));
         let begin = proto::SnapshotBegin {
             vote: Some(wire::vote(&vote)),
             last_log_id: snapshot.meta.last_log_id.as_ref().map(wire::log_id),
@@ -276,6 +278,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         let chunks = futures::stream::once(std::future::ready(Ok(header))).chain(rest);
         let chunks = tokio_stream::StreamExt::map_while(chunks, move |chunk| {
             moved.notify_one();
+            failpoint!("sidecar::network::snapshot_chunk");
             let chunk = chunk.inspect_err(|status| tracing::warn!(%status, "reading the snapshot broke off")).ok();
             chunk.map(|chunk| proto::SnapshotPart {
                 kind: Some(proto::snapshot_part::Kind::Chunk(chunk.encode_to_vec().into())),
@@ -297,6 +300,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
                 }
             }
         };
+        failpoint!("sidecar::network::after_snapshot");
         let vote = wire::parse_vote(response.into_inner().vote).map_err(|error| NetworkError::new(&error))?;
         Ok(SnapshotResponse::new(vote))
     }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
+use raftkv_runtime::failpoint;
+
 use super::WalError;
 use super::segment::{self, Segment};
 
@@ -86,7 +88,9 @@ fn run(dir: &Path, segment_bytes: u64, orders: &Receiver<Work>, results: &Sender
 /// would read as a hole.
 pub(super) fn remove(dir: &Path, segments: &[Arc<Segment>]) -> Result<(), WalError> {
     for segment in segments {
+        failpoint!("sidecar::wal::before_remove");
         std::fs::remove_file(&segment.path).map_err(|error| WalError::io("remove", &segment.path, error))?;
+        failpoint!("sidecar::wal::after_remove");
         segment::sync_dir(dir)?;
     }
     Ok(())

@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use raftkv_runtime::failpoint;
 use rustix::fs::{FallocateFlags, fallocate};
 
 use super::WalError;
@@ -147,6 +148,7 @@ pub(super) fn publish(dir: &Path, file: &File, header: SegmentHeader) -> Result<
     let path = dir.join(file_name(header.first_sequence));
     file.write_all_at(&header.encode(), 0).map_err(|error| WalError::io("write", &prepared, error))?;
     file.sync_data().map_err(|error| WalError::io("fsync", &prepared, error))?;
+    failpoint!("sidecar::wal::before_segment_named");
     std::fs::rename(&prepared, &path).map_err(|error| WalError::io("rename", &prepared, error))?;
     sync_dir(dir)?;
     Ok(path)

@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use raftkv_runtime::planted;
+use raftkv_runtime::{failpoint, planted};
 
 use super::WalError;
 use super::disk::Location;
@@ -37,6 +37,7 @@ impl Writer {
         while let Some(mut batch) = self.shared.queue.take(self.shared.options.frame_bytes) {
             match self.write(&batch) {
                 Ok(()) => {
+                    failpoint!("sidecar::wal::before_done");
                     for operation in &mut batch.operations {
                         if let Some(done) = operation.done.take() {
                             done(Ok(()));
@@ -124,9 +125,11 @@ impl Writer {
     fn rotate(&mut self) -> Result<(), WalError> {
         let options = &self.shared.options;
         options.fault(IoStep::Rotate).map_err(|error| WalError::io("create a segment in", &options.dir, error))?;
+        failpoint!("sidecar::wal::before_rotate");
         let file = self.janitor.prepared()?;
         let header = SegmentHeader { log: self.log, first_sequence: self.next_sequence };
         let path = segment::publish(&options.dir, &file, header)?;
+        failpoint!("sidecar::wal::after_rotate");
         let segment = Arc::new(Segment::new(
             self.active.ordinal + 1,
             self.next_sequence,
@@ -152,16 +155,20 @@ impl Writer {
         frame::seal(place, &mut self.frame);
         let path = &self.active.path;
         let options = &self.shared.options;
+        failpoint!("sidecar::wal::before_write", |why: String| WalError::io("write", path, std::io::Error::other(why)));
         options
             .fault(IoStep::Write)
             .and_then(|()| if planted!(AckBeforeFsync) { self.active.file.sync_data() } else { Ok(()) })
             .and_then(|()| self.active.file.write_all_at(&self.frame, self.offset))
             .map_err(|error| WalError::io("write", path, error))?;
+        failpoint!("sidecar::wal::after_write");
         let started = Instant::now();
+        failpoint!("sidecar::wal::before_fsync", |why: String| WalError::io("fsync", path, std::io::Error::other(why)));
         options
             .fault(IoStep::Sync)
             .and_then(|()| if planted!(AckBeforeFsync) { Ok(()) } else { self.active.file.sync_data() })
             .map_err(|error| WalError::io("fsync", path, error))?;
+        failpoint!("sidecar::wal::after_fsync");
         let metrics = &self.shared.metrics;
         metrics.fsync.record(started.elapsed());
         metrics.frames.increment(1);
