@@ -1,6 +1,6 @@
 //! Where the programs under test are.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
@@ -9,10 +9,16 @@ const BIN_DIR: &str = "RAFTKV_BIN_DIR";
 
 /// The program `name`. An error, never a skip, when it is missing.
 pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
-    let dir = match std::env::var_os(BIN_DIR) {
-        Some(dir) => PathBuf::from(dir),
+    binary_in(None, name)
+}
+
+/// As [`binary`], from a directory that the test names.
+pub(crate) fn binary_in(dir: Option<&Path>, name: &str) -> anyhow::Result<PathBuf> {
+    let dir = match (dir, std::env::var_os(BIN_DIR)) {
+        (Some(dir), _) => dir.to_owned(),
+        (None, Some(dir)) => PathBuf::from(dir),
         // target/release/deps/TEST-HASH: the programs are one directory up.
-        None => std::env::current_exe()
+        (None, None) => std::env::current_exe()
             .context("find this test executable")?
             .ancestors()
             .nth(2)

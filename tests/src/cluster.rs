@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow, ensure};
 use futures::future::{join_all, try_join_all};
 use tempfile::TempDir;
 
-use crate::binaries::binary;
+use crate::binaries::binary_in;
 use crate::contents::Contents;
 use crate::files::tail;
 use crate::loopback::Loopback;
@@ -38,6 +38,8 @@ const SIGKILL: i32 = 9;
 pub struct ClusterBuilder {
     nodes: usize,
     env: Vec<(String, String)>,
+    /// Where the programs are, if not where the others are.
+    programs: Option<PathBuf>,
     partitionable: bool,
     supervised: bool,
     /// Nodes of other groups of the same store, which had the numbers before these.
@@ -81,6 +83,12 @@ impl ClusterBuilder {
     /// Sets a variable for all processes.
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.env.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Runs the programs in `dir`.
+    pub fn programs(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.programs = Some(dir.into());
         self
     }
 
@@ -148,6 +156,7 @@ impl Cluster {
         ClusterBuilder {
             nodes: 3,
             env: Vec::new(),
+            programs: None,
             partitionable: false,
             supervised: true,
             named_after: 0,
@@ -168,9 +177,10 @@ impl Cluster {
             true => SocketAddr::from((self.loopback.proxy(index), RAFT_PORT)),
             false => raft,
         };
+        let programs = self.settings.programs.as_deref();
         let process = |program: &str, role: &str| -> anyhow::Result<Arc<Process>> {
             let log = root.join(format!("{name}-{role}.log"));
-            Ok(Arc::new(Process::new(format!("{name}'s {role}"), binary(program)?, log)))
+            Ok(Arc::new(Process::new(format!("{name}'s {role}"), binary_in(programs, program)?, log)))
         };
         let node = Arc::new(Node {
             index,

@@ -33,6 +33,8 @@
 //! | `RAFTKV_TEST_IMAGE` | image of the container tests; without it they say that they test nothing |
 //! | `RAFTKV_REQUIRE_DOCKER` | 1: a missing Docker engine or image is a failure |
 //! | `RAFTKV_REQUIRE_FUSE` | 1: a machine on which the disks of [`faultfs`] cannot be mounted is a failure |
+//! | `RAFTKV_PLANTED_BIN_DIR` | where the programs with planted bugs and failpoints are; else in `planted` beside the others |
+//! | `RAFTKV_REQUIRE_PLANTED` | 1: that there are none is a failure |
 //! | `RAFTKV_TEST_POWER_LOSSES` | how often the power fails in each of those tests (8) |
 //!
 //! Tests called `heavy_…` take half a minute and all of the machine. Lines that begin with `figure:` are measurements.
@@ -46,6 +48,7 @@ mod cluster;
 mod containers;
 mod contents;
 pub mod damage;
+mod failpoints;
 pub mod faultfs;
 mod files;
 mod group_peer;
@@ -56,6 +59,7 @@ mod loopback;
 mod node;
 mod partition;
 mod peer;
+mod planted;
 mod probe;
 mod process;
 mod proxy;
@@ -77,6 +81,7 @@ pub use client::{Client, encode_key, http};
 pub use cluster::{Cluster, ClusterBuilder};
 pub use containers::{ContainerCluster, ContainerNode};
 pub use contents::Contents;
+pub use failpoints::{Deaths, Failpoints};
 pub use files::{allocated_bytes, tail};
 pub use group_peer::{GroupPeer, Held};
 pub use linearizability::{History, Operation};
@@ -86,6 +91,7 @@ pub use loopback::Loopback;
 pub use node::Node;
 pub use partition::{Flow, FlowCounts, Partition, Weather};
 pub use peer::PeerClient;
+pub use planted::planted_programs;
 pub use probe::{Memory, memory_of, socket_inodes};
 pub use process::{Exit, Process};
 pub use registers::{Registers, RegistersReport, Tolerance};

@@ -42,6 +42,11 @@ impl Seed {
         Self(seed)
     }
 
+    /// A seed for one part of a test; different parts get independent ones.
+    pub fn part(self, number: u64) -> Self {
+        Self(self.0.wrapping_add(number.wrapping_mul(0xd1b5_4a32_d192_ed03)))
+    }
+
     /// A generator for one purpose; different purposes get independent ones.
     pub fn rng(self, purpose: u64) -> StdRng {
         StdRng::seed_from_u64(self.0 ^ purpose.wrapping_mul(0x9e37_79b9_7f4a_7c15))

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, ensure};
@@ -33,6 +34,7 @@ pub struct ShardsBuilder {
     routers: usize,
     nodes: usize,
     env: Vec<(String, String)>,
+    programs: Option<PathBuf>,
     router_env: Vec<(String, String)>,
     partitionable: bool,
 }
@@ -72,6 +74,12 @@ impl ShardsBuilder {
     /// Sets a variable for all processes of nodes.
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.env.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Runs the nodes' programs in `dir`.
+    pub fn programs(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.programs = Some(dir.into());
         self
     }
 
@@ -117,7 +125,15 @@ impl ShardsBuilder {
 impl Shards {
     /// Two groups of three nodes and one router, unless told otherwise.
     pub fn builder() -> ShardsBuilder {
-        ShardsBuilder { groups: 2, routers: 1, nodes: 3, env: Vec::new(), router_env: Vec::new(), partitionable: false }
+        ShardsBuilder {
+            groups: 2,
+            routers: 1,
+            nodes: 3,
+            env: Vec::new(),
+            programs: None,
+            router_env: Vec::new(),
+            partitionable: false,
+        }
     }
 
     /// Starts the nodes of one more group, which registers at the routers, and waits until it is whole. Its share of the
@@ -138,6 +154,9 @@ impl Shards {
             Cluster::builder().nodes(settings.nodes).named_after((number - 1) * settings.nodes);
         for (name, value) in &settings.env {
             builder = builder.env(name, value);
+        }
+        if let Some(dir) = &settings.programs {
+            builder = builder.programs(dir);
         }
         if settings.partitionable {
             builder = builder.partitionable();
