@@ -48,8 +48,8 @@ section "Build the fuzz targets"
 start=$SECONDS
 build="$(target_dir)/fuzz"
 host=$(rustc -vV | sed -n 's/^host: //p')
-# cargo-fuzz has no --locked.
-(cd "$ROOT/fuzz" && cargo metadata --locked --format-version 1 >/dev/null && cargo fuzz build --sanitizer none --target-dir "$build" --target "$host")
+# cargo-fuzz has no --locked: a lock file that does not fit is found here.
+(cd "$ROOT/fuzz" && cargo fetch --locked --quiet --target "$host" && cargo fuzz build --sanitizer none --target-dir "$build" --target "$host")
 took "$start"
 
 export RUST_BACKTRACE=1

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Prints a Python that has what test_client.py needs, in a virtual environment of the project's own.
+# Prints a Python that has what test_client.py needs, in a virtual environment of the project's own. With the name of another
+# list of requirements beside this script, one that has those, in an environment for them.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-VENV="$CACHE/venv"
-REQUIREMENTS="$ROOT/scripts/requirements.txt"
-has_all() { "$1" -c 'import requests, msgpack' 2>/dev/null; }
+list=${1:-requirements.txt}
+REQUIREMENTS="$ROOT/scripts/$list"
+VENV="$CACHE/venv${1:+-$(basename "$list" .txt)}"
 
-if ! has_all "$VENV/bin/python"; then
+# The list as it was when the environment was made lies in it: a changed list makes a new one.
+if ! cmp -s "$REQUIREMENTS" "$VENV/requirements.txt"; then
     section "Python packages: $(grep -v '^#' "$REQUIREMENTS" | tr '\n' ' ')"
     have python3 || apt_install python3 python3-venv
     mkdir -p "$CACHE"
@@ -20,5 +22,6 @@ if ! has_all "$VENV/bin/python"; then
     fi
     "$VENV/bin/python" -m pip install --quiet --requirement "$REQUIREMENTS" >&2 ||
         die "could not install $REQUIREMENTS with pip"
+    cp "$REQUIREMENTS" "$VENV/requirements.txt"
 fi
 echo "$VENV/bin/python"

@@ -14,6 +14,7 @@ mod compat;
 mod conditions;
 mod config;
 mod cursor;
+mod documented;
 mod elsewhere;
 mod fields;
 mod fingerprint;

@@ -3,8 +3,10 @@
 use utoipa::OpenApi;
 
 use crate::compat::{arima, keva, raftkv, ravel};
+use crate::documented::ErrorBody;
 use crate::native::{batch, key, list};
 use crate::operations;
+use crate::problem::ProblemBody;
 
 /// The OpenAPI document.
 #[derive(OpenApi)]
@@ -39,6 +41,7 @@ use crate::operations;
         operations::metrics,
         operations::openapi,
     ),
+    components(schemas(ErrorBody, ProblemBody)),
     tags(
         (name = "native", description = "The interface of RaftKV. Errors are RFC 9457 problems."),
         (name = "RaftKV", description = "For clients of the first RaftKV."),

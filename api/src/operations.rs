@@ -23,7 +23,10 @@ static OPENAPI: LazyLock<Bytes> = LazyLock::new(|| {
 });
 
 /// Whether the process answers at all. The same at `/livez`.
-#[utoipa::path(get, path = "/healthz", tag = "operations", responses((status = 200, description = "It is alive.")))]
+#[utoipa::path(
+    get, path = "/healthz", tag = "operations",
+    responses((status = 200, description = "It is alive.", body = String, content_type = "text/plain"))
+)]
 pub(crate) async fn healthz<B: Backend>(_: Arc<App<B>>, parts: Parts, _: Body) -> Result<Response, Problem> {
     require_get(&parts)?;
     Ok(reply(StatusCode::OK, TEXT, "ok\n"))
@@ -33,7 +36,7 @@ pub(crate) async fn healthz<B: Backend>(_: Arc<App<B>>, parts: Parts, _: Body) -
 #[utoipa::path(
     get, path = "/readyz", tag = "operations",
     responses(
-        (status = 200, description = "Yes."),
+        (status = 200, description = "Yes.", body = String, content_type = "text/plain"),
         (status = 503, description = "Not now.", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
@@ -44,7 +47,13 @@ pub(crate) async fn readyz<B: Backend>(app: Arc<App<B>>, parts: Parts, _: Body) 
 }
 
 /// The metrics of the process, as Prometheus reads them.
-#[utoipa::path(get, path = "/metrics", tag = "operations", responses((status = 200, description = "All metrics.")))]
+#[utoipa::path(
+    get, path = "/metrics", tag = "operations",
+    responses(
+        (status = 200, description = "All metrics.", body = String, content_type = "text/plain"),
+        (status = 404, description = "It keeps none.", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
 pub(crate) async fn metrics<B: Backend>(app: Arc<App<B>>, parts: Parts, _: Body) -> Result<Response, Problem> {
     require_get(&parts)?;
     match &app.config.metrics {
@@ -54,7 +63,10 @@ pub(crate) async fn metrics<B: Backend>(app: Arc<App<B>>, parts: Parts, _: Body)
 }
 
 /// This document.
-#[utoipa::path(get, path = "/openapi.json", tag = "operations", responses((status = 200, description = "OpenAPI.")))]
+#[utoipa::path(
+    get, path = "/openapi.json", tag = "operations",
+    responses((status = 200, description = "OpenAPI.", body = serde_json::Value))
+)]
 pub(crate) async fn openapi<B: Backend>(_: Arc<App<B>>, parts: Parts, _: Body) -> Result<Response, Problem> {
     require_get(&parts)?;
     Ok(reply(StatusCode::OK, JSON, OPENAPI.clone()))

@@ -68,12 +68,15 @@ pub struct ProblemBody<'a> {
     pub outcome: ProblemOutcome,
     /// When to try again, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub retry_after_ms: Option<u64>,
     /// The limit that was exceeded.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub limit: Option<u64>,
     /// The key's revision, where a precondition failed; 0 = no such key.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub current_revision: Option<u64>,
 }
 

@@ -1,9 +1,11 @@
 //! Arima: `/store` and `/raft`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::request::Parts;
+use axum::http::uri::Authority;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use raftkv_kv::{Command, Key, Value};
@@ -12,6 +14,7 @@ use serde::Serialize;
 use crate::Backend;
 use crate::app::App;
 use crate::body::read_body;
+use crate::documented::{ArimaRead, ArimaWrite, ErrorBody};
 use crate::fields::{json_fields, key, malformed, text, value};
 use crate::negotiate::require_json;
 use crate::problem::Problem;
@@ -24,6 +27,74 @@ pub(crate) const PREFIX: &str = "/store/";
 struct Reply<'a, T> {
     message: &'a str,
     data: T,
+}
+
+/// A value for a key.
+#[derive(utoipa::ToSchema)]
+#[schema(as = ArimaStore)]
+#[allow(dead_code)] // Describes the body, which is read field by field so that values stay as they are.
+pub(crate) struct StoreRequest {
+    /// The key.
+    #[schema(min_length = 1)]
+    key: String,
+    /// Any value.
+    value: serde_json::Value,
+}
+
+/// Of a key.
+#[derive(utoipa::ToSchema)]
+#[schema(as = ArimaEntry)]
+#[allow(dead_code)] // Describes the body, which is written by hand because the value is already encoded.
+pub(crate) struct EntryReply {
+    /// What was done.
+    message: String,
+    data: EntryData,
+}
+
+/// A key with its value.
+#[derive(utoipa::ToSchema)]
+#[schema(as = ArimaEntryData)]
+#[allow(dead_code)] // Describes the body.
+pub(crate) struct EntryData {
+    /// The key.
+    key: String,
+    /// Its value; null after a removal.
+    #[schema(required = true)]
+    value: Option<serde_json::Value>,
+}
+
+/// A node to add.
+#[derive(utoipa::ToSchema)]
+#[schema(as = ArimaJoin)]
+#[allow(dead_code)] // Describes the body.
+pub(crate) struct JoinRequest {
+    /// Its name.
+    #[schema(min_length = 1)]
+    node_id: String,
+    /// `host:port` of its raft listener, as the other nodes reach it.
+    #[schema(pattern = "^[A-Za-z0-9.-]+:[1-9][0-9]{0,3}$")]
+    raft_address: String,
+}
+
+/// A node to remove.
+#[derive(utoipa::ToSchema)]
+#[schema(as = ArimaRemove)]
+#[allow(dead_code)] // Describes the body.
+pub(crate) struct RemoveRequest {
+    /// Its name.
+    #[schema(min_length = 1)]
+    node_id: String,
+}
+
+/// Of the group.
+#[derive(utoipa::ToSchema)]
+#[schema(as = ArimaStats)]
+#[allow(dead_code)] // Describes the body.
+pub(crate) struct StatsReply {
+    /// What was done.
+    message: String,
+    /// The state of consensus, names and values as text.
+    data: BTreeMap<String, String>,
 }
 
 /// `/store`.
@@ -71,11 +142,11 @@ pub(crate) async fn stats<B: Backend>(app: Arc<App<B>>, parts: Parts, _body: Bod
 /// Arima: stores a JSON value under a key, `{"key": …, "value": …}`.
 #[utoipa::path(
     post, path = "/store", tag = "Arima",
-    request_body(content = String, content_type = "application/json"),
+    request_body(content = StoreRequest, content_type = "application/json"),
     responses(
-        (status = 200, description = "`{message, data: {key, value}}`"),
-        (status = 422, description = "`{error}`: the request cannot be used."),
-        (status = 503, description = "`{error}`: not now, definitely not applied."),
+        (status = 200, description = "Stored.", body = EntryReply),
+        ArimaWrite,
+        (status = 422, description = "The request cannot be used: nothing was done.", body = ErrorBody),
     )
 )]
 pub(crate) async fn store_key<B: Backend>(app: &App<B>, parts: &Parts, body: Body) -> Result<Response, Problem> {
@@ -95,8 +166,9 @@ pub(crate) async fn store_key<B: Backend>(app: &App<B>, parts: &Parts, body: Bod
     get, path = "/store/{key}", tag = "Arima",
     params(("key" = String, Path, description = "The key, percent-encoded.")),
     responses(
-        (status = 200, description = "`{message, data: {key, value}}`"),
-        (status = 422, description = "`{error}`: no such key, or its value has no JSON form."),
+        (status = 200, description = "There it is.", body = EntryReply),
+        ArimaRead,
+        (status = 422, description = "No such key, or its value has no JSON form.", body = ErrorBody),
     )
 )]
 pub(crate) async fn fetch_key<B: Backend>(app: &App<B>, parts: &Parts, key: Key) -> Result<Response, Problem> {
@@ -110,7 +182,11 @@ pub(crate) async fn fetch_key<B: Backend>(app: &App<B>, parts: &Parts, key: Key)
 #[utoipa::path(
     delete, path = "/store/{key}", tag = "Arima",
     params(("key" = String, Path, description = "The key, percent-encoded.")),
-    responses((status = 200, description = "`{message, data: {key, value: null}}`"))
+    responses(
+        (status = 200, description = "It is not there any more; `value` is null.", body = EntryReply),
+        ArimaWrite,
+        (status = 422, description = "The request cannot be used: nothing was done.", body = ErrorBody),
+    )
 )]
 pub(crate) async fn remove_key<B: Backend>(app: &App<B>, parts: &Parts, key: Key) -> Result<Response, Problem> {
     let ctx = app.plain_context(parts)?;
@@ -121,8 +197,12 @@ pub(crate) async fn remove_key<B: Backend>(app: &App<B>, parts: &Parts, key: Key
 /// Arima: adds a node, `{"node_id": …, "raft_address": …}`.
 #[utoipa::path(
     post, path = "/raft/join", tag = "Arima",
-    request_body(content = String, content_type = "application/json"),
-    responses((status = 200, description = "`{message, data}`"), (status = 422, description = "`{error}`"))
+    request_body(content = JoinRequest, content_type = "application/json"),
+    responses(
+        (status = 200, description = "The state after it.", body = StatsReply),
+        ArimaWrite,
+        (status = 422, description = "The request cannot be used, or is refused: nothing was done.", body = ErrorBody),
+    )
 )]
 pub(crate) async fn raft_join<B: Backend>(app: &App<B>, parts: &Parts, body: Body) -> Result<Response, Problem> {
     let ctx = app.patient_context(parts)?;
@@ -130,7 +210,7 @@ pub(crate) async fn raft_join<B: Backend>(app: &App<B>, parts: &Parts, body: Bod
     let body = read_body(body).await?;
     let [node_id, raft_address] = json_fields(&body, ["node_id", "raft_address"], app.limits())?;
     let name = not_empty(text(node_id, "node_id")?, "node_id")?;
-    let address = not_empty(text(raft_address, "raft_address")?, "raft_address")?;
+    let address = host_and_port(text(raft_address, "raft_address")?)?;
     let message = app.backend.join(ctx, name, address).await?;
     let stats = app.backend.membership(ctx).await.map(|m| m.stats).unwrap_or_default();
     Ok(json(StatusCode::OK, &Reply { message: &message, data: stats }))
@@ -139,8 +219,12 @@ pub(crate) async fn raft_join<B: Backend>(app: &App<B>, parts: &Parts, body: Bod
 /// Arima: removes a node, `{"node_id": …}`.
 #[utoipa::path(
     post, path = "/raft/remove", tag = "Arima",
-    request_body(content = String, content_type = "application/json"),
-    responses((status = 200, description = "`{message, data}`"), (status = 422, description = "`{error}`"))
+    request_body(content = RemoveRequest, content_type = "application/json"),
+    responses(
+        (status = 200, description = "The state after it.", body = StatsReply),
+        ArimaWrite,
+        (status = 422, description = "The request cannot be used, or is refused: nothing was done.", body = ErrorBody),
+    )
 )]
 pub(crate) async fn raft_remove<B: Backend>(app: &App<B>, parts: &Parts, body: Body) -> Result<Response, Problem> {
     let ctx = app.patient_context(parts)?;
@@ -155,7 +239,11 @@ pub(crate) async fn raft_remove<B: Backend>(app: &App<B>, parts: &Parts, body: B
 /// Arima: the state of consensus, names and values as text.
 #[utoipa::path(
     get, path = "/raft/stats", tag = "Arima",
-    responses((status = 200, description = "`{message, data}`"))
+    responses(
+        (status = 200, description = "The state.", body = StatsReply),
+        ArimaRead,
+        (status = 422, description = "The request cannot be used.", body = ErrorBody),
+    )
 )]
 pub(crate) async fn raft_stats<B: Backend>(app: &App<B>, parts: &Parts) -> Result<Response, Problem> {
     let ctx = app.plain_context(parts)?;
@@ -165,6 +253,16 @@ pub(crate) async fn raft_stats<B: Backend>(app: &App<B>, parts: &Parts) -> Resul
 
 fn not_empty(text: String, name: &str) -> Result<String, Problem> {
     if text.is_empty() { Err(malformed(format!("the field {name} is empty"))) } else { Ok(text) }
+}
+
+/// An address that can be one: whether a node answers there is another question.
+fn host_and_port(text: String) -> Result<String, Problem> {
+    let port = text.parse::<Authority>().ok().filter(|authority| !authority.as_str().contains('@'));
+    let port = port.filter(|authority| !authority.host().is_empty()).and_then(|authority| authority.port_u16());
+    match port {
+        None | Some(0) => Err(malformed("the field raft_address is no host:port")),
+        Some(_) => Ok(text),
+    }
 }
 
 /// `{message, data: {key, value}}`, with the value as it is.
@@ -184,4 +282,21 @@ fn entry_reply(message: &str, key: &Key, value: Option<&Value>) -> Result<Respon
     }
     out.extend_from_slice(b"}}");
     Ok(reply(StatusCode::OK, JSON, out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_a_host_and_a_port() {
+        for good in ["node4:8088", "10.0.0.4:1", "[::1]:65535", "a.b-c.example:8088"] {
+            assert_eq!(host_and_port(good.to_owned()).unwrap(), good);
+        }
+        for bad in
+            ["", "x", "x:", ":1", "x:0", "x:65536", "x:1/path", "http://x:1", "u@x:1", "\u{e9}:99999", "a b:1", "::1"]
+        {
+            assert_eq!(host_and_port(bad.to_owned()).unwrap_err().code, "malformed_request", "{bad}");
+        }
+    }
 }

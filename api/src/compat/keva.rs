@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::Backend;
 use crate::app::App;
 use crate::body::read_body;
+use crate::documented::{KevaRead, KevaWrite, Octets};
 use crate::negotiate::{Accept, text_or_binary, value_response};
 use crate::problem::Problem;
 use crate::reply::json;
@@ -42,7 +43,16 @@ pub(crate) async fn handle<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Bod
 #[utoipa::path(
     get, path = "/v1/storage/key/{key}", tag = "Keva",
     params(("key" = String, Path, description = "The key, percent-encoded.")),
-    responses((status = 200, description = "The value."), (status = 204, description = "No such key."))
+    responses(
+        (status = 200, description = "The value.", content(
+            (String = "text/plain"),
+            (serde_json::Value = "application/json"),
+            (serde_json::Value = "application/msgpack"),
+            (Octets = "application/octet-stream"),
+        )),
+        (status = 204, description = "No such key."),
+        KevaRead,
+    )
 )]
 pub(crate) async fn get_key<B: Backend>(app: &App<B>, parts: &Parts, key: Key) -> Result<Response, Problem> {
     let ctx = app.plain_context(parts)?;
@@ -60,7 +70,7 @@ pub(crate) async fn get_key<B: Backend>(app: &App<B>, parts: &Parts, key: Key) -
     post, path = "/v1/storage/key/{key}", tag = "Keva",
     params(("key" = String, Path, description = "The key, percent-encoded.")),
     request_body(content = String, content_type = "text/plain"),
-    responses((status = 200, description = "Stored.", body = Done))
+    responses((status = 200, description = "Stored.", body = Done), KevaWrite)
 )]
 pub(crate) async fn post_key<B: Backend>(
     app: &App<B>,
@@ -78,7 +88,7 @@ pub(crate) async fn post_key<B: Backend>(
 #[utoipa::path(
     delete, path = "/v1/storage/key/{key}", tag = "Keva",
     params(("key" = String, Path, description = "The key, percent-encoded.")),
-    responses((status = 200, description = "It is not there any more.", body = Done))
+    responses((status = 200, description = "It is not there any more.", body = Done), KevaWrite)
 )]
 pub(crate) async fn delete_key<B: Backend>(app: &App<B>, parts: &Parts, key: Key) -> Result<Response, Problem> {
     let ctx = app.plain_context(parts)?;

@@ -11,11 +11,36 @@ use raftkv_kv::{Command, Key, Kind, Value};
 use crate::Backend;
 use crate::app::App;
 use crate::body::read_body;
+use crate::documented::{Octets, TextRead, TextWrite};
 use crate::fields::{Unknown, envelope_limits, fields, key, malformed, text, value};
 use crate::negotiate::{Accept, is_msgpack, media_type, value_response};
 use crate::problem::Problem;
 use crate::query::Query;
 use crate::reply::{TEXT, reply};
+
+/// A change.
+#[derive(utoipa::ToSchema)]
+#[allow(dead_code)] // Describes the body, which is read field by field so that values stay as they are.
+pub(crate) struct InsertRequest {
+    /// What to do.
+    op: InsertOp,
+    /// The key, as str or bin.
+    #[schema(min_length = 1)]
+    key: String,
+    /// What to store, any value.
+    value: Option<serde_json::Value>,
+}
+
+/// What a change does.
+#[derive(utoipa::ToSchema)]
+#[schema(rename_all = "UPPERCASE")]
+#[allow(dead_code)]
+pub(crate) enum InsertOp {
+    /// Stores `value`.
+    Set,
+    /// Removes the key.
+    Delete,
+}
 
 /// `/insert-val`.
 pub(crate) async fn insert<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Body) -> Result<Response, Problem> {
@@ -38,12 +63,8 @@ pub(crate) async fn get<B: Backend>(app: Arc<App<B>>, parts: Parts, _body: Body)
 /// The body is a MsgPack map: `op` (`SET` or `DELETE`), `key` (str or bin) and, for `SET`, `value` (any value).
 #[utoipa::path(
     post, path = "/insert-val", tag = "RaftKV",
-    request_body(content = String, content_type = "application/msgpack"),
-    responses(
-        (status = 200, description = "`ok`", body = String, content_type = "text/plain"),
-        (status = 400, description = "`error: …`", body = String, content_type = "text/plain"),
-        (status = 503, description = "`error: …`", body = String, content_type = "text/plain"),
-    )
+    request_body(content = InsertRequest, content_type = "application/msgpack"),
+    responses((status = 200, description = "`ok`", body = String, content_type = "text/plain"), TextWrite)
 )]
 pub(crate) async fn insert_val<B: Backend>(app: &App<B>, parts: &Parts, body: Body) -> Result<Response, Problem> {
     let ctx = app.plain_context(parts)?;
@@ -83,8 +104,13 @@ pub(crate) async fn insert_val<B: Backend>(app: &App<B>, parts: &Parts, body: Bo
     get, path = "/get-val", tag = "RaftKV",
     params(("key" = String, Query, description = "The key, percent-encoded.")),
     responses(
-        (status = 200, description = "The value."),
-        (status = 404, description = "`Key Not Found`", body = String, content_type = "text/plain"),
+        (status = 200, description = "The value.", content(
+            (String = "text/plain"),
+            (serde_json::Value = "application/json"),
+            (serde_json::Value = "application/msgpack"),
+            (Octets = "application/octet-stream"),
+        )),
+        TextRead,
     )
 )]
 pub(crate) async fn get_val<B: Backend>(app: &App<B>, parts: &Parts) -> Result<Response, Problem> {

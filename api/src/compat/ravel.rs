@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::Backend;
 use crate::app::App;
 use crate::body::read_body;
+use crate::documented::{RavelRead, RavelWrite};
 use crate::fields::{json_fields, key, malformed, value};
 use crate::negotiate::require_json;
 use crate::problem::Problem;
@@ -24,6 +25,41 @@ pub(crate) struct Message {
 }
 
 const OK: Message = Message { msg: "ok" };
+
+/// A value for a key.
+#[derive(utoipa::ToSchema)]
+#[schema(as = RavelPut)]
+#[allow(dead_code)] // Describes the body, which is read field by field so that values stay as they are.
+pub(crate) struct PutRequest {
+    /// The key.
+    #[schema(min_length = 1)]
+    key: String,
+    /// Any value. Its other name is `value`; one of the two is there.
+    val: Option<serde_json::Value>,
+    /// The same as `val`.
+    value: Option<serde_json::Value>,
+}
+
+/// A key.
+#[derive(utoipa::ToSchema)]
+#[schema(as = RavelKey)]
+#[allow(dead_code)] // Describes the body.
+pub(crate) struct KeyRequest {
+    /// The key.
+    #[schema(min_length = 1)]
+    key: String,
+}
+
+/// A key with its value.
+#[derive(utoipa::ToSchema)]
+#[schema(as = RavelValue)]
+#[allow(dead_code)] // Describes the body, which is written by hand because the value is already encoded.
+pub(crate) struct KeyAndValue {
+    /// The key.
+    key: String,
+    /// Its value.
+    val: serde_json::Value,
+}
 
 /// `/put`.
 pub(crate) async fn put<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Body) -> Result<Response, Problem> {
@@ -50,8 +86,8 @@ fn require_post(parts: &Parts) -> Result<(), Problem> {
 /// Ravel: stores a JSON value, `{"key": …, "val": …}` (or `value`). Its type is kept.
 #[utoipa::path(
     post, path = "/put", tag = "Ravel",
-    request_body(content = String, content_type = "application/json"),
-    responses((status = 200, description = "Stored.", body = Message), (status = 400, description = "`{error}`"))
+    request_body(content = PutRequest, content_type = "application/json"),
+    responses((status = 200, description = "Stored.", body = Message), RavelWrite)
 )]
 pub(crate) async fn put_key<B: Backend>(app: &App<B>, parts: &Parts, body: Body) -> Result<Response, Problem> {
     let ctx = app.plain_context(parts)?;
@@ -71,8 +107,8 @@ pub(crate) async fn put_key<B: Backend>(app: &App<B>, parts: &Parts, body: Body)
 /// Ravel: reads a key, `{"key": …}`.
 #[utoipa::path(
     post, path = "/get", tag = "Ravel",
-    request_body(content = String, content_type = "application/json"),
-    responses((status = 200, description = "`{key, val}`"), (status = 404, description = "`{error}`"))
+    request_body(content = KeyRequest, content_type = "application/json"),
+    responses((status = 200, description = "There it is.", body = KeyAndValue), RavelRead)
 )]
 pub(crate) async fn get_key<B: Backend>(app: &App<B>, parts: &Parts, body: Body) -> Result<Response, Problem> {
     let ctx = app.plain_context(parts)?;
@@ -95,8 +131,8 @@ pub(crate) async fn get_key<B: Backend>(app: &App<B>, parts: &Parts, body: Body)
 /// Ravel: removes a key, `{"key": …}`, or finds that it is not there.
 #[utoipa::path(
     post, path = "/delete", tag = "Ravel",
-    request_body(content = String, content_type = "application/json"),
-    responses((status = 200, description = "It is not there any more.", body = Message))
+    request_body(content = KeyRequest, content_type = "application/json"),
+    responses((status = 200, description = "It is not there any more.", body = Message), RavelWrite)
 )]
 pub(crate) async fn delete_key<B: Backend>(app: &App<B>, parts: &Parts, body: Body) -> Result<Response, Problem> {
     let ctx = app.plain_context(parts)?;

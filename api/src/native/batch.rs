@@ -12,9 +12,10 @@ use serde::Serialize;
 
 use crate::app::{App, operation, written};
 use crate::body::read_body;
+use crate::documented::NativeBatch;
 use crate::fields::{Unknown, elements, envelope_limits, fields, key, malformed, text, value};
 use crate::negotiate::{Accept, Format, is_msgpack, media_type};
-use crate::problem::{Problem, ProblemBody, ProblemOutcome};
+use crate::problem::{Problem, ProblemOutcome};
 use crate::query::Query;
 use crate::reply::{IDEMPOTENCY_REPLAYED, MSGPACK, TRUE, json, reply};
 use crate::{Backend, BackendError};
@@ -31,30 +32,47 @@ pub(crate) struct BatchRequest {
 #[derive(utoipa::ToSchema)]
 #[allow(dead_code)]
 pub(crate) struct BatchOperation {
-    /// `put` or `delete`.
-    op: String,
+    /// What to do.
+    op: BatchOp,
     /// The key, where it is UTF-8.
+    #[schema(nullable = false, min_length = 1)]
     key: Option<String>,
     /// The key's bytes in base64, where it is not.
+    #[schema(nullable = false, min_length = 1)]
     key_base64: Option<String>,
     /// What to put.
     value: Option<serde_json::Value>,
     /// What to put, as MsgPack in base64, where JSON cannot say it.
+    #[schema(nullable = false)]
     value_base64: Option<String>,
     /// What must hold.
-    #[schema(rename = "if")]
+    #[schema(rename = "if", nullable = false)]
     condition: Option<BatchCondition>,
+}
+
+/// What an operation does.
+#[derive(utoipa::ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[allow(dead_code)]
+pub(crate) enum BatchOp {
+    /// Stores `value`.
+    Put,
+    /// Removes the key.
+    Delete,
 }
 
 /// What must hold for an operation: exactly one of these.
 #[derive(utoipa::ToSchema)]
 #[allow(dead_code)]
 pub(crate) struct BatchCondition {
-    /// The key does not exist.
+    /// `true`: the key does not exist.
+    #[schema(nullable = false)]
     absent: Option<bool>,
-    /// The key exists.
+    /// `true`: the key exists.
+    #[schema(nullable = false)]
     present: Option<bool>,
     /// The key is at this revision.
+    #[schema(nullable = false)]
     revision: Option<u64>,
 }
 
@@ -73,27 +91,35 @@ pub(crate) struct OperationResult {
     status: u16,
     /// What programs tell problems apart by; left out with 200.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     code: Option<&'static str>,
     /// The key's revision, or that of the deletion.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     revision: Option<u64>,
     /// After a put: whether the key did not exist before.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     created: Option<bool>,
     /// After a delete: whether there was something to delete.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     existed: Option<bool>,
     /// With 412: the key's revision; 0 = no such key.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     current_revision: Option<u64>,
     /// The outcome is that of an earlier request with the same `Idempotency-Key`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
     replayed: bool,
     /// With 429, 503, 504 and 507: what became of the operation.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     outcome: Option<ProblemOutcome>,
     /// With 429, 503, 504 and 507: what happened, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     detail: Option<String>,
 }
 
@@ -121,12 +147,11 @@ pub(crate) async fn handle<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Bod
         ("Idempotency-Key" = Option<String>, Header, description = "Requests with the same one are applied once."),
     ),
     responses(
-        (status = 200, description = "What became of each, in the form of the request unless `Accept` says else.", body = BatchResult),
-        (status = 400, description = "Malformed: nothing was applied.", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "Too large: nothing was applied.", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 415, description = "Neither JSON nor MsgPack.", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "Definitely not applied.", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 504, description = "Outcome unknown.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, description = "What became of each, in the form of the request unless `Accept` says else.", content(
+            (BatchResult = "application/json"),
+            (BatchResult = "application/msgpack"),
+        )),
+        NativeBatch,
     )
 )]
 pub(crate) async fn apply_batch<B: Backend>(app: &App<B>, parts: &Parts, body: Body) -> Result<Response, Problem> {

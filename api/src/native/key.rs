@@ -12,8 +12,9 @@ use serde::Serialize;
 use crate::app::{App, Written};
 use crate::body::read_body;
 use crate::conditions::{ReadConditions, Verdict, write_precondition};
+use crate::documented::{NativeAbsent, NativeHead, NativeRead, NativeTyped, NativeWrite, Octets};
 use crate::negotiate::{Accept, value_of_body, value_response};
-use crate::problem::{Problem, ProblemBody};
+use crate::problem::Problem;
 use crate::query::Query;
 use crate::reply::{CONSISTENCY, CREATE_REVISION, IDEMPOTENCY_REPLAYED, REVISION, TRUE, consistency_name, etag, json};
 use crate::{Backend, RequestContext};
@@ -65,11 +66,14 @@ pub(crate) async fn handle<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Bod
         ("If-Match" = Option<String>, Header, description = "The ETag the value must have, or `*`."),
     ),
     responses(
-        (status = 200, description = "The value. `ETag` is its revision."),
+        (status = 200, description = "The value. `ETag` is its revision.", content(
+            (String = "text/plain"),
+            (serde_json::Value = "application/json"),
+            (serde_json::Value = "application/msgpack"),
+            (Octets = "application/octet-stream"),
+        )),
         (status = 304, description = "The client has it already."),
-        (status = 404, description = "No such key.", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 406, description = "Not in that form.", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "Not now.", body = ProblemBody, content_type = "application/problem+json"),
+        NativeRead,
     )
 )]
 pub(crate) async fn get_value<B: Backend>(app: &App<B>, parts: &Parts, key: Key) -> Result<Response, Problem> {
@@ -112,7 +116,11 @@ pub(crate) async fn get_value<B: Backend>(app: &App<B>, parts: &Parts, key: Key)
 #[utoipa::path(
     head, path = "/v1/kv/{key}", tag = "native",
     params(("key" = String, Path, description = "As for GET.")),
-    responses((status = 200, description = "It exists."), (status = 404, description = "No such key."))
+    responses(
+        (status = 200, description = "It exists."),
+        (status = 304, description = "The client has it already."),
+        NativeHead,
+    )
 )]
 pub(crate) async fn head_value<B: Backend>(app: &App<B>, parts: &Parts, key: Key) -> Result<Response, Problem> {
     // The server leaves the body out and keeps its length.
@@ -133,16 +141,16 @@ pub(crate) async fn head_value<B: Backend>(app: &App<B>, parts: &Parts, key: Key
         ("If-None-Match" = Option<String>, Header, description = "Only `*`: the key must not exist."),
         ("Idempotency-Key" = Option<String>, Header, description = "Requests with the same one are applied once."),
     ),
+    request_body(content(
+        (String = "text/plain"),
+        (serde_json::Value = "application/json"),
+        (serde_json::Value = "application/msgpack"),
+        (Octets = "application/octet-stream"),
+    )),
     responses(
         (status = 200, description = "Stored, durable on a majority.", body = PutResult),
-        (status = 400, description = "Malformed.", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 412, description = "The condition fails.", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "Too large.", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "The Idempotency-Key was used with another request.", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 429, description = "Shed before any work.", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "Definitely not applied.", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 504, description = "Outcome unknown.", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 507, description = "The disk is nearly full.", body = ProblemBody, content_type = "application/problem+json"),
+        NativeWrite,
+        NativeTyped,
     )
 )]
 pub(crate) async fn put_value<B: Backend>(
@@ -172,10 +180,8 @@ pub(crate) async fn put_value<B: Backend>(
     ),
     responses(
         (status = 200, description = "Removed.", body = DeleteResult),
-        (status = 404, description = "No such key.", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 412, description = "The condition fails.", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "Definitely not applied.", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 504, description = "Outcome unknown.", body = ProblemBody, content_type = "application/problem+json"),
+        NativeWrite,
+        NativeAbsent,
     )
 )]
 pub(crate) async fn delete_value<B: Backend>(app: &App<B>, parts: &Parts, key: Key) -> Result<Response, Problem> {

@@ -15,8 +15,9 @@ use serde::Serialize;
 
 use crate::app::App;
 use crate::cursor::{Cursor, range_fingerprint};
+use crate::documented::NativeList;
 use crate::negotiate::{Accept, Format};
-use crate::problem::{Problem, ProblemBody};
+use crate::problem::Problem;
 use crate::query::{Query, invalid};
 use crate::reply::{CONSISTENCY, JSON, MSGPACK, consistency_name, reply};
 use crate::{Backend, Consistency, Entry, ListRequest, Page, Read};
@@ -37,6 +38,7 @@ pub(crate) struct ListResult {
     /// In key order.
     entries: Vec<ListEntry>,
     /// Pass it as `cursor` to get the next page; null = that was all.
+    #[schema(required = true)]
     next_cursor: Option<String>,
     /// The store's revision that the page was read at; 0 where it spans several groups.
     store_revision: u64,
@@ -47,18 +49,22 @@ pub(crate) struct ListResult {
 #[allow(dead_code)]
 pub(crate) struct ListEntry {
     /// The key, where it is UTF-8.
+    #[schema(nullable = false)]
     key: Option<String>,
     /// The key's bytes in base64, where it is not UTF-8.
+    #[schema(nullable = false)]
     key_base64: Option<String>,
     /// The value, unless only keys were asked for.
     value: Option<serde_json::Value>,
     /// The value's MsgPack in base64, where JSON cannot say it exactly.
+    #[schema(nullable = false)]
     value_base64: Option<String>,
     /// Rises with every change of the key.
     revision: u64,
     /// The revision at which the key was created.
     create_revision: u64,
     /// When it expires, in milliseconds since the Unix epoch; left out when never.
+    #[schema(nullable = false)]
     expires_at_ms: Option<u64>,
 }
 
@@ -88,9 +94,11 @@ pub(crate) async fn handle<B: Backend>(app: Arc<App<B>>, parts: Parts, _body: Bo
         ("timeout" = Option<String>, Query, description = "Milliseconds, or like `2s`."),
     ),
     responses(
-        (status = 200, description = "A page, as JSON or as MsgPack by `Accept`.", body = ListResult),
-        (status = 400, description = "Malformed.", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "Not now.", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 200, description = "A page, as JSON or as MsgPack by `Accept`.", content(
+            (ListResult = "application/json"),
+            (ListResult = "application/msgpack"),
+        )),
+        NativeList,
     )
 )]
 pub(crate) async fn list_values<B: Backend>(app: &App<B>, parts: &Parts) -> Result<Response, Problem> {
