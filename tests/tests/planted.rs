@@ -40,7 +40,8 @@ fn with_bug(builder: ClusterBuilder) -> ClusterBuilder {
 
 /// A scenario that noticed something says it in one line, with the name of the check.
 fn noticed(check: &str, what: impl std::fmt::Display) -> anyhow::Error {
-    println!("NOTICED by {check}: {what}");
+    // On a line of its own: what runs the tests leaves one unfinished.
+    println!("\nNOTICED by {check}: {what}");
     anyhow!("{check}: {what}")
 }
 
