@@ -330,8 +330,9 @@ impl Group {
 
     /// Kills a node and waits until nobody has the log any more that it would need.
     async fn leave_behind(&self, away: &Node) -> anyhow::Result<()> {
-        let last = away.status().await?.node.last_log;
         away.kill();
+        // It has no more than the leader has by now; what it said of itself before may be too little.
+        let last = self.cluster.leader().await?.status().await?.node.last_log;
         for node in self.nodes().iter().filter(|node| node.index() != away.index()) {
             eventually("the log is purged beyond what a node has that is away", || async {
                 node.compact().await?.success()?;
