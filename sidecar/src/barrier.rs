@@ -66,7 +66,13 @@ impl ReadBarriers {
         let timeout = Duration::from_millis(u64::from(request.timeout_ms));
         let outcome = match self.node.group() {
             None => refused(RefusedReason::NoLeader, "this node is in no cluster yet"),
-            Some(group) => self.ask(&group, request.mode(), timeout).await,
+            Some(group) => {
+                let outcome = self.ask(&group, request.mode(), timeout).await;
+                if let Outcome::NextIndex(next_index) = outcome {
+                    group.progress.hurry(next_index);
+                }
+                outcome
+            }
         };
         ReadBarrierResponse { id: request.id, outcome: Some(outcome) }
     }

@@ -2,6 +2,7 @@
 
 pub mod barrier;
 pub mod bootstrap;
+pub mod combiner;
 pub mod compaction;
 pub mod config;
 pub mod consensus_service;

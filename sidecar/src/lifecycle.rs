@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::bootstrap::{Answer, Decision, decide};
+use crate::combiner::Combiner;
 use crate::config::{Config, Timing};
 use crate::identity::{Allegiance, IdentityStore, new_cluster_id};
 use crate::leadership::{Elections, Reason, known_leader, metrics_of};
@@ -402,11 +403,12 @@ impl Lifecycle {
         let state_machine = RemoteStateMachine::new(self.node.engine.clone(), log.durable(), on_contradiction);
         let (acks, progress) = (Acks::default(), state_machine.progress());
         let peers = Peers::new(cluster_id.clone(), progress.clone(), acks.clone(), keeper.clone());
-        let lease = LeaderLease::new(raft_id, self.read_lease, &self.timing, acks, progress, keeper);
+        let lease = LeaderLease::new(raft_id, self.read_lease, &self.timing, acks, progress.clone(), keeper);
         let raft = Raft::new(raft_id, config, peers.clone(), log.clone(), state_machine)
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;
-        let group = Arc::new(Group { cluster_id, raft, peers, log, lease });
+        let combiner = Combiner::default();
+        let group = Arc::new(Group { cluster_id, raft, peers, log, lease, progress, combiner });
         tokio::spawn(group.lease.clone().renew(Arc::downgrade(&group)));
         self.open_elections(group.clone(), voted);
         tokio::spawn(narrate(group.clone(), self.node.clone()));

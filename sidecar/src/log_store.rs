@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
 
-use bytes::Bytes;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::{Stream, TryStreamExt, stream};
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
@@ -25,6 +25,8 @@ const BLANK: u8 = 0;
 const COMMAND: u8 = 1;
 /// A membership as JSON.
 const MEMBERSHIP_JSON: u8 = 2;
+/// Several payloads, each behind its length as u32 in little-endian order; the clock is the entry's stamp.
+const COMMANDS: u8 = 3;
 
 /// The log as openraft wants it. Clones are the same log, and readers of it.
 #[derive(Debug, Clone)]
@@ -218,7 +220,10 @@ fn clamp(range: &impl RangeBounds<u64>, wal: &Wal) -> Range<u64> {
 fn encode(entry: Entry) -> io::Result<wal::Entry> {
     let (kind, stamp, data) = match entry.payload {
         EntryPayload::Blank => (BLANK, 0, Bytes::new()),
-        EntryPayload::Normal(command) => (COMMAND, command.clock_ms, command.payload),
+        EntryPayload::Normal(Command { clock_ms, mut payloads }) if payloads.len() == 1 => {
+            (COMMAND, clock_ms, payloads.remove(0))
+        }
+        EntryPayload::Normal(command) => (COMMANDS, command.clock_ms, join(&command)?),
         EntryPayload::Membership(membership) => (MEMBERSHIP_JSON, 0, serde_json::to_vec(&membership)?.into()),
     };
     let position = to_position(entry.log_id);
@@ -228,7 +233,14 @@ fn encode(entry: Entry) -> io::Result<wal::Entry> {
 fn decode(entry: wal::Entry) -> io::Result<Entry> {
     let payload = match entry.kind {
         BLANK => EntryPayload::Blank,
-        COMMAND => EntryPayload::Normal(Command { clock_ms: entry.stamp, payload: entry.data }),
+        COMMAND => EntryPayload::Normal(Command { clock_ms: entry.stamp, payloads: vec![entry.data] }),
+        COMMANDS => {
+            let payloads = split(entry.data).ok_or_else(|| {
+                let message = format!("the payloads of entry {} do not fill it", entry.position.index);
+                io::Error::new(io::ErrorKind::InvalidData, message)
+            })?;
+            EntryPayload::Normal(Command { clock_ms: entry.stamp, payloads })
+        }
         MEMBERSHIP_JSON => EntryPayload::Membership(serde_json::from_slice::<Membership>(&entry.data)?),
         kind => {
             let index = entry.position.index;
@@ -238,6 +250,28 @@ fn decode(entry: wal::Entry) -> io::Result<Entry> {
         }
     };
     Ok(Entry { log_id: from_position(entry.position), payload })
+}
+
+fn join(command: &Command) -> io::Result<Bytes> {
+    let mut data = BytesMut::with_capacity(command.payload_bytes() + 4 * command.payloads.len());
+    for payload in &command.payloads {
+        data.put_u32_le(u32::try_from(payload.len()).map_err(io::Error::other)?);
+        data.put_slice(payload);
+    }
+    Ok(data.freeze())
+}
+
+/// Shares the bytes. `None` = this is not what [`join`] makes.
+fn split(mut data: Bytes) -> Option<Vec<Bytes>> {
+    let mut payloads = Vec::new();
+    while !data.is_empty() {
+        let length = data.try_get_u32_le().ok()? as usize;
+        if length > data.len() {
+            return None;
+        }
+        payloads.push(data.split_to(length));
+    }
+    (!payloads.is_empty()).then_some(payloads)
 }
 
 fn to_leader(leader: LeaderId) -> Leader {
@@ -254,4 +288,22 @@ fn to_position(log_id: LogId) -> Position {
 
 fn from_position(position: Position) -> LogId {
     LogId { leader_id: from_leader(position.leader), index: position.index }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payloads_that_share_an_entry_come_apart_as_they_were() {
+        let payloads: Vec<Bytes> = [&b"one"[..], b"", b"three"].map(Bytes::from_static).to_vec();
+        let data = join(&Command { clock_ms: 7, payloads: payloads.clone() }).expect("short");
+        assert_eq!(split(data.clone()), Some(payloads));
+        for end in 0..data.len() {
+            let cut = split(data.slice(..end));
+            assert!(cut.is_none_or(|cut| cut.len() < 3), "cut at {end}");
+        }
+        assert_eq!(split(Bytes::new()), None);
+        assert_eq!(split(Bytes::from_static(&[255; 9])), None);
+    }
 }

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::combiner::Combiner;
 use crate::engine_client::EngineClient;
 use crate::identity::Identity;
 use crate::lease::{Keeper, LeaderLease};
 use crate::log_store::LogStore;
 use crate::network::Peers;
+use crate::progress::Progress;
 use crate::state_machine::RemoteStateMachine;
 use crate::types::TypeConfig;
 
@@ -29,6 +31,10 @@ pub struct Group {
     pub log: LogStore,
     /// What this node may conclude while it leads.
     pub lease: LeaderLease,
+    /// How far this node's engine is.
+    pub progress: Progress,
+    /// What waits to be proposed here.
+    pub combiner: Combiner,
 }
 
 /// Where this node is in its life.

@@ -19,6 +19,8 @@ pub struct Progress {
 struct Shared {
     applied: watch::Sender<Option<LogId>>,
     submitted_next: AtomicU64,
+    /// The index after the last entry that a reader on another node waits for.
+    awaited_next: watch::Sender<u64>,
 }
 
 impl Progress {
@@ -46,6 +48,20 @@ impl Progress {
     pub fn set_applied(&self, last: Option<LogId>) {
         self.submit(last.map_or(0, |last| last.index + 1));
         self.shared.applied.send_replace(last);
+    }
+
+    /// A reader on another node waits until everything below `next_index` is applied there.
+    pub fn hurry(&self, next_index: u64) {
+        self.shared.awaited_next.send_if_modified(|awaited| {
+            let is_news = next_index > *awaited;
+            *awaited = next_index.max(*awaited);
+            is_news
+        });
+    }
+
+    /// Follows what [`hurry`](Self::hurry) was told: the highest index so far.
+    pub fn watch_awaited(&self) -> watch::Receiver<u64> {
+        self.shared.awaited_next.subscribe()
     }
 
     /// How much of what is committed other nodes may be told: what this node's engine has applied. Then no other engine is

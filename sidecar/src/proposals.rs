@@ -1,20 +1,18 @@
 //! [`Proposals`]: takes commands to the leader's log, here or over there.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::errors::ClientWriteError;
-use openraft::impls::ProgressResponder;
-use raftkv_proto::consensus::{
-    Applied, ProposeRequest, ProposeResponse, Refused, RefusedReason, Unknown, propose_response::Outcome,
-};
+use raftkv_proto::consensus::propose_response::Outcome;
+use raftkv_proto::consensus::{ProposeRequest, ProposeResponse, RefusedReason};
 
+use crate::combiner::{refused, unknown};
 use crate::forward::{ForwardError, Forwarder, LeaderForwarder};
 use crate::leadership;
 use crate::network::Lane;
 use crate::node::{Group, Node};
-use crate::types::{Command, Member, NodeId};
+use crate::types::{Member, NodeId};
 
 /// Largest payload of one log entry.
 const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
@@ -70,7 +68,7 @@ impl Proposals {
         Ok(group)
     }
 
-    async fn propose_locally(&self, group: &Group, payload: Bytes, timeout: Duration) -> Outcome {
+    async fn propose_locally(&self, group: &Arc<Group>, payload: Bytes, timeout: Duration) -> Outcome {
         if !self.node.is_running() {
             return refused(RefusedReason::ShuttingDown, "this node is stopping");
         }
@@ -81,22 +79,9 @@ impl Proposals {
         if !leadership::has_quorum_contact(group) {
             return refused(RefusedReason::NoLeader, "the leader has lost contact with a majority");
         }
-        let command = Command { clock_ms: wall_clock_ms(), payload };
-        let (responder, receiver) = ProgressResponder::complete_only();
-        if let Err(fatal) = group.raft.client_write_ff(command, Some(responder)).await {
-            return refused(RefusedReason::ShuttingDown, &fatal.to_string());
-        }
-        match tokio::time::timeout(timeout, receiver).await {
-            Ok(Ok(Ok(written))) if written.data.0.is_empty() => {
-                // The engine had applied it before its answer was lost.
-                unknown("applied, but the answer was lost")
-            }
-            Ok(Ok(Ok(written))) => Outcome::Applied(Applied { index: written.log_id.index(), answer: written.data.0 }),
-            Ok(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => {
-                refused(RefusedReason::NoLeader, "this node does not lead (any more)")
-            }
-            Ok(Ok(Err(error))) => unknown(&error.to_string()),
-            Ok(Err(_)) => unknown("consensus stopped before the entry was applied"),
+        match tokio::time::timeout(timeout, group.combiner.propose(group, payload, timeout)).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => unknown("this process stopped before the entry was applied"),
             Err(_) => unknown("the entry was not applied in time"),
         }
     }
@@ -133,17 +118,4 @@ impl Proposals {
 /// What is left of the caller's deadline.
 fn timeout_of(request: &ProposeRequest) -> Duration {
     Duration::from_millis(u64::from(request.timeout_ms))
-}
-
-fn refused(reason: RefusedReason, message: &str) -> Outcome {
-    Outcome::Refused(Refused { reason: reason.into(), message: message.to_owned() })
-}
-
-fn unknown(message: &str) -> Outcome {
-    Outcome::Unknown(Unknown { message: message.to_owned() })
-}
-
-/// The wall clock, stepping back never within this process: the state machine takes the maximum anyway.
-fn wall_clock_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

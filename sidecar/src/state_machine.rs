@@ -68,7 +68,7 @@ impl RemoteStateMachine {
 
     /// Applies one request, over as many connections as it takes.
     async fn apply_chunk(&mut self, chunk: Chunk) -> io::Result<()> {
-        let Chunk { entries, mut responders, last: last_log_id, .. } = chunk;
+        let Chunk { entries, mut responders, answers: expected, last: last_log_id, .. } = chunk;
         let (Some(first), Some(last)) = (entries.first().map(|e| e.index), entries.last().map(|e| e.index)) else {
             return Ok(());
         };
@@ -100,7 +100,7 @@ impl RemoteStateMachine {
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(RETRY_LAST);
         };
-        if response.next_index != last + 1 || response.answers.len() != request.entries.len() {
+        if response.next_index != last + 1 || response.answers.len() != expected {
             return Err(self.fatal(&format!(
                 "the engine answered position {} with {} answers to entries {first} to {last}",
                 response.next_index,
@@ -111,9 +111,12 @@ impl RemoteStateMachine {
         failpoint!("sidecar::state_machine::after_apply");
         // Before anybody gets an answer.
         self.progress.set_applied(last_log_id);
-        for (answer, responder) in response.answers.into_iter().zip(responders.drain(..)) {
-            if let Some(responder) = responder {
-                responder.send(Answer(answer));
+        let mut answers = response.answers.into_iter();
+        for (count, responder) in responders.drain(..) {
+            let of_entry = answers.by_ref().take(count);
+            match responder {
+                Some(responder) => responder.send(Answer(of_entry.collect())),
+                None => of_entry.for_each(drop),
             }
         }
         Ok(())
@@ -143,7 +146,10 @@ impl RemoteStateMachine {
 #[derive(Default)]
 struct Chunk {
     entries: Vec<proto::Entry>,
-    responders: Vec<Option<Responder>>,
+    /// With how many answers each gets.
+    responders: Vec<(usize, Option<Responder>)>,
+    /// How many all get.
+    answers: usize,
     bytes: usize,
     last: Option<LogId>,
 }
@@ -151,11 +157,18 @@ struct Chunk {
 impl Chunk {
     fn push(&mut self, (entry, responder): EntryResponder<TypeConfig>) {
         use proto::entry::Kind;
+        let mut count = 1;
         let (kind, clock_ms) = match entry.payload {
             EntryPayload::Blank => (Kind::Blank(true), 0),
-            EntryPayload::Normal(Command { clock_ms, payload }) => {
-                self.bytes += payload.len();
-                (Kind::Payload(payload), clock_ms)
+            EntryPayload::Normal(command) => {
+                self.bytes += command.payload_bytes();
+                let Command { clock_ms, mut payloads } = command;
+                count = payloads.len();
+                let kind = match count {
+                    1 => Kind::Payload(payloads.remove(0)),
+                    _ => Kind::Payloads(proto::Payloads { payloads }),
+                };
+                (kind, clock_ms)
             }
             EntryPayload::Membership(membership) => {
                 let stored = StoredMembership::new(Some(entry.log_id), membership);
@@ -168,7 +181,8 @@ impl Chunk {
             clock_ms,
             kind: Some(kind),
         });
-        self.responders.push(responder);
+        self.responders.push((count, responder));
+        self.answers += count;
         self.last = Some(entry.log_id);
     }
 

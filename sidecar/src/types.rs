@@ -33,18 +33,25 @@ pub type Membership = openraft::Membership<NodeId, Member>;
 /// What a snapshot is of.
 pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 
-/// What a log entry asks of the state machine: opaque bytes and the leader's clock.
+/// What a log entry asks of the state machine: one proposal or several, and the leader's clock.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {
     /// The leader's wall clock when it proposed this, in milliseconds since the Unix epoch.
     pub clock_ms: u64,
-    /// The engine's own encoding.
-    pub payload: Bytes,
+    /// At least one, in the order they are applied in; each in the engine's own encoding.
+    pub payloads: Vec<Bytes>,
+}
+
+impl Command {
+    /// Bytes of all payloads.
+    pub fn payload_bytes(&self) -> usize {
+        self.payloads.iter().map(Bytes::len).sum()
+    }
 }
 
 impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Command({} bytes)", self.payload.len())
+        write!(f, "Command({} payloads, {} bytes)", self.payloads.len(), self.payload_bytes())
     }
 }
 
@@ -54,13 +61,13 @@ impl fmt::Display for Command {
     }
 }
 
-/// The state machine's opaque answer.
+/// The state machine's opaque answers: one to each payload, one empty one to an entry without.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Answer(pub Bytes);
+pub struct Answer(pub Vec<Bytes>);
 
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Answer({} bytes)", self.0.len())
+        write!(f, "Answer({} bytes)", self.0.iter().map(Bytes::len).sum::<usize>())
     }
 }
 

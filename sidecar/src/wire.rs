@@ -108,7 +108,10 @@ fn entry(entry: Entry) -> proto::LogEntry {
     use proto::log_entry::Payload;
     let payload = match entry.payload {
         EntryPayload::Blank => Payload::Blank(true),
-        EntryPayload::Normal(Command { clock_ms, payload }) => Payload::Command(proto::Command { clock_ms, payload }),
+        EntryPayload::Normal(Command { clock_ms, mut payloads }) => match payloads.len() {
+            1 => Payload::Command(proto::Command { clock_ms, payload: payloads.remove(0) }),
+            _ => Payload::Commands(proto::Commands { clock_ms, payloads }),
+        },
         EntryPayload::Membership(membership) => Payload::Membership(membership_bytes(&membership)),
     };
     proto::LogEntry { log_id: Some(log_id(&entry.log_id)), payload: Some(payload) }
@@ -119,7 +122,15 @@ fn parse_entry(entry: proto::LogEntry) -> Result<Entry, WireError> {
     let log_id = parse_log_id(entry.log_id.ok_or(WireError::Missing("entry.log_id"))?)?;
     let payload = match entry.payload.ok_or(WireError::Missing("entry.payload"))? {
         Payload::Blank(_) => EntryPayload::Blank,
-        Payload::Command(proto::Command { clock_ms, payload }) => EntryPayload::Normal(Command { clock_ms, payload }),
+        Payload::Command(proto::Command { clock_ms, payload }) => {
+            EntryPayload::Normal(Command { clock_ms, payloads: vec![payload] })
+        }
+        Payload::Commands(proto::Commands { payloads, .. }) if payloads.is_empty() => {
+            return Err(WireError::Missing("entry.commands.payloads"));
+        }
+        Payload::Commands(proto::Commands { clock_ms, payloads }) => {
+            EntryPayload::Normal(Command { clock_ms, payloads })
+        }
         Payload::Membership(bytes) => EntryPayload::Membership(parse_membership(&bytes)?),
     };
     Ok(Entry { log_id, payload })

@@ -83,6 +83,10 @@ fn taken_over() -> Status {
 fn entry(entry: pb::Entry) -> Result<ApplyEntry, Status> {
     let kind = match entry.kind {
         Some(pb::entry::Kind::Payload(payload)) => EntryKind::Payload(payload),
+        Some(pb::entry::Kind::Payloads(pb::Payloads { payloads })) if payloads.is_empty() => {
+            return Err(Status::invalid_argument(format!("entry {} has no payload", entry.index)));
+        }
+        Some(pb::entry::Kind::Payloads(pb::Payloads { payloads })) => EntryKind::Payloads(payloads),
         Some(pb::entry::Kind::Membership(membership)) => EntryKind::Membership(membership),
         Some(pb::entry::Kind::Blank(_)) => EntryKind::Blank,
         // A kind that this version does not know: taking it for blank would lose what it says.

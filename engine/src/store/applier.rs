@@ -14,7 +14,7 @@ use super::sessions::Sessions;
 use super::shards::Shards;
 use super::shared::Shared;
 use super::txn::Txn;
-use super::{Applied, ApplyEntry, ApplyError, Fatal, Position, StoreError};
+use super::{Applied, ApplyEntry, ApplyError, EntryKind, Fatal, Position, StoreError};
 
 /// Requests are merged into one batch until it has this many changes: about a millisecond of work.
 const ROUND_RECORDS: usize = 4_096;
@@ -224,9 +224,13 @@ fn apply_request(
     let mut answers = Vec::with_capacity(entries.len());
     for entry in entries {
         if entry.index < txn.meta.position.next_index {
-            answers.push(Bytes::new());
+            let count = match &entry.kind {
+                EntryKind::Payloads(payloads) => payloads.len(),
+                _ => 1,
+            };
+            answers.extend(std::iter::repeat_n(Bytes::new(), count));
         } else {
-            answers.push(machine.apply(txn, entry).map_err(RequestFailure::Fault)?);
+            machine.apply(txn, entry, &mut answers).map_err(RequestFailure::Fault)?;
         }
     }
     Ok(answers)

@@ -59,6 +59,9 @@ pub(super) enum Fault {
     Storage { index: u64, source: StoreError },
 }
 
+/// A log has fewer entries than this many bits can count.
+const SESSION_INDEX_BITS: u32 = 48;
+
 /// The rules, and what they remember between entries. Everything here can be built anew from the store.
 pub(super) struct Machine {
     limits: StateLimits,
@@ -76,35 +79,48 @@ impl Machine {
         Self { limits, sessions, shards, value_due_ms: 0, idempotency_due_ms: 0 }
     }
 
-    /// Applies the next entry and returns its encoded answer; empty for an entry with no payload.
-    pub(super) fn apply(&mut self, txn: &mut Txn<'_>, entry: ApplyEntry) -> Result<Bytes, Fault> {
+    /// Applies the next entry and adds its encoded answers: one per payload, an empty one where there is none.
+    pub(super) fn apply(
+        &mut self,
+        txn: &mut Txn<'_>,
+        entry: ApplyEntry,
+        answers: &mut Vec<Bytes>,
+    ) -> Result<(), Fault> {
         let index = entry.index;
         let fault = |source| Fault::Storage { index, source };
         txn.meta.clock_ms = txn.meta.clock_ms.max(entry.clock_ms);
         self.sweep(txn).map_err(fault)?;
-        let answer = match entry.kind {
-            EntryKind::Blank => Bytes::new(),
+        match entry.kind {
+            EntryKind::Blank => answers.push(Bytes::new()),
             EntryKind::Membership(membership) => {
                 txn.meta.position.membership = membership;
-                Bytes::new()
+                answers.push(Bytes::new());
             }
-            EntryKind::Payload(payload) => {
-                let proposal = Proposal::decode(&payload).map_err(|source| Fault::Undecodable { index, source })?;
-                match proposal {
-                    Proposal::OpenSession => self.open_session(txn, index),
-                    Proposal::Batch(batch) => self.batch(txn, batch).map_err(fault)?,
-                    Proposal::System(command) => self.system(txn, command).map_err(fault)?,
+            EntryKind::Payload(payload) => answers.push(self.proposal(txn, &payload, index, 0)?),
+            EntryKind::Payloads(payloads) => {
+                for (number, payload) in payloads.iter().enumerate() {
+                    answers.push(self.proposal(txn, payload, index, number as u64)?);
                 }
             }
-        };
+        }
         txn.meta.position.next_index = index + 1;
         txn.meta.position.log_id = entry.log_id;
-        Ok(answer)
+        Ok(())
     }
 
-    /// Ids are log indexes, so none is ever used twice; plus one, so none is 0.
-    fn open_session(&mut self, txn: &mut Txn<'_>, index: u64) -> Bytes {
-        let session = index + 1;
+    /// Applies payload `number` of entry `index`.
+    fn proposal(&mut self, txn: &mut Txn<'_>, payload: &[u8], index: u64, number: u64) -> Result<Bytes, Fault> {
+        let fault = |source| Fault::Storage { index, source };
+        match Proposal::decode(payload).map_err(|source| Fault::Undecodable { index, source })? {
+            Proposal::OpenSession => Ok(self.open_session(txn, index, number)),
+            Proposal::Batch(batch) => self.batch(txn, batch).map_err(fault),
+            Proposal::System(command) => self.system(txn, command).map_err(fault),
+        }
+    }
+
+    /// Ids are log indexes with the payload's number in the upper bits, so none is ever used twice; plus one, so none is 0.
+    fn open_session(&mut self, txn: &mut Txn<'_>, index: u64, number: u64) -> Bytes {
+        let session = (number << SESSION_INDEX_BITS) + index + 1;
         while self.sessions.len() >= self.limits.sessions.max(1) {
             let Some((oldest, _)) = self.sessions.oldest() else { break };
             self.close_session(txn, oldest);

@@ -34,6 +34,8 @@ pub struct ApplyEntry {
 pub enum EntryKind {
     /// An encoded [`raftkv_kv::Proposal`].
     Payload(Bytes),
+    /// Several, applied in order and together.
+    Payloads(Vec<Bytes>),
     /// A change of membership, opaque.
     Membership(Bytes),
     /// Nothing but its position.
@@ -45,7 +47,8 @@ pub enum EntryKind {
 pub struct Applied {
     /// The position after the request.
     pub next_index: u64,
-    /// One encoded [`raftkv_kv::Answer`] per entry, in order; empty for entries with no payload or applied before.
+    /// One encoded [`raftkv_kv::Answer`] per payload, in order, and an empty one for each entry without; all empty for
+    /// entries applied before.
     pub answers: Vec<Bytes>,
 }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use raftkv_api::ListRequest;
 use raftkv_engine::store::{ApplyError, EntryKind, StateLimits};
-use raftkv_kv::{Outcome, Precondition, Proposal};
+use raftkv_kv::{Answer, Batch, Outcome, Precondition, Proposal};
 use raftkv_runtime::exit;
 
 use crate::support::{Harness, all_of, delete, entry, payload, set, set_until, value, when};
@@ -161,6 +161,44 @@ fn entries_are_skipped_below_the_position_and_refused_beyond_it() {
     }
     assert_eq!(*h.store.applied().borrow(), 5);
     assert!(h.fatals.lock().unwrap().is_empty());
+}
+
+#[test]
+fn payloads_of_one_entry_are_applied_in_order_and_answered_one_by_one() {
+    let h = Harness::new();
+    let shared = |index, proposals: &[Proposal]| {
+        entry(index, 5, EntryKind::Payloads(proposals.iter().map(Proposal::encode).collect()))
+    };
+    let opened = h.store.apply_blocking(vec![shared(0, &[Proposal::OpenSession, Proposal::OpenSession])]).unwrap();
+    let sessions: Vec<u64> = opened
+        .answers
+        .iter()
+        .map(|answer| match Answer::decode(answer).unwrap() {
+            Answer::SessionOpened { session } => session,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(sessions.len(), 2);
+    assert_ne!(sessions[0], sessions[1], "two sessions of one entry are two");
+
+    let batch = |session, value| {
+        let ops = vec![set("k", value)];
+        Proposal::Batch(Batch { session, sequence: 1, acknowledged_below: 1, ops })
+    };
+    let entries = || vec![shared(1, &[batch(sessions[0], "first"), batch(sessions[1], "second")])];
+    let applied = h.store.apply_blocking(entries()).unwrap();
+    let outcomes: Vec<_> = applied.answers.iter().map(|answer| Answer::decode(answer).unwrap()).collect();
+    assert_eq!(
+        outcomes,
+        [
+            Answer::Applied(vec![Outcome::Set { revision: 1, created: true }]),
+            Answer::Applied(vec![Outcome::Set { revision: 2, created: false }]),
+        ]
+    );
+    assert_eq!(h.get("k").unwrap().value, value("second"));
+    let again = h.store.apply_blocking(entries()).unwrap();
+    assert_eq!(again.answers, [Bytes::new(), Bytes::new()], "applied before");
+    assert_eq!((again.next_index, h.store.revision()), (2, 2));
 }
 
 #[test]

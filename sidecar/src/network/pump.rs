@@ -15,9 +15,10 @@ use crate::progress::Progress;
 use crate::types::{LeaderId, TypeConfig};
 use crate::wire;
 
-/// How long a commit index that comes without entries may wait for some: the shortest a timer can be. A follower applies
-/// that much later when little is written; whoever waits for an acknowledgement does not wait for followers to apply.
-const COMMIT_HOLD: Duration = Duration::from_millis(1);
+/// How long a commit index that comes without entries may wait for some. A follower applies that much later when little is
+/// written: `stale` reads are older by it. Nobody waits for it, neither writers, whom the leader's engine answers, nor
+/// linearizable readers on followers, for whom it is told at once ([`Progress::hurry`]).
+const COMMIT_HOLD: Duration = Duration::from_millis(10);
 /// How long an append that tells nothing new waits: heartbeats tell as much.
 const IDLE_HOLD: Duration = Duration::from_millis(100);
 
@@ -68,6 +69,7 @@ pub(super) async fn pump(
     // Polled again after its end, while the last commit index is held.
     let mut input = input.fuse();
     let mut applied = progress.watch_applied();
+    let mut awaited = progress.watch_awaited();
     // What the peer was sent last, with the commit index it was told; and what openraft wants it told.
     let mut last: Option<AppendEntriesRequest<TypeConfig>> = None;
     let mut wanted = None;
@@ -81,7 +83,12 @@ pub(super) async fn pump(
         if ended && !has_news {
             return;
         }
-        let due = since + if has_news { COMMIT_HOLD } else { IDLE_HOLD };
+        let is_awaited = *awaited.borrow_and_update() > told.map_or(0, |told| told.index + 1);
+        let due = match has_news {
+            true if is_awaited => since,
+            true => since + COMMIT_HOLD,
+            false => since + IDLE_HOLD,
+        };
         let mut request = tokio::select! {
             biased;
             next = input.next(), if !ended => match next {
@@ -106,6 +113,12 @@ pub(super) async fn pump(
                 Some(last) => last.clone(),
                 None => continue,
             },
+            changed = awaited.changed(), if has_news && !is_awaited => {
+                if changed.is_err() {
+                    return;
+                }
+                continue;
+            }
             changed = applied.changed(), if wanted > told && !has_news => {
                 if changed.is_err() {
                     return;

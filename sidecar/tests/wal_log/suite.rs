@@ -123,7 +123,11 @@ async fn every_kind_of_entry_and_the_vote_come_back_after_a_restart() {
     let payloads = [
         EntryPayload::Membership(membership),
         EntryPayload::Blank,
-        EntryPayload::Normal(Command { clock_ms: 1_700_000_000_123, payload: vec![9; 5000].into() }),
+        EntryPayload::Normal(Command { clock_ms: 1_700_000_000_123, payloads: vec![vec![9; 5000].into()] }),
+        EntryPayload::Normal(Command {
+            clock_ms: 5,
+            payloads: vec![vec![1; 3].into(), vec![].into(), vec![2; 70_000].into()],
+        }),
     ];
     let entries: Vec<Entry> =
         (0..).zip(payloads).map(|(index, payload)| Entry { log_id: log_id(index), payload }).collect();
