@@ -32,7 +32,7 @@ fix: ## Format the code and mend the lints that can be mended by machine
 fuzz: ## Random input for every decoder of what comes over the wire or from the disk (FUZZ_SECONDS=60 each)
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
-bench: ## Measure a local cluster (and etcd beside it, where it is installed)
+bench: ## Measure against etcd, workload by workload: ratio, goal, pass or short (about ten minutes)
 	@scripts/bench.sh
 
 image: ## Build the container image only

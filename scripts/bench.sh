@@ -1,23 +1,13 @@
 #!/usr/bin/env bash
-# Measures a cluster of three local processes, started for this and stopped after. Arguments go to `raftkv bench`.
+# The table of docs/performance.md: local clusters and etcd, started for this and stopped after. About ten minutes.
+# Arguments go to scripts/bench-table.py: --rounds N, --seconds N, --only PART-OF-A-NAME, --etcd PATH, --json FILE.
+#
+# etcd is taken from PATH (Debian: etcd-server); without it only RaftKV is measured, and the table says so.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 build_binaries
-raftkv="$(target_dir)/release/raftkv"
+have etcd || [ -n "${ETCD:-}" ] || note "no etcd in PATH: measuring without a comparison (install etcd-server, or set ETCD=/path/to/etcd)"
 # On the disk of the project: a temporary folder may be memory, and a measurement without a disk is none.
 mkdir -p "$CACHE"
-dir=$(mktemp -d "$CACHE/bench.XXXXXX")
-"$raftkv" local --nodes 3 --http-port 0 --dir "$dir/data" --json >"$dir/out.json" 2>"$dir/log" </dev/null &
-pid=$!
-trap 'kill "$pid" 2>/dev/null || true; wait "$pid" 2>/dev/null || true; rm -rf "$dir"' EXIT
-deadline=$((SECONDS + 60))
-until [ -s "$dir/out.json" ]; do
-    if ! kill -0 "$pid" 2>/dev/null || [ $SECONDS -ge $deadline ]; then
-        tail -n 30 "$dir/log" >&2
-        die "the cluster did not start"
-    fi
-    sleep 0.2
-done
-endpoints=$(python3 -c 'import json,sys; print(",".join(n["http"] for n in json.load(open(sys.argv[1]))["nodes"]))' "$dir/out.json")
-"$raftkv" bench --endpoints "$endpoints" "$@"
+exec python3 "$ROOT/scripts/bench-table.py" --raftkv "$(target_dir)/release/raftkv" --dir "$CACHE" "$@"

@@ -33,7 +33,7 @@ fi
 section "Python"
 python3 - <<'END'
 import ast, pathlib
-for path in (pathlib.Path("test_client.py"), pathlib.Path("scripts/check-docs.py")):
+for path in (pathlib.Path("test_client.py"), *pathlib.Path("scripts").glob("*.py")):
     ast.parse(path.read_text(), str(path))
 END
 section "Compose file"
