@@ -40,6 +40,11 @@ const ENOUGH: u64 = 40;
 const SLOTS: usize = 300;
 /// What a process ends with when the disk fails.
 const EXIT_IO: i32 = 74;
+/// And when it asks to be started again.
+const EXIT_TEMPFAIL: i32 = 75;
+const SIGKILL: i32 = 9;
+/// What a sidecar says whose engine has died between receiving a snapshot and making it live.
+const LOST_SNAPSHOT: &str = "no snapshot is staged";
 
 /// Whom the process that dies belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -405,7 +410,26 @@ impl Group {
         Ok((checked, report.acked()))
     }
 
-    async fn finish(self, of: &str, took: Duration) -> anyhow::Result<()> {
+    /// A sidecar whose engine died with a received snapshot starts again, and says why. No other last word is tolerated.
+    fn only_lost_snapshots_are_fatal(&mut self) -> anyhow::Result<()> {
+        for node in self.cluster.nodes() {
+            // Nothing was started here.
+            let Ok(logs) = node.logs() else { continue };
+            let is_last_word = |line: &&str| line.contains("fatal:") || line.contains("panic");
+            let other = logs.lines().filter(is_last_word).find(|line| !line.contains(LOST_SNAPSHOT));
+            ensure!(other.is_none(), "{} logged: {other:?}", node.name());
+            for process in [node.engine(), node.sidecar()] {
+                let exits = process.exits();
+                let odd = exits.iter().find(|exit| exit.signal != Some(SIGKILL) && exit.code != Some(EXIT_TEMPFAIL));
+                ensure!(odd.is_none(), "{} ended as {odd:?}", process.name());
+            }
+        }
+        self.cluster.expect_fatal();
+        Ok(())
+    }
+
+    async fn finish(mut self, of: &str, took: Duration) -> anyhow::Result<()> {
+        self.only_lost_snapshots_are_fatal()?;
         figure(&format!("crash and recovery cycles {of}"), self.cycles);
         figure(
             &format!("crash and recovery cycles a minute {of}"),
