@@ -5,6 +5,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -48,6 +49,8 @@ pub(super) struct Recovered {
     pub(super) report: RecoveryReport,
     /// A last file without a header, to be removed.
     headless: Option<PathBuf>,
+    /// Where the last frame of the last segment begins; where the first one will, when there is none.
+    last_frame: u64,
 }
 
 /// Reads the log in `dir`. `None` when there are no segments. `log` is the id noted in the lock file, if any.
@@ -59,7 +62,7 @@ pub(super) fn read(dir: &Path, log: Option<u64>) -> Result<Option<Recovered>, Wa
             Some(_) => Err(WalError::damaged(dir, 0, "the log's files are gone")),
         };
     }
-    let mut reader = Reader { log, state: None, sequence: names[0], report: RecoveryReport::default() };
+    let mut reader = Reader { log, state: None, sequence: names[0], last_frame: 0, report: RecoveryReport::default() };
     let mut segments = Vec::with_capacity(names.len());
     let mut headless = None;
     let mut bytes = Vec::new();
@@ -92,29 +95,38 @@ impl Recovered {
             next_sequence: 0,
             report: RecoveryReport::default(),
             headless: None,
+            last_frame: segment::HEADER as u64,
         }
     }
 
     /// Makes the end of the log fit to be written on: what a crash cut short is cut off and the space is allocated again, so
     /// that stale bytes never come back. Space up to `segment_bytes` is allocated if there is less.
+    ///
+    /// What was read may be in the kernel's memory only: the process before this one was killed before its fsync, or its fsync
+    /// failed, after which the kernel takes the pages for clean, and no later fsync writes them. That can be so of the
+    /// last frame only, for each is durable before the next one is written. It is written once more, the same bytes in the
+    /// same place, and made durable before anybody relies on it; so is the name of the file that it is in.
     pub(super) fn repair(&mut self, dir: &Path, segment_bytes: u64) -> Result<(), WalError> {
         if let Some(headless) = self.headless.take() {
             std::fs::remove_file(&headless).map_err(|error| WalError::io("remove", &headless, error))?;
-            segment::sync_dir(dir)?;
         }
+        segment::sync_dir(dir)?;
         let Some(last) = self.segments.pop() else {
             return Ok(());
         };
         let size = last.capacity.max(segment_bytes);
         let torn = self.report.torn.as_ref().is_some_and(|torn| torn.file == last.path);
+        let io = |error| WalError::io("repair", &last.path, error);
+        let mut frame = vec![0; last.used().saturating_sub(self.last_frame) as usize];
+        last.file.read_exact_at(&mut frame, self.last_frame).map_err(io)?;
+        last.file.write_all_at(&frame, self.last_frame).map_err(io)?;
         if torn || size > last.capacity {
-            let io = |error| WalError::io("repair", &last.path, error);
             if torn {
                 last.file.set_len(last.used()).map_err(io)?;
             }
             segment::allocate(&last.file, 0, size).map_err(io)?;
-            last.file.sync_all().map_err(io)?;
         }
+        last.file.sync_all().map_err(io)?;
         let file = last.file.try_clone().map_err(|error| WalError::io("open", &last.path, error))?;
         self.segments.push(Arc::new(Segment::new(
             last.ordinal,
@@ -133,6 +145,8 @@ struct Reader {
     state: Option<DiskState>,
     /// The sequence number of the next frame.
     sequence: u64,
+    /// Where the last frame that was read begins in its segment.
+    last_frame: u64,
     report: RecoveryReport,
 }
 
@@ -142,6 +156,7 @@ impl Reader {
         self.follow(path, first)?;
         self.header(path, bytes, first)?;
         let mut offset = segment::HEADER;
+        self.last_frame = offset as u64;
         loop {
             let place = Place { log: self.log.unwrap_or_default(), segment: first, sequence: self.sequence, offset };
             let (what, damaged) = match frame::inspect(bytes, place) {
@@ -149,6 +164,7 @@ impl Reader {
                     self.frame(path, bytes, payload, offset == segment::HEADER)?;
                     self.sequence += 1;
                     self.report.frames += 1;
+                    self.last_frame = offset as u64;
                     offset = end;
                     continue;
                 }
@@ -275,6 +291,7 @@ impl Reader {
             next_sequence: self.sequence,
             report: self.report,
             headless,
+            last_frame: self.last_frame,
         }))
     }
 }
