@@ -18,14 +18,18 @@ sums() { (cd "$target/release" && sha256sum "${programs[@]}"); }
 
 section "Programs with planted bugs and failpoints"
 start=$SECONDS
-cargo build --release --locked --workspace --bins
+build() { cargo build --release --locked --workspace --bins "$@"; }
+build
 clean=$(sums)
 mkdir -p "$target/planted"
-cargo build --release --locked --workspace --bins --features "$features"
+# Whatever goes wrong from here on: the faulty programs must not stay where everybody looks for the others.
+trap build EXIT
+build --features "$features"
 for program in "${programs[@]}"; do
     cp --remove-destination "$target/release/$program" "$target/planted/$program"
 done
-cargo build --release --locked --workspace --bins
+build
+trap - EXIT
 [ "$clean" = "$(sums)" ] || die "the programs without planted bugs are not the ones from before"
 for secret in RAFTKV_PLANTED_BUG 'dying at the failpoint'; do
     if grep --quiet --text "$secret" "$target/release/raftkv-engine" "$target/release/raftkv-sidecar"; then
