@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Every test. One release build serves the tests, the local clusters and the image.
 #
-#   RAFTKV_TEST_IMAGE   an image that is built already, instead of building one
+#   RAFTKV_TEST_IMAGE     an image that is built already, instead of building one
+#   RAFTKV_FUZZ_SECONDS   how long each decoder gets random input (60)
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -16,6 +17,14 @@ section "Entrypoint"
 "$ROOT/scripts/test-entrypoint.sh"
 
 build_binaries
+# The suite has to catch faults that are there on purpose.
+"$ROOT/scripts/planted.sh"
+export RAFTKV_REQUIRE_PLANTED=1
+if [ "$(id -u)" = 0 ] && [ -w /dev/fuse ]; then
+    export RAFTKV_REQUIRE_FUSE=1
+else
+    printf '\n%s\n' "############ NO FUSE (/dev/fuse, as root): TESTS OF POWER LOSS AND BAD DISKS ARE SKIPPED ############" >&2
+fi
 
 docker=false
 if docker_answers; then
@@ -44,6 +53,9 @@ else
 fi
 cargo test --release --locked --workspace --doc --quiet
 took "$start"
+
+"$ROOT/scripts/fuzz.sh" "${RAFTKV_FUZZ_SECONDS:-60}"
+"$ROOT/scripts/test-openapi.sh"
 
 python=$("$ROOT/scripts/python-env.sh")
 if $docker; then
