@@ -144,8 +144,12 @@ pub(super) async fn stop(story: &Story<'_>, who: Who, part: Part) -> anyhow::Res
 
 pub(super) async fn term(story: &Story<'_>, who: Who) -> anyhow::Result<()> {
     let (node, _guard) = chosen(story, who).await?;
-    running(node.engine()).await?;
-    running(node.sidecar()).await?;
+    // A process that has only just begun does not know the signal yet, and dies of it.
+    eventually_within(PATIENCE, &format!("{} answers", node.name()), || async {
+        node.client().get_path("/livez").await?.success()?;
+        node.management().get_path("/livez").await?.success()
+    })
+    .await?;
     let exits = node.stop().await?;
     ensure!(exits.iter().all(|exit| exit.code == Some(0)), "asked to end, {} ended as {exits:?}", node.name());
     story.fired();
@@ -168,7 +172,10 @@ pub(super) async fn router(story: &Story<'_>) -> anyhow::Result<()> {
     match story.planned.kind {
         Kind::RouterKill => killed(&[process]).await?,
         Kind::RouterTerm => {
-            running(process).await?;
+            eventually_within(PATIENCE, &format!("{} answers", process.name()), || async {
+                shards.routers()[at].client().get_path("/livez").await?.success()
+            })
+            .await?;
             let exit = process.stop().await?;
             ensure!(exit.code == Some(0), "asked to end, {} ended as {exit:?}", process.name());
         }
