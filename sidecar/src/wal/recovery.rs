@@ -107,15 +107,17 @@ impl Recovered {
     /// last frame only, for each is durable before the next one is written. It is written once more, the same bytes in the
     /// same place, and made durable before anybody relies on it; so is the name of the file that it is in.
     pub(super) fn repair(&mut self, dir: &Path, segment_bytes: u64) -> Result<(), WalError> {
-        if let Some(headless) = self.headless.take() {
-            std::fs::remove_file(&headless).map_err(|error| WalError::io("remove", &headless, error))?;
+        let headless = self.headless.take();
+        if let Some(headless) = &headless {
+            std::fs::remove_file(headless).map_err(|error| WalError::io("remove", headless, error))?;
         }
         segment::sync_dir(dir)?;
         let Some(last) = self.segments.pop() else {
             return Ok(());
         };
         let size = last.capacity.max(segment_bytes);
-        let torn = self.report.torn.as_ref().is_some_and(|torn| torn.file == last.path);
+        // What is behind the last frame meant nothing as long as there was a file after this one.
+        let torn = headless.is_some() || self.report.torn.as_ref().is_some_and(|torn| torn.file == last.path);
         let io = |error| WalError::io("repair", &last.path, error);
         let mut frame = vec![0; last.used().saturating_sub(self.last_frame) as usize];
         last.file.read_exact_at(&mut frame, self.last_frame).map_err(io)?;

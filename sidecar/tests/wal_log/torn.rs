@@ -150,3 +150,22 @@ fn a_copy_taken_while_writing_holds_all_that_was_durable() {
         writer.join().unwrap();
     });
 }
+
+#[test]
+fn garbage_before_a_file_without_a_header_is_cut_off_as_well() {
+    // Found by the fuzz target `log`: the file without a header was removed, and what stood before it was then the log's end
+    // with stale bytes behind it.
+    let sample = Sample::new();
+    let end = sample.ends.last().unwrap();
+    let path = sample.last_segment();
+    overwrite(&path, end.offset + 8, b"stale bytes");
+    let frames = sample.ends.len() - 1;
+    std::fs::write(sample.dir.path().join(format!("log-{frames:020}.wal")), []).unwrap();
+    let wal = Wal::open(options(sample.dir.path(), SAMPLE_SEGMENT)).unwrap();
+    assert_eq!(dump(&wal), end.dump);
+    drop(wal);
+    let bytes = std::fs::read(&path).unwrap();
+    assert!(bytes[end.offset as usize..].iter().all(|byte| *byte == 0), "stale bytes are left");
+    let wal = Wal::open(options(sample.dir.path(), SAMPLE_SEGMENT)).unwrap();
+    assert_eq!((dump(&wal), wal.recovery().torn.clone()), (end.dump.clone(), None));
+}
