@@ -168,14 +168,13 @@ async fn linearizable(logs: HashMap<String, KeyLog>, dir: &Path) -> anyhow::Resu
     }
     let checks = shares.into_iter().map(|share| {
         tokio::task::spawn_blocking(move || {
-            share.into_iter().map(|(key, log)| log.check().map_err(|wrong| (key, wrong))).collect::<Result<(), _>>()
+            share.into_iter().try_for_each(|(key, log)| log.check().map_err(|wrong| (key, wrong)))
         })
     });
     let checked = tokio::time::timeout(CHECK_PATIENCE, futures::future::try_join_all(checks))
         .await
         .map_err(|_| anyhow!("the checker takes longer than {CHECK_PATIENCE:?}"))??;
-    for wrong in checked.into_iter().filter_map(Result::err) {
-        let (key, (why, log)) = wrong;
+    if let Some((key, (why, log))) = checked.into_iter().find_map(Result::err) {
         let file = dir.join("history.txt");
         std::fs::write(&file, format!("{key}: {why}\n{log:#?}\n")).context("keep a history")?;
         return Err(anyhow!("VIOLATION: {key}: {why}; its history is in {}", file.display()));

@@ -52,7 +52,10 @@ async fn overlap(one: &mut GroupPeer, other: &mut GroupPeer) -> anyhow::Result<O
     Ok((!both.is_empty()).then(|| format!("the slots {both}")))
 }
 
-fn moves(ownership: &Ownership) -> (MoveId, [Option<(MoveId, bool)>; 2], [Option<MoveId>; 2]) {
+/// The last move of a group, how its last ones in and out ended, and those under way.
+type Moves = (MoveId, [Option<(MoveId, bool)>; 2], [Option<MoveId>; 2]);
+
+fn moves(ownership: &Ownership) -> Moves {
     let ended = [ownership.last_import, ownership.last_export].map(|it| it.map(|it| (it.id, it.committed)));
     let out = ownership.outgoing.as_ref().map(|it| it.id);
     (ownership.last_move, ended, [out, ownership.incoming.as_ref().map(|it| it.id)])
