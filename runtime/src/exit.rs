@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 use std::io::Write;
+use std::sync::OnceLock;
+use std::thread::{self, ThreadId};
 
 /// What a process ends with.
 pub type ExitCode = i32;
@@ -23,8 +25,14 @@ pub const CONFIG: ExitCode = 78;
 
 /// Logs why, and ends the process at once.
 ///
-/// No destructor runs and nothing is flushed: whatever must survive has been made durable before.
+/// No destructor runs and nothing is flushed: whatever must survive has been made durable before. Of several threads that
+/// call it, the first decides how the process ends: what the others met came of that.
 pub fn fatal(code: ExitCode, message: impl Display) -> ! {
+    static FIRST: OnceLock<ThreadId> = OnceLock::new();
+    // Once more on the same thread is a message that could not be told; then it ends all the same.
+    while *FIRST.get_or_init(|| thread::current().id()) != thread::current().id() {
+        thread::park();
+    }
     if tracing::dispatcher::has_been_set() {
         tracing::error!(code, "fatal: {message}");
     } else {
@@ -32,4 +40,45 @@ pub fn fatal(code: ExitCode, message: impl Display) -> ! {
         let _ = writeln!(std::io::stderr(), "fatal: {message}");
     }
     std::process::exit(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    const CHILD: &str = "RAFTKV_TEST_EXIT_CHILD";
+
+    /// A message that takes its time, and says when it has begun.
+    struct Slow(mpsc::Sender<()>);
+
+    impl Display for Slow {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            let _ = self.0.send(());
+            thread::sleep(Duration::from_millis(300));
+            write!(f, "the disk failed")
+        }
+    }
+
+    #[test]
+    fn the_first_reason_decides_the_code() {
+        if std::env::var_os(CHILD).is_some() {
+            // With telemetry nobody waits for anybody to write.
+            tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+            let (begun, wait) = mpsc::channel();
+            let second = thread::spawn(move || {
+                wait.recv().expect("the first has begun");
+                fatal(SOFTWARE, "consensus has stopped")
+            });
+            let _first = thread::spawn(move || fatal(IO, Slow(begun)));
+            let _ = second.join();
+        }
+        let this = std::env::current_exe().expect("this program");
+        let name = "the_first_reason_decides_the_code";
+        let child = Command::new(this).args([name, "--nocapture"]).env(CHILD, "1").output().expect("run");
+        assert_eq!(child.status.code(), Some(IO), "{}", String::from_utf8_lossy(&child.stderr));
+    }
 }
