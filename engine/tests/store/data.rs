@@ -195,7 +195,7 @@ fn payloads_of_one_entry_are_applied_in_order_and_answered_one_by_one() {
             Answer::Applied(vec![Outcome::Set { revision: 2, created: false }]),
         ]
     );
-    assert_eq!(h.get("k").unwrap().value, value("second"));
+    assert_eq!(h.get("k").unwrap().value, Some(value("second")));
     let again = h.store.apply_blocking(entries()).unwrap();
     assert_eq!(again.answers, [Bytes::new(), Bytes::new()], "applied before");
     assert_eq!((again.next_index, h.store.revision()), (2, 2));
