@@ -10,7 +10,7 @@
 //! | `RAFTKV_SOAK_MINUTES` | how long; without it about a minute |
 //! | `RAFTKV_SOAK_KINDS` | names of kinds, with commas: no other faults |
 //! | `RAFTKV_SOAK_REPORT` | a file for the summary as JSON |
-//! | `RAFTKV_TEST_SEED` | the same faults in the same order as in the run that printed it |
+//! | `RAFTKV_TEST_SEED` | in each store the same faults in the same order as in the run that printed it |
 
 mod chains;
 mod check;
@@ -88,6 +88,7 @@ impl Soak {
         while self.stats.start.elapsed() < plan.total {
             let shape = plan.shapes[self.stores as usize % plan.shapes.len()];
             self.stores += 1;
+            plan.begin(self.stores);
             let begin = Instant::now();
             let store = Store::start(shape).await.with_context(|| format!("start a {} store", shape.name()))?;
             println!("store {}: {}, ready after {:.1?}", self.stores, shape.name(), begin.elapsed());

@@ -25,6 +25,8 @@ const SHORT: Duration = Duration::from_secs(64);
 const STORE: Duration = Duration::from_secs(5 * 60);
 /// From this length on every kind must have fired.
 const ALL_KINDS_FROM: Duration = Duration::from_secs(20 * 60);
+/// What the seed is used for here; a store's number is added to it.
+const SCHEDULE: u64 = 0x50a4;
 /// Operations that have to succeed in each second, on average over everything: a fraction of what two busy cores do.
 const MIN_OPERATIONS_PER_SECOND: f64 = 200.0;
 
@@ -116,13 +118,20 @@ impl Plan {
             shapes,
             kinds,
             left_out,
-            rng: seed.rng(0x50a4),
+            rng: seed.rng(SCHEDULE),
             decks: BTreeMap::new(),
             episodes: 0,
         })
     }
 
-    /// The next episode, in a store of this shape. The same seed and order of shapes give the same ones.
+    /// A store begins, the one of this number. Its episodes are the same in every run of the seed, however many the stores
+    /// before it had the time for.
+    pub fn begin(&mut self, store: u64) {
+        self.rng = self.seed.rng(SCHEDULE + store);
+        self.decks.clear();
+    }
+
+    /// The next episode, in a store of this shape.
     pub fn episode(&mut self, shape: Shape) -> Episode {
         self.episodes += 1;
         let count = [1, 2, 2, 2, 3][self.rng.random_range(0..5)];
