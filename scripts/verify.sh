@@ -17,6 +17,8 @@ cargo fmt --all --check >/dev/null || {
     cargo fmt --all --check -- -l | sed 's/^/    /' >&2
     die "the files above are not formatted: make fix"
 }
+# A workspace of its own.
+cargo fmt --manifest-path fuzz/Cargo.toml --check >/dev/null || die "fuzz/ is not formatted: cargo fmt --manifest-path fuzz/Cargo.toml"
 section "Lints"
 # The profile of the build and of the tests: the dependencies are compiled once for all three.
 cargo clippy --release --locked --workspace --all-targets -- -D warnings
@@ -33,7 +35,7 @@ fi
 section "Python"
 python3 - <<'END'
 import ast, pathlib
-for path in (pathlib.Path("test_client.py"), *pathlib.Path("scripts").glob("*.py")):
+for path in (pathlib.Path("test_client.py"), *pathlib.Path("scripts").glob("*.py"), *pathlib.Path("fuzz").glob("*.py")):
     ast.parse(path.read_text(), str(path))
 END
 section "Compose file"
