@@ -79,3 +79,38 @@ target_dir() { printf '%s\n' "${CARGO_TARGET_DIR:-$ROOT/target}"; }
 
 # seconds HUMAN: how long the step that began at $SECONDS=start took.
 took() { note "took $((SECONDS - $1)) s"; }
+
+# One local cluster at a time: where its files are, and its process.
+local_dir=
+local_pid=
+
+# start_local ARGUMENTS...: `raftkv local` on free ports, until it says where everything is. For: trap stop_local EXIT
+start_local() {
+    local deadline=$((SECONDS + 120))
+    local_dir=$(mktemp -d)
+    "$(target_dir)/release/raftkv" local --http-port 0 --dir "$local_dir/data" --json "$@" \
+        >"$local_dir/out.json" 2>"$local_dir/log" </dev/null &
+    local_pid=$!
+    until [ -s "$local_dir/out.json" ]; do
+        if ! kill -0 "$local_pid" 2>/dev/null || [ $SECONDS -ge $deadline ]; then
+            tail -n 30 "$local_dir/log" >&2
+            die "the local cluster did not start"
+        fi
+        sleep 0.2
+    done
+}
+
+# local_addresses nodes|routers: one a line.
+local_addresses() {
+    python3 -c 'import json,sys; print(*(n["http"] for n in json.load(open(sys.argv[1]))[sys.argv[2]]), sep="\n")' \
+        "$local_dir/out.json" "$1"
+}
+
+stop_local() {
+    if [ -n "$local_pid" ]; then
+        kill "$local_pid" 2>/dev/null || true
+        wait "$local_pid" 2>/dev/null || true
+        rm -rf "$local_dir"
+    fi
+    local_pid=
+}

@@ -84,38 +84,17 @@ if $docker; then
     "$ROOT/scripts/test-compose-shards.sh" "$python"
     took "$start"
 else
-    # start_local ARGUMENTS...: `raftkv local`, until it says where everything is.
-    start_local() {
-        dir=$(mktemp -d)
-        "$(target_dir)/release/raftkv" local --http-port 0 --dir "$dir/data" --json "$@" >"$dir/out.json" 2>"$dir/log" </dev/null &
-        pid=$!
-        local deadline=$((SECONDS + 120))
-        until [ -s "$dir/out.json" ]; do
-            if ! kill -0 "$pid" 2>/dev/null || [ $SECONDS -ge $deadline ]; then
-                tail -n 30 "$dir/log" >&2
-                die "the local cluster did not start"
-            fi
-            sleep 0.2
-        done
-    }
-    stop() {
-        kill "$pid" 2>/dev/null || true
-        wait "$pid" 2>/dev/null || true
-        rm -rf "$dir"
-    }
-    # addresses nodes|routers: one a line.
-    addresses() { "$python" -c 'import json,sys; print(*(n["http"] for n in json.load(open(sys.argv[1]))[sys.argv[2]]), sep="\n")' "$dir/out.json" "$1"; }
-    trap stop EXIT
+    trap stop_local EXIT
     section "The Python client against one plain local group"
     start_local --nodes 3
-    mapfile -t nodes < <(addresses nodes)
+    mapfile -t nodes < <(local_addresses nodes)
     "$python" test_client.py "${nodes[@]}"
-    stop
+    stop_local
 
     section "The Python client and the pages' examples against a sharded local store"
     start_local --nodes 3 --groups 2
-    mapfile -t nodes < <(addresses nodes)
-    mapfile -t routers < <(addresses routers)
+    mapfile -t nodes < <(local_addresses nodes)
+    mapfile -t routers < <(local_addresses routers)
     "$python" test_client.py "${routers[@]}" "${nodes[@]}"
     for phase in before after; do
         "$python" scripts/check-docs.py --phase "$phase" --at "8000=${routers[0]}" --at "8080=${nodes[0]}" --at "8081=${nodes[1]}" \
