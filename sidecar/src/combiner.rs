@@ -17,6 +17,11 @@ use crate::types::Command;
 /// Entries under way at once. Every entry costs each node an append, an fsync, a message and an answer, whatever is in it:
 /// who comes while these are under way shares the next one.
 const ENTRIES_IN_FLIGHT: usize = 1;
+/// So many bytes fill an entry: it is worth its cost, waiting for company gains nothing, and what one entry does to the disk
+/// another may do to the network meanwhile.
+const FULL_BYTES: usize = 64 * 1024;
+/// Entries under way at once while those that wait fill another.
+const FULL_ENTRIES_IN_FLIGHT: usize = 4;
 /// Payloads of one entry: each engine has few under way, so this is for many engines and routers.
 const MAX_PAYLOADS: usize = 64;
 /// Bytes of one entry, unless its first payload alone is larger.
@@ -25,7 +30,8 @@ const MAX_BYTES: usize = 1024 * 1024;
 /// What waits at this leader to be proposed. Cheap to clone.
 ///
 /// An engine packs its writers' operations into batches; this packs the batches of several engines into entries, by the same
-/// rule: nothing waits while fewer than [`ENTRIES_IN_FLIGHT`] are under way.
+/// rule: nothing waits while fewer than [`ENTRIES_IN_FLIGHT`] are under way. Who brings much does not wait for others, up to
+/// [`FULL_ENTRIES_IN_FLIGHT`].
 #[derive(Clone, Default)]
 pub struct Combiner {
     state: Arc<Mutex<State>>,
@@ -34,6 +40,8 @@ pub struct Combiner {
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Waiting>,
+    /// Of `waiting`.
+    waiting_bytes: usize,
     /// Entries under way, each with a task of its own that proposes the next when it is done.
     in_flight: usize,
 }
@@ -44,6 +52,44 @@ struct Waiting {
     reply: oneshot::Sender<Outcome>,
 }
 
+impl State {
+    fn push(&mut self, waiting: Waiting) {
+        self.waiting_bytes += waiting.payload.len();
+        self.waiting.push_back(waiting);
+    }
+
+    fn pop(&mut self) -> Option<Waiting> {
+        let waiting = self.waiting.pop_front()?;
+        self.waiting_bytes -= waiting.payload.len();
+        Some(waiting)
+    }
+
+    /// How many entries may be under way now.
+    fn allowed(&self) -> usize {
+        match self.waiting_bytes >= FULL_BYTES {
+            true => FULL_ENTRIES_IN_FLIGHT,
+            false => ENTRIES_IN_FLIGHT,
+        }
+    }
+
+    /// Payloads for one entry, without those that nobody waits for any more.
+    fn take(&mut self) -> Vec<Waiting> {
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        while let Some(next) = self.waiting.front() {
+            let length = next.payload.len();
+            if !taken.is_empty() && (bytes + length > MAX_BYTES || taken.len() == MAX_PAYLOADS) {
+                break;
+            }
+            let Some(next) = self.pop() else { break };
+            if !next.reply.is_closed() {
+                bytes += length;
+                taken.push(next);
+            }
+        }
+        taken
+    }
+}
+
 impl Combiner {
     /// Proposes `payload` to `group`, alone or with others.
     ///
@@ -52,8 +98,8 @@ impl Combiner {
     pub fn propose(&self, group: &Arc<Group>, payload: Bytes, timeout: Duration) -> oneshot::Receiver<Outcome> {
         let (reply, outcome) = oneshot::channel();
         let mut state = self.lock();
-        state.waiting.push_back(Waiting { payload, until: Instant::now() + timeout, reply });
-        if state.in_flight < ENTRIES_IN_FLIGHT {
+        state.push(Waiting { payload, until: Instant::now() + timeout, reply });
+        if state.in_flight < state.allowed() {
             state.in_flight += 1;
             tokio::spawn(self.clone().run(group.clone()));
         }
@@ -72,19 +118,8 @@ impl Combiner {
     /// What goes into the next entry; `None` ends the task that asks.
     fn take(&self) -> Option<Vec<Waiting>> {
         let mut state = self.lock();
-        let (mut taken, mut bytes) = (Vec::new(), 0);
-        while let Some(next) = state.waiting.front() {
-            bytes += next.payload.len();
-            if !taken.is_empty() && (bytes > MAX_BYTES || taken.len() == MAX_PAYLOADS) {
-                break;
-            }
-            let Some(next) = state.waiting.pop_front() else { break };
-            if next.reply.is_closed() {
-                bytes -= next.payload.len();
-            } else {
-                taken.push(next);
-            }
-        }
+        // There were more because much had waited; those that are left are enough for what waits now.
+        let taken = if state.in_flight <= state.allowed() { state.take() } else { Vec::new() };
         if taken.is_empty() {
             // Under the lock: who comes next starts a task anew.
             state.in_flight -= 1;
@@ -157,7 +192,7 @@ mod tests {
     fn wait(combiner: &Combiner, bytes: usize) -> oneshot::Receiver<Outcome> {
         let (reply, outcome) = oneshot::channel();
         let payload = vec![7; bytes].into();
-        combiner.lock().waiting.push_back(Waiting { payload, until: Instant::now(), reply });
+        combiner.lock().push(Waiting { payload, until: Instant::now(), reply });
         outcome
     }
 
@@ -175,7 +210,23 @@ mod tests {
         assert_eq!(sizes(combiner.take()), [1, 3]);
         assert_eq!(combiner.lock().in_flight, 1);
         assert!(combiner.take().is_none(), "nothing waits");
-        assert_eq!(combiner.lock().in_flight, 0);
+        let state = combiner.lock();
+        assert_eq!((state.in_flight, state.waiting_bytes), (0, 0));
+    }
+
+    #[test]
+    fn much_does_not_wait_for_company_and_little_does() {
+        let combiner = Combiner::default();
+        let _little = wait(&combiner, FULL_BYTES - 1);
+        assert_eq!(combiner.lock().allowed(), ENTRIES_IN_FLIGHT);
+        let _much = wait(&combiner, 1);
+        assert_eq!(combiner.lock().allowed(), FULL_ENTRIES_IN_FLIGHT);
+        combiner.lock().in_flight = 2;
+        assert_eq!(sizes(combiner.take()), [FULL_BYTES - 1, 1]);
+        let _more = wait(&combiner, 1);
+        assert!(combiner.take().is_none(), "one is under way beside this one, and will take it");
+        assert_eq!(combiner.lock().in_flight, 1);
+        assert_eq!(sizes(combiner.take()), [1]);
     }
 
     #[test]
