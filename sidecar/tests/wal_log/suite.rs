@@ -144,7 +144,7 @@ async fn every_kind_of_entry_and_the_vote_come_back_after_a_restart() {
     assert_eq!(store.read_vote().await.unwrap(), Some(vote));
     assert_eq!(store.read_committed().await.unwrap(), Some(log_id(1)));
     assert!(store.try_get_log_entries(..).await.unwrap() == entries);
-    let streamed: Vec<_> = store.entries_stream(0..3).await.try_collect().await.unwrap();
+    let streamed: Vec<_> = store.entries_stream(0..4).await.try_collect().await.unwrap();
     assert!(streamed == entries);
     store.purge(log_id(0)).await.unwrap();
     assert!(store.limited_get_log_entries(0, 3).await.unwrap().is_empty(), "nothing that does not follow");
