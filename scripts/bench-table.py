@@ -54,6 +54,11 @@ def wait_for(what, check):
         time.sleep(0.1)
 
 
+def end_on_sigterm():
+    """Whoever ends this program ends what it has started, too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
+
+
 def stop(process):
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
@@ -228,6 +233,7 @@ def main():
     parser.add_argument("--only", default="", help="only the workloads whose name contains this")
     parser.add_argument("--json", type=pathlib.Path, help="write everything measured into this file as well")
     options = parser.parse_args()
+    end_on_sigterm()
 
     directory = pathlib.Path(tempfile.mkdtemp(prefix="bench.", dir=options.dir))
     rows = [row for row in ROWS if options.only in row[0]]

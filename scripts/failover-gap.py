@@ -185,6 +185,7 @@ def main():
     parser.add_argument("--etcd", default=os.environ.get("ETCD") or shutil.which("etcd"), help="the etcd program [default: from PATH]")
     parser.add_argument("--kills", type=int, default=50, help="of each system's leader [default: 50]")
     options = parser.parse_args()
+    table.end_on_sigterm()
     directory = pathlib.Path(tempfile.mkdtemp(prefix="failover.", dir=options.dir))
     try:
         print(f"{WRITERS} writers, the leader killed {options.kills} times; the longest time without a successful write:")

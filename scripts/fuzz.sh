@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Gives random input to every decoder of what comes over the wire or from the disk, two targets at a time.
+# Gives random input to every decoder of what comes over the wire or from the disk, all targets at once: on two cores each gets
+# a part of them, and the run takes as long as one.
 #
 #   scripts/fuzz.sh [SECONDS [TARGET...]]   each target for so long (60), all of them unless named
 #   scripts/fuzz.sh --replay TARGET FILE    one input again, as a crash left it
@@ -10,7 +11,7 @@
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-AT_ONCE=2
+AT_ONCE=5
 # A target that ran fewer inputs did not fuzz.
 LEAST_INPUTS=1000
 # Longer inputs find nothing that these do not, and are slow.
