@@ -223,11 +223,17 @@ def judge(goals, ours, theirs, routed):
     return verdicts
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(description):
+    """What every comparison is told: which programs, and where the data goes."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--raftkv", required=True, help="the raftkv program; the others are beside it")
     parser.add_argument("--dir", required=True, type=pathlib.Path, help="on the disk to be measured; a folder is made in it")
     parser.add_argument("--etcd", default=os.environ.get("ETCD") or shutil.which("etcd"), help="the etcd program [default: from PATH]")
+    return parser
+
+
+def main():
+    parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="rounds per workload, the systems in turn [default: 5]")
     parser.add_argument("--seconds", type=int, default=3, help="of one measurement [default: 3]")
     parser.add_argument("--only", default="", help="only the workloads whose name contains this")

@@ -6,7 +6,6 @@ of anybody around the kill. Then the node is started again, and the next kill wa
 Uses the standard library only.
 """
 
-import argparse
 import http.client
 import importlib.util
 import json
@@ -164,7 +163,7 @@ def measure(system, kills):
                 time.sleep(0.02)
             killed = time.monotonic()
             system.kill_leader()
-            # Over when writes have gone on for half a second: a follower may still answer what the old leader had committed.
+            # A follower may still answer what the old leader had committed: over after the longest election, when writes go on.
             while time.monotonic() < killed + 3.0 or writers.last() < time.monotonic() - 0.2:
                 if time.monotonic() > killed + GAP_DEADLINE_S:
                     sys.exit(f"{system.name}: no write for {GAP_DEADLINE_S} s after kill {number + 1}")
@@ -179,10 +178,7 @@ def measure(system, kills):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--raftkv", required=True, help="the raftkv program; the others are beside it")
-    parser.add_argument("--dir", required=True, type=pathlib.Path, help="where the data goes; a folder is made in it")
-    parser.add_argument("--etcd", default=os.environ.get("ETCD") or shutil.which("etcd"), help="the etcd program [default: from PATH]")
+    parser = table.parser_of(__doc__)
     parser.add_argument("--kills", type=int, default=50, help="of each system's leader [default: 50]")
     options = parser.parse_args()
     table.end_on_sigterm()
