@@ -18,4 +18,4 @@ pub mod store;
 
 // Under the names that the modules here know.
 pub use raftkv_link::proposer;
-use raftkv_link::{backoff, budget, gather, stream_link, trouble};
+use raftkv_link::{backoff, budget, stream_link, trouble};

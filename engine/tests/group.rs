@@ -108,7 +108,7 @@ impl Proposals {
     async fn send(&mut self, payload: Bytes) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
-        self.requests.send(ProposeRequest { id, payload, timeout_ms: 2_000 }).await.expect("open");
+        self.requests.send(ProposeRequest { id, payload, timeout_ms: 2_000, callers: 1 }).await.expect("open");
         id
     }
 

@@ -2,14 +2,13 @@
 //!
 //! An engine talks to its sidecar over them, a router to the groups behind it. A [`StreamLink`](stream_link::StreamLink)
 //! opens again whenever it breaks; the [`proposer`] packs many writers' operations into few proposals and repeats them
-//! without applying them twice; [`Gather`](gather::Gather) decides when a batch should leave.
+//! without applying them twice.
 
 // A test that unwraps says where it failed.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod backoff;
 pub mod budget;
-pub mod gather;
 pub mod peer;
 pub mod proposer;
 pub mod stream_link;

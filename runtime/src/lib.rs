@@ -1,5 +1,5 @@
-//! Process plumbing shared by the binaries: telemetry, metrics, panics, shutdown, exit codes, configuration and the
-//! gRPC transport.
+//! Process plumbing shared by the binaries: telemetry, metrics, panics, shutdown, exit codes, configuration, the
+//! gRPC transport, and when a batch should leave ([`gather`]).
 //!
 //! A `main` is expected to be boring:
 //!
@@ -26,6 +26,7 @@ pub mod directory;
 pub mod exit;
 pub mod failpoints;
 pub mod file_limit;
+pub mod gather;
 pub mod grpc;
 pub mod metrics;
 pub mod panic;

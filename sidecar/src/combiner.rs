@@ -9,7 +9,8 @@ use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use raftkv_proto::consensus::propose_response::Outcome;
 use raftkv_proto::consensus::{Applied, Refused, RefusedReason, Unknown};
-use tokio::sync::oneshot;
+use raftkv_runtime::gather::Gather;
+use tokio::sync::{Notify, oneshot};
 
 use crate::node::Group;
 use crate::types::Command;
@@ -26,50 +27,100 @@ const FULL_ENTRIES_IN_FLIGHT: usize = 4;
 const MAX_PAYLOADS: usize = 64;
 /// Bytes of one entry, unless its first payload alone is larger.
 const MAX_BYTES: usize = 1024 * 1024;
+/// How long an entry waits for those who were just answered. Their engines gather them first, each a millisecond at most, and
+/// those of followers hear of the answer one hop later and are one hop further away.
+const LONGEST_WAIT: Duration = Duration::from_millis(2);
 
 /// What waits at this leader to be proposed. Cheap to clone.
 ///
 /// An engine packs its writers' operations into batches; this packs the batches of several engines into entries, by the same
-/// rule: nothing waits while fewer than [`ENTRIES_IN_FLIGHT`] are under way. Who brings much does not wait for others, up to
-/// [`FULL_ENTRIES_IN_FLIGHT`].
+/// rule: nothing waits while fewer than [`ENTRIES_IN_FLIGHT`] are under way, but for those who were just answered. Who brings
+/// much does not wait for others, up to [`FULL_ENTRIES_IN_FLIGHT`].
 #[derive(Clone, Default)]
 pub struct Combiner {
     state: Arc<Mutex<State>>,
+    /// One more waits.
+    arrived: Arc<Notify>,
 }
 
-#[derive(Default)]
 struct State {
     waiting: VecDeque<Waiting>,
     /// Of `waiting`.
     waiting_bytes: usize,
+    /// Of `waiting`.
+    waiting_callers: usize,
     /// Entries under way, each with a task of its own that proposes the next when it is done.
     in_flight: usize,
+    gather: Gather,
 }
 
+/// What a task is to do.
+#[derive(Debug)]
+enum Next {
+    Write(Vec<Waiting>),
+    /// Until then, or one more has arrived.
+    Wait(Instant),
+    End,
+}
+
+#[derive(Debug)]
 struct Waiting {
     payload: Bytes,
+    callers: usize,
     until: Instant,
     reply: oneshot::Sender<Outcome>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        let gather = Gather::within(LONGEST_WAIT);
+        Self { waiting: VecDeque::new(), waiting_bytes: 0, waiting_callers: 0, in_flight: 0, gather }
+    }
 }
 
 impl State {
     fn push(&mut self, waiting: Waiting) {
         self.waiting_bytes += waiting.payload.len();
+        self.waiting_callers += waiting.callers;
         self.waiting.push_back(waiting);
     }
 
     fn pop(&mut self) -> Option<Waiting> {
         let waiting = self.waiting.pop_front()?;
         self.waiting_bytes -= waiting.payload.len();
+        self.waiting_callers -= waiting.callers;
         Some(waiting)
+    }
+
+    /// Whether what waits fills an entry.
+    fn is_full(&self) -> bool {
+        self.waiting_bytes >= FULL_BYTES
     }
 
     /// How many entries may be under way now.
     fn allowed(&self) -> usize {
-        match self.waiting_bytes >= FULL_BYTES {
-            true => FULL_ENTRIES_IN_FLIGHT,
-            false => ENTRIES_IN_FLIGHT,
+        if self.is_full() { FULL_ENTRIES_IN_FLIGHT } else { ENTRIES_IN_FLIGHT }
+    }
+
+    /// What a task does now. One that is to end is not counted any more.
+    fn next(&mut self, now: Instant) -> Next {
+        // There were more because much had waited; those that are left are enough for what waits now.
+        if self.in_flight <= self.allowed() {
+            if !self.waiting.is_empty()
+                && !self.is_full()
+                && !self.gather.is_over(self.waiting_callers, now)
+                && let Some(due) = self.gather.due(now)
+            {
+                return Next::Wait(due);
+            }
+            let taken = self.take();
+            if !taken.is_empty() {
+                return Next::Write(taken);
+            }
         }
+        // Under the lock: who comes next starts a task anew.
+        self.in_flight -= 1;
+        Next::End
     }
 
     /// Payloads for one entry, without those that nobody waits for any more.
@@ -95,13 +146,22 @@ impl Combiner {
     ///
     /// Who gives up should drop the receiver: then it is not proposed if it has not been. The task behind it waits for an
     /// outcome until the last of those who share the entry has given up, so none stays for ever.
-    pub fn propose(&self, group: &Arc<Group>, payload: Bytes, timeout: Duration) -> oneshot::Receiver<Outcome> {
+    pub fn propose(
+        &self,
+        group: &Arc<Group>,
+        payload: Bytes,
+        callers: u32,
+        timeout: Duration,
+    ) -> oneshot::Receiver<Outcome> {
         let (reply, outcome) = oneshot::channel();
+        let until = Instant::now() + timeout;
         let mut state = self.lock();
-        state.push(Waiting { payload, until: Instant::now() + timeout, reply });
+        state.push(Waiting { payload, callers: callers.max(1) as usize, until, reply });
         if state.in_flight < state.allowed() {
             state.in_flight += 1;
             tokio::spawn(self.clone().run(group.clone()));
+        } else {
+            self.arrived.notify_one();
         }
         outcome
     }
@@ -110,22 +170,22 @@ impl Combiner {
     async fn run(self, group: Arc<Group>) {
         // What else is ready to run may bring payloads that can share this entry.
         tokio::task::yield_now().await;
-        while let Some(entry) = self.take() {
-            write(&group, entry).await;
+        loop {
+            let next = self.lock().next(Instant::now());
+            match next {
+                Next::Write(entry) => {
+                    let callers = entry.iter().map(|waiting| waiting.callers).sum();
+                    write(&group, entry).await;
+                    let mut state = self.lock();
+                    let waiting = state.waiting_callers;
+                    state.gather.answered(callers, waiting, Instant::now());
+                }
+                Next::Wait(due) => {
+                    let _ = tokio::time::timeout_at(due.into(), self.arrived.notified()).await;
+                }
+                Next::End => return,
+            }
         }
-    }
-
-    /// What goes into the next entry; `None` ends the task that asks.
-    fn take(&self) -> Option<Vec<Waiting>> {
-        let mut state = self.lock();
-        // There were more because much had waited; those that are left are enough for what waits now.
-        let taken = if state.in_flight <= state.allowed() { state.take() } else { Vec::new() };
-        if taken.is_empty() {
-            // Under the lock: who comes next starts a task anew.
-            state.in_flight -= 1;
-            return None;
-        }
-        Some(taken)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -189,15 +249,24 @@ fn wall_clock_ms() -> u64 {
 mod tests {
     use super::*;
 
-    fn wait(combiner: &Combiner, bytes: usize) -> oneshot::Receiver<Outcome> {
+    fn wait_for(combiner: &Combiner, bytes: usize, callers: usize) -> oneshot::Receiver<Outcome> {
         let (reply, outcome) = oneshot::channel();
         let payload = vec![7; bytes].into();
-        combiner.lock().push(Waiting { payload, until: Instant::now(), reply });
+        combiner.lock().push(Waiting { payload, callers, until: Instant::now(), reply });
         outcome
     }
 
-    fn sizes(entry: Option<Vec<Waiting>>) -> Vec<usize> {
-        entry.into_iter().flatten().map(|waiting| waiting.payload.len()).collect()
+    fn wait(combiner: &Combiner, bytes: usize) -> oneshot::Receiver<Outcome> {
+        wait_for(combiner, bytes, 1)
+    }
+
+    /// The sizes of the payloads that are written next; none when the task ends.
+    fn next(combiner: &Combiner) -> Vec<usize> {
+        match combiner.lock().next(Instant::now()) {
+            Next::Write(entry) => entry.iter().map(|waiting| waiting.payload.len()).collect(),
+            Next::End => Vec::new(),
+            Next::Wait(_) => panic!("nobody is expected back"),
+        }
     }
 
     #[test]
@@ -207,11 +276,11 @@ mod tests {
         let _first = wait(&combiner, 1);
         drop(wait(&combiner, 2));
         let _third = wait(&combiner, 3);
-        assert_eq!(sizes(combiner.take()), [1, 3]);
+        assert_eq!(next(&combiner), [1, 3]);
         assert_eq!(combiner.lock().in_flight, 1);
-        assert!(combiner.take().is_none(), "nothing waits");
+        assert!(next(&combiner).is_empty(), "nothing waits");
         let state = combiner.lock();
-        assert_eq!((state.in_flight, state.waiting_bytes), (0, 0));
+        assert_eq!((state.in_flight, state.waiting_bytes, state.waiting_callers), (0, 0, 0));
     }
 
     #[test]
@@ -222,11 +291,33 @@ mod tests {
         let _much = wait(&combiner, 1);
         assert_eq!(combiner.lock().allowed(), FULL_ENTRIES_IN_FLIGHT);
         combiner.lock().in_flight = 2;
-        assert_eq!(sizes(combiner.take()), [FULL_BYTES - 1, 1]);
+        assert_eq!(next(&combiner), [FULL_BYTES - 1, 1]);
         let _more = wait(&combiner, 1);
-        assert!(combiner.take().is_none(), "one is under way beside this one, and will take it");
+        assert!(next(&combiner).is_empty(), "one is under way beside this one, and will take it");
         assert_eq!(combiner.lock().in_flight, 1);
-        assert_eq!(sizes(combiner.take()), [1]);
+        assert_eq!(next(&combiner), [1]);
+    }
+
+    #[test]
+    fn those_who_were_just_answered_are_waited_for_but_not_for_long_and_not_once_there_is_enough() {
+        let combiner = Combiner::default();
+        combiner.lock().in_flight = 1;
+        let now = Instant::now();
+        combiner.lock().gather.answered(60, 0, now);
+        assert!(matches!(combiner.lock().next(now), Next::End), "nothing to write is nothing to wait for");
+        combiner.lock().in_flight = 1;
+        let _first = wait_for(&combiner, 1, 20);
+        assert!(matches!(combiner.lock().next(now), Next::Wait(due) if due == now + LONGEST_WAIT));
+        let _second = wait_for(&combiner, 2, 25);
+        assert!(matches!(combiner.lock().next(now + LONGEST_WAIT), Next::Write(entry) if entry.len() == 2));
+
+        let _third = wait_for(&combiner, 3, 20);
+        assert!(matches!(combiner.lock().next(now), Next::Wait(_)));
+        let _fourth = wait_for(&combiner, 4, 25);
+        assert_eq!(next(&combiner), [3, 4], "three quarters of sixty are back");
+
+        let _fifth = wait_for(&combiner, FULL_BYTES, 1);
+        assert_eq!(next(&combiner), [FULL_BYTES], "full");
     }
 
     #[test]
@@ -234,12 +325,12 @@ mod tests {
         let combiner = Combiner::default();
         combiner.lock().in_flight = 1;
         let outcomes: Vec<_> = [MAX_BYTES - 1, 1, 1, 2 * MAX_BYTES, 1].map(|bytes| wait(&combiner, bytes)).into();
-        assert_eq!(sizes(combiner.take()), [MAX_BYTES - 1, 1]);
-        assert_eq!(sizes(combiner.take()), [1]);
-        assert_eq!(sizes(combiner.take()), [2 * MAX_BYTES]);
-        assert_eq!(sizes(combiner.take()), [1]);
+        assert_eq!(next(&combiner), [MAX_BYTES - 1, 1]);
+        assert_eq!(next(&combiner), [1]);
+        assert_eq!(next(&combiner), [2 * MAX_BYTES]);
+        assert_eq!(next(&combiner), [1]);
         let many: Vec<_> = (0..=MAX_PAYLOADS).map(|_| wait(&combiner, 1)).collect();
-        assert_eq!(sizes(combiner.take()).len(), MAX_PAYLOADS);
+        assert_eq!(next(&combiner).len(), MAX_PAYLOADS);
         drop((outcomes, many));
     }
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use raftkv_proto::consensus::propose_response::Outcome;
 use raftkv_proto::consensus::{ProposeRequest, ProposeResponse, RefusedReason};
 
@@ -32,11 +31,11 @@ impl Proposals {
 
     /// Proposes here or, where another node leads, there.
     pub async fn propose(&self, request: ProposeRequest) -> ProposeResponse {
-        let (id, timeout) = (request.id, timeout_of(&request));
+        let id = request.id;
         let outcome = match self.local_group() {
             Err(refused) => refused,
             Ok(group) => match group.raft.as_leader() {
-                Ok(_) => self.propose_locally(&group, request.payload, timeout).await,
+                Ok(_) => self.propose_locally(&group, request).await,
                 Err(forward) => match (forward.leader_id, forward.leader_node) {
                     (Some(leader), Some(member)) if leader != self.node.identity.raft_id => {
                         self.forward(&group, leader, &member, request).await
@@ -50,11 +49,11 @@ impl Proposals {
 
     /// Proposes here, for a follower: never forwarded again.
     pub async fn propose_as_leader(&self, request: ProposeRequest) -> ProposeResponse {
-        let (id, timeout) = (request.id, timeout_of(&request));
+        let id = request.id;
         let outcome = match self.local_group() {
             Err(refused) => refused,
             Ok(group) => match group.raft.as_leader() {
-                Ok(_) => self.propose_locally(&group, request.payload, timeout).await,
+                Ok(_) => self.propose_locally(&group, request).await,
                 Err(_) => refused(RefusedReason::NoLeader, "this node does not lead (any more)"),
             },
         };
@@ -68,7 +67,9 @@ impl Proposals {
         Ok(group)
     }
 
-    async fn propose_locally(&self, group: &Arc<Group>, payload: Bytes, timeout: Duration) -> Outcome {
+    async fn propose_locally(&self, group: &Arc<Group>, request: ProposeRequest) -> Outcome {
+        let timeout = timeout_of(&request);
+        let ProposeRequest { payload, callers, .. } = request;
         if !self.node.is_running() {
             return refused(RefusedReason::ShuttingDown, "this node is stopping");
         }
@@ -79,7 +80,7 @@ impl Proposals {
         if !leadership::has_quorum_contact(group) {
             return refused(RefusedReason::NoLeader, "the leader has lost contact with a majority");
         }
-        match tokio::time::timeout(timeout, group.combiner.propose(group, payload, timeout)).await {
+        match tokio::time::timeout(timeout, group.combiner.propose(group, payload, callers, timeout)).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => unknown("this process stopped before the entry was applied"),
             Err(_) => unknown("the entry was not applied in time"),

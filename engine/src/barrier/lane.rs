@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use raftkv_proto::consensus::read_barrier_response::Outcome;
 use raftkv_proto::consensus::{BarrierMode, ReadBarrierRequest, ReadBarrierResponse, RefusedReason};
+use raftkv_runtime::gather::Gather;
 use raftkv_runtime::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 
 use crate::backoff::Backoff;
-use crate::gather::Gather;
 use crate::stream_link::{LinkEvent, StreamLink};
 use crate::trouble::Trouble;
 

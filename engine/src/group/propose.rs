@@ -125,7 +125,7 @@ impl Pump {
     }
 
     async fn on_request(&mut self, request: ProposeRequest) -> Result<(), Gone> {
-        let ProposeRequest { id, payload, timeout_ms } = request;
+        let ProposeRequest { id, payload, timeout_ms, callers } = request;
         if self.in_flight.values().any(|sent| sent.id == id) {
             let status = Status::invalid_argument(format!("proposal {id} is under way already"));
             let _ = self.answers.send_timeout(Err(status), ANSWER_PATIENCE).await;
@@ -143,7 +143,7 @@ impl Pump {
         let timeout = Duration::from_millis(timeout_ms.into()).min(LONGEST_TIMEOUT);
         let own_id = self.next_id;
         self.next_id += 1;
-        if self.link.send(ProposeRequest { id: own_id, payload, timeout_ms }).is_err() {
+        if self.link.send(ProposeRequest { id: own_id, payload, timeout_ms, callers }).is_err() {
             let reason = "the sidecar takes no proposals now".to_owned();
             return self.refuse(id, RefusedReason::Overloaded, reason).await;
         }

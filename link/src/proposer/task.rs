@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use raftkv_kv::Proposal;
 use raftkv_proto::consensus::{ProposeRequest, ProposeResponse};
+use raftkv_runtime::gather::Gather;
 use raftkv_runtime::shutdown::Shutdown;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, sleep_until};
@@ -18,7 +19,6 @@ use super::session::Session;
 use super::system::{SystemRequest, Systems};
 use super::{MAX_BATCH_BYTES, MAX_BATCH_OPS, MAX_BATCHES_IN_FLIGHT};
 use crate::backoff::Backoff;
-use crate::gather::Gather;
 use crate::peer::Peer;
 use crate::stream_link::StreamLink;
 use crate::trouble::Trouble;
@@ -217,7 +217,7 @@ impl Task {
             return;
         }
         let mut systems = std::mem::take(&mut self.systems);
-        systems.dispatch(now, |payload, deadline| self.send(payload, deadline, now));
+        systems.dispatch(now, |payload, deadline| self.send(payload, deadline, 1, now));
         self.systems = systems;
     }
 
@@ -235,27 +235,28 @@ impl Task {
 
     fn send_batch(&mut self, at: usize, now: Instant) {
         let batch = &self.batches[at];
-        let (payload, deadline) = (batch.payload.clone(), batch.deadline);
-        match self.send(payload, deadline, now) {
+        let (payload, deadline, callers) = (batch.payload.clone(), batch.deadline, batch.requests.len());
+        match self.send(payload, deadline, callers, now) {
             Some((id, answer_by)) => self.batches[at].progress = Progress::Sent { id, answer_by },
             // Not handed over: as if it had been refused.
             None => self.batches[at].resend_later(now),
         }
     }
 
-    /// Hands a proposal to the peer; its id, and when the answer is overdue.
-    fn send(&mut self, payload: Bytes, deadline: Instant, now: Instant) -> Option<(u64, Instant)> {
+    /// Hands a proposal for which `callers` wait to the peer; its id, and when the answer is overdue.
+    fn send(&mut self, payload: Bytes, deadline: Instant, callers: usize, now: Instant) -> Option<(u64, Instant)> {
         let left = deadline.saturating_duration_since(now);
         let timeout = left.saturating_sub((left / 10).min(MOST_ANSWER_MARGIN)).min(ATTEMPT_TIMEOUT);
         let id = self.next_id;
         self.next_id += 1;
         let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX).max(1);
-        self.link.send(ProposeRequest { id, payload, timeout_ms }).ok()?;
+        let callers = u32::try_from(callers).unwrap_or(u32::MAX);
+        self.link.send(ProposeRequest { id, payload, timeout_ms, callers }).ok()?;
         Some((id, now + timeout + OVERDUE))
     }
 
     fn open_session(&mut self, now: Instant) {
-        if let Some((id, answer_by)) = self.send(Proposal::OpenSession.encode(), now + SESSION_TIMEOUT, now) {
+        if let Some((id, answer_by)) = self.send(Proposal::OpenSession.encode(), now + SESSION_TIMEOUT, 1, now) {
             self.session = Session::Opening { id, answer_by };
         }
     }

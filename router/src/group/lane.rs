@@ -7,7 +7,6 @@ use bytes::Bytes;
 use raftkv_api::{BackendError, Entry};
 use raftkv_kv::{Key, Value};
 use raftkv_link::backoff::Backoff;
-use raftkv_link::gather::Gather;
 use raftkv_link::stream_link::{self, LinkEvent, StreamLink};
 use raftkv_link::trouble::Trouble;
 use raftkv_proto::group::read_response::Outcome;
@@ -15,6 +14,7 @@ use raftkv_proto::group::read_result::Result as OneResult;
 use raftkv_proto::group::{
     self, Consistency, ReadRefused, ReadRefusedReason, ReadRequest, ReadResponse, ReadResult, ReadResults,
 };
+use raftkv_runtime::gather::Gather;
 use raftkv_runtime::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, sleep_until};

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// Below this many callers a batch leaves at once: what little could share it is not worth a wait.
 const FEWEST_CALLERS: usize = 8;
-/// A batch never waits longer for callers than this, the shortest a timer can be.
+/// A batch never waits longer for callers than this by default, the shortest a timer can be.
 const LONGEST_WAIT: Duration = Duration::from_millis(1);
 
 /// Decides when the callers that wait make a full batch, for one batch at a time.
@@ -13,18 +13,30 @@ const LONGEST_WAIT: Duration = Duration::from_millis(1);
 /// small, and every batch costs all nodes the same, whatever its size. So after an answer to many callers the next batch
 /// waits until three quarters of them are back, or a moment has passed. With few callers nothing ever waits. A wait in vain
 /// happens once: the next answer counts the callers anew.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Gather {
+    longest: Duration,
     enough: usize,
     until: Option<Instant>,
 }
 
+impl Default for Gather {
+    fn default() -> Self {
+        Self::within(LONGEST_WAIT)
+    }
+}
+
 impl Gather {
+    /// Waits for callers no longer than `longest`.
+    pub fn within(longest: Duration) -> Self {
+        Self { longest, enough: 0, until: None }
+    }
+
     /// Callers were answered while others already waited.
     pub fn answered(&mut self, answered: usize, waiting: usize, now: Instant) {
         let callers = answered + waiting;
         self.enough = callers * 3 / 4;
-        self.until = (callers >= FEWEST_CALLERS).then(|| now + LONGEST_WAIT);
+        self.until = (callers >= FEWEST_CALLERS).then(|| now + self.longest);
     }
 
     /// Whether a batch of this many may leave.
