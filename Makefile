@@ -3,10 +3,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # How many groups `make up` starts. Not read by the shell itself: there, GROUPS is something else.
 GROUPS ?= 2
-.PHONY: fuzz help up down clean test soak verify fix bench image
+.PHONY: fuzz help up down clean test soak verify fix bench bench-growth image
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: ## Build and start two groups and a router, in Docker or as processes (GROUPS=1: one plain group; GROUPS=3: a third)
 	@RAFTKV_GROUPS=$(GROUPS) scripts/up.sh
@@ -34,6 +34,9 @@ fuzz: ## Random input for every decoder of what comes over the wire or from the 
 
 bench: ## Measure against etcd, workload by workload: ratio, goal, pass or short (about ten minutes)
 	@scripts/bench.sh
+
+bench-growth: ## Measure what grows: many keys, long load, catching up, groups (about half an hour; PARTS=keys,groups)
+	@scripts/bench.sh --growth $(if $(PARTS),--parts $(PARTS))
 
 image: ## Build the container image only
 	@scripts/build-image.sh

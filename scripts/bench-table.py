@@ -21,13 +21,13 @@ import urllib.request
 
 # Name, arguments of `raftkv bench`, which endpoints, what is compared, and the goal: "t" = our throughput over theirs, at
 # least; "p50" and "p99" = our latency over theirs, at most; "abs" = operations a second, at least; "routed" = throughput
-# through the router over the throughput of nodes, at least.
+# through the router over the throughput of nodes, at least; "bare" = throughput over that of a bare HTTP server, at least; None = no goal.
 ROWS = [
     ("puts, 64 clients", ["--workload", "put", "--clients", "64"], "all", [("t", 4.0), ("p99", 0.5)]),
-    ("puts, 64 clients, all at the leader", ["--workload", "put", "--clients", "64"], "leader", [("t", 4.0)]),
+    ("puts, 64 clients, all at the leader", ["--workload", "put", "--clients", "64"], "leader", [("t", 4.0), ("bare", None)]),
     ("puts, 256 clients", ["--workload", "put", "--clients", "256"], "all", [("t", 5.0)]),
     ("puts, 1 client", ["--workload", "put", "--clients", "1"], "leader", [("p50", 0.6)]),
-    ("linearizable gets at the leader, 64 clients", ["--workload", "get", "--clients", "64"], "leader", [("t", 5.0)]),
+    ("linearizable gets at the leader, 64 clients", ["--workload", "get", "--clients", "64"], "leader", [("t", 5.0), ("bare", 0.7)]),
     ("linearizable gets at followers, 64 clients", ["--workload", "get", "--clients", "64"], "followers", [("t", 2.0)]),
     ("half puts, half gets, 64 clients", ["--workload", "mixed", "--clients", "64"], "all", [("t", 4.0)]),
     ("puts of 1 KiB, 64 clients", ["--workload", "put", "--clients", "64", "--value-size", "1024"], "all", [("t", 2.0)]),
@@ -154,6 +154,17 @@ class Etcd:
             stop(process)
 
 
+class Bare:
+    """The bare HTTP server, built beside the others."""
+
+    def __init__(self, raftkv):
+        program = pathlib.Path(raftkv).parent / "examples" / "bare_http"
+        self.process = subprocess.Popen([program], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        self.address = self.process.stdout.readline().strip()
+        if not self.address:
+            sys.exit(f"{program} did not start")
+
+
 def free_ports(count):
     import socket
 
@@ -203,15 +214,19 @@ def environment(raftkv, etcd, directory):
     ]
 
 
-def judge(goals, ours, theirs, routed):
+def judge(goals, ours, theirs, direct, bare):
     """Per goal: text and whether it was reached (None = could not be told)."""
     verdicts = []
     for kind, goal in goals:
         if kind == "abs":
             verdicts.append((f">= {goal:,.0f}/s", ours["throughput"] >= goal))
         elif kind == "routed":
-            value = ours["throughput"] / routed["throughput"]
+            value = ours["throughput"] / direct["throughput"]
             verdicts.append((f"{value:.0%} of direct, >= {goal:.0%}", value >= goal))
+        elif kind == "bare":
+            value = ours["throughput"] / bare["throughput"]
+            wanted = f", >= {goal:.0%}" if goal else ""
+            verdicts.append((f"{value:.0%} of bare HTTP's {bare['throughput']:,.0f}/s{wanted}", value >= (goal or 0)))
         elif theirs is None:
             verdicts.append(("no etcd", None))
         elif kind == "t":
@@ -260,7 +275,10 @@ def main():
             etcd = Etcd(options.etcd, at / "etcd", free_ports(6)) if beside_etcd else None
             if etcd:
                 running.append(etcd.stop)
-            ours, theirs, direct = [], [], []
+            bare = Bare(options.raftkv) if any(kind == "bare" for kind, _ in goals) else None
+            if bare:
+                running.append(lambda bare=bare: stop(bare.process))
+            ours, theirs, direct, ceiling = [], [], [], []
             timing = ["--duration", f"{options.seconds}s", "--warmup", "1s"]
             for turn in range(options.rounds):
                 sides = [(ours, ["--endpoints", ",".join(local.endpoints(which))])]
@@ -268,15 +286,19 @@ def main():
                     sides.append((theirs, ["--etcd", ",".join(etcd.endpoints(which))]))
                 if which == "router":
                     sides.append((direct, ["--endpoints", ",".join(local.endpoints("all"))]))
+                if bare:
+                    sides.append((ceiling, ["--endpoints", f"http://{bare.address}"]))
                 for reports, endpoints in sides if turn % 2 == 0 else reversed(sides):
                     reports += bench(options.raftkv, [*timing, *arguments, *endpoints])
             while running:
                 running.pop()()
             shutil.rmtree(at, ignore_errors=True)
-            ours, theirs, direct = median_of(ours), median_of(theirs) if theirs else None, median_of(direct) if direct else None
-            verdicts = judge(goals, ours, theirs, direct)
-            measured.append({"name": name, "raftkv": ours, "etcd": theirs, "direct": direct, "verdicts": verdicts})
-            for side, of in (("raftkv", ours), ("etcd", theirs), ("direct", direct)):
+            ours = median_of(ours)
+            theirs, direct, ceiling = (median_of(of) if of else None for of in (theirs, direct, ceiling))
+            verdicts = judge(goals, ours, theirs, direct, ceiling)
+            sides = {"raftkv": ours, "etcd": theirs, "direct": direct, "bare": ceiling}
+            measured.append({"name": name, **sides, "verdicts": verdicts})
+            for side, of in sides.items():
                 if of:
                     say(f"    {side:8}{of['throughput']:>12,.0f}/s   p50 {of['p50_us'] / 1000:.2f} ms   p99 {of['p99_us'] / 1000:.2f} ms")
     finally:

@@ -40,10 +40,7 @@ done
 
 need_cargo
 have c++ || apt_install g++
-if ! cargo fuzz --version >/dev/null 2>&1; then
-    section "Install cargo-fuzz"
-    cargo install cargo-fuzz --locked || die "cargo-fuzz cannot be installed"
-fi
+need_cargo_tool fuzz || die "cargo-fuzz cannot be installed"
 
 section "Build the fuzz targets"
 start=$SECONDS

@@ -65,6 +65,18 @@ need_cargo() {
     have cc || apt_install gcc libc6-dev
 }
 
+# need_cargo_tool NAME: makes `cargo NAME` work. Compiling one takes minutes, so the compiled one comes first.
+need_cargo_tool() {
+    local python
+    cargo "$1" --version >/dev/null 2>&1 && return
+    if python=$("$ROOT/scripts/python-env.sh" requirements-cargo.txt) && PATH="$(dirname "$python"):$PATH" &&
+        cargo "$1" --version >/dev/null 2>&1; then
+        return
+    fi
+    section "Install cargo-$1"
+    cargo install "cargo-$1" --locked
+}
+
 rust_version() { sed -n 's/^rust-version = "\(.*\)"/\1/p' "$ROOT/Cargo.toml"; }
 
 # The one build of the project: binaries, tests and images all come from it. RAFTKV_SKIP_BUILD: it was just made.

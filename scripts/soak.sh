@@ -17,4 +17,4 @@ export RAFTKV_SOAK_MINUTES=${MINUTES:-10}
 section "Soak of $RAFTKV_SOAK_MINUTES minutes"
 cd "$ROOT"
 # Not nextest: it ends what takes longer than its limit.
-cargo test --release --locked --package raftkv-tests --test soak -- --nocapture heavy_
+cargo test --release --locked --package raftkv-tests --test cluster -- --nocapture soak::heavy_

@@ -41,13 +41,10 @@ fi
 section "Tests of the workspace"
 start=$SECONDS
 cd "$ROOT"
-if ! cargo nextest --version >/dev/null 2>&1; then
-    section "Install cargo-nextest"
-    cargo install cargo-nextest --locked || note "cargo-nextest cannot be installed: going on with cargo test"
-fi
-if cargo nextest --version >/dev/null 2>&1; then
+if need_cargo_tool nextest; then
     cargo nextest run --release --locked --workspace --no-fail-fast
 else
+    note "cargo-nextest cannot be installed: going on with cargo test"
     # One at a time: clusters side by side would starve each other.
     cargo test --release --locked --workspace --no-fail-fast -- --test-threads 1
 fi

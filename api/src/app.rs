@@ -12,6 +12,7 @@ use axum::response::Response;
 use axum::routing::{MethodRouter, any};
 use bytes::Bytes;
 use raftkv_kv::{Command, Idempotency, Key, Limits, Op, Outcome, Precondition};
+use raftkv_runtime::stage::Stage;
 
 use crate::config::{ApiConfig, IDEMPOTENCY_KEEP};
 use crate::fingerprint::fingerprint;
@@ -20,7 +21,7 @@ use crate::problem::Problem;
 use crate::query::{Query, invalid, percent_decode};
 use crate::reply::{CONSISTENCY, IDEMPOTENCY_KEY, NODE};
 use crate::surface::Surface;
-use crate::{Backend, Consistency, Entry, Read, RequestContext};
+use crate::{Backend, BackendError, Consistency, Entry, Read, RequestContext};
 
 /// The backend and what was decided at the start.
 pub(crate) struct App<B> {
@@ -87,7 +88,8 @@ impl<B: Backend> App<B> {
                 Some(name) => parse_consistency(name.to_str().unwrap_or_default())?,
             },
         };
-        Ok(RequestContext { deadline: Instant::now() + timeout, consistency })
+        let began = Instant::now();
+        Ok(RequestContext { began, deadline: began + timeout, consistency })
     }
 
     /// The context of a request that takes no other parameters, or where others are ignored.
@@ -133,6 +135,12 @@ impl<B: Backend> App<B> {
         Ok(self.backend.get(ctx, key).await?)
     }
 
+    /// Has the backend apply operations that are read and checked.
+    pub(crate) async fn propose(&self, ctx: RequestContext, ops: Vec<Op>) -> Result<Vec<Outcome>, BackendError> {
+        Stage::Parse.since(ctx.began);
+        self.backend.write(ctx, ops).await
+    }
+
     /// Applies one change, with the client's `Idempotency-Key` if it sent one.
     pub(crate) async fn write(
         &self,
@@ -144,7 +152,7 @@ impl<B: Backend> App<B> {
         let key = self.idempotency_key(parts)?;
         let has_key = key.is_some();
         let op = operation(command, precondition, key);
-        let outcomes = self.backend.write(ctx, vec![op]).await;
+        let outcomes = self.propose(ctx, vec![op]).await;
         let outcomes = outcomes.map_err(|e| Problem::from(e).with_idempotency(has_key))?;
         match <[Outcome; 1]>::try_from(outcomes) {
             Ok([outcome]) => written(outcome),

@@ -23,6 +23,8 @@ pub enum Consistency {
 /// What every request carries besides its content.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestContext {
+    /// When the request's head had come.
+    pub began: Instant,
     /// When the client stops waiting: after it, an answer is an error, never late.
     pub deadline: Instant,
     /// How fresh reads must be.

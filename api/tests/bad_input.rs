@@ -1,10 +1,7 @@
 //! Bad input: a clear error, and nothing changed.
-#![allow(clippy::unwrap_used)] // A test that unwraps says where it failed.
 
-mod support;
-
+use crate::support::Server;
 use raftkv_kv::Limits;
-use support::Server;
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 const MSGPACK: (&str, &str) = ("content-type", "application/msgpack");

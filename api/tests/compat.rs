@@ -1,11 +1,8 @@
 //! The four compatible surfaces, as their clients know them.
-#![allow(clippy::unwrap_used)] // A test that unwraps says where it failed.
 
-mod support;
-
+use crate::support::{Reply, Server};
 use raftkv_api::BackendError;
 use serde_json::json;
-use support::{Reply, Server};
 
 fn insert(op: &str, key: rmpv::Value, value: rmpv::Value) -> Vec<u8> {
     let mut body = Vec::new();

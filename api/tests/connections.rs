@@ -1,13 +1,10 @@
 //! Connections that are slow, broken, too many, or there when the server ends.
-#![allow(clippy::unwrap_used)] // A test that unwraps says where it failed.
-
-mod support;
 
 use std::time::{Duration, Instant};
 
+use crate::support::{Connection, PATIENCE, Server};
 use raftkv_api::HttpLimits;
 use raftkv_kv::Limits;
-use support::{Connection, PATIENCE, Server};
 
 const SHORT: Duration = Duration::from_millis(200);
 

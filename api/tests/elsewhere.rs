@@ -1,7 +1,4 @@
 //! A node passes on to a router what its group cannot answer.
-#![allow(clippy::unwrap_used)] // A test that unwraps says where it failed.
-
-mod support;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,7 +14,7 @@ use raftkv_api::{Elsewhere, HttpLimits, serve};
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use support::{Connection, Server};
+use crate::support::{Connection, Server};
 
 /// A node whose group has no keys at all, in front of `routers`.
 async fn node(routers: &[SocketAddr], is_part: Arc<AtomicBool>) -> SocketAddr {
@@ -35,7 +32,13 @@ async fn node(routers: &[SocketAddr], is_part: Arc<AtomicBool>) -> SocketAddr {
     addr
 }
 
-async fn send(node: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> support::Reply {
+async fn send(
+    node: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> crate::support::Reply {
     Connection::open(node).await.send(method, path, headers, body).await
 }
 
@@ -98,6 +101,6 @@ async fn without_a_router_nothing_was_done_and_with_a_dying_one_it_is_not_known(
     let node = node(&[dying], Arc::new(AtomicBool::new(true))).await;
     let unknown = send(node, "PUT", "/v1/kv/a", &[], b"x").await;
     assert_eq!((unknown.status, unknown.json()["outcome"].clone()), (504, json!("unknown")));
-    let read: support::Reply = send(node, "GET", "/v1/kv/a", &[], b"").await;
+    let read: crate::support::Reply = send(node, "GET", "/v1/kv/a", &[], b"").await;
     assert_eq!(read.status, 503);
 }

@@ -1,14 +1,11 @@
 //! The native surface, as a client sees it.
-#![allow(clippy::unwrap_used)] // A test that unwraps says where it failed.
-
-mod support;
 
 use std::time::Duration;
 
+use crate::support::Server;
 use raftkv_api::BackendError;
 use raftkv_kv::Limits;
 use serde_json::json;
-use support::Server;
 
 #[tokio::test]
 async fn a_text_is_put_read_replaced_and_deleted() {
@@ -188,7 +185,7 @@ async fn a_listing_is_read_page_by_page() {
     let wanted: Vec<_> = (0..25).map(|n| (format!("user/{n:02}"), n.to_string())).collect();
     assert_eq!(seen, wanted);
 
-    let keys = |reply: support::Reply| {
+    let keys = |reply: crate::support::Reply| {
         let page = reply.json();
         let entries = page["entries"].as_array().unwrap().clone();
         entries.iter().map(|e| e["key"].as_str().unwrap().to_owned()).collect::<Vec<_>>()

@@ -56,7 +56,7 @@ async fn measure(
     keyspace: &std::sync::Arc<Keyspace>,
 ) -> Result<Report, Failure> {
     if workload.reads() {
-        preload::run(target, keyspace, args.clients).await?;
+        preload::run(target, keyspace, args.clients, args.load_batch).await?;
     }
     let round = Round {
         workload,

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use raftkv_api::{ApiConfig, Backend, Elsewhere, HttpLimits};
 use raftkv_runtime::exit::{self, ExitCode};
 use raftkv_runtime::grpc::{self, ChannelOptions, Endpoint, Listener, ListenerError};
@@ -116,7 +118,13 @@ impl RunError {
 /// Order of stopping: HTTP and routers' streams take no more and answer what they have within the grace period; then
 /// proposals and barriers;
 /// the gRPC service last, because the sidecar applies the very entries that requests in flight wait for.
-pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Result<(), RunError> {
+///
+/// Boxed, so that it is compiled here once and not again in every program that awaits it: that took minutes of a build.
+pub fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> BoxFuture<'static, Result<(), RunError>> {
+    run_here(config, listeners, shutdown).boxed()
+}
+
+async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> Result<(), RunError> {
     let http_address = listeners.http_address()?;
     let advertised =
         config.http_advertise.clone().unwrap_or_else(|| format!("{}:{}", config.name, http_address.port()));

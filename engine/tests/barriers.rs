@@ -1,15 +1,13 @@
 //! Read barriers: a read never sees less than what was acknowledged before it was asked.
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::support::{Stack, deadline_in};
 use raftkv_api::{BackendError, Consistency};
 use raftkv_engine::barrier::Barriers;
 use raftkv_proto::consensus::RefusedReason;
-use support::{Stack, deadline_in};
 use tokio::sync::watch;
 
 const PATIENT: Duration = Duration::from_secs(20);

@@ -1,17 +1,15 @@
 //! A whole engine over HTTP, with consensus played by the test.
 
-mod support;
-
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::support::{Fate, TestSidecar};
 use raftkv_engine::config::{Args, Config};
 use raftkv_engine::run::{Listeners, RunError, run};
 use raftkv_proto::consensus::ConsensusStatus;
 use raftkv_runtime::grpc::Endpoint;
 use raftkv_runtime::shutdown::Shutdown;
 use reqwest::StatusCode;
-use support::{Fate, TestSidecar};
 use tokio::task::JoinHandle;
 
 /// An engine on a free port, and the directory it keeps.

@@ -1,9 +1,8 @@
 //! The group service of a whole engine, over TCP, with consensus played by the test.
 
-mod support;
-
 use std::time::{Duration, Instant};
 
+use crate::support::{Fate, TestSidecar, key, set};
 use bytes::Bytes;
 use raftkv_engine::config::{Args, Config};
 use raftkv_engine::run::{Listeners, RunError, run};
@@ -21,7 +20,6 @@ use raftkv_proto::group::{
 use raftkv_proto::{GROUP_HEADER, STORE_HEADER};
 use raftkv_runtime::grpc::{ChannelOptions, Endpoint, connect_lazy};
 use raftkv_runtime::shutdown::Shutdown;
-use support::{Fate, TestSidecar, key, set};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;

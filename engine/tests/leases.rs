@@ -1,15 +1,13 @@
 //! The leader's lease: reads that ask nobody, and what makes them ask again.
 
-mod support;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::support::{Stack, deadline_in};
 use raftkv_api::Consistency;
 use raftkv_engine::barrier::Barriers;
 use raftkv_proto::consensus::LeaseGrant;
 use raftkv_runtime::clock;
-use support::{Stack, deadline_in};
 use tokio::sync::watch;
 use tonic::Status;
 

@@ -1,19 +1,17 @@
 //! The proposer against a sidecar that loses, repeats, reorders and refuses, with the real store behind it.
 
-mod support;
-
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::support::{Fate, Stack, deadline_in, key, set};
 use raftkv_api::BackendError;
 use raftkv_engine::proposer::{MAX_BATCHES_IN_FLIGHT, Proposer};
 use raftkv_kv::{Op, Outcome, Proposal};
 use raftkv_runtime::shutdown::Shutdown;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use support::{Fate, Stack, deadline_in, key, set};
 
 const GRACE: Duration = Duration::from_secs(5);
 const PATIENT: Duration = Duration::from_secs(20);

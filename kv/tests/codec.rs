@@ -1,5 +1,4 @@
 //! The encoding of what is replicated: it comes back, random bytes do no harm, and old bytes stay readable.
-#![allow(clippy::unwrap_used)] // A test that unwraps says where it failed.
 
 use std::path::PathBuf;
 

@@ -1,5 +1,4 @@
 //! Moves of slots between groups, with every command repeated, late, out of order, and sent by two coordinators.
-#![allow(clippy::unwrap_used)] // A test that unwraps says where it failed.
 
 use bytes::Bytes;
 use proptest::prelude::*;

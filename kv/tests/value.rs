@@ -1,5 +1,4 @@
 //! Values: what is taken, what is refused, and that JSON and MsgPack say the same.
-#![allow(clippy::unwrap_used)] // A test that unwraps says where it failed.
 
 use bytes::Bytes;
 use proptest::prelude::*;

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use raftkv_api::{ApiConfig, HttpLimits};
 use raftkv_runtime::exit::{self, ExitCode};
 use raftkv_runtime::metrics;
@@ -71,7 +73,13 @@ pub async fn bind(config: &Config) -> Result<TcpListener, RunError> {
 ///
 /// # Errors
 /// When the server ends by itself, which it never should.
-pub async fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> Result<(), RunError> {
+///
+/// Boxed, so that it is compiled here once and not again in every program that awaits it: that took minutes of a build.
+pub fn run(config: Config, listener: TcpListener, shutdown: Shutdown) -> BoxFuture<'static, Result<(), RunError>> {
+    run_here(config, listener, shutdown).boxed()
+}
+
+async fn run_here(config: Config, listener: TcpListener, shutdown: Shutdown) -> Result<(), RunError> {
     let address = local_address(&listener)?;
     tracing::info!(router = config.router_id, http = %address, meta = ?config.meta, "router starting");
     let http = reqwest::Client::builder()

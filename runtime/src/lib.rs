@@ -32,6 +32,7 @@ pub mod metrics;
 pub mod panic;
 pub mod planted;
 pub mod shutdown;
+pub mod stage;
 pub mod telemetry;
 pub mod wipe;
 pub mod workers;

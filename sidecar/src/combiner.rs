@@ -10,6 +10,7 @@ use openraft::impls::ProgressResponder;
 use raftkv_proto::consensus::propose_response::Outcome;
 use raftkv_proto::consensus::{Applied, Refused, RefusedReason, Unknown};
 use raftkv_runtime::gather::Gather;
+use raftkv_runtime::stage::Stage;
 use tokio::sync::{Notify, oneshot};
 
 use crate::node::Group;
@@ -67,6 +68,7 @@ enum Next {
 struct Waiting {
     payload: Bytes,
     callers: usize,
+    since: Instant,
     until: Instant,
     reply: oneshot::Sender<Outcome>,
 }
@@ -154,9 +156,9 @@ impl Combiner {
         timeout: Duration,
     ) -> oneshot::Receiver<Outcome> {
         let (reply, outcome) = oneshot::channel();
-        let until = Instant::now() + timeout;
+        let since = Instant::now();
         let mut state = self.lock();
-        state.push(Waiting { payload, callers: callers.max(1) as usize, until, reply });
+        state.push(Waiting { payload, callers: callers.max(1) as usize, since, until: since + timeout, reply });
         if state.in_flight < state.allowed() {
             state.in_flight += 1;
             tokio::spawn(self.clone().run(group.clone()));
@@ -198,11 +200,21 @@ async fn write(group: &Group, mut entry: Vec<Waiting>) {
     let payloads = entry.iter_mut().map(|waiting| std::mem::take(&mut waiting.payload)).collect();
     let until = entry.iter().map(|waiting| waiting.until).max();
     let command = Command { clock_ms: wall_clock_ms(), payloads };
-    let (responder, receiver) = ProgressResponder::complete_only();
+    let begin = Instant::now();
+    if let Some(first) = entry.iter().map(|waiting| waiting.since).min() {
+        Stage::Gather.took(begin - first);
+    }
+    let (responder, committed, completed) = ProgressResponder::new();
     if let Err(fatal) = group.raft.client_write_ff(command, Some(responder)).await {
         return answer_all(entry, &refused(RefusedReason::ShuttingDown, &fatal.to_string()));
     }
-    match tokio::time::timeout_at(until.unwrap_or_else(Instant::now).into(), receiver).await {
+    let written = async {
+        if committed.await.is_ok() {
+            Stage::Commit.since(begin);
+        }
+        completed.await
+    };
+    match tokio::time::timeout_at(until.unwrap_or(begin).into(), written).await {
         Ok(Ok(Ok(written))) if written.data.0.len() == entry.len() => {
             let index = written.log_id.index();
             for (waiting, answer) in entry.into_iter().zip(written.data.0) {
@@ -252,7 +264,8 @@ mod tests {
     fn wait_for(combiner: &Combiner, bytes: usize, callers: usize) -> oneshot::Receiver<Outcome> {
         let (reply, outcome) = oneshot::channel();
         let payload = vec![7; bytes].into();
-        combiner.lock().push(Waiting { payload, callers, until: Instant::now(), reply });
+        let now = Instant::now();
+        combiner.lock().push(Waiting { payload, callers, since: now, until: now, reply });
         outcome
     }
 

@@ -3,11 +3,13 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
+use std::time::Instant;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::{Stream, TryStreamExt, stream};
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
+use raftkv_runtime::stage::Stage;
 use raftkv_runtime::{failpoint, planted};
 use tokio::sync::{oneshot, watch};
 
@@ -184,7 +186,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             failpoint!("sidecar::log_store::before_membership");
         }
         self.wal.room().await;
-        let done = move |result: Result<(), WalError>| callback.io_completed(result.map_err(io::Error::from));
+        let begin = Instant::now();
+        let done = move |result: Result<(), WalError>| {
+            Stage::Append.since(begin);
+            callback.io_completed(result.map_err(io::Error::from));
+        };
         self.wal.append(entries, Some(Box::new(done)))?;
         failpoint!("sidecar::log_store::after_append");
         Ok(())

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use openraft::RaftMetrics;
 use raftkv_runtime::grpc::{self, Endpoint, Listener, ListenerError};
 use raftkv_runtime::shutdown::Shutdown;
@@ -114,7 +116,13 @@ pub enum RunError {
 }
 
 /// Runs a sidecar until the shutdown, then gives leadership away and ends in peace, within the grace period.
-pub async fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> Result<(), RunError> {
+///
+/// Boxed, so that it is compiled here once and not again in every program that awaits it: that took minutes of a build.
+pub fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> BoxFuture<'static, Result<(), RunError>> {
+    run_here(config, listeners, shutdown).boxed()
+}
+
+async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> Result<(), RunError> {
     let (dir, name) = (config.dir.clone(), config.name.clone());
     let opened = tokio::task::spawn_blocking(move || IdentityStore::open(&dir, &name));
     let store = opened.await??;

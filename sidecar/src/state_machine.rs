@@ -9,6 +9,7 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use raftkv_proto::state_machine as proto;
 use raftkv_proto::state_machine::{ApplyRequest, Position};
 use raftkv_runtime::failpoint;
+use raftkv_runtime::stage::Stage;
 use tokio::sync::watch;
 use tonic::Status;
 
@@ -107,6 +108,7 @@ impl RemoteStateMachine {
                 response.answers.len()
             )));
         }
+        Stage::Apply.since(started);
         self.applied = last + 1;
         failpoint!("sidecar::state_machine::after_apply");
         // Before anybody gets an answer.

@@ -333,7 +333,7 @@ macro_rules! caught {
     ($($test:ident: $bug:literal by $check:literal in $scenario:ident;)*) => {$(
         #[tokio::test]
         async fn $test() -> anyhow::Result<()> {
-            caught($bug, stringify!($scenario), $check).await
+            caught($bug, concat!("planted::", stringify!($scenario)), $check).await
         }
     )*};
 }

@@ -178,7 +178,7 @@ pub(crate) async fn apply_batch<B: Backend>(app: &App<B>, parts: &Parts, body: B
     let results: Vec<OperationResult> = if ops.is_empty() {
         Vec::new()
     } else {
-        let outcomes = app.backend.write(ctx, ops).await;
+        let outcomes = app.propose(ctx, ops).await;
         match outcomes {
             Ok(outcomes) => outcomes.into_iter().map(OperationResult::of).collect(),
             Err(BackendError::Partial(results)) => results.into_iter().map(OperationResult::of_either).collect(),

@@ -67,6 +67,9 @@ pub(crate) struct BenchArgs {
     /// Puts in one request (POST /v1/batch); RaftKV and the put workload only
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) batch: u32,
+    /// Keys in one request while those to be read are loaded; RaftKV only
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(super) load_batch: u32,
     /// gRPC connections to etcd [default: one per endpoint and 16 clients]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) conns: Option<u32>,

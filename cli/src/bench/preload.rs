@@ -16,8 +16,8 @@ const ATTEMPTS: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(100);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Fails when a key cannot be stored.
-pub(super) async fn run(target: &Target, keyspace: &Arc<Keyspace>, clients: u32) -> Result<(), Failure> {
+/// `batch` keys a request. Fails when one cannot be stored.
+pub(super) async fn run(target: &Target, keyspace: &Arc<Keyspace>, clients: u32, batch: u32) -> Result<(), Failure> {
     let spinner =
         output::spinner(format!("{}: loading {} keys", target.name(), output::thousands(keyspace.len() as u64)));
     let mut tasks = JoinSet::new();
@@ -25,9 +25,11 @@ pub(super) async fn run(target: &Target, keyspace: &Arc<Keyspace>, clients: u32)
         let (target, keyspace) = (target.clone(), Arc::clone(keyspace));
         tasks.spawn(async move {
             let mut session = target.session(client, &keyspace);
-            for key in (client as usize..keyspace.len()).step_by(clients as usize) {
+            let (batch, clients) = (batch as usize, clients as usize);
+            for first in (client as usize * batch..keyspace.len()).step_by(clients * batch) {
+                let keys = first..(first + batch).min(keyspace.len());
                 // The nonce 0 is no client's of a round.
-                let operation = Operation::Put(vec![Put { key, nonce: 0 }]);
+                let operation = Operation::Put(keys.map(|key| Put { key, nonce: 0 }).collect());
                 let mut attempt = 0;
                 loop {
                     let done = tokio::time::timeout(REQUEST_TIMEOUT, session.perform(&operation)).await;

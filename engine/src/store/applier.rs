@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raftkv_runtime::failpoint;
+use raftkv_runtime::stage::Stage;
 use tokio::sync::{mpsc, oneshot};
 
 use super::generation::Generation;
@@ -91,6 +92,7 @@ impl Applier {
         jobs: &mut mpsc::Receiver<Job>,
         held: &mut Option<Job>,
     ) -> Result<(), Ended> {
+        let begin = Instant::now();
         self.wait_for_flush();
         let mut txn = Txn::new(&self.generation, &mut self.recent);
         let mut done: Vec<(Reply, Result<Applied, ApplyError>)> = Vec::new();
@@ -143,6 +145,7 @@ impl Applier {
                     return Err(self.end(fatal, done.into_iter().map(|(reply, _)| reply)));
                 }
             }
+            Stage::Store.since(begin);
             metrics::counter!("raftkv_engine_applied_entries_total").increment(entries_applied);
             metrics::counter!("raftkv_engine_apply_batches_total").increment(1);
             metrics::histogram!("raftkv_engine_commit_seconds").record(started.elapsed().as_secs_f64());

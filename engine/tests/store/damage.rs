@@ -7,7 +7,7 @@ use std::path::Path;
 
 use raftkv_api::Entry;
 
-use crate::support::{Harness, Taken, all_of, copy_dir, files, names, open, set, wait_until};
+use crate::store::support::{Harness, Taken, all_of, copy_dir, files, names, open, set, wait_until};
 
 /// Offsets tried in each file.
 const FLIPS: u64 = 24;

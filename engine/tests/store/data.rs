@@ -6,7 +6,7 @@ use raftkv_engine::store::{ApplyError, EntryKind, StateLimits};
 use raftkv_kv::{Answer, Batch, Outcome, Precondition, Proposal};
 use raftkv_runtime::exit;
 
-use crate::support::{Harness, all_of, delete, entry, payload, set, set_until, value, when};
+use crate::store::support::{Harness, all_of, delete, entry, payload, set, set_until, value, when};
 
 #[test]
 fn every_effective_operation_has_the_next_revision_and_no_other() {
@@ -89,7 +89,7 @@ fn an_expired_value_is_gone_for_reads_and_conditions_and_then_from_the_disk() {
     h.blank();
     assert!((0..5).all(|i| h.get(&format!("t{i}")).is_none()));
     let keys: Vec<_> = all_of(&h.store).unwrap().into_iter().map(|entry| entry.key).collect();
-    assert_eq!(keys, ["kept", "moved", "stays"].map(crate::support::key));
+    assert_eq!(keys, ["kept", "moved", "stays"].map(crate::store::support::key));
     assert_eq!(h.store.status().unwrap().keys, 6, "two are removed with an entry, no more");
     h.store.verify().unwrap();
 

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use raftkv_engine::store::{ApplyEntry, StateLimits};
 use raftkv_kv::{Batch, ImportPage, ImportRecord, Op, Precondition, Proposal, SlotSet, SystemCommand, slot_of};
 
-use crate::support::{Harness, Taken, all_of, delete, once, payload, set_until, when};
+use crate::store::support::{Harness, Taken, all_of, delete, once, payload, set_until, when};
 
 const TIGHT: StateLimits =
     StateLimits { session_ms: 40, sessions: 3, answers_per_session: 3, idempotency_ms: 30, idempotency: 3, sweep: 2 };

@@ -3,7 +3,7 @@
 use raftkv_engine::store::StateLimits;
 use raftkv_kv::{Answer, Outcome};
 
-use crate::support::{Harness, delete, once, set};
+use crate::store::support::{Harness, delete, once, set};
 
 const SMALL: StateLimits = StateLimits {
     session_ms: 1_000,

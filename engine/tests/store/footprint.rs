@@ -5,7 +5,7 @@ use std::time::Instant;
 use raftkv_engine::store::Store;
 use raftkv_kv::{Batch, Proposal};
 
-use crate::support::{Harness, open, payload, set};
+use crate::store::support::{Harness, open, payload, set};
 
 const OPS_PER_ENTRY: u64 = 50;
 const ENTRIES_PER_REQUEST: u64 = 4;

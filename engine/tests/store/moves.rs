@@ -12,7 +12,7 @@ use raftkv_kv::{
     SystemCommand as Command, slot_of,
 };
 
-use crate::support::{Harness, Taken, delete, key, once, payload, set_until, value, when};
+use crate::store::support::{Harness, Taken, delete, key, once, payload, set_until, value, when};
 
 const STORE: u64 = 0xfeed;
 const KEYS: usize = 12;

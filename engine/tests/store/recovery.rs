@@ -6,7 +6,7 @@ use std::fs;
 use raftkv_engine::store::{StateLimits, StoreError};
 use raftkv_kv::Proposal;
 
-use crate::support::{Harness, Taken, all_of, copy_dir, names, open, payload, set};
+use crate::store::support::{Harness, Taken, all_of, copy_dir, names, open, payload, set};
 
 #[test]
 fn killed_after_any_entry_the_store_holds_exactly_what_was_applied() {

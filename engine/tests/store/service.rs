@@ -14,7 +14,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::Code;
 use tonic::transport::{Channel, Server};
 
-use crate::support::{names, open, set};
+use crate::store::support::{names, open, set};
 
 async fn serve(store: Store) -> StateMachineClient<Channel> {
     let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();

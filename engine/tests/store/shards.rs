@@ -11,7 +11,7 @@ use raftkv_kv::{
     SystemCommand as Command, slot_of,
 };
 
-use crate::support::{Harness, Taken, key, once, payload, set, set_until};
+use crate::store::support::{Harness, Taken, key, once, payload, set, set_until};
 
 const ADOPT: Command = Command::Adopt { store: 7, group: 1, keep: true };
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use raftkv_engine::store::{SnapshotPart, StateLimits, StoreError};
 use raftkv_kv::{Answer, Outcome};
 
-use crate::support::{Harness, Taken, all_of, names, once, set, set_until, wait_until};
+use crate::store::support::{Harness, Taken, all_of, names, once, set, set_until, wait_until};
 
 /// One of everything.
 fn source() -> (Harness, u64) {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use raftkv_api::BackendError;
 use raftkv_kv::{Batch, Op, Outcome, Proposal};
+use raftkv_runtime::stage::Stage;
 
 use super::request::Request;
 use crate::backoff::Backoff;
@@ -38,6 +39,8 @@ pub(super) struct InFlight {
     pub(super) requests: Vec<Request>,
     /// The latest deadline of its requests.
     pub(super) deadline: Instant,
+    /// When it was made, to leave at once.
+    pub(super) since: Instant,
     backoff: Backoff,
 }
 
@@ -53,9 +56,12 @@ impl InFlight {
         let ops: Vec<Op> = requests.iter().flat_map(|request| request.ops().iter().cloned()).collect();
         let payload = Proposal::Batch(Batch { session, sequence, acknowledged_below, ops }).encode();
         let deadline = requests.iter().map(Request::deadline).max().unwrap_or(now);
+        if let Some(first) = requests.iter().map(Request::since).min() {
+            Stage::Queue.took(now.saturating_duration_since(first));
+        }
         let progress = Progress::Resend { not_before: now };
         let backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
-        Self { session, sequence, progress, maybe_applied: false, payload, requests, deadline, backoff }
+        Self { session, sequence, progress, maybe_applied: false, payload, requests, deadline, since: now, backoff }
     }
 
     /// How many operations it holds.

@@ -20,6 +20,7 @@ pub(super) type Reply = Result<Vec<Outcome>, BackendError>;
 pub(super) struct Request {
     ops: Vec<Op>,
     bytes: usize,
+    since: Instant,
     deadline: Instant,
     ticket: Ticket,
     reply: oneshot::Sender<Reply>,
@@ -30,7 +31,7 @@ impl Request {
         let ticket = Ticket::new();
         let (sender, receiver) = oneshot::channel();
         let waiter = Waiter::new(ticket.clone(), receiver);
-        (Self { ops, bytes, deadline, ticket, reply: sender }, waiter)
+        (Self { ops, bytes, since: Instant::now(), deadline, ticket, reply: sender }, waiter)
     }
 
     pub(super) fn ops(&self) -> &[Op] {
@@ -44,6 +45,11 @@ impl Request {
 
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// When it came.
+    pub(super) fn since(&self) -> Instant {
+        self.since
     }
 
     pub(super) fn deadline(&self) -> Instant {

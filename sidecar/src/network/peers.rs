@@ -7,6 +7,8 @@ use std::time::Duration;
 use raftkv_proto::raft::append_response::Outcome;
 use raftkv_proto::raft::{AppendResponse, raft_client};
 use raftkv_proto::{CLUSTER_ID_HEADER, MAX_MESSAGE_BYTES, TARGET_ID_HEADER, WIRE_VERSION, WIRE_VERSION_HEADER};
+use raftkv_runtime::clock::boottime_ns;
+use raftkv_runtime::stage::Stage;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 
@@ -61,6 +63,7 @@ impl Peers {
     /// Notes that `target` has answered what `leader` sent at `sent_ns`, unless it refused.
     pub(super) fn note_ack(&self, target: NodeId, leader: LeaderId, sent_ns: u64, response: &AppendResponse) {
         if matches!(response.outcome, Some(Outcome::Matched(_))) {
+            Stage::Replicate.took(Duration::from_nanos(boottime_ns().saturating_sub(sent_ns)));
             let promise = Duration::from_millis(u64::from(response.promise_ms));
             self.acks.note(target, Ack { leader, sent_ns, promise });
         }

@@ -185,7 +185,8 @@ impl TestNode {
     pub(crate) async fn propose(&self, payload: &'static str) -> Option<Outcome> {
         let endpoint = Endpoint::unix(self.dir.join("sidecar.sock")).expect("short path");
         let channel = grpc::connect(&endpoint, grpc::ChannelOptions::default()).await.ok()?;
-        let request = ProposeRequest { id: 1, payload: Bytes::from_static(payload.as_bytes()), timeout_ms: 5_000, callers: 1 };
+        let request =
+            ProposeRequest { id: 1, payload: Bytes::from_static(payload.as_bytes()), timeout_ms: 5_000, callers: 1 };
         let requests = futures::stream::iter([request]);
         let mut answers = ConsensusClient::new(channel).propose(requests).await.ok()?.into_inner();
         answers.message().await.ok()??.outcome

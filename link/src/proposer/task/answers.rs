@@ -6,6 +6,7 @@ use raftkv_api::BackendError;
 use raftkv_kv::Answer;
 use raftkv_proto::consensus::propose_response::Outcome as Proposed;
 use raftkv_proto::consensus::{ProposeResponse, Refused, RefusedReason};
+use raftkv_runtime::stage::Stage;
 
 use super::super::batch::{InFlight, Progress};
 use super::super::request::Request;
@@ -130,6 +131,7 @@ impl Task {
         let batch = self.batches.swap_remove(at);
         match Answer::decode(answer) {
             Ok(Answer::Applied(outcomes)) => {
+                Stage::Propose.since(batch.since);
                 self.worked();
                 self.deletes_apart &= batch.requests.iter().all(Request::only_deletes);
                 self.gather.answered(batch.requests.len(), self.waiting.len() + self.queue.len(), Instant::now());

@@ -1,5 +1,4 @@
 //! The promises of the store, one story a test.
-#![allow(clippy::unwrap_used)]
 
 mod damage;
 mod data;

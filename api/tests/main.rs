@@ -1,0 +1,9 @@
+//! The HTTP surfaces, as clients see them.
+#![allow(clippy::unwrap_used)] // A test that unwraps says where it failed.
+
+mod bad_input;
+mod compat;
+mod connections;
+mod elsewhere;
+mod native;
+mod support;

@@ -1,0 +1,23 @@
+//! Everything that takes whole clusters, in one program: twenty of them took minutes of every build to link.
+
+mod apply_purge;
+mod compaction;
+mod consistency;
+mod containers;
+mod contract;
+mod damage;
+mod failover;
+mod failpoints;
+mod faultfs;
+mod lease;
+mod local;
+mod membership;
+mod planted;
+mod power_loss;
+mod shards;
+mod shards_faults;
+mod shards_grow;
+mod snapshot;
+mod soak;
+mod suite;
+mod wrong_cluster;
