@@ -15,6 +15,7 @@ mod conditions;
 mod config;
 mod cursor;
 mod documented;
+mod door;
 mod elsewhere;
 mod fields;
 mod fingerprint;
@@ -35,6 +36,7 @@ pub use backend::{
     Backend, BackendError, Consistency, Entry, ListRequest, Membership, Page, Read, RequestContext, ServedBy,
 };
 pub use config::{ApiConfig, DEFAULT_TIMEOUT, IDEMPOTENCY_KEEP, MAX_TIMEOUT, MetricsHook};
+pub use door::{Door, DoorSettings};
 pub use elsewhere::Elsewhere;
 pub use problem::{Problem, ProblemBody, ProblemOutcome};
 pub use router::router;

@@ -1,12 +1,11 @@
 //! [`Config`]: what the engine is told, checked before any socket opens.
 
 use std::path::PathBuf;
-use std::str::FromStr;
-use std::time::Duration;
 
-use raftkv_kv::Limits;
+use raftkv_api::{Door, DoorSettings};
 use raftkv_runtime::config::{ByteSize, ConfigError, ConfigFile, HumanDuration, load_file};
 use raftkv_runtime::grpc::Endpoint;
+use raftkv_runtime::settings::{addresses, advertised, check_name, host_name, log_format, parsed, tcp, text};
 use raftkv_runtime::telemetry::LogFormat;
 
 /// Where both processes of a node keep what must survive.
@@ -21,22 +20,10 @@ const DEFAULT_GROUP_LISTEN: &str = "0.0.0.0:50053";
 const DEFAULT_CACHE: ByteSize = ByteSize::mib(64);
 /// More clients than a node serves fast; each costs some kilobytes while it is idle. Needs as many file descriptors.
 const DEFAULT_MAX_CONNECTIONS: usize = 4_096;
-/// Several elections: a client that does not say how long it waits gets over a change of the leader.
-const DEFAULT_REQUEST_TIMEOUT: HumanDuration = HumanDuration::from_secs(5);
-/// Nobody may hold memory here for longer, whatever it asks for.
-const DEFAULT_MAX_REQUEST_TIMEOUT: HumanDuration = HumanDuration::from_secs(60);
-/// Long enough to answer what is in flight, shorter than the ten seconds Docker gives.
-const DEFAULT_SHUTDOWN_GRACE: HumanDuration = HumanDuration::from_secs(8);
 /// Our own story in full; the storage engine's only where something is wrong.
 const DEFAULT_LOG: &str = "info,fjall=warn,lsm_tree=warn";
-/// The storage engine keeps the length of a key in 16 bits, and puts a few bytes of its own in front.
-const MOST_KEY_BYTES: u64 = 60 * 1024;
-/// A value travels in one log entry, of which the sidecar takes 16 MiB at most; half of it leaves room to spare.
-const MOST_VALUE_BYTES: u64 = 8 * 1024 * 1024;
 /// A cache smaller than this makes each read a read of the disk.
 const LEAST_CACHE_BYTES: u64 = 1024 * 1024;
-/// Names become host names and labels.
-const MAX_NAME_BYTES: usize = 128;
 
 /// The storage engine process of a RaftKV node: the data and the HTTP API.
 ///
@@ -161,16 +148,8 @@ pub struct Config {
     pub disk_reserve: Option<u64>,
     /// Bytes of the store's block cache.
     pub cache_bytes: u64,
-    /// What a request may hold.
-    pub limits: Limits,
-    /// Client connections at once.
-    pub max_connections: usize,
-    /// Of requests that name no deadline.
-    pub request_timeout: Duration,
-    /// The longest a request may name.
-    pub max_request_timeout: Duration,
-    /// Time to stop in peace.
-    pub shutdown_grace: Duration,
+    /// Of the HTTP front door.
+    pub door: Door,
     /// Log filter.
     pub log: String,
     /// How log lines look.
@@ -198,7 +177,7 @@ impl Config {
         drop((file.sidecar, file.router));
 
         let name = text(args.node_id, file.node_id).or_else(host_name).unwrap_or_else(|| DEFAULT_NAME.to_owned());
-        check_name(&name)?;
+        check_name("NODE_ID", &name)?;
         let data_dir = PathBuf::from(text(args.data_dir, file.data_dir).unwrap_or_else(|| DEFAULT_DATA_DIR.to_owned()));
         let socket = |file: &str| {
             Endpoint::unix(data_dir.join(file)).map_err(|error| ConfigError::invalid("RAFTKV_DATA_DIR", error))
@@ -206,32 +185,25 @@ impl Config {
         let http_listen = text(args.http_listen, table.http_listen).unwrap_or_else(|| DEFAULT_HTTP_LISTEN.to_owned());
         let group_listen =
             text(args.group_listen, table.group_listen).unwrap_or_else(|| DEFAULT_GROUP_LISTEN.to_owned());
-        let request_timeout = parsed("RAFTKV_REQUEST_TIMEOUT", args.request_timeout, table.request_timeout)?
-            .unwrap_or(DEFAULT_REQUEST_TIMEOUT)
-            .get();
-        let max_request_timeout =
-            parsed("RAFTKV_MAX_REQUEST_TIMEOUT", args.max_request_timeout, table.max_request_timeout)?
-                .unwrap_or(DEFAULT_MAX_REQUEST_TIMEOUT)
-                .get();
         let cache_bytes = parsed("RAFTKV_CACHE_BYTES", args.cache_bytes, table.cache_bytes)?.unwrap_or(DEFAULT_CACHE).0;
-        let max_connections = parsed("RAFTKV_MAX_CONNECTIONS", args.max_connections, table.max_connections)?
-            .unwrap_or(DEFAULT_MAX_CONNECTIONS);
+        let door = DoorSettings {
+            max_key_bytes: parsed("RAFTKV_MAX_KEY_BYTES", args.max_key_bytes, table.max_key_bytes)?,
+            max_value_bytes: parsed("RAFTKV_MAX_VALUE_BYTES", args.max_value_bytes, table.max_value_bytes)?,
+            max_connections: parsed("RAFTKV_MAX_CONNECTIONS", args.max_connections, table.max_connections)?,
+            request_timeout: parsed("RAFTKV_REQUEST_TIMEOUT", args.request_timeout, table.request_timeout)?,
+            max_request_timeout: parsed(
+                "RAFTKV_MAX_REQUEST_TIMEOUT",
+                args.max_request_timeout,
+                table.max_request_timeout,
+            )?,
+            shutdown_grace: parsed("RAFTKV_SHUTDOWN_GRACE", args.shutdown_grace, table.shutdown_grace)?,
+        };
+        let door = Door::check(door, DEFAULT_MAX_CONNECTIONS)?;
 
-        if request_timeout.is_zero() {
-            return Err(ConfigError::invalid("RAFTKV_REQUEST_TIMEOUT", "must not be zero"));
-        }
-        if max_request_timeout < request_timeout {
-            let reason = "must not be less than RAFTKV_REQUEST_TIMEOUT";
-            return Err(ConfigError::invalid("RAFTKV_MAX_REQUEST_TIMEOUT", reason));
-        }
         if cache_bytes < LEAST_CACHE_BYTES {
             let reason = format!("must be at least {}", ByteSize(LEAST_CACHE_BYTES));
             return Err(ConfigError::invalid("RAFTKV_CACHE_BYTES", reason));
         }
-        if max_connections == 0 {
-            return Err(ConfigError::invalid("RAFTKV_MAX_CONNECTIONS", "must not be zero"));
-        }
-
         Ok(Self {
             dir: data_dir.join("engine"),
             http_listen: tcp("RAFTKV_HTTP_LISTEN", &http_listen)?,
@@ -248,100 +220,11 @@ impl Config {
             },
             disk_reserve: parsed("RAFTKV_DISK_RESERVE", args.disk_reserve, table.disk_reserve)?.map(|size| size.0),
             cache_bytes,
-            limits: limits(
-                parsed("RAFTKV_MAX_KEY_BYTES", args.max_key_bytes, table.max_key_bytes)?,
-                parsed("RAFTKV_MAX_VALUE_BYTES", args.max_value_bytes, table.max_value_bytes)?,
-            )?,
-            max_connections,
-            request_timeout,
-            max_request_timeout,
-            shutdown_grace: parsed("RAFTKV_SHUTDOWN_GRACE", args.shutdown_grace, table.shutdown_grace)?
-                .unwrap_or(DEFAULT_SHUTDOWN_GRACE)
-                .get(),
+            door,
             log: text(args.log, file.log).unwrap_or_else(|| DEFAULT_LOG.to_owned()),
-            log_format: match text(args.log_format, file.log_format) {
-                Some(format) => <LogFormat as clap::ValueEnum>::from_str(&format, true).map_err(|_| {
-                    ConfigError::invalid("RAFTKV_LOG_FORMAT", format!("{format:?} is neither text nor json"))
-                })?,
-                None => LogFormat::default(),
-            },
+            log_format: log_format(args.log_format, file.log_format)?,
             name,
         })
-    }
-}
-
-/// An empty variable in a compose file means "not set".
-fn text(flag: Option<String>, file: Option<String>) -> Option<String> {
-    let set = |value: Option<String>| value.map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
-    set(flag).or_else(|| set(file))
-}
-
-fn parsed<T: FromStr<Err: std::fmt::Display>>(
-    setting: &str,
-    flag: Option<String>,
-    file: Option<T>,
-) -> Result<Option<T>, ConfigError> {
-    let Some(value) = text(flag, None) else { return Ok(file) };
-    let read = value.parse().map_err(|error| ConfigError::invalid(setting, format!("{value:?}: {error}")))?;
-    Ok(Some(read))
-}
-
-fn host_name() -> Option<String> {
-    text(std::fs::read_to_string("/proc/sys/kernel/hostname").ok(), None)
-}
-
-fn check_name(name: &str) -> Result<(), ConfigError> {
-    let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if name.len() <= MAX_NAME_BYTES && name.chars().all(sound) {
-        return Ok(());
-    }
-    let reason = format!("{name:?}: at most {MAX_NAME_BYTES} letters, digits, dots, dashes and underscores");
-    Err(ConfigError::invalid("NODE_ID", reason))
-}
-
-fn addresses(setting: &str, flag: Option<String>, file: Option<Vec<String>>) -> Result<Vec<String>, ConfigError> {
-    let given = match text(flag, None) {
-        Some(list) => list.split(',').map(str::to_owned).collect(),
-        None => file.unwrap_or_default(),
-    };
-    let named = given.iter().map(|address| address.trim()).filter(|address| !address.is_empty());
-    named.map(|address| advertised(setting, Some(address.to_owned())).map(Option::unwrap_or_default)).collect()
-}
-
-fn tcp(setting: &str, address: &str) -> Result<Endpoint, ConfigError> {
-    match address.parse() {
-        Ok(endpoint @ Endpoint::Tcp(_)) => Ok(endpoint),
-        Ok(Endpoint::Unix(_)) => Err(ConfigError::invalid(setting, "other machines cannot reach a Unix socket")),
-        Err(error) => Err(ConfigError::invalid(setting, error)),
-    }
-}
-
-fn advertised(setting: &str, address: Option<String>) -> Result<Option<String>, ConfigError> {
-    let Some(address) = address else { return Ok(None) };
-    tcp(setting, &address)?;
-    if address.ends_with(":0") {
-        return Err(ConfigError::invalid(setting, format!("{address:?}: nobody can reach port 0")));
-    }
-    Ok(Some(address))
-}
-
-fn limits(key: Option<ByteSize>, value: Option<ByteSize>) -> Result<Limits, ConfigError> {
-    let mut limits = Limits::default();
-    if let Some(ByteSize(bytes)) = key {
-        limits.max_key_bytes = sized("RAFTKV_MAX_KEY_BYTES", bytes, MOST_KEY_BYTES)?;
-    }
-    if let Some(ByteSize(bytes)) = value {
-        limits.max_value_bytes = sized("RAFTKV_MAX_VALUE_BYTES", bytes, MOST_VALUE_BYTES)?;
-    }
-    // What may be put alone may be put in a batch.
-    limits.max_batch_bytes = limits.max_batch_bytes.max(limits.max_key_bytes + limits.max_value_bytes);
-    Ok(limits)
-}
-
-fn sized(setting: &str, bytes: u64, most: u64) -> Result<usize, ConfigError> {
-    match usize::try_from(bytes) {
-        Ok(size) if (1..=most).contains(&bytes) => Ok(size),
-        _ => Err(ConfigError::invalid(setting, format!("must be between 1 and {most} bytes"))),
     }
 }
 

@@ -2,6 +2,10 @@
 
 use clap::Parser;
 
+use std::time::Duration;
+
+use raftkv_kv::Limits;
+
 use super::*;
 
 fn file(toml: &str) -> File {
@@ -30,7 +34,7 @@ fn defaults_need_nothing_but_a_name() {
     assert_eq!(config.grpc_listen.to_string(), "unix:/var/lib/raftkv/engine.sock");
     assert_eq!(config.sidecar_grpc.to_string(), "unix:/var/lib/raftkv/sidecar.sock");
     assert_eq!(config.disk_reserve, None);
-    assert_eq!(config.limits, Limits::default());
+    assert_eq!(config.door.limits, Limits::default());
 }
 
 #[test]
@@ -47,11 +51,11 @@ fn a_flag_wins_over_the_environment_the_environment_over_the_file_and_the_file_o
     // What clap reads from the environment is in the same fields as flags, and it prefers the flag.
     let given = Args { shutdown_grace: Some("4s".to_owned()), ..flags(&["--request-timeout", "3s"]) };
     let config = Config::merge(given, file(toml)).expect("sound");
-    assert_eq!(config.request_timeout, Duration::from_secs(3), "flag");
-    assert_eq!(config.shutdown_grace, Duration::from_secs(4), "environment");
+    assert_eq!(config.door.request_timeout, Duration::from_secs(3), "flag");
+    assert_eq!(config.door.shutdown_grace, Duration::from_secs(4), "environment");
     assert_eq!(config.cache_bytes, 7 * 1024 * 1024, "file");
     assert_eq!(config.name, "from-file", "file");
-    assert_eq!(config.max_request_timeout, DEFAULT_MAX_REQUEST_TIMEOUT.get(), "default");
+    assert_eq!(config.door.max_request_timeout, raftkv_api::MAX_TIMEOUT, "default");
 }
 
 #[test]
@@ -107,5 +111,5 @@ fn what_makes_no_sense_is_refused_with_its_name() {
 #[test]
 fn a_large_value_fits_into_a_batch() {
     let config = Config::merge(flags(&["--max-value-bytes", "8MiB"]), File::default()).expect("sound");
-    assert!(config.limits.max_batch_bytes > config.limits.max_value_bytes);
+    assert!(config.door.limits.max_batch_bytes > config.door.limits.max_value_bytes);
 }

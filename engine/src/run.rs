@@ -156,11 +156,11 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
     tasks.push(tokio::spawn(announce_ready(backend.clone(), parts_stop.clone())));
 
     let clients_stop = shutdown.child();
-    let timeouts = Timeouts { default: config.request_timeout, max: config.max_request_timeout };
+    let timeouts = Timeouts { default: config.door.request_timeout, max: config.door.max_request_timeout };
     let group = GroupService::new(config.name.clone(), backend.clone(), timeouts, clients_stop.clone());
     let mut group = serve_group(group, listeners.group, clients_stop.clone());
-    let router = elsewhere(&config, &store)?.around(raftkv_api::router(backend, api_config(&config)));
-    let mut http = tokio::spawn(raftkv_api::serve(listeners.http, router, http_limits(&config), {
+    let router = elsewhere(&config, &store)?.around(raftkv_api::router(backend, config.door.api_config()));
+    let mut http = tokio::spawn(raftkv_api::serve(listeners.http, router, config.door.http_limits(), {
         let clients_stop = clients_stop.clone();
         async move { clients_stop.wait().await }
     }));
@@ -220,7 +220,7 @@ async fn open_store(config: &Config) -> Result<Store, RunError> {
 fn elsewhere(config: &Config, store: &Store) -> Result<Elsewhere, RunError> {
     let store = store.clone();
     let is_part = move || store.ownership().is_sharded();
-    Elsewhere::new(&config.routers, config.max_request_timeout, is_part)
+    Elsewhere::new(&config.routers, config.door.max_request_timeout, is_part)
         .map_err(|error| RunError::Internal(format!("prepare the way to the routers: {error}")))
 }
 
@@ -255,26 +255,6 @@ fn serve_group(
             .serve_with_incoming_shutdown(listener.into_stream(), async move { stop.wait().await })
             .await
     })
-}
-
-fn api_config(config: &Config) -> ApiConfig {
-    ApiConfig {
-        limits: config.limits.clone(),
-        default_timeout: config.request_timeout,
-        max_timeout: config.max_request_timeout,
-        metrics: Some(std::sync::Arc::new(metrics::render)),
-    }
-}
-
-fn http_limits(config: &Config) -> HttpLimits {
-    let defaults = HttpLimits::default();
-    HttpLimits {
-        max_connections: config.max_connections,
-        // JSON needs more bytes than what it says.
-        max_body_bytes: defaults.max_body_bytes.max(2 * config.limits.max_batch_bytes),
-        drain_timeout: config.shutdown_grace,
-        ..defaults
-    }
 }
 
 /// What the end of a server means.

@@ -1,11 +1,9 @@
 //! [`Config`]: what the router is told, checked before any socket opens.
 
-use std::str::FromStr;
-use std::time::Duration;
-
-use raftkv_kv::Limits;
+use raftkv_api::{Door, DoorSettings};
 use raftkv_runtime::config::{ByteSize, ConfigError, ConfigFile, HumanDuration, load_file};
 use raftkv_runtime::grpc::Endpoint;
+use raftkv_runtime::settings::{check_name, host_name, log_format, parsed, tcp, text};
 use raftkv_runtime::telemetry::LogFormat;
 
 use crate::cluster::Hold;
@@ -22,20 +20,8 @@ const MOST_REPLICAS: usize = 7;
 const LEAST_MOVE_RATE: u64 = 1024;
 /// More clients than a router serves fast; each costs some kilobytes while it is idle. Needs as many file descriptors.
 const DEFAULT_MAX_CONNECTIONS: usize = 8_192;
-/// Several elections: a client that does not say how long it waits gets over a change of a leader, and over a move.
-const DEFAULT_REQUEST_TIMEOUT: HumanDuration = HumanDuration::from_secs(5);
-/// Nobody may hold memory here for longer, whatever it asks for.
-const DEFAULT_MAX_REQUEST_TIMEOUT: HumanDuration = HumanDuration::from_secs(60);
-/// Long enough to answer what is in flight, shorter than the ten seconds Docker gives.
-const DEFAULT_SHUTDOWN_GRACE: HumanDuration = HumanDuration::from_secs(8);
 /// Our own story in full.
 const DEFAULT_LOG: &str = "info";
-/// As the engine has it: longer keys than this no node takes.
-const MOST_KEY_BYTES: u64 = 60 * 1024;
-/// As the engine has it: larger values than this no node takes.
-const MOST_VALUE_BYTES: u64 = 8 * 1024 * 1024;
-/// Ids become labels and parts of headers.
-const MAX_ID_BYTES: usize = 128;
 
 /// The shard router of RaftKV: one HTTP front door over several groups. It stores nothing; run as many as you like.
 ///
@@ -132,16 +118,8 @@ pub struct Config {
     pub replicas: usize,
     /// Bytes a second that a move copies at most; `None` = as fast as it goes.
     pub move_rate: Option<u64>,
-    /// What a request may hold.
-    pub limits: Limits,
-    /// Client connections at once.
-    pub max_connections: usize,
-    /// Of requests that name no deadline.
-    pub request_timeout: Duration,
-    /// The longest a request may name.
-    pub max_request_timeout: Duration,
-    /// Time to stop in peace.
-    pub shutdown_grace: Duration,
+    /// Of the HTTP front door.
+    pub door: Door,
     /// Log filter.
     pub log: String,
     /// How log lines look.
@@ -167,21 +145,25 @@ impl Config {
 
         let router_id = text(args.router_id, table.router_id).or_else(host_name);
         let router_id = router_id.unwrap_or_else(|| DEFAULT_ROUTER_ID.to_owned());
-        check_id(&router_id)?;
+        check_name("RAFTKV_ROUTER_ID", &router_id)?;
         let listed = text(args.meta, None).map(|list| list.split(',').map(|part| part.trim().to_owned()).collect());
         let meta = meta(listed.or(table.meta).unwrap_or_default())?;
         let http_listen = text(args.http_listen, table.http_listen).unwrap_or_else(|| DEFAULT_HTTP_LISTEN.to_owned());
         let replicas = parsed("RAFTKV_REPLICAS", args.replicas, table.replicas)?.unwrap_or(DEFAULT_REPLICAS);
         let move_rate = parsed("RAFTKV_MOVE_RATE", args.move_rate, table.move_rate)?.map(|size: ByteSize| size.0);
-        let request_timeout = parsed("RAFTKV_REQUEST_TIMEOUT", args.request_timeout, table.request_timeout)?
-            .unwrap_or(DEFAULT_REQUEST_TIMEOUT)
-            .get();
-        let max_request_timeout =
-            parsed("RAFTKV_MAX_REQUEST_TIMEOUT", args.max_request_timeout, table.max_request_timeout)?
-                .unwrap_or(DEFAULT_MAX_REQUEST_TIMEOUT)
-                .get();
-        let max_connections = parsed("RAFTKV_MAX_CONNECTIONS", args.max_connections, table.max_connections)?
-            .unwrap_or(DEFAULT_MAX_CONNECTIONS);
+        let door = DoorSettings {
+            max_key_bytes: parsed("RAFTKV_MAX_KEY_BYTES", args.max_key_bytes, table.max_key_bytes)?,
+            max_value_bytes: parsed("RAFTKV_MAX_VALUE_BYTES", args.max_value_bytes, table.max_value_bytes)?,
+            max_connections: parsed("RAFTKV_MAX_CONNECTIONS", args.max_connections, table.max_connections)?,
+            request_timeout: parsed("RAFTKV_REQUEST_TIMEOUT", args.request_timeout, table.request_timeout)?,
+            max_request_timeout: parsed(
+                "RAFTKV_MAX_REQUEST_TIMEOUT",
+                args.max_request_timeout,
+                table.max_request_timeout,
+            )?,
+            shutdown_grace: parsed("RAFTKV_SHUTDOWN_GRACE", args.shutdown_grace, table.shutdown_grace)?,
+        };
+        let door = Door::check(door, DEFAULT_MAX_CONNECTIONS)?;
 
         if !(1..=MOST_REPLICAS).contains(&replicas) {
             return Err(ConfigError::invalid("RAFTKV_REPLICAS", format!("must be from 1 to {MOST_REPLICAS}")));
@@ -190,72 +172,18 @@ impl Config {
             let reason = format!("must be at least {}", ByteSize(LEAST_MOVE_RATE));
             return Err(ConfigError::invalid("RAFTKV_MOVE_RATE", reason));
         }
-        if request_timeout.is_zero() {
-            return Err(ConfigError::invalid("RAFTKV_REQUEST_TIMEOUT", "must not be zero"));
-        }
-        if max_request_timeout < request_timeout {
-            let reason = "must not be less than RAFTKV_REQUEST_TIMEOUT";
-            return Err(ConfigError::invalid("RAFTKV_MAX_REQUEST_TIMEOUT", reason));
-        }
-        if max_connections == 0 {
-            return Err(ConfigError::invalid("RAFTKV_MAX_CONNECTIONS", "must not be zero"));
-        }
-
         Ok(Self {
             router_id,
             meta,
             http_listen: tcp("RAFTKV_HTTP_LISTEN", &http_listen)?,
             replicas,
             move_rate,
-            limits: limits(
-                parsed("RAFTKV_MAX_KEY_BYTES", args.max_key_bytes, table.max_key_bytes)?,
-                parsed("RAFTKV_MAX_VALUE_BYTES", args.max_value_bytes, table.max_value_bytes)?,
-            )?,
-            max_connections,
-            request_timeout,
-            max_request_timeout,
-            shutdown_grace: parsed("RAFTKV_SHUTDOWN_GRACE", args.shutdown_grace, table.shutdown_grace)?
-                .unwrap_or(DEFAULT_SHUTDOWN_GRACE)
-                .get(),
+            door,
             log: text(args.log, file.log).unwrap_or_else(|| DEFAULT_LOG.to_owned()),
-            log_format: match text(args.log_format, file.log_format) {
-                Some(format) => <LogFormat as clap::ValueEnum>::from_str(&format, true).map_err(|_| {
-                    ConfigError::invalid("RAFTKV_LOG_FORMAT", format!("{format:?} is neither text nor json"))
-                })?,
-                None => LogFormat::default(),
-            },
+            log_format: log_format(args.log_format, file.log_format)?,
             hold: parsed("RAFTKV_MOVE_PAUSE_AT", args.move_pause_at, None)?.unwrap_or_default(),
         })
     }
-}
-
-/// An empty variable in a compose file means "not set".
-fn text(flag: Option<String>, file: Option<String>) -> Option<String> {
-    let set = |value: Option<String>| value.map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
-    set(flag).or_else(|| set(file))
-}
-
-fn parsed<T: FromStr<Err: std::fmt::Display>>(
-    setting: &str,
-    flag: Option<String>,
-    file: Option<T>,
-) -> Result<Option<T>, ConfigError> {
-    let Some(value) = text(flag, None) else { return Ok(file) };
-    let read = value.parse().map_err(|error| ConfigError::invalid(setting, format!("{value:?}: {error}")))?;
-    Ok(Some(read))
-}
-
-fn host_name() -> Option<String> {
-    text(std::fs::read_to_string("/proc/sys/kernel/hostname").ok(), None)
-}
-
-fn check_id(id: &str) -> Result<(), ConfigError> {
-    let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if id.len() <= MAX_ID_BYTES && id.chars().all(sound) {
-        return Ok(());
-    }
-    let reason = format!("{id:?}: at most {MAX_ID_BYTES} letters, digits, dots, dashes and underscores");
-    Err(ConfigError::invalid("RAFTKV_ROUTER_ID", reason))
 }
 
 fn meta(addresses: Vec<String>) -> Result<Vec<String>, ConfigError> {
@@ -266,34 +194,6 @@ fn meta(addresses: Vec<String>) -> Result<Vec<String>, ConfigError> {
     }
     addresses.iter().try_for_each(|address| tcp("RAFTKV_META", address).map(|_| ()))?;
     Ok(addresses)
-}
-
-fn tcp(setting: &str, address: &str) -> Result<Endpoint, ConfigError> {
-    match address.parse() {
-        Ok(endpoint @ Endpoint::Tcp(_)) => Ok(endpoint),
-        Ok(Endpoint::Unix(_)) => Err(ConfigError::invalid(setting, "other machines cannot reach a Unix socket")),
-        Err(error) => Err(ConfigError::invalid(setting, error)),
-    }
-}
-
-fn limits(key: Option<ByteSize>, value: Option<ByteSize>) -> Result<Limits, ConfigError> {
-    let mut limits = Limits::default();
-    if let Some(ByteSize(bytes)) = key {
-        limits.max_key_bytes = sized("RAFTKV_MAX_KEY_BYTES", bytes, MOST_KEY_BYTES)?;
-    }
-    if let Some(ByteSize(bytes)) = value {
-        limits.max_value_bytes = sized("RAFTKV_MAX_VALUE_BYTES", bytes, MOST_VALUE_BYTES)?;
-    }
-    // What may be put alone may be put in a batch.
-    limits.max_batch_bytes = limits.max_batch_bytes.max(limits.max_key_bytes + limits.max_value_bytes);
-    Ok(limits)
-}
-
-fn sized(setting: &str, bytes: u64, most: u64) -> Result<usize, ConfigError> {
-    match usize::try_from(bytes) {
-        Ok(size) if (1..=most).contains(&bytes) => Ok(size),
-        _ => Err(ConfigError::invalid(setting, format!("must be from 1 to {} bytes", most))),
-    }
 }
 
 #[cfg(test)]

@@ -100,10 +100,10 @@ async fn run_here(config: Config, listener: TcpListener, shutdown: Shutdown) -> 
     let (plane, mut tasks) = ControlPlane::start(cluster_config(&config), maps.clone(), groups, &shutdown);
     tasks.extend([groups_task, holds_task, tokio::spawn(announce_ready(maps, parts_stop.clone()))]);
 
-    let router = raftkv_api::router(backend, api_config(&config)).merge(crate::admin::router(plane));
+    let router = raftkv_api::router(backend, config.door.api_config()).merge(crate::admin::router(plane));
     let router = crate::admin::described(router);
     let stop = shutdown.clone();
-    let served = raftkv_api::serve(listener, router, http_limits(&config), async move { stop.wait().await }).await;
+    let served = raftkv_api::serve(listener, router, config.door.http_limits(), async move { stop.wait().await }).await;
     let ended = match served {
         Ok(()) if shutdown.is_triggered() => Ok(()),
         Ok(()) => Err(RunError::Internal("the HTTP server ended by itself".to_owned())),
@@ -139,26 +139,6 @@ fn cluster_config(config: &Config) -> ClusterConfig {
         replicas: config.replicas,
         move_rate: config.move_rate,
         hold: config.hold.clone(),
-    }
-}
-
-fn api_config(config: &Config) -> ApiConfig {
-    ApiConfig {
-        limits: config.limits.clone(),
-        default_timeout: config.request_timeout,
-        max_timeout: config.max_request_timeout,
-        metrics: Some(std::sync::Arc::new(metrics::render)),
-    }
-}
-
-fn http_limits(config: &Config) -> HttpLimits {
-    let defaults = HttpLimits::default();
-    HttpLimits {
-        max_connections: config.max_connections,
-        // JSON needs more bytes than what it says.
-        max_body_bytes: defaults.max_body_bytes.max(2 * config.limits.max_batch_bytes),
-        drain_timeout: config.shutdown_grace,
-        ..defaults
     }
 }
 

@@ -31,6 +31,7 @@ pub mod grpc;
 pub mod metrics;
 pub mod panic;
 pub mod planted;
+pub mod settings;
 pub mod shutdown;
 pub mod stage;
 pub mod telemetry;

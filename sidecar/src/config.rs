@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use raftkv_runtime::config::{ByteSize, ConfigError, ConfigFile, HumanDuration, load_file};
 use raftkv_runtime::grpc::Endpoint;
+use raftkv_runtime::settings::{addresses, advertised, check_name, log_format, parsed, switch, tcp, text};
 use raftkv_runtime::telemetry::LogFormat;
 
 /// Where both processes of a node keep what must survive.
@@ -34,8 +35,6 @@ const DEFAULT_SHUTDOWN_GRACE: HumanDuration = HumanDuration::from_secs(8);
 const DEFAULT_LOG: &str = "info,openraft=error";
 /// A heartbeat must have time to be missed.
 const MIN_ELECTIONS_PER_HEARTBEAT: u32 = 4;
-/// Names become host names and labels.
-const MAX_NAME_BYTES: usize = 128;
 
 /// The consensus process of a RaftKV node.
 ///
@@ -251,10 +250,7 @@ impl Config {
         };
 
         let config = Self {
-            bootstrap: match text(args.bootstrap, None) {
-                Some(flag) => parse_bool("BOOTSTRAP", &flag)?,
-                None => table.bootstrap.unwrap_or(false),
-            },
+            bootstrap: switch("BOOTSTRAP", args.bootstrap, table.bootstrap)?.unwrap_or(false),
             join: addresses("JOIN_ADDR", args.join_addr, table.join_addr)?,
             routers: addresses("RAFTKV_ROUTER", args.router, table.router)?,
             group,
@@ -290,10 +286,7 @@ impl Config {
                     .unwrap_or(DEFAULT_ELECTION_TIMEOUT)
                     .get(),
             )?,
-            read_lease: match text(args.read_lease, None) {
-                Some(flag) => parse_bool("RAFTKV_READ_LEASE", &flag)?,
-                None => table.read_lease.unwrap_or(true),
-            },
+            read_lease: switch("RAFTKV_READ_LEASE", args.read_lease, table.read_lease)?.unwrap_or(true),
             log_retain: parsed("RAFTKV_LOG_RETAIN", args.log_retain, table.log_retain)?.unwrap_or(DEFAULT_LOG_RETAIN).0,
             log_max: parsed("RAFTKV_LOG_MAX", args.log_max, table.log_max)?.unwrap_or(DEFAULT_LOG_MAX).0,
             snapshot_after: parsed("RAFTKV_SNAPSHOT_AFTER", args.snapshot_after, table.snapshot_after)?
@@ -303,12 +296,7 @@ impl Config {
                 .unwrap_or(DEFAULT_SHUTDOWN_GRACE)
                 .get(),
             log: text(args.log, file.log).unwrap_or_else(|| DEFAULT_LOG.to_owned()),
-            log_format: match text(args.log_format, file.log_format) {
-                Some(format) => <LogFormat as clap::ValueEnum>::from_str(&format, true).map_err(|_| {
-                    ConfigError::invalid("RAFTKV_LOG_FORMAT", format!("{format:?} is neither text nor json"))
-                })?,
-                None => LogFormat::default(),
-            },
+            log_format: log_format(args.log_format, file.log_format)?,
             name,
         };
         if config.log_max < config.log_retain {
@@ -319,79 +307,6 @@ impl Config {
         }
         Ok(config)
     }
-}
-
-/// An empty variable in a compose file means "not set".
-fn text(flag: Option<String>, file: Option<String>) -> Option<String> {
-    let set = |value: Option<String>| value.map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
-    set(flag).or_else(|| set(file))
-}
-
-fn parsed<T: FromStr<Err: std::fmt::Display>>(
-    setting: &str,
-    flag: Option<String>,
-    file: Option<T>,
-) -> Result<Option<T>, ConfigError> {
-    match text(flag, None) {
-        Some(value) => match value.parse() {
-            Ok(value) => Ok(Some(value)),
-            Err(error) => Err(ConfigError::invalid(setting, format!("{value:?}: {error}"))),
-        },
-        None => Ok(file),
-    }
-}
-
-fn parse_bool(setting: &str, flag: &str) -> Result<bool, ConfigError> {
-    match flag.to_ascii_lowercase().as_str() {
-        "true" | "1" | "yes" | "on" => Ok(true),
-        "false" | "0" | "no" | "off" => Ok(false),
-        _ => Err(ConfigError::invalid(setting, format!("{flag:?} is neither true nor false"))),
-    }
-}
-
-fn check_name(setting: &str, name: &str) -> Result<(), ConfigError> {
-    let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if name.len() > MAX_NAME_BYTES || !name.chars().all(sound) {
-        return Err(ConfigError::invalid(
-            setting,
-            format!("{name:?}: at most {MAX_NAME_BYTES} letters, digits, dots, dashes and underscores"),
-        ));
-    }
-    Ok(())
-}
-
-fn tcp(setting: &str, address: &str) -> Result<Endpoint, ConfigError> {
-    match address.parse() {
-        Ok(endpoint @ Endpoint::Tcp(_)) => Ok(endpoint),
-        Ok(Endpoint::Unix(_)) => Err(ConfigError::invalid(setting, "other machines cannot reach a Unix socket")),
-        Err(error) => Err(ConfigError::invalid(setting, error)),
-    }
-}
-
-fn advertised(setting: &str, address: Option<String>) -> Result<Option<String>, ConfigError> {
-    let Some(address) = address else {
-        return Ok(None);
-    };
-    tcp(setting, &address)?;
-    if address.ends_with(":0") {
-        return Err(ConfigError::invalid(setting, format!("{address:?}: nobody can reach port 0")));
-    }
-    Ok(Some(address))
-}
-
-fn addresses(setting: &str, flag: Option<String>, file: Option<Vec<String>>) -> Result<Vec<String>, ConfigError> {
-    let given = match text(flag, None) {
-        Some(list) => list.split(',').map(str::to_owned).collect(),
-        None => file.unwrap_or_default(),
-    };
-    let mut addresses: Vec<String> = Vec::new();
-    for address in given.iter().map(|address| address.trim()).filter(|address| !address.is_empty()) {
-        tcp(setting, address)?;
-        if !addresses.iter().any(|known| known == address) {
-            addresses.push(address.to_owned());
-        }
-    }
-    Ok(addresses)
 }
 
 fn timing(heartbeat: Duration, election: Duration) -> Result<Timing, ConfigError> {
