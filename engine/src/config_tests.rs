@@ -1,9 +1,8 @@
 //! Tests of the engine's configuration.
 
-use clap::Parser;
-
 use std::time::Duration;
 
+use clap::Parser;
 use raftkv_kv::Limits;
 
 use super::*;
