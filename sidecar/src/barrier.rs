@@ -12,8 +12,7 @@ use raftkv_proto::consensus::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::forward::{Forwarder, LeaderForwarder};
-use crate::network::Lane;
+use crate::forward::LeaderForwarder;
 use crate::node::{Group, Node};
 use crate::types::{Member, NodeId};
 
@@ -103,7 +102,9 @@ impl ReadBarriers {
         request: ReadBarrierRequest,
         timeout: Duration,
     ) -> Outcome {
-        let forwarder = self.forwarder_to(group, leader, member);
+        let forwarder = self.forwarder.to(&group.peers, leader, member, |mut client, requests| async move {
+            Ok(client.forward_read_barrier(requests).await?.into_inner())
+        });
         match tokio::time::timeout(timeout, forwarder.call(request)).await {
             Ok(Ok(response)) => {
                 response.outcome.unwrap_or_else(|| refused(RefusedReason::NoLeader, "the leader answered nothing"))
@@ -112,23 +113,6 @@ impl ReadBarriers {
             Ok(Err(_)) => refused(RefusedReason::NoLeader, "the leader cannot be reached"),
             Err(_) => refused(RefusedReason::NoLeader, "the leader did not answer in time"),
         }
-    }
-
-    fn forwarder_to(
-        &self,
-        group: &Arc<Group>,
-        leader: NodeId,
-        member: &Member,
-    ) -> Arc<Forwarder<ReadBarrierRequest, ReadBarrierResponse>> {
-        self.forwarder.to(leader, || {
-            let (peers, address) = (group.peers.clone(), member.raft_address.clone());
-            Forwarder::start(move |requests| async move {
-                let mut client = peers
-                    .client(&address, Lane::Forward)
-                    .map_err(|error| tonic::Status::unavailable(error.to_string()))?;
-                Ok(client.forward_read_barrier(peers.request(leader, requests)).await?.into_inner())
-            })
-        })
     }
 }
 

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
-use crate::types::NodeId;
+use crate::network::{Lane, Peers, RaftClient};
+use crate::types::{Member, NodeId};
 
 /// Requests waiting to be sent; beyond that, callers wait.
 const QUEUE: usize = 1_024;
@@ -102,8 +103,12 @@ impl<Q, A> Default for LeaderForwarder<Q, A> {
 }
 
 impl<Q: Numbered, A: Numbered> LeaderForwarder<Q, A> {
-    /// The forwarder to `leader`; where there is none, or it is closed, the one that `start` makes.
-    pub fn to(&self, leader: NodeId, start: impl FnOnce() -> Forwarder<Q, A>) -> Arc<Forwarder<Q, A>> {
+    /// The forwarder to `leader`; where there is none, or it is closed, one whose stream `open` opens.
+    pub fn to<F, O>(&self, peers: &Peers, leader: NodeId, member: &Member, open: F) -> Arc<Forwarder<Q, A>>
+    where
+        F: FnOnce(RaftClient, Request<ReceiverStream<Q>>) -> O + Send + 'static,
+        O: Future<Output = Result<Streaming<A>, Status>> + Send + 'static,
+    {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((to, forwarder)) = &*current
             && *to == leader
@@ -111,7 +116,12 @@ impl<Q: Numbered, A: Numbered> LeaderForwarder<Q, A> {
         {
             return forwarder.clone();
         }
-        let forwarder = Arc::new(start());
+        let (peers, address) = (peers.clone(), member.raft_address.clone());
+        let forwarder = Arc::new(Forwarder::start(move |requests| async move {
+            let client =
+                peers.client(&address, Lane::Forward).map_err(|error| Status::unavailable(error.to_string()))?;
+            open(client, peers.request(leader, requests)).await
+        }));
         *current = Some((leader, forwarder.clone()));
         forwarder
     }

@@ -7,9 +7,8 @@ use raftkv_proto::consensus::propose_response::Outcome;
 use raftkv_proto::consensus::{ProposeRequest, ProposeResponse, RefusedReason};
 
 use crate::combiner::{refused, unknown};
-use crate::forward::{ForwardError, Forwarder, LeaderForwarder};
+use crate::forward::{ForwardError, LeaderForwarder};
 use crate::leadership;
-use crate::network::Lane;
 use crate::node::{Group, Node};
 use crate::types::{Member, NodeId};
 
@@ -89,30 +88,15 @@ impl Proposals {
 
     async fn forward(&self, group: &Arc<Group>, leader: NodeId, member: &Member, request: ProposeRequest) -> Outcome {
         let timeout = timeout_of(&request);
-        let forwarder = self.forwarder_to(group, leader, member);
+        let forwarder = self.forwarder.to(&group.peers, leader, member, |mut client, requests| async move {
+            Ok(client.forward_propose(requests).await?.into_inner())
+        });
         match tokio::time::timeout(timeout, forwarder.call(request)).await {
             Ok(Ok(response)) => response.outcome.unwrap_or_else(|| unknown("the leader answered nothing")),
             Ok(Err(ForwardError::NotSent)) => refused(RefusedReason::NoLeader, "the leader cannot be reached"),
             Ok(Err(ForwardError::Lost)) => unknown("the connection to the leader broke"),
             Err(_) => unknown("the leader did not answer in time"),
         }
-    }
-
-    fn forwarder_to(
-        &self,
-        group: &Arc<Group>,
-        leader: NodeId,
-        member: &Member,
-    ) -> Arc<Forwarder<ProposeRequest, ProposeResponse>> {
-        self.forwarder.to(leader, || {
-            let (peers, address) = (group.peers.clone(), member.raft_address.clone());
-            Forwarder::start(move |requests| async move {
-                let mut client = peers
-                    .client(&address, Lane::Forward)
-                    .map_err(|error| tonic::Status::unavailable(error.to_string()))?;
-                Ok(client.forward_propose(peers.request(leader, requests)).await?.into_inner())
-            })
-        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use raftkv_tests::faultfs::{Call, Effect, Fault, Loss, NamePromise, PoweredCluster};
-use raftkv_tests::{Client, Cluster, Load, LoadReport, Node, Put, Seed, eventually, figure};
+use raftkv_tests::{Client, Cluster, Exit, Load, LoadReport, Node, Process, Put, Seed, eventually, figure};
 use rand::RngExt;
 use rustix::io::Errno;
 
@@ -50,6 +50,24 @@ async fn check(cluster: &Cluster, reports: &[LoadReport]) -> anyhow::Result<()> 
 
 /// Loads, power losses of all nodes at once in the middle of them, restarts; in every second round the log was purged
 /// before. What was acknowledged is there after each of them.
+/// The next fsync of the log fails.
+fn failed_fsync() -> Fault {
+    Fault::new(Call::Fsync, Effect::Fail(Errno::IO)).below("sidecar/wal").times(1)
+}
+
+/// How `process` of `node` ends by a fault of its disk that fires once.
+async fn ended_by(cluster: &PoweredCluster, node: &Node, process: &Process, fault: Fault) -> anyhow::Result<Exit> {
+    let ended = process.exits().len();
+    let fired = cluster.disk(node).inject(fault);
+    eventually("the process ends", || async {
+        ensure!(process.exits().len() > ended, "it goes on; the fault fired {} times", fired.count());
+        Ok(())
+    })
+    .await?;
+    ensure!(fired.count() == 1, "the fault fired {} times", fired.count());
+    Ok(process.exits()[ended])
+}
+
 async fn everything_acknowledged_survives(loss: Loss, promise: NamePromise) -> anyhow::Result<()> {
     let seed = Seed::from_env();
     let mut rng = seed.rng(11);
@@ -122,16 +140,7 @@ async fn a_failed_fsync_of_the_log_ends_the_sidecar_and_the_node_comes_back_whol
         let node = if of_leader { cluster.leader().await? } else { cluster.follower().await? };
         let load = Load::start(&format!("r{round}/"), MORE, WORKERS, clients(&cluster));
         progress(&load, 300).await?;
-        let ended = node.sidecar().exits().len();
-        let fault = Fault::new(Call::Fsync, Effect::Fail(Errno::IO)).below("sidecar/wal").times(1);
-        let fired = cluster.disk(&node).inject(fault);
-        eventually("the sidecar ends", || async {
-            ensure!(node.sidecar().exits().len() > ended, "it goes on; the fault fired {} times", fired.count());
-            Ok(())
-        })
-        .await?;
-        ensure!(fired.count() == 1, "the fault fired {} times", fired.count());
-        let exit = node.sidecar().exits()[ended];
+        let exit = ended_by(&cluster, &node, node.sidecar(), failed_fsync()).await?;
         ensure!(exit.code == Some(74), "it ended as {exit:?}, not with EX_IOERR");
         eventually("the node is ready again", || node.ready()).await?;
         progress(&load, load.acked() + 300).await?;
@@ -157,14 +166,7 @@ async fn what_a_failed_fsync_left_unwritten_is_not_missed_when_the_power_fails_l
         let node = cluster.follower().await?;
         let load = Load::start(&format!("r{round}/"), MORE, WORKERS, clients(&cluster));
         progress(&load, 200).await?;
-        let ended = node.sidecar().exits().len();
-        let fault = Fault::new(Call::Fsync, Effect::Fail(Errno::IO)).below("sidecar/wal").times(1);
-        let fired = cluster.disk(&node).inject(fault);
-        eventually("the sidecar ends", || async {
-            ensure!(node.sidecar().exits().len() > ended, "it goes on; the fault fired {} times", fired.count());
-            Ok(())
-        })
-        .await?;
+        ended_by(&cluster, &node, node.sidecar(), failed_fsync()).await?;
         eventually("the node is ready again", || node.ready()).await?;
         progress(&load, load.acked() + 200).await?;
         cluster.power_off_node(&node, Loss::Volatile, rng.random())?;
@@ -192,14 +194,7 @@ async fn torn_writes_and_a_read_only_disk_lose_nothing() -> anyhow::Result<()> {
     for below in ["sidecar/wal", "engine"] {
         let node = cluster.follower().await?;
         let process = if below == "engine" { node.engine() } else { node.sidecar() };
-        let ended = process.exits().len();
-        let fired = cluster.disk(&node).inject(Fault::new(Call::Write, Effect::Tear).below(below).times(1));
-        eventually("the process ends", || async {
-            ensure!(process.exits().len() > ended, "it goes on; the fault fired {} times", fired.count());
-            Ok(())
-        })
-        .await?;
-        ensure!(fired.count() == 1);
+        ended_by(&cluster, &node, process, Fault::new(Call::Write, Effect::Tear).below(below).times(1)).await?;
         eventually("the node is ready again", || node.ready()).await?;
         progress(&load, load.acked() + 300).await?;
     }
