@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use raftkv_api::{ApiConfig, Backend, Elsewhere, HttpLimits};
+use raftkv_api::{Backend, Elsewhere};
 use raftkv_runtime::exit::{self, ExitCode};
 use raftkv_runtime::grpc::{self, ChannelOptions, Endpoint, Listener, ListenerError};
-use raftkv_runtime::metrics;
 use raftkv_runtime::shutdown::Shutdown;
 use raftkv_runtime::wipe::{self, Part};
 use tokio::net::TcpListener;

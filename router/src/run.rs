@@ -5,9 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use raftkv_api::{ApiConfig, HttpLimits};
 use raftkv_runtime::exit::{self, ExitCode};
-use raftkv_runtime::metrics;
 use raftkv_runtime::shutdown::Shutdown;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;

@@ -71,6 +71,25 @@ fn files_directories_and_sockets_work_as_on_any_disk() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The kernel divides a write at pages; were the second part to fail, the process would hear of a short write and go on, and
+/// nobody would have seen the fault.
+#[test]
+fn a_torn_write_is_always_told_to_its_process() -> anyhow::Result<()> {
+    let root = tempfile::tempdir()?;
+    let Some(disk) = FaultFs::mount(root.path(), NamePromise::Directory)? else { return Ok(()) };
+    let mut file = File::create(root.path().join("file"))?;
+    for passes in 0..6 {
+        let fired = disk.inject(Fault::new(Call::Write, Effect::Tear).after(passes).times(1));
+        for number in 0..=passes {
+            // From within a page over several others.
+            let told = file.write_all(&[7; 10_001]);
+            ensure!(told.is_err() == (number == passes), "write {number} of {passes}: {told:?}");
+            ensure!((fired.count() == 1) == told.is_err(), "write {number} of {passes}: {} fired", fired.count());
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn locks_exclude_a_second_holder() -> anyhow::Result<()> {
     let root = tempfile::tempdir()?;

@@ -25,6 +25,8 @@ pub(super) struct FileData {
     durable: Content,
     /// In the order in which they were made, each with its number.
     pending: VecDeque<(u64, Change)>,
+    /// Where the last write ended.
+    written_to: u64,
 }
 
 impl FileData {
@@ -33,7 +35,14 @@ impl FileData {
         &self.live
     }
 
+    /// Whether a request to write at `offset` may be the rest of a process's write, of which the one before was the beginning: the
+    /// kernel divides writes at pages.
+    pub(super) fn may_go_on(&self, offset: u64) -> bool {
+        offset != 0 && offset == self.written_to && offset.is_multiple_of(PAGE)
+    }
+
     pub(super) fn write(&mut self, number: u64, offset: u64, bytes: &[u8]) {
+        self.written_to = offset + bytes.len() as u64;
         self.live.write(offset, bytes);
         self.pending.push_back((number, Change::Write { offset, bytes: bytes.to_vec() }));
     }

@@ -397,7 +397,10 @@ impl Tree {
         let len = bytes.len() as u64;
         let missing = self.file(ino)?.live().pages_missing(offset, len);
         self.has_space(missing)?;
-        let keep = match self.effect(Call::Write, ino) {
+        // An error in the middle of a write is told to nobody: the process hears of a short write and goes on, rightly. So a
+        // fault waits for a request that is certainly the beginning of one.
+        let effect = if self.file(ino)?.may_go_on(offset) { None } else { self.effect(Call::Write, ino) };
+        let keep = match effect {
             Some(Effect::Fail(errno)) => {
                 self.counts.failed += 1;
                 return Err(errno);
