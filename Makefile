@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # How many groups `make up` starts. Not read by the shell itself: there, GROUPS is something else.
 GROUPS ?= 2
-.PHONY: fuzz help up down clean test soak verify fix bench bench-growth image
+.PHONY: fuzz help up down clean test soak verify fix bench bench-growth bench-paths instructions image
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,12 @@ bench: ## Measure against etcd, workload by workload: ratio, goal, pass or short
 
 bench-growth: ## Measure what grows: many keys, long load, catching up, groups (about half an hour; PARTS=keys,groups)
 	@scripts/bench.sh --growth $(if $(PARTS),--parts $(PARTS))
+
+bench-paths: ## Time the hot paths one by one: commands and answers, slots, applying, frames of the log (criterion)
+	@scripts/bench-paths.sh
+
+instructions: ## Count the instructions of the hot paths: none may take 5 % more than is committed
+	@scripts/instructions.sh
 
 image: ## Build the container image only
 	@scripts/build-image.sh

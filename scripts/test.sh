@@ -52,6 +52,7 @@ cargo test --release --locked --workspace --doc --quiet
 took "$start"
 
 "$ROOT/scripts/fuzz.sh" "${RAFTKV_FUZZ_SECONDS:-60}"
+"$ROOT/scripts/instructions.sh"
 "$ROOT/scripts/test-openapi.sh"
 
 python=$("$ROOT/scripts/python-env.sh")
