@@ -121,7 +121,10 @@ pub fn listen(path: &Path) -> std::io::Result<()> {
 fn take_orders(mut stream: UnixStream) -> std::io::Result<()> {
     let reader = BufReader::new(stream.try_clone()?);
     for line in reader.lines() {
-        let answer = places().set(&line?).map_or_else(|why| format!("{why}\n"), |()| "ok\n".to_owned());
+        let line = line?;
+        // Answered before anybody passes a place: the order may be the end of this process.
+        let mut places = places();
+        let answer = places.set(&line).map_or_else(|why| format!("{why}\n"), |()| "ok\n".to_owned());
         stream.write_all(answer.as_bytes())?;
     }
     Ok(())
