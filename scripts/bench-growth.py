@@ -49,8 +49,10 @@ class Cluster(table.Local):
         return [self.status(node)["node"]["term"] for node in self.current()]
 
     def bench(self, *arguments, which="all"):
-        endpoints = ",".join(self.endpoints(which))
-        [report] = table.bench(self.raftkv, [*arguments, "--endpoints", endpoints])
+        return self.bench_at(self.endpoints(which), *arguments)
+
+    def bench_at(self, endpoints, *arguments):
+        [report] = table.bench(self.raftkv, [*arguments, "--endpoints", ",".join(endpoints)])
         return report
 
     def memory_mib(self, process):
@@ -143,21 +145,24 @@ def catching_up(options):
     try:
         follower = next(node for node in cluster.current() if cluster.status(node)["node"]["role"] == "follower")
         processes = [follower["sidecar_pid"], follower["engine_pid"]]
-        healthy = cluster.bench(*load, "--duration", "10s", which="leader")["throughput"]
+        # Asked before one of them answers nothing.
+        leader = cluster.endpoints("leader")
+        healthy = cluster.bench_at(leader, *load, "--duration", "10s")["throughput"]
         for process in processes:
             os.kill(process, signal.SIGSTOP)
-        cluster.bench(*load, "--duration", "60s", which="leader")
-        for process in processes:
-            os.kill(process, signal.SIGCONT)
+        try:
+            cluster.bench_at(leader, *load, "--duration", "60s")
+        finally:
+            for process in processes:
+                os.kill(process, signal.SIGCONT)
         begin = time.monotonic()
         running = subprocess.Popen(
-            [cluster.raftkv, "bench", "--json", *load[:4], "--warmup", "0s", "--duration", "10s", "--endpoints", ",".join(cluster.endpoints("leader"))],
+            [cluster.raftkv, "bench", "--json", *load[:4], "--warmup", "0s", "--duration", "10s", "--endpoints", ",".join(leader)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
         )
         caught_up = None
         while caught_up is None:
-            leader = next(node for node in cluster.current() if cluster.status(node)["node"]["role"] == "leader")
-            committed = cluster.status(leader)["node"]["committed_index"] or 0
+            committed = max(cluster.status(node)["node"]["committed_index"] or 0 for node in cluster.current())
             if committed - (cluster.status(follower)["node"]["applied_index"] or 0) < 100:
                 caught_up = time.monotonic() - begin
             elif time.monotonic() > begin + CATCH_UP_DEADLINE_S:
