@@ -21,7 +21,8 @@ import urllib.request
 
 # Name, arguments of `raftkv bench`, which endpoints, what is compared, and the goal: "t" = our throughput over theirs, at
 # least; "p50" and "p99" = our latency over theirs, at most; "abs" = operations a second, at least; "routed" = throughput
-# through the router over the throughput of nodes, at least; "bare" = throughput over that of a bare HTTP server, at least; None = no goal.
+# through the router over the throughput of nodes, at least; "bare" = throughput over that of a bare HTTP server, at least;
+# None = no goal.
 ROWS = [
     ("puts, 64 clients", ["--workload", "put", "--clients", "64"], "all", [("t", 4.0), ("p99", 0.5)]),
     ("puts, 64 clients, all at the leader", ["--workload", "put", "--clients", "64"], "leader", [("t", 4.0), ("bare", None)]),
