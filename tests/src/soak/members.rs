@@ -132,6 +132,8 @@ pub(super) async fn compact(story: &Story<'_>) -> anyhow::Result<()> {
 
 /// A node is away until the others' logs no longer reach back to where it is.
 pub(super) async fn snapshot(story: &Story<'_>) -> anyhow::Result<()> {
+    // Before the node's: who waits for it must not hold a node that the other one needs.
+    let _absence = story.store.absences[story.planned.group].lock().await;
     let (node, _guard) = story.follower().await?;
     let snapshots = || -> anyhow::Result<usize> { Ok(node.logs()?.matches("the snapshot is live").count()) };
     let before = snapshots()?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use tokio::sync::MutexGuard;
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::kind::Kind;
 use super::processes::killed;
@@ -103,9 +103,9 @@ pub(super) async fn cancelled(story: &Story<'_>) -> anyhow::Result<()> {
     anyhow::bail!("{ATTEMPTS} moves were too fast to be cancelled")
 }
 
-async fn all_routers<'a>(story: &Story<'a>) -> Vec<MutexGuard<'a, ()>> {
+async fn all<'a>(locks: &'a [Mutex<()>]) -> Vec<MutexGuard<'a, ()>> {
     let mut guards = Vec::new();
-    for lock in &story.store.routers {
+    for lock in locks {
         guards.push(lock.lock().await);
     }
     guards
@@ -115,7 +115,9 @@ async fn all_routers<'a>(story: &Story<'a>) -> Vec<MutexGuard<'a, ()>> {
 pub(super) async fn killed_in_move(story: &Story<'_>) -> anyhow::Result<()> {
     let _moves = story.store.moves.lock().await;
     let shards = story.store.shards().context("a store with shards")?;
-    let _routers = all_routers(story).await;
+    let _routers = all(&story.store.routers).await;
+    // Either group's leader may be the one that is down while the move goes on.
+    let _absences = all(&story.store.absences).await;
     for _ in 0..ATTEMPTS {
         let admin = shards.router(2).admin();
         let (operation, source, target) = begun(story, shards, &admin, Some(SLOWLY)).await?;

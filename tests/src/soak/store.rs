@@ -43,6 +43,9 @@ pub(super) struct Store {
     pub(super) link: Link,
     /// Per group, per node: held by the fault that does something to it.
     pub(super) nodes: Vec<Vec<tokio::sync::Mutex<()>>>,
+    /// Per group: held by the fault that keeps a node down until the others have done something. Two of these would leave
+    /// one node of three, and each would wait for what the other has to end first.
+    pub(super) absences: Vec<tokio::sync::Mutex<()>>,
     /// Per group: held by the fault that does something to its network.
     pub(super) networks: Vec<tokio::sync::Mutex<()>>,
     /// Per router.
@@ -113,6 +116,7 @@ impl Store {
             disks,
             link: Link::to(target).await?,
             nodes: Vec::new(),
+            absences: Vec::new(),
             networks: Vec::new(),
             routers: Vec::new(),
             moves: tokio::sync::Mutex::default(),
@@ -121,6 +125,7 @@ impl Store {
             body,
         };
         let nodes: Vec<_> = store.groups().iter().map(|group| group.nodes().len()).collect();
+        store.absences = nodes.iter().map(|_| tokio::sync::Mutex::default()).collect();
         store.networks = nodes.iter().map(|_| tokio::sync::Mutex::default()).collect();
         store.nodes =
             nodes.into_iter().map(|nodes| (0..nodes).map(|_| tokio::sync::Mutex::default()).collect()).collect();
