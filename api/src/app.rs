@@ -53,26 +53,30 @@ impl<B: Backend> App<B> {
         &self.config.limits
     }
 
-    /// A route of a surface: measured, with the surface's form of problems and the node's name.
+    /// A route of a surface.
     pub(crate) fn endpoint<F, Fut>(self: &Arc<Self>, surface: Surface, handle: F) -> MethodRouter
     where
         F: Fn(Arc<Self>, Parts, Body) -> Fut + Copy + Send + Sync + 'static,
         Fut: Future<Output = Result<Response, Problem>> + Send + 'static,
     {
         let app = Arc::clone(self);
-        any(move |request: Request| {
-            let app = Arc::clone(&app);
-            async move {
-                let since = Instant::now();
-                let (parts, body) = request.into_parts();
-                let method = parts.method.clone();
-                let result = handle(Arc::clone(&app), parts, body).await;
-                let mut response = result.unwrap_or_else(|problem| surface.render(problem));
-                response.headers_mut().insert(NODE, app.node.clone());
-                app.observer.record(surface, &method, response.status(), since);
-                response
-            }
-        })
+        any(move |request: Request| Arc::clone(&app).answer(surface, handle, request))
+    }
+
+    /// The answer to a request of a surface: measured, with the surface's form of problems and the node's name.
+    pub(crate) async fn answer<F, Fut>(self: Arc<Self>, surface: Surface, handle: F, request: Request) -> Response
+    where
+        F: Fn(Arc<Self>, Parts, Body) -> Fut,
+        Fut: Future<Output = Result<Response, Problem>>,
+    {
+        let since = Instant::now();
+        let (parts, body) = request.into_parts();
+        let method = parts.method.clone();
+        let result = handle(Arc::clone(&self), parts, body).await;
+        let mut response = result.unwrap_or_else(|problem| surface.render(problem));
+        response.headers_mut().insert(NODE, self.node.clone());
+        self.observer.record(surface, &method, response.status(), since);
+        response
     }
 
     /// Deadline and freshness of a request: `?timeout=` and `?consistency=`, or the header `Raftkv-Consistency`.

@@ -1,4 +1,5 @@
-//! [`Door`]: the settings that every process with an HTTP front door has, under the same names.
+//! [`Door`]: the settings that every process with an HTTP front door has, under the same names: flags and environment
+//! variables as [`DoorArgs`], with the file's as [`DoorSettings`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +7,7 @@ use std::time::Duration;
 use raftkv_kv::Limits;
 use raftkv_runtime::config::{ByteSize, ConfigError, HumanDuration};
 use raftkv_runtime::metrics;
-use raftkv_runtime::settings::bytes_within;
+use raftkv_runtime::settings::{bytes_within, parsed};
 
 use crate::config::{ApiConfig, DEFAULT_TIMEOUT, MAX_TIMEOUT};
 use crate::server::HttpLimits;
@@ -17,6 +18,47 @@ const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(8);
 const MOST_KEY_BYTES: u64 = 60 * 1024;
 /// A value travels in one log entry, of which the sidecar takes 16 MiB at most; half of it leaves room to spare.
 const MOST_VALUE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// The flags and environment variables of the settings.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct DoorArgs {
+    /// Longest key (413 beyond it); the same on all nodes and routers. [default: 4KiB]
+    #[arg(long, env = "RAFTKV_MAX_KEY_BYTES")]
+    max_key_bytes: Option<String>,
+    /// Largest value, as encoded MsgPack (413 beyond it); the same on all nodes and routers. [default: 1MiB]
+    #[arg(long, env = "RAFTKV_MAX_VALUE_BYTES")]
+    max_value_bytes: Option<String>,
+    /// Client connections served at once; more wait to be accepted. [default: 4096, of a router 8192]
+    #[arg(long, env = "RAFTKV_MAX_CONNECTIONS")]
+    max_connections: Option<String>,
+    /// How long a request may take that does not say so itself. [default: 5s]
+    #[arg(long, env = "RAFTKV_REQUEST_TIMEOUT")]
+    request_timeout: Option<String>,
+    /// How long a request may ask for. [default: 1m]
+    #[arg(long, env = "RAFTKV_MAX_REQUEST_TIMEOUT")]
+    max_request_timeout: Option<String>,
+    /// Time to answer what is in flight when asked to stop. [default: 8s]
+    #[arg(long, env = "RAFTKV_SHUTDOWN_GRACE")]
+    shutdown_grace: Option<String>,
+}
+
+impl DoorArgs {
+    /// These, and the file's where they say nothing.
+    ///
+    /// # Errors
+    /// When one cannot be read; the message names it.
+    pub fn over(self, file: DoorSettings) -> Result<DoorSettings, ConfigError> {
+        let (longest, max_request_timeout) = ("RAFTKV_MAX_REQUEST_TIMEOUT", self.max_request_timeout);
+        Ok(DoorSettings {
+            max_key_bytes: parsed("RAFTKV_MAX_KEY_BYTES", self.max_key_bytes, file.max_key_bytes)?,
+            max_value_bytes: parsed("RAFTKV_MAX_VALUE_BYTES", self.max_value_bytes, file.max_value_bytes)?,
+            max_connections: parsed("RAFTKV_MAX_CONNECTIONS", self.max_connections, file.max_connections)?,
+            request_timeout: parsed("RAFTKV_REQUEST_TIMEOUT", self.request_timeout, file.request_timeout)?,
+            max_request_timeout: parsed(longest, max_request_timeout, file.max_request_timeout)?,
+            shutdown_grace: parsed("RAFTKV_SHUTDOWN_GRACE", self.shutdown_grace, file.shutdown_grace)?,
+        })
+    }
+}
 
 /// As given; what is `None` has its default.
 #[derive(Debug, Clone, Default)]

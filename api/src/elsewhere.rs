@@ -7,13 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::uri::{Authority, Scheme};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
-use axum::middleware::{self, Next};
 use axum::response::Response;
 use http_body_util::Full;
 use hyper_util::client::legacy::Client;
@@ -22,6 +20,7 @@ use hyper_util::rt::TokioExecutor;
 
 use crate::BackendError;
 use crate::body::read_body;
+use crate::front::Front;
 use crate::problem::Problem;
 use crate::reply::{IDEMPOTENCY_KEY, TRUE};
 use crate::surface::Surface;
@@ -79,14 +78,27 @@ impl Elsewhere {
         })
     }
 
-    /// `router`, with what its group cannot answer passed on: requests for keys of other groups, lists and batches.
+    /// `front`, with what its group cannot answer passed on: requests for keys of other groups, lists and batches.
     ///
     /// A request is tried here first, but for lists and batches, which may span groups: 421 means that nothing was done.
-    pub fn around(self, router: Router) -> Router {
+    pub fn around(self, front: Front) -> Front {
         if self.routers.is_empty() {
-            return router;
+            return front;
         }
-        router.layer(middleware::from_fn_with_state(Arc::new(self), pass))
+        let elsewhere = Arc::new(self);
+        Front::answering(move |request| match elsewhere.span(&request) {
+            Span::Node => front.answer(request),
+            span => Box::pin(pass(Arc::clone(&elsewhere), span, request, front.clone())),
+        })
+    }
+
+    /// What a request may need of other groups, where there are any.
+    fn span(&self, request: &Request) -> Span {
+        match Span::of(request.uri().path()) {
+            Span::Node => Span::Node,
+            _ if !(self.is_part)() || request.headers().contains_key(FORWARDED) => Span::Node,
+            span => span,
+        }
     }
 
     /// The answer of the first router that can be reached.
@@ -143,11 +155,7 @@ impl Span {
     }
 }
 
-async fn pass(State(elsewhere): State<Arc<Elsewhere>>, request: Request, next: Next) -> Response {
-    let span = Span::of(request.uri().path());
-    if span == Span::Node || !(elsewhere.is_part)() || request.headers().contains_key(FORWARDED) {
-        return next.run(request).await;
-    }
+async fn pass(elsewhere: Arc<Elsewhere>, span: Span, request: Request, front: Front) -> Response {
     let (parts, body) = request.into_parts();
     let surface = Surface::of(parts.uri.path());
     let body = match read_body(body).await {
@@ -155,7 +163,7 @@ async fn pass(State(elsewhere): State<Arc<Elsewhere>>, request: Request, next: N
         Err(problem) => return surface.render(problem),
     };
     if span == Span::Key {
-        let here = next.run(Request::from_parts(parts.clone(), Body::from(body.clone()))).await;
+        let here = front.answer(Request::from_parts(parts.clone(), Body::from(body.clone()))).await;
         if here.status() != StatusCode::MISDIRECTED_REQUEST {
             return here;
         }

@@ -2,7 +2,7 @@
 //!
 //! An engine serves it over its own group, the shard router over many groups; a request means the same in both.
 //!
-//! [`router()`] says what requests mean, [`serve`] how they are received: with limits on everything, and a drain.
+//! [`Front`] says what requests mean, [`serve`] how they are received: with limits on everything, and a drain.
 
 // A test that unwraps says where it failed.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -19,6 +19,7 @@ mod door;
 mod elsewhere;
 mod fields;
 mod fingerprint;
+mod front;
 mod native;
 mod negotiate;
 mod observe;
@@ -27,7 +28,6 @@ mod operations;
 mod problem;
 mod query;
 mod reply;
-mod router;
 mod server;
 mod surface;
 mod watch;
@@ -36,10 +36,10 @@ pub use backend::{
     Backend, BackendError, Consistency, Entry, ListRequest, Membership, Page, Read, RequestContext, ServedBy,
 };
 pub use config::{ApiConfig, DEFAULT_TIMEOUT, IDEMPOTENCY_KEEP, MAX_TIMEOUT, MetricsHook};
-pub use door::{Door, DoorSettings};
+pub use door::{Door, DoorArgs, DoorSettings};
 pub use elsewhere::Elsewhere;
+pub use front::Front;
 pub use problem::{Problem, ProblemBody, ProblemOutcome};
-pub use router::router;
 pub use server::{HttpLimits, serve};
 
 /// The description of the interface, as served at `/openapi.json`.

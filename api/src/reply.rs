@@ -1,8 +1,9 @@
 //! Small pieces of responses that all surfaces use.
 
 use axum::body::Body;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
+use bytes::Bytes;
 use serde::Serialize;
 
 use crate::Consistency;
@@ -25,13 +26,18 @@ pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempote
 /// Set when the outcome is that of an earlier request with the same `Idempotency-Key`.
 pub(crate) const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
+/// As many as the answer to a read has: a map that grows on its way there costs as much as a quarter of the answer.
+const MOST_HEADERS: usize = 9;
+
 pub(crate) const TRUE: HeaderValue = HeaderValue::from_static("true");
 
 /// A response with a body of one type.
 pub(crate) fn reply(status: StatusCode, content_type: HeaderValue, body: impl Into<Body>) -> Response {
+    let mut headers = HeaderMap::with_capacity(MOST_HEADERS);
+    headers.insert(header::CONTENT_TYPE, content_type);
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    *response.headers_mut() = headers;
     response
 }
 
@@ -41,10 +47,14 @@ pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Response {
     reply(status, JSON, serde_json::to_vec(body).unwrap_or_default())
 }
 
-/// A revision as strong entity tag.
-pub(crate) fn etag(revision: u64) -> HeaderValue {
-    // Digits between quotes are a valid header value.
-    HeaderValue::try_from(format!("\"{revision}\"")).unwrap_or(HeaderValue::from_static("\"\""))
+/// A revision as a strong entity tag, and as a number: two views of one buffer.
+pub(crate) fn revision(revision: u64) -> (HeaderValue, HeaderValue) {
+    let mut digits = itoa::Buffer::new();
+    let tag = Bytes::from(["\"", digits.format(revision), "\""].concat());
+    let number = tag.slice(1..tag.len() - 1);
+    // Digits, with quotes or without, are valid header values.
+    let value = |bytes| HeaderValue::from_maybe_shared(bytes).unwrap_or(HeaderValue::from_static("\"\""));
+    (value(tag), value(number))
 }
 
 /// The name of a freshness on the wire.
@@ -53,5 +63,19 @@ pub(crate) fn consistency_name(consistency: Consistency) -> &'static str {
         Consistency::Linearizable => "linearizable",
         Consistency::Quorum => "quorum",
         Consistency::Stale => "stale",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revision_is_a_tag_and_a_number() {
+        for number in [0, 7, u64::MAX] {
+            let (tag, digits) = revision(number);
+            assert_eq!(tag, format!("\"{number}\""));
+            assert_eq!(digits, number.to_string());
+        }
     }
 }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::http::header;
 use axum::response::Response;
@@ -21,9 +20,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tower::Service;
 
 use crate::body::{BodyLimits, Budget, GuardedBody, Share};
+use crate::front::Front;
 use crate::problem::Problem;
 use crate::surface::Surface;
 use crate::watch::{Watch, Watched};
@@ -93,27 +92,27 @@ impl HttpLimits {
 
 /// What all connections share.
 struct Shared {
-    router: Router,
+    front: Front,
     limits: HttpLimits,
     in_flight: AtomicUsize,
     budget: Arc<Budget>,
 }
 
-/// Serves `router` on `listener` until `shutdown` is ready and the requests in flight have ended, or the drain timeout
+/// Answers as `front` does on `listener` until `shutdown` is ready and the requests in flight have ended, or the drain timeout
 /// has passed. New connections are refused from the moment `shutdown` is ready; what is then in flight is answered with
 /// `Connection: close`.
 ///
 /// Every task it starts has ended when it returns; dropping it ends them at once.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    front: Front,
     limits: HttpLimits,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
     let connections = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
     let drain_timeout = limits.drain_timeout;
     let budget = Budget::new(limits.max_buffered_bytes);
-    let shared = Arc::new(Shared { router, limits, in_flight: AtomicUsize::new(0), budget });
+    let shared = Arc::new(Shared { front, limits, in_flight: AtomicUsize::new(0), budget });
     let draining = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -261,13 +260,10 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Response {
         let expects_continue = expects_continue(request.headers());
         request.map(|body| Body::new(GuardedBody::new(body, Arc::clone(part), body_limits, expects_continue)))
     };
-    let response = shared.router.clone().call(request).await;
+    let response = shared.front.answer(request).await;
     // The request's bytes may be in use up to here.
     drop(share);
-    match response {
-        Ok(response) => response,
-        Err(never) => match never {},
-    }
+    response
 }
 
 fn expects_continue(headers: &HeaderMap) -> bool {

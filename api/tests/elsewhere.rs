@@ -28,7 +28,7 @@ async fn node(routers: &[SocketAddr], is_part: Arc<AtomicBool>) -> SocketAddr {
     let elsewhere = Elsewhere::new(&routers, Duration::from_secs(5), move || is_part.load(Ordering::Relaxed)).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    tokio::spawn(serve(listener, elsewhere.around(alone), HttpLimits::default(), std::future::pending()));
+    tokio::spawn(serve(listener, elsewhere.around(alone.into()), HttpLimits::default(), std::future::pending()));
     addr
 }
 

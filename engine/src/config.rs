@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use raftkv_api::{Door, DoorSettings};
+use raftkv_api::{Door, DoorArgs, DoorSettings};
 use raftkv_runtime::config::{ByteSize, ConfigError, ConfigFile, HumanDuration, load_file};
 use raftkv_runtime::grpc::Endpoint;
 use raftkv_runtime::settings::{addresses, advertised, check_name, host_name, log_format, parsed, tcp, text};
@@ -67,24 +67,8 @@ pub struct Args {
     /// Memory for blocks of the store that were read. [default: 64MiB]
     #[arg(long, env = "RAFTKV_CACHE_BYTES")]
     cache_bytes: Option<String>,
-    /// Longest key (413 beyond it). [default: 4KiB]
-    #[arg(long, env = "RAFTKV_MAX_KEY_BYTES")]
-    max_key_bytes: Option<String>,
-    /// Largest value, as encoded MsgPack (413 beyond it). [default: 1MiB]
-    #[arg(long, env = "RAFTKV_MAX_VALUE_BYTES")]
-    max_value_bytes: Option<String>,
-    /// Client connections served at once; more wait to be accepted. [default: 4096]
-    #[arg(long, env = "RAFTKV_MAX_CONNECTIONS")]
-    max_connections: Option<String>,
-    /// How long a request may take that does not say so itself. [default: 5s]
-    #[arg(long, env = "RAFTKV_REQUEST_TIMEOUT")]
-    request_timeout: Option<String>,
-    /// How long a request may ask for. [default: 1m]
-    #[arg(long, env = "RAFTKV_MAX_REQUEST_TIMEOUT")]
-    max_request_timeout: Option<String>,
-    /// Time to answer what is in flight when asked to stop. [default: 8s]
-    #[arg(long, env = "RAFTKV_SHUTDOWN_GRACE")]
-    shutdown_grace: Option<String>,
+    #[command(flatten)]
+    door: DoorArgs,
     /// Log filter, as in RUST_LOG. [default: info,fjall=warn,lsm_tree=warn]
     #[arg(long, env = "RAFTKV_LOG")]
     log: Option<String>,
@@ -187,18 +171,14 @@ impl Config {
             text(args.group_listen, table.group_listen).unwrap_or_else(|| DEFAULT_GROUP_LISTEN.to_owned());
         let cache_bytes = parsed("RAFTKV_CACHE_BYTES", args.cache_bytes, table.cache_bytes)?.unwrap_or(DEFAULT_CACHE).0;
         let door = DoorSettings {
-            max_key_bytes: parsed("RAFTKV_MAX_KEY_BYTES", args.max_key_bytes, table.max_key_bytes)?,
-            max_value_bytes: parsed("RAFTKV_MAX_VALUE_BYTES", args.max_value_bytes, table.max_value_bytes)?,
-            max_connections: parsed("RAFTKV_MAX_CONNECTIONS", args.max_connections, table.max_connections)?,
-            request_timeout: parsed("RAFTKV_REQUEST_TIMEOUT", args.request_timeout, table.request_timeout)?,
-            max_request_timeout: parsed(
-                "RAFTKV_MAX_REQUEST_TIMEOUT",
-                args.max_request_timeout,
-                table.max_request_timeout,
-            )?,
-            shutdown_grace: parsed("RAFTKV_SHUTDOWN_GRACE", args.shutdown_grace, table.shutdown_grace)?,
+            max_key_bytes: table.max_key_bytes,
+            max_value_bytes: table.max_value_bytes,
+            max_connections: table.max_connections,
+            request_timeout: table.request_timeout,
+            max_request_timeout: table.max_request_timeout,
+            shutdown_grace: table.shutdown_grace,
         };
-        let door = Door::check(door, DEFAULT_MAX_CONNECTIONS)?;
+        let door = Door::check(args.door.over(door)?, DEFAULT_MAX_CONNECTIONS)?;
 
         if cache_bytes < LEAST_CACHE_BYTES {
             let reason = format!("must be at least {}", ByteSize(LEAST_CACHE_BYTES));

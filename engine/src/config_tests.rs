@@ -48,10 +48,12 @@ fn a_flag_wins_over_the_environment_the_environment_over_the_file_and_the_file_o
         anything = true
     ";
     // What clap reads from the environment is in the same fields as flags, and it prefers the flag.
-    let given = Args { shutdown_grace: Some("4s".to_owned()), ..flags(&["--request-timeout", "3s"]) };
+    let mut given = flags(&["--request-timeout", "3s"]);
+    given.http_advertise = Some("from-environment:1".to_owned());
     let config = Config::merge(given, file(toml)).expect("sound");
     assert_eq!(config.door.request_timeout, Duration::from_secs(3), "flag");
-    assert_eq!(config.door.shutdown_grace, Duration::from_secs(4), "environment");
+    assert_eq!(config.http_advertise.as_deref(), Some("from-environment:1"), "environment");
+    assert_eq!(config.door.shutdown_grace, Duration::from_secs(2), "file");
     assert_eq!(config.cache_bytes, 7 * 1024 * 1024, "file");
     assert_eq!(config.name, "from-file", "file");
     assert_eq!(config.door.max_request_timeout, raftkv_api::MAX_TIMEOUT, "default");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use raftkv_api::{Backend, Elsewhere};
+use raftkv_api::{Backend, Elsewhere, Front};
 use raftkv_runtime::exit::{self, ExitCode};
 use raftkv_runtime::grpc::{self, ChannelOptions, Endpoint, Listener, ListenerError};
 use raftkv_runtime::shutdown::Shutdown;
@@ -158,8 +158,9 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
     let timeouts = Timeouts { default: config.door.request_timeout, max: config.door.max_request_timeout };
     let group = GroupService::new(config.name.clone(), backend.clone(), timeouts, clients_stop.clone());
     let mut group = serve_group(group, listeners.group, clients_stop.clone());
-    let router = elsewhere(&config, &store)?.around(raftkv_api::router(backend, config.door.api_config()));
-    let mut http = tokio::spawn(raftkv_api::serve(listeners.http, router, config.door.http_limits(), {
+    let front = Front::new(backend, config.door.api_config(), |routes| routes);
+    let front = elsewhere(&config, &store)?.around(front);
+    let mut http = tokio::spawn(raftkv_api::serve(listeners.http, front, config.door.http_limits(), {
         let clients_stop = clients_stop.clone();
         async move { clients_stop.wait().await }
     }));

@@ -4,8 +4,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use raftkv_api::{ApiConfig, router};
-use tower::ServiceExt;
+use raftkv_api::{ApiConfig, Front};
 
 #[allow(dead_code)] // The tests of the crate `api` use more of it.
 #[path = "../../api/tests/support/memory.rs"]
@@ -14,7 +13,7 @@ mod backend;
 /// A server of one input, and its store.
 pub struct Server {
     runtime: tokio::runtime::Runtime,
-    router: axum::Router,
+    front: Front,
 }
 
 /// What was answered.
@@ -28,7 +27,7 @@ impl Server {
     /// With nothing in it.
     pub fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        Self { runtime, router: router(backend::Memory::default(), ApiConfig::default()) }
+        Self { runtime, front: Front::new(backend::Memory::default(), ApiConfig::default(), |routes| routes) }
     }
 
     /// Sends a request. Whatever it is, the answer is no fault of the server, and a problem is well-formed.
@@ -41,7 +40,7 @@ impl Server {
             .body(Body::from(body.to_vec()))
             .expect("a request");
         let (status, content_type, body) = self.runtime.block_on(async {
-            let response = self.router.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
+            let response = self.front.answer(request).await;
             let (parts, body) = response.into_parts();
             let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
             let content_type = content_type.unwrap_or_default().to_owned();

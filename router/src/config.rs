@@ -1,6 +1,6 @@
 //! [`Config`]: what the router is told, checked before any socket opens.
 
-use raftkv_api::{Door, DoorSettings};
+use raftkv_api::{Door, DoorArgs, DoorSettings};
 use raftkv_runtime::config::{ByteSize, ConfigError, ConfigFile, HumanDuration, load_file};
 use raftkv_runtime::grpc::Endpoint;
 use raftkv_runtime::settings::{check_name, host_name, log_format, parsed, tcp, text};
@@ -47,24 +47,8 @@ pub struct Args {
     /// Bytes a second that a move of slots copies at most. [default: as fast as it goes]
     #[arg(long, env = "RAFTKV_MOVE_RATE")]
     move_rate: Option<String>,
-    /// Longest key (413 beyond it); the same as on the nodes. [default: 4KiB]
-    #[arg(long, env = "RAFTKV_MAX_KEY_BYTES")]
-    max_key_bytes: Option<String>,
-    /// Largest value, as encoded MsgPack (413 beyond it); the same as on the nodes. [default: 1MiB]
-    #[arg(long, env = "RAFTKV_MAX_VALUE_BYTES")]
-    max_value_bytes: Option<String>,
-    /// Client connections served at once; more wait to be accepted. [default: 8192]
-    #[arg(long, env = "RAFTKV_MAX_CONNECTIONS")]
-    max_connections: Option<String>,
-    /// How long a request may take that does not say so itself. [default: 5s]
-    #[arg(long, env = "RAFTKV_REQUEST_TIMEOUT")]
-    request_timeout: Option<String>,
-    /// How long a request may ask for. [default: 1m]
-    #[arg(long, env = "RAFTKV_MAX_REQUEST_TIMEOUT")]
-    max_request_timeout: Option<String>,
-    /// Time to answer what is in flight when asked to stop. [default: 8s]
-    #[arg(long, env = "RAFTKV_SHUTDOWN_GRACE")]
-    shutdown_grace: Option<String>,
+    #[command(flatten)]
+    door: DoorArgs,
     /// Log filter, as in RUST_LOG. [default: info]
     #[arg(long, env = "RAFTKV_LOG")]
     log: Option<String>,
@@ -152,18 +136,14 @@ impl Config {
         let replicas = parsed("RAFTKV_REPLICAS", args.replicas, table.replicas)?.unwrap_or(DEFAULT_REPLICAS);
         let move_rate = parsed("RAFTKV_MOVE_RATE", args.move_rate, table.move_rate)?.map(|size: ByteSize| size.0);
         let door = DoorSettings {
-            max_key_bytes: parsed("RAFTKV_MAX_KEY_BYTES", args.max_key_bytes, table.max_key_bytes)?,
-            max_value_bytes: parsed("RAFTKV_MAX_VALUE_BYTES", args.max_value_bytes, table.max_value_bytes)?,
-            max_connections: parsed("RAFTKV_MAX_CONNECTIONS", args.max_connections, table.max_connections)?,
-            request_timeout: parsed("RAFTKV_REQUEST_TIMEOUT", args.request_timeout, table.request_timeout)?,
-            max_request_timeout: parsed(
-                "RAFTKV_MAX_REQUEST_TIMEOUT",
-                args.max_request_timeout,
-                table.max_request_timeout,
-            )?,
-            shutdown_grace: parsed("RAFTKV_SHUTDOWN_GRACE", args.shutdown_grace, table.shutdown_grace)?,
+            max_key_bytes: table.max_key_bytes,
+            max_value_bytes: table.max_value_bytes,
+            max_connections: table.max_connections,
+            request_timeout: table.request_timeout,
+            max_request_timeout: table.max_request_timeout,
+            shutdown_grace: table.shutdown_grace,
         };
-        let door = Door::check(door, DEFAULT_MAX_CONNECTIONS)?;
+        let door = Door::check(args.door.over(door)?, DEFAULT_MAX_CONNECTIONS)?;
 
         if !(1..=MOST_REPLICAS).contains(&replicas) {
             return Err(ConfigError::invalid("RAFTKV_REPLICAS", format!("must be from 1 to {MOST_REPLICAS}")));

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use raftkv_api::Front;
 use raftkv_runtime::exit::{self, ExitCode};
 use raftkv_runtime::shutdown::Shutdown;
 use tokio::net::TcpListener;
@@ -98,10 +99,11 @@ async fn run_here(config: Config, listener: TcpListener, shutdown: Shutdown) -> 
     let (plane, mut tasks) = ControlPlane::start(cluster_config(&config), maps.clone(), groups, &shutdown);
     tasks.extend([groups_task, holds_task, tokio::spawn(announce_ready(maps, parts_stop.clone()))]);
 
-    let router = raftkv_api::router(backend, config.door.api_config()).merge(crate::admin::router(plane));
-    let router = crate::admin::described(router);
+    let front = Front::new(backend, config.door.api_config(), |routes| {
+        crate::admin::described(routes.merge(crate::admin::router(plane)))
+    });
     let stop = shutdown.clone();
-    let served = raftkv_api::serve(listener, router, config.door.http_limits(), async move { stop.wait().await }).await;
+    let served = raftkv_api::serve(listener, front, config.door.http_limits(), async move { stop.wait().await }).await;
     let ended = match served {
         Ok(()) if shutdown.is_triggered() => Ok(()),
         Ok(()) => Err(RunError::Internal("the HTTP server ended by itself".to_owned())),

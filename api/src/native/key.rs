@@ -16,7 +16,7 @@ use crate::documented::{NativeAbsent, NativeHead, NativeRead, NativeTyped, Nativ
 use crate::negotiate::{Accept, value_of_body, value_response};
 use crate::problem::Problem;
 use crate::query::Query;
-use crate::reply::{CONSISTENCY, CREATE_REVISION, IDEMPOTENCY_REPLAYED, REVISION, TRUE, consistency_name, etag, json};
+use crate::reply::{CONSISTENCY, CREATE_REVISION, IDEMPOTENCY_REPLAYED, REVISION, TRUE, consistency_name, json, revision};
 use crate::{Backend, RequestContext};
 
 /// Where the keys are.
@@ -104,8 +104,9 @@ pub(crate) async fn get_value<B: Backend>(app: &App<B>, parts: &Parts, key: Key)
         }
     };
     let headers = response.headers_mut();
-    headers.insert(header::ETAG, etag(entry.revision));
-    headers.insert(REVISION, HeaderValue::from(entry.revision));
+    let (tag, number) = revision(entry.revision);
+    headers.insert(header::ETAG, tag);
+    headers.insert(REVISION, number);
     headers.insert(CREATE_REVISION, HeaderValue::from(entry.create_revision));
     headers.insert(CONSISTENCY, consistency);
     headers.insert(header::VARY, HeaderValue::from_static("accept"));
@@ -164,8 +165,11 @@ pub(crate) async fn put_value<B: Backend>(
     let value = value_of_body(&parts.headers, read_body(body).await?, app.limits())?;
     let command = Command::Set { key, value, expires_at_ms: 0 };
     let done = app.write(ctx, parts, command, precondition).await?;
-    let mut response = write_response(&PutResult { revision: done.revision, created: done.flag }, done);
-    response.headers_mut().insert(header::ETAG, etag(done.revision));
+    let mut response = json(StatusCode::OK, &PutResult { revision: done.revision, created: done.flag });
+    let (tag, number) = revision(done.revision);
+    response.headers_mut().insert(header::ETAG, tag);
+    response.headers_mut().insert(REVISION, number);
+    mark_replayed(&mut response, done);
     Ok(response)
 }
 
@@ -189,12 +193,13 @@ pub(crate) async fn delete_value<B: Backend>(app: &App<B>, parts: &Parts, key: K
     let precondition = write_precondition(&parts.headers)?;
     let done = app.write(ctx, parts, Command::Delete { key }, precondition).await?;
     if done.flag {
-        return Ok(write_response(&DeleteResult { revision: done.revision, existed: true }, done));
+        let mut response = json(StatusCode::OK, &DeleteResult { revision: done.revision, existed: true });
+        response.headers_mut().insert(REVISION, HeaderValue::from(done.revision));
+        mark_replayed(&mut response, done);
+        return Ok(response);
     }
     let mut response = Problem::key_not_found().into_native_response();
-    if done.replayed {
-        response.headers_mut().insert(IDEMPOTENCY_REPLAYED, TRUE);
-    }
+    mark_replayed(&mut response, done);
     Ok(response)
 }
 
@@ -205,12 +210,8 @@ fn key_context<B: Backend>(app: &App<B>, parts: &Parts) -> Result<RequestContext
     Ok(ctx)
 }
 
-fn write_response(body: &impl Serialize, done: Written) -> Response {
-    let mut response = json(StatusCode::OK, body);
-    let headers = response.headers_mut();
-    headers.insert(REVISION, HeaderValue::from(done.revision));
+fn mark_replayed(response: &mut Response, done: Written) {
     if done.replayed {
-        headers.insert(IDEMPOTENCY_REPLAYED, TRUE);
+        response.headers_mut().insert(IDEMPOTENCY_REPLAYED, TRUE);
     }
-    response
 }

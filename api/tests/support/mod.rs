@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use raftkv_api::{ApiConfig, HttpLimits, router, serve};
+use raftkv_api::{ApiConfig, Front, HttpLimits, serve};
 use raftkv_kv::Limits;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -35,11 +35,12 @@ impl Server {
     pub(crate) async fn with(http: HttpLimits, limits: Limits) -> Self {
         let memory = Memory::default();
         let metrics = Some(Arc::new(|| "up 1\n".to_owned()) as _);
-        let router = router(memory.clone(), ApiConfig { limits, metrics, ..ApiConfig::default() });
+        let config = ApiConfig { limits, metrics, ..ApiConfig::default() };
+        let front = Front::new(memory.clone(), config, |routes| routes);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(serve(listener, router, http, shutdown.clone().cancelled_owned()));
+        let task = tokio::spawn(serve(listener, front, http, shutdown.clone().cancelled_owned()));
         Self { addr, memory, shutdown, task }
     }
 

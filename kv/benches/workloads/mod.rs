@@ -1,4 +1,4 @@
-//! What `benches/paths.rs` times and `examples/instructions.rs` counts.
+//! What `benches/paths.rs` times and `api/examples/instructions.rs` counts.
 
 use std::hint::black_box;
 
