@@ -6,6 +6,11 @@ use std::process::Command;
 
 use crate::failure::Failure;
 
+/// How long the allocator keeps memory that is not in use, in milliseconds; the image says the same. A store's tables in memory
+/// come and go every few seconds under load, and memory that is given back in between costs a fault and a page to clear when it
+/// comes again: 4 % of a put.
+const KEEP_MEMORY: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "10000");
+
 /// Arguments of `raftkv local-exec`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ExecArgs {
@@ -35,6 +40,11 @@ pub(crate) fn exec(args: &ExecArgs) -> Failure {
             return Failure::unavailable("the parent is gone");
         }
     }
-    let error = Command::new(&args.program).args(&args.arguments).exec();
+    let mut command = Command::new(&args.program);
+    let (name, value) = KEEP_MEMORY;
+    if std::env::var_os(name).is_none() {
+        command.env(name, value);
+    }
+    let error = command.args(&args.arguments).exec();
     Failure::io(format!("start {}", args.program.display()), &error)
 }
