@@ -16,7 +16,9 @@ use crate::documented::{NativeAbsent, NativeHead, NativeRead, NativeTyped, Nativ
 use crate::negotiate::{Accept, value_of_body, value_response};
 use crate::problem::Problem;
 use crate::query::Query;
-use crate::reply::{CONSISTENCY, CREATE_REVISION, IDEMPOTENCY_REPLAYED, REVISION, TRUE, consistency_name, json, revision};
+use crate::reply::{
+    CONSISTENCY, CREATE_REVISION, IDEMPOTENCY_REPLAYED, REVISION, TRUE, consistency_name, json, revision,
+};
 use crate::{Backend, RequestContext};
 
 /// Where the keys are.

@@ -15,9 +15,10 @@ use crate::progress::Progress;
 use crate::types::{LeaderId, TypeConfig};
 use crate::wire;
 
-/// How long a commit index that comes without entries may wait for some. A follower applies that much later when little is
-/// written: `stale` reads are older by it. Nobody waits for it, neither writers, whom the leader's engine answers, nor
-/// linearizable readers on followers, for whom it is told at once ([`Progress::hurry`]).
+/// A peer is told of commits no more often than this, and one that comes without entries waits as long for some. So a
+/// follower applies several entries at once, for which two of its processes wake up once, and up to twice this later: `stale`
+/// reads are older by it. Nobody waits for it, neither writers, whom the leader's engine answers, nor linearizable readers on
+/// followers, for whom it is told at once ([`Progress::hurry`]).
 const COMMIT_HOLD: Duration = Duration::from_millis(10);
 /// How long an append that tells nothing new waits: heartbeats tell as much.
 const IDLE_HOLD: Duration = Duration::from_millis(100);
@@ -57,9 +58,9 @@ impl Sent {
 /// [`Progress::gate`] lets through.
 ///
 /// A commit index that comes without entries waits a moment: under load the next append carries entries and tells it, too,
-/// and half of all messages are saved. openraft needs no answer to the one left out: a later answer stands for all before
-/// it. One that the engine has not applied yet is told as soon as it has, by an append of this pump's own: to openraft its
-/// answer is one more of the same.
+/// and half of all messages are saved. One that comes with entries soon after another one is left to a later append. openraft
+/// needs no answer to an append that is left out: a later answer stands for all before it. A commit index that the engine has
+/// not applied yet is told as soon as it has, by an append of this pump's own: to openraft its answer is one more of the same.
 pub(super) async fn pump(
     input: impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     sender: mpsc::Sender<proto::AppendRequest>,
@@ -76,6 +77,8 @@ pub(super) async fn pump(
     let mut held = false;
     let mut ended = false;
     let mut since = Instant::now();
+    // When the peer was last told of a commit.
+    let mut told_at: Option<Instant> = None;
     loop {
         applied.mark_unchanged();
         let told = last.as_ref().and_then(|last| last.leader_commit);
@@ -83,12 +86,15 @@ pub(super) async fn pump(
         if ended && !has_news {
             return;
         }
-        let is_awaited = *awaited.borrow_and_update() > told.map_or(0, |told| told.index + 1);
+        let told_next = told.map_or(0, |told| told.index + 1);
+        let is_awaited = *awaited.borrow_and_update() > told_next;
         let due = match has_news {
             true if is_awaited => since,
             true => since + COMMIT_HOLD,
             false => since + IDLE_HOLD,
         };
+        // In a select, only an append with entries may leave before it is time for a commit index.
+        let mut is_time = true;
         let mut request = tokio::select! {
             biased;
             next = input.next(), if !ended => match next {
@@ -102,6 +108,8 @@ pub(super) async fn pump(
                         held = true;
                         continue;
                     }
+                    let is_awaited = *awaited.borrow() > told_next;
+                    is_time = is_awaited || told_at.is_none_or(|told_at| told_at.elapsed() >= COMMIT_HOLD);
                     request
                 }
                 None => {
@@ -126,7 +134,10 @@ pub(super) async fn pump(
                 continue;
             }
         };
-        request.leader_commit = progress.gate(wanted);
+        request.leader_commit = if is_time { progress.gate(wanted) } else { told };
+        if request.leader_commit > told {
+            told_at = Some(Instant::now());
+        }
         let end = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
         last = Some(AppendEntriesRequest {
             vote: request.vote,
@@ -195,6 +206,42 @@ mod tests {
         let times: Vec<_> = std::iter::from_fn(|| sent.answered()).collect();
         assert_eq!(times.len(), 3);
         assert!(times.is_sorted() && times[0].1 < times[2].1);
+        drop(requests);
+        tokio::time::timeout(PATIENT, pumping).await.expect("ends with its input").expect("no panic");
+    }
+
+    #[tokio::test]
+    async fn a_peer_hears_of_several_commits_at_once_unless_somebody_waits() {
+        const APPENDS: u64 = 100;
+        let (requests, input) = mpsc::channel(1);
+        let (sender, mut wire) = mpsc::channel(1);
+        let (progress, sent) = (Progress::default(), Arc::new(Sent::default()));
+        let input = tokio_stream::wrappers::ReceiverStream::new(input);
+        let pumping = tokio::spawn(pump(input, sender, sent, progress.clone()));
+
+        let mut heard = Vec::new();
+        for index in 1..=APPENDS {
+            progress.set_applied(log_id(index));
+            requests.send(append(index, index + 1..index + 2, index)).await.expect("taken");
+            let append = loop {
+                let append = wire.recv().await.expect("an append");
+                heard.push(append.leader_commit.map(|commit| commit.index));
+                if !append.entries.is_empty() {
+                    break append;
+                }
+            };
+            assert!(append.leader_commit.is_none_or(|commit| commit.index <= index));
+        }
+        assert!(heard.is_sorted(), "{heard:?}");
+        heard.dedup();
+        assert!(heard.len() < APPENDS as usize / 2, "every commit was told: {heard:?}");
+
+        // The next append with entries would do, or the time; a reader gets an append of its own.
+        let news = APPENDS + 1;
+        progress.set_applied(log_id(news));
+        progress.hurry(news + 1);
+        requests.send(append(news, news + 1..news + 2, news)).await.expect("taken");
+        assert_eq!(commit_of(wire.recv().await), Some(news), "told with the entries");
         drop(requests);
         tokio::time::timeout(PATIENT, pumping).await.expect("ends with its input").expect("no panic");
     }
