@@ -34,6 +34,18 @@ async fn a_text_is_put_read_replaced_and_deleted() {
 }
 
 #[tokio::test]
+async fn the_head_of_a_value_has_its_length() {
+    let server = Server::start().await;
+    for (key, value) in [("greeting", "hello"), ("nothing", "")] {
+        let path = format!("/v1/kv/{key}");
+        server.put(&path, value).await;
+        let head = server.send("HEAD", &path, &[], b"").await;
+        assert_eq!((head.status, head.body.len()), (200, 0));
+        assert_eq!(head.header("content-length"), Some(value.len().to_string().as_str()), "{key}");
+    }
+}
+
+#[tokio::test]
 async fn a_key_is_bytes_and_may_hold_slashes() {
     let server = Server::start().await;
     for (written, read) in [

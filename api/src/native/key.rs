@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
+use hyper::body::Body as _;
 use raftkv_kv::{Command, Key};
 use serde::Serialize;
 
@@ -126,8 +127,12 @@ pub(crate) async fn get_value<B: Backend>(app: &App<B>, parts: &Parts, key: Key)
     )
 )]
 pub(crate) async fn head_value<B: Backend>(app: &App<B>, parts: &Parts, key: Key) -> Result<Response, Problem> {
-    // The server leaves the body out and keeps its length.
-    get_value(app, parts, key).await
+    // The server leaves the body out and keeps its length, unless that is zero.
+    let mut response = get_value(app, parts, key).await?;
+    if response.status() == StatusCode::OK && response.body().is_end_stream() {
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(0));
+    }
+    Ok(response)
 }
 
 /// Stores a value.

@@ -42,7 +42,7 @@ pub(crate) fn exec(args: &ExecArgs) -> Failure {
     }
     let mut command = Command::new(&args.program);
     let (name, value) = KEEP_MEMORY;
-    if std::env::var_os(name).is_none() {
+    if std::env::var_os(name).is_none_or(|given| given.is_empty()) {
         command.env(name, value);
     }
     let error = command.args(&args.arguments).exec();
