@@ -20,8 +20,8 @@ clean: ## Stop it and delete its data
 test: ## Every test: entrypoint, unit, cluster, faults, containers, the Python client
 	@scripts/test.sh
 
-soak: ## Random faults under load, with checks (MINUTES=10; SEED=n: the faults of the run that had it)
-	@MINUTES="$(MINUTES)" SEED="$(SEED)" scripts/soak.sh
+soak: ## Random faults under load, with checks (MINUTES=10; SEED=n: the faults of the run that had it; FROM=n: from store n on)
+	@MINUTES="$(MINUTES)" SEED="$(SEED)" FROM="$(FROM)" scripts/soak.sh
 
 verify: ## Check form, lints and documentation; changes nothing
 	@scripts/verify.sh

@@ -3,6 +3,7 @@
 #
 #   MINUTES             how long (10)
 #   SEED                the seed of a run, to have its faults in its order again
+#   FROM                with SEED, the number of the store to begin with (1): goes on with a soak that was ended
 #   RAFTKV_SOAK_KINDS   names of kinds of fault, with commas: no others
 #   RAFTKV_SOAK_REPORT  a file for the summary as JSON
 # shellcheck source=scripts/lib.sh
@@ -14,6 +15,7 @@ build_binaries
 
 export RAFTKV_SOAK_MINUTES=${MINUTES:-10}
 [ -z "${SEED:-}" ] || export RAFTKV_TEST_SEED=$SEED
+[ -z "${FROM:-}" ] || export RAFTKV_SOAK_FROM=$FROM
 section "Soak of $RAFTKV_SOAK_MINUTES minutes"
 cd "$ROOT"
 # Not nextest: it ends what takes longer than its limit.

@@ -154,8 +154,9 @@ impl Tree {
 
     /// Its space.
     pub(super) fn space(&self) -> Space {
-        let total = self.capacity / PAGE;
-        Space { total, free: total.saturating_sub(self.used_pages()), inodes: self.inodes.len() as u64 }
+        // A disk that is full is no smaller: who looks at its size must not take it for a small one.
+        let free = (self.capacity / PAGE).saturating_sub(self.used_pages());
+        Space { total: CAPACITY / PAGE, free, inodes: self.inodes.len() as u64 }
     }
 
     fn used_pages(&self) -> u64 {

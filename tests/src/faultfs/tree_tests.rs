@@ -111,7 +111,9 @@ fn a_removed_file_is_read_by_who_has_it_open_and_comes_back_if_the_removal_was_n
 fn space_is_counted_refused_and_given_back() {
     let mut tree = tree(NamePromise::Directory);
     let ino = file(&mut tree, ROOT, "a", &[1; 8192]);
+    let total = tree.space().total;
     tree.set_free(Some(8192));
+    assert_eq!((tree.space().total, tree.space().free), (total, 2), "as large as before");
     assert_eq!(tree.write(ino, 0, &[2; 8192]), Ok(()), "nothing new is allocated");
     assert_eq!(tree.write(ino, 8192, &[2; 8193]), Err(Errno::NOSPC));
     assert_eq!(tree.allocate(ino, 0, 20_000, false), Err(Errno::NOSPC));

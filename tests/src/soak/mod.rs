@@ -8,6 +8,7 @@
 //! | variable | meaning |
 //! |---|---|
 //! | `RAFTKV_SOAK_MINUTES` | how long; without it about a minute |
+//! | `RAFTKV_SOAK_FROM` | the number of the first store: with the seed, goes on with a soak that was ended |
 //! | `RAFTKV_SOAK_KINDS` | names of kinds, with commas: no other faults |
 //! | `RAFTKV_SOAK_REPORT` | a file for the summary as JSON |
 //! | `RAFTKV_TEST_SEED` | in each store the same faults in the same order as in the run that printed it |
@@ -68,10 +69,10 @@ pub async fn run() -> anyhow::Result<Outcome> {
     println!("soak: {:.0?} with seed {}, {} kinds of fault", plan.total, plan.seed, plan.kinds.len());
     let stats = Arc::new(Stats::new());
     let teller = tokio::spawn(tell(Arc::clone(&stats)));
-    let mut soak = Soak { stats: Arc::clone(&stats), stores: 0, episodes: 0 };
+    let mut soak = Soak { stats: Arc::clone(&stats), stores: plan.before, episodes: 0 };
     let result = soak.stores(&mut plan).await;
     teller.abort();
-    let outcome = Outcome::of(&plan, &stats, soak.stores, soak.episodes, result.as_ref().err());
+    let outcome = Outcome::of(&plan, &stats, soak.stores - plan.before, soak.episodes, result.as_ref().err());
     println!("{outcome}");
     outcome.write()?;
     Ok(outcome)

@@ -19,6 +19,8 @@ use crate::seed::Seed;
 const MINUTES: &str = "RAFTKV_SOAK_MINUTES";
 /// Names of kinds, with commas: no others.
 const KINDS: &str = "RAFTKV_SOAK_KINDS";
+/// The number of the first store, from 1: stores have nothing in common, so a soak that was ended goes on where it was.
+const FROM: &str = "RAFTKV_SOAK_FROM";
 /// The soak that every test run has.
 const SHORT: Duration = Duration::from_secs(64);
 /// A store is replaced by one of the other shape after so long; sooner in a soak that has not the time for four.
@@ -63,6 +65,8 @@ pub struct Plan {
     pub seed: Seed,
     /// How long it goes on.
     pub total: Duration,
+    /// Stores before the first one, of another run of the seed.
+    pub before: u64,
     /// How long one store lives.
     pub store: Duration,
     /// The shapes of the stores, in turn.
@@ -86,6 +90,13 @@ impl Plan {
                 Duration::from_secs_f64(minutes * 60.0)
             }
             Err(_) => SHORT,
+        };
+        let before = match std::env::var(FROM) {
+            Ok(text) => {
+                let first: u64 = text.parse().with_context(|| format!("{FROM}={text:?} is no number"))?;
+                first.checked_sub(1).with_context(|| format!("{FROM}: stores are counted from 1"))?
+            }
+            Err(_) => 0,
         };
         let mut kinds = Kind::ALL.to_vec();
         if let Ok(text) = std::env::var(KINDS) {
@@ -114,6 +125,7 @@ impl Plan {
         Ok(Self {
             seed,
             total,
+            before,
             store,
             shapes,
             kinds,
