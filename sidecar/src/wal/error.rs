@@ -87,6 +87,11 @@ impl WalError {
         Self::Damaged { file: file.to_path_buf(), offset, what: what.into() }
     }
 
+    /// True when the disk had no space: nothing was begun, and there may be some later.
+    pub(super) fn is_storage_full(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+    }
+
     /// True when the log's files are not what was written to them.
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Damaged { .. })

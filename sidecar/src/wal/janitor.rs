@@ -5,17 +5,24 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use raftkv_runtime::failpoint;
 
 use super::WalError;
-use super::segment::{self, Segment};
+use super::segment::{self, Segment, Space};
+
+/// A log that grows by no more than this a second gets segments whose space is written: there, what a frame's fsync costs beside
+/// its bytes is what callers wait for. Above it bytes are what the disk is short of, and zeros would be as many again.
+const MAX_WRITTEN_PER_SECOND: u64 = 8 * 1024 * 1024;
 
 /// The writer's end: asks for work. The janitor's thread ends when this is dropped.
 pub(super) struct Janitor {
     work: Sender<Work>,
     prepared: Receiver<Result<File, WalError>>,
     asked: bool,
+    /// What came of it, once it is known.
+    ready: Option<Result<File, WalError>>,
     dir: PathBuf,
     segment_bytes: u64,
 }
@@ -38,7 +45,7 @@ impl Janitor {
                 move || run(&dir, segment_bytes, &orders, &results)
             })
             .map_err(|error| WalError::io("start a thread for", &dir, error))?;
-        let janitor = Self { work, prepared, asked: false, dir, segment_bytes };
+        let janitor = Self { work, prepared, asked: false, ready: None, dir, segment_bytes };
         Ok((janitor, thread))
     }
 
@@ -49,14 +56,33 @@ impl Janitor {
         }
     }
 
+    /// Takes note of what the thread has done.
+    ///
+    /// # Errors
+    ///
+    /// When the disk failed it, which is no different from failing a frame: not to be found out a segment later. That there was
+    /// no space is kept for [`prepared`](Self::prepared), when there may be some.
+    pub(super) fn look(&mut self) -> Result<(), WalError> {
+        if self.asked && self.ready.is_none() {
+            match self.prepared.try_recv() {
+                Ok(Err(error)) if !error.is_storage_full() => return Err(error),
+                result => self.ready = result.ok(),
+            }
+        }
+        Ok(())
+    }
+
     /// The next segment's file: the one made ahead, or else made now.
     pub(super) fn prepared(&mut self) -> Result<File, WalError> {
         if std::mem::take(&mut self.asked)
-            && let Ok(result) = self.prepared.recv()
+            && let Some(result) = self.ready.take().or_else(|| self.prepared.recv().ok())
         {
-            return result;
+            match result {
+                Err(error) if error.is_storage_full() => {}
+                result => return result,
+            }
         }
-        segment::prepare(&self.dir, self.segment_bytes)
+        segment::prepare(&self.dir, self.segment_bytes, Space::Allocated)
     }
 
     /// Removes segments, oldest first.
@@ -69,11 +95,13 @@ impl Janitor {
 }
 
 fn run(dir: &Path, segment_bytes: u64, orders: &Receiver<Work>, results: &Sender<Result<File, WalError>>) {
+    let mut last = None;
     for order in orders {
         match order {
             Work::Prepare => {
+                let space = space_for(segment_bytes, last.replace(Instant::now()).map(|last| last.elapsed()));
                 // Nobody listens once the writer has ended.
-                let _ = results.send(segment::prepare(dir, segment_bytes));
+                let _ = results.send(segment::prepare(dir, segment_bytes, space));
             }
             Work::Remove(segments) => {
                 if let Err(error) = remove(dir, &segments) {
@@ -82,6 +110,12 @@ fn run(dir: &Path, segment_bytes: u64, orders: &Receiver<Work>, results: &Sender
             }
         }
     }
+}
+
+/// How to make the space of a segment that will hold `bytes`, as many as the log has grown by in `since`; `None` = not known yet.
+fn space_for(bytes: u64, since: Option<Duration>) -> Space {
+    let written = since.is_none_or(|since| bytes as f64 <= MAX_WRITTEN_PER_SECOND as f64 * since.as_secs_f64());
+    if written { Space::Written } else { Space::Allocated }
 }
 
 /// Removes segments one after the other, each durably: a crash must never leave an older one without a newer one, which
@@ -94,4 +128,38 @@ pub(super) fn remove(dir: &Path, segments: &[Arc<Segment>]) -> Result<(), WalErr
         segment::sync_dir(dir)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_grows_fast_is_not_written_twice() {
+        let second = Duration::from_secs(1);
+        assert_eq!(space_for(MAX_WRITTEN_PER_SECOND, None), Space::Written);
+        assert_eq!(space_for(MAX_WRITTEN_PER_SECOND, Some(second)), Space::Written);
+        assert_eq!(space_for(MAX_WRITTEN_PER_SECOND, Some(second / 2)), Space::Allocated);
+        assert_eq!(space_for(2 * MAX_WRITTEN_PER_SECOND, Some(second)), Space::Allocated);
+    }
+
+    #[test]
+    #[allow(clippy::unwrap_used)]
+    fn a_disk_that_fails_ahead_of_time_is_found_out_before_the_segment_is_needed() {
+        let gone = tempfile::tempdir().unwrap().path().to_path_buf();
+        let (mut janitor, thread) = Janitor::start(gone, 4096).unwrap();
+        assert!(janitor.look().is_ok());
+        janitor.prepare();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let error = loop {
+            match janitor.look() {
+                Err(error) => break error,
+                Ok(()) => assert!(Instant::now() < deadline, "nothing is told"),
+            }
+            std::thread::yield_now();
+        };
+        assert!(matches!(error, WalError::Io { action: "create", .. }), "{error}");
+        drop(janitor);
+        thread.join().unwrap();
+    }
 }

@@ -126,9 +126,23 @@ pub(super) fn parse_file_name(name: &str) -> Option<u64> {
     (digits.len() == 20).then(|| digits.parse().ok())?
 }
 
+/// How the space of a prepared file is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Space {
+    /// Allocated only. An fsync of a frame then changes the file system's notes of what was written, too.
+    Allocated,
+    /// Written once, so that an fsync of a frame has nothing to do but the frame: a quarter to a third shorter (measured on ext4,
+    /// with and without other writers). Costs as many bytes again on the disk, ahead of time. On a file system that never
+    /// overwrites in place (btrfs, ZFS) it gains nothing.
+    Written,
+}
+
+/// Zeros are written and made durable in such steps, for a frame's fsync may have to wait for one.
+static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
+
 /// Makes a file of `capacity` zeros under the temporary name. Its space is allocated and durable, so that an fsync of
 /// a frame need not change the file's size.
-pub(super) fn prepare(dir: &Path, capacity: u64) -> Result<File, WalError> {
+pub(super) fn prepare(dir: &Path, capacity: u64, space: Space) -> Result<File, WalError> {
     let path = dir.join(PREPARED);
     let file = OpenOptions::new()
         .read(true)
@@ -138,6 +152,16 @@ pub(super) fn prepare(dir: &Path, capacity: u64) -> Result<File, WalError> {
         .open(&path)
         .map_err(|error| WalError::io("create", &path, error))?;
     allocate(&file, 0, capacity).map_err(|error| WalError::io("allocate space for", &path, error))?;
+    if space == Space::Written {
+        let mut offset = 0;
+        while offset < capacity {
+            let zeros = &ZEROS[..(capacity - offset).min(ZEROS.len() as u64) as usize];
+            file.write_all_at(zeros, offset)
+                .and_then(|()| file.sync_data())
+                .map_err(|error| WalError::io("write zeros to", &path, error))?;
+            offset += zeros.len() as u64;
+        }
+    }
     file.sync_all().map_err(|error| WalError::io("fsync", &path, error))?;
     Ok(file)
 }

@@ -61,6 +61,7 @@ impl Writer {
     }
 
     fn write(&mut self, batch: &Batch) -> Result<(), WalError> {
+        self.janitor.look()?;
         let mut locations = Vec::new();
         self.fill(batch, &mut locations);
         if self.frame.len() > frame::HEADER {
