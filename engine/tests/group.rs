@@ -206,15 +206,15 @@ async fn a_call_that_means_another_group_is_refused() {
         request.metadata_mut().insert(GROUP_HEADER, group.parse().expect("text"));
         request
     };
-    assert_eq!(rpc.describe(meant("abc", "3")).await.unwrap_err().code(), Code::FailedPrecondition, "not adopted");
+    assert_eq!(rpc.describe(meant("abc", "3")).await.unwrap_err().code(), Code::Unavailable, "not adopted");
     let adopt = SystemCommand::Adopt { store: 0xabc, group: 3, keep: false };
     assert_eq!(engine.proposals().await.system(adopt).await, SystemAnswer::Done);
     assert!(rpc.describe(meant("0000000000000abc", "3")).await.is_ok());
     assert!(rpc.describe(DescribeRequest {}).await.is_ok());
-    assert_eq!(rpc.describe(meant("abc", "4")).await.unwrap_err().code(), Code::FailedPrecondition);
+    assert_eq!(rpc.describe(meant("abc", "4")).await.unwrap_err().code(), Code::Unavailable);
     let mut stream = Request::new(futures::stream::pending::<ProposeRequest>());
     stream.metadata_mut().insert(STORE_HEADER, "abd".parse().expect("text"));
-    assert_eq!(rpc.propose(stream).await.unwrap_err().code(), Code::FailedPrecondition);
+    assert_eq!(rpc.propose(stream).await.unwrap_err().code(), Code::Unavailable);
     engine.stop().await;
 }
 

@@ -17,7 +17,11 @@ pub fn runtime(share: f64) -> io::Result<Runtime> {
     let mut builder = Builder::new_multi_thread();
     if std::env::var_os(WORKER_THREADS).is_none() {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        builder.worker_threads(threads(cores, share));
+        let threads = threads(cores, share);
+        if threads == 1 {
+            return Builder::new_current_thread().enable_all().build();
+        }
+        builder.worker_threads(threads);
     }
     builder.enable_all().build()
 }

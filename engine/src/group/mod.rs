@@ -1,7 +1,7 @@
 //! The gRPC service through which routers reach this group: [`GroupService`].
 //!
-//! A call may say which group of which sharded store it is meant for; one that means another fails with
-//! `FAILED_PRECONDITION` and is done nothing about. Errors become status codes in [`status`] and nowhere else.
+//! A call may say which group of which sharded store it is meant for; one that means another fails with `UNAVAILABLE` and is
+//! done nothing about. Errors become status codes in [`status`] and nowhere else.
 
 mod admission;
 mod describe;
@@ -92,6 +92,9 @@ impl GroupService {
 }
 
 /// Metadata names the group that this is, or none.
+///
+/// What this node knows of itself may be old: one whose data was wiped is back in its group before it has heard that the group is
+/// part of a store. So it says no more than that another node should be asked.
 fn check_identity(metadata: &MetadataMap, ownership: &Ownership) -> Result<(), Status> {
     let store = header(metadata, STORE_HEADER, |text| u64::from_str_radix(text, 16).ok())?;
     let group = header(metadata, GROUP_HEADER, |text| text.parse::<u32>().ok())?;
@@ -100,10 +103,10 @@ fn check_identity(metadata: &MetadataMap, ownership: &Ownership) -> Result<(), S
     if is_meant {
         return Ok(());
     }
-    Err(Status::failed_precondition(if ownership.is_sharded() {
-        format!("this is group {} of store {:016x}", ownership.group, ownership.store)
+    Err(Status::unavailable(if ownership.is_sharded() {
+        format!("this node is of group {} of store {:016x}", ownership.group, ownership.store)
     } else {
-        "this group is in no sharded store".to_owned()
+        "this node knows of no sharded store".to_owned()
     }))
 }
 
@@ -190,17 +193,17 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_means_another_group_is_refused() {
+    fn a_call_that_means_another_group_is_for_another_node() {
         let alone = Ownership::default();
         let sharded = Ownership { store: 0xabc, group: 2, ..Ownership::default() };
         let meant = [(STORE_HEADER, "0000000000000abc"), (GROUP_HEADER, "2")];
         assert_eq!(checked(&meant, &sharded), None);
         assert_eq!(checked(&[], &sharded), None);
         assert_eq!(checked(&[], &alone), None);
-        assert_eq!(checked(&meant, &alone), Some(Code::FailedPrecondition));
+        assert_eq!(checked(&meant, &alone), Some(Code::Unavailable));
         let others = [[(STORE_HEADER, "abd"), (GROUP_HEADER, "2")], [(STORE_HEADER, "abc"), (GROUP_HEADER, "3")]];
         for other in others {
-            assert_eq!(checked(&other, &sharded), Some(Code::FailedPrecondition), "{other:?}");
+            assert_eq!(checked(&other, &sharded), Some(Code::Unavailable), "{other:?}");
         }
         for malformed in [(STORE_HEADER, "xyz"), (GROUP_HEADER, "-1"), (GROUP_HEADER, "")] {
             assert_eq!(checked(&[malformed], &sharded), Some(Code::InvalidArgument), "{malformed:?}");

@@ -58,7 +58,7 @@ impl std::fmt::Debug for Shared {
 /// the connections.
 ///
 /// All errors are those of [`BackendError`]: after `Unavailable`, `Overloaded`, `DiskFull` and `ShuttingDown` nothing is
-/// applied, now or later; `Rejected` is what the node itself refuses, another group's identity among it.
+/// applied, now or later; `Rejected` is what the node itself refuses.
 #[derive(Debug, Clone)]
 pub struct GroupClient {
     shared: Arc<Shared>,
