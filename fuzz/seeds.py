@@ -39,6 +39,16 @@ JSON = {
     b'{"op":"delete","key_base64":"YQ=="}]}',
 }
 
+QUERY = {
+    "path": b"a%2Fb%20c+d",
+    "bounds": b"k?prefix=a%20&start=a&end=b%ff&limit=2",
+    "one-by-one": b"?limit=1&keys_only",
+    "cursor": b"?cursor=AQAAAAAAAAAA&prefix=%ff",
+    "options": b"?consistency=stale&timeout=2s&keys_only=false",
+    "key": b"?key=A",
+    "twice": b"?limit=1&limit=2",
+}
+
 
 def crc32c(data: bytes) -> int:
     crc = 0xFFFFFFFF
@@ -87,7 +97,7 @@ def command() -> dict[str, bytes]:
     return {path.stem: path.read_bytes() for path in GOLDEN.glob("*.bin")}
 
 
-for target, seeds in {"command": command(), "json": JSON, "log": log(), "msgpack": MSGPACK, "snapshot": snapshot()}.items():
+for target, seeds in {"command": command(), "json": JSON, "log": log(), "msgpack": MSGPACK, "query": QUERY, "snapshot": snapshot()}.items():
     directory = HERE / "corpus" / target
     directory.mkdir(parents=True, exist_ok=True)
     for name, data in seeds.items():

@@ -11,7 +11,7 @@
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-AT_ONCE=5
+AT_ONCE=6
 # A target that ran fewer inputs did not fuzz.
 LEAST_INPUTS=1000
 # Longer inputs find nothing that these do not, and are slow.

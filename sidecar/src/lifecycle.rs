@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use openraft::async_runtime::watch::WatchReceiver;
+use openraft::RaftLogReader;
 use openraft::errors::{InitializeError, RaftError};
-use openraft::{RaftLogReader, ServerState, SnapshotPolicy};
 use raftkv_runtime::exit;
 use raftkv_runtime::shutdown::Shutdown;
 use tokio::sync::{Notify, watch};
@@ -21,8 +20,10 @@ use crate::leadership::{Elections, Reason, known_leader, metrics_of};
 use crate::lease::{Acks, LeaderLease};
 use crate::log_store::LogStore;
 use crate::management::{CallError, ManagementClient};
+use crate::narrator::narrate;
 use crate::network::Peers;
 use crate::node::{Group, Node, Phase, Raft};
+use crate::raft_config::raft_config;
 use crate::registration::{ASK_AGAIN, Assignment, Registrar};
 use crate::state_machine::RemoteStateMachine;
 use crate::types::NodeId;
@@ -37,22 +38,8 @@ const LISTEN_BEFORE_FORMING: Duration = Duration::from_millis(1_500);
 const CLAIM_LIFETIME: Duration = Duration::from_secs(10);
 /// How long a call to join may take before it is asked again.
 const JOIN_DEADLINE: Duration = Duration::from_secs(10);
-/// How often Raft is asked whether it still runs.
-const HEALTH_INTERVAL: Duration = Duration::from_millis(250);
 /// Between two calls to join.
 const JOIN_AGAIN: Duration = Duration::from_secs(1);
-/// Commands to the state machine that may wait. When it is full openraft stands still, heartbeats and all, so it holds
-/// what commits while the engine is gone, until the state machine gives up on it (`ENGINE_GONE_DEADLINE` there).
-const APPLY_QUEUE: u64 = 1 << 20;
-/// Bounds openraft's queue of calls: at 4,096 a batch, more than a disk can keep up with.
-const API_QUEUE: u64 = 16_384;
-/// Entries per replication message; the log store also bounds it by bytes.
-const MAX_PAYLOAD_ENTRIES: u64 = 4_096;
-/// A snapshot of many gigabytes over a slow network; a transfer that does not move is ended by the network layer.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(4 * 3600);
-/// After an unreachable member; short, because a restarted one should get its heartbeats soon.
-const BACKOFF: &str = "50ms 100ms 200ms ...250ms";
-
 /// Why a node was not adopted.
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
@@ -499,106 +486,6 @@ impl Story {
         if !told {
             tracing::info!("joining: {text}");
             self.last = Some((text.to_owned(), Instant::now()));
-        }
-    }
-}
-
-fn raft_config(cluster_id: &str, timing: &Timing) -> openraft::Config {
-    let millis = |duration: Duration| duration.as_millis() as u64;
-    openraft::Config {
-        cluster_name: cluster_id.to_owned(),
-        heartbeat_interval: millis(timing.heartbeat),
-        election_timeout_min: millis(timing.election_min),
-        election_timeout_max: millis(timing.election_max),
-        // Opened by `Elections` once nothing speaks against it.
-        enable_elect: false,
-        enable_pre_vote: Some(true),
-        enable_leader_restore: Some(false),
-        // Compaction decides, and purges; openraft keeps everything on its own.
-        snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: u64::MAX,
-        max_payload_entries: MAX_PAYLOAD_ENTRIES,
-        install_snapshot_timeout: millis(SNAPSHOT_TIMEOUT),
-        // Only asked when a learner is added and waited for, which membership does by itself.
-        replication_lag_threshold: u64::MAX,
-        api_channel_size: Some(API_QUEUE),
-        state_machine_channel_size: Some(APPLY_QUEUE),
-        backoff: BACKOFF.to_owned(),
-        ..openraft::Config::default()
-    }
-}
-
-/// Tells the story of a group in the log, and ends the process when Raft has ended by itself.
-async fn narrate(group: Arc<Group>, node: Node) {
-    let mut changes = group.raft.server_metrics();
-    let metrics = group.raft.metrics();
-    let mut told = (ServerState::Learner, None, 0);
-    let mut members = Vec::new();
-    loop {
-        let server = changes.borrow_and_update().clone();
-        let term = server.vote.leader_id.term;
-        let now = (server.state, server.current_leader, term);
-        if now != told {
-            match (told.0, server.state) {
-                (before, ServerState::Leader) if before != ServerState::Leader || told.2 != term => {
-                    tracing::info!(term, "this node leads");
-                }
-                (ServerState::Leader, _) => {
-                    tracing::info!(term, leader = ?server.current_leader, "this node leads no more")
-                }
-                _ if server.current_leader.is_some() && (told.1 != server.current_leader || told.2 != term) => {
-                    let leader = server.current_leader;
-                    let name = leader.and_then(|id| server.membership_config.get_node(&id)).map(ToString::to_string);
-                    tracing::info!(term, leader, name, "follows a leader");
-                }
-                (before, after) if before != after => {
-                    tracing::info!(term, role = ?after, "has a new role")
-                }
-                _ => {}
-            }
-            told = now;
-        }
-        let voters: Vec<NodeId> = server.membership_config.voter_ids().collect();
-        let current: Vec<(String, bool)> =
-            server.membership_config.nodes().map(|(id, member)| (member.to_string(), voters.contains(id))).collect();
-        if current != members {
-            let list: Vec<String> =
-                current.iter().map(|(name, voter)| format!("{name}{}", if *voter { "" } else { " learner" })).collect();
-            tracing::info!(members = list.join(", "), "membership");
-            members = current;
-        }
-        // The full metrics change with every entry: they are only looked at from time to time.
-        let ended = tokio::select! {
-            changed = changes.changed() => changed.is_err(),
-            () = tokio::time::sleep(HEALTH_INTERVAL) => metrics.borrow_watched().running_state.is_err(),
-        };
-        if ended {
-            if matches!(node.phase(), Phase::Stopping(_)) {
-                return;
-            }
-            let why = metrics.borrow_watched().running_state.clone().err();
-            let why = why.map_or_else(|| "it is gone".to_owned(), |error| error.to_string());
-            exit::fatal(
-                exit::SOFTWARE,
-                format!("consensus has stopped ({why}): ending, so that a restart can recover"),
-            );
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn openraft_accepts_our_settings_over_the_whole_range() {
-        for (heartbeat, min, max) in [(100, 300, 600), (10, 20, 40), (1_000, 5_000, 10_000)] {
-            let timing = Timing {
-                heartbeat: Duration::from_millis(heartbeat),
-                election_min: Duration::from_millis(min),
-                election_max: Duration::from_millis(max),
-            };
-            raft_config("c", &timing).validate().expect("valid");
         }
     }
 }

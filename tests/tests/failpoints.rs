@@ -4,6 +4,8 @@
 //! The programs are those of `scripts/planted.sh`. By default some of the cycles are made, chosen by the seed; with
 //! `RAFTKV_TEST_FULL=1` every failpoint in every role, and more than 200 cycles in all.
 
+mod places;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +20,9 @@ use raftkv_tests::{
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
+
+use places::Role::{self, Follower, Leader};
+use places::{BOTH, Event, MOVE_PLACES, PLACES, Place, SWAP_RENAMES, Side, place};
 
 /// Cycles of each of the two tests of one group, when nothing is left to the seed.
 const FULL_CYCLES: usize = 100;
@@ -45,114 +50,6 @@ const EXIT_TEMPFAIL: i32 = 75;
 const SIGKILL: i32 = 9;
 /// What a sidecar says whose engine has died between receiving a snapshot and making it live.
 const LOST_SNAPSHOT: &str = "no snapshot is staged";
-
-/// Whom the process that dies belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Leader,
-    Follower,
-}
-
-use Role::{Follower, Leader};
-
-/// What brings a process to the place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Event {
-    /// Puts and gets.
-    Load,
-    /// Leadership is handed over.
-    Election,
-    /// The state is made durable and the log purged.
-    Compaction,
-    /// More is written than a segment of the log holds, and then purged.
-    Segment,
-    /// A follower was away so long that only a snapshot helps.
-    Install,
-    /// A fourth node joins.
-    Change,
-}
-
-/// A failpoint.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    name: &'static str,
-    event: Event,
-    roles: &'static [Role],
-    /// It is passed at most so often before the process dies.
-    skip: u64,
-}
-
-const BOTH: &[Role] = &[Leader, Follower];
-
-const fn place(name: &'static str, event: Event, roles: &'static [Role], skip: u64) -> Place {
-    Place { name, event, roles, skip }
-}
-
-/// Those that a group of its own passes.
-const PLACES: [Place; 41] = [
-    place("sidecar::log_store::before_append", Event::Load, BOTH, 60),
-    place("sidecar::log_store::after_append", Event::Load, BOTH, 60),
-    place("sidecar::wal::before_write", Event::Load, BOTH, 60),
-    place("sidecar::wal::after_write", Event::Load, BOTH, 60),
-    place("sidecar::wal::before_fsync", Event::Load, BOTH, 60),
-    place("sidecar::wal::after_fsync", Event::Load, BOTH, 60),
-    place("sidecar::wal::before_done", Event::Load, BOTH, 60),
-    place("sidecar::log_store::before_commit", Event::Load, BOTH, 60),
-    place("sidecar::log_store::after_commit", Event::Load, BOTH, 60),
-    place("sidecar::state_machine::before_apply", Event::Load, BOTH, 60),
-    place("sidecar::state_machine::after_apply", Event::Load, BOTH, 60),
-    place("engine::store::before_commit", Event::Load, BOTH, 60),
-    place("engine::store::after_commit", Event::Load, BOTH, 60),
-    place("sidecar::log_store::before_vote", Event::Election, BOTH, 1),
-    place("sidecar::log_store::after_vote", Event::Election, BOTH, 1),
-    place("sidecar::state_machine::before_build", Event::Compaction, BOTH, 2),
-    place("sidecar::state_machine::after_build", Event::Compaction, BOTH, 2),
-    place("engine::store::before_persist", Event::Compaction, BOTH, 2),
-    place("engine::store::after_persist", Event::Compaction, BOTH, 2),
-    place("sidecar::log_store::before_purge", Event::Compaction, BOTH, 1),
-    place("sidecar::log_store::after_purge", Event::Compaction, BOTH, 1),
-    place("sidecar::wal::before_rotate", Event::Segment, BOTH, 0),
-    place("sidecar::wal::before_segment_named", Event::Segment, BOTH, 0),
-    place("sidecar::wal::after_rotate", Event::Segment, BOTH, 0),
-    place("sidecar::wal::before_remove", Event::Segment, BOTH, 0),
-    place("sidecar::wal::after_remove", Event::Segment, BOTH, 0),
-    place("sidecar::network::before_snapshot", Event::Install, &[Leader], 0),
-    place("sidecar::network::snapshot_chunk", Event::Install, &[Leader], 1),
-    place("sidecar::network::after_snapshot", Event::Install, &[Leader], 0),
-    place("engine::snapshot::send_part", Event::Install, &[Leader], 1),
-    place("sidecar::peer::before_snapshot", Event::Install, &[Follower], 0),
-    place("sidecar::peer::snapshot_staged", Event::Install, &[Follower], 0),
-    place("sidecar::peer::snapshot_installed", Event::Install, &[Follower], 0),
-    place("engine::snapshot::receive_part", Event::Install, &[Follower], 0),
-    place("engine::snapshot::before_durable", Event::Install, &[Follower], 0),
-    place("engine::snapshot::staged", Event::Install, &[Follower], 0),
-    place("engine::swap::before", Event::Install, &[Follower], 0),
-    place("engine::swap::after", Event::Install, &[Follower], 0),
-    place("sidecar::log_store::before_membership", Event::Change, BOTH, 1),
-    place("sidecar::membership::before_change", Event::Change, &[Leader], 1),
-    place("sidecar::membership::after_change", Event::Change, &[Leader], 1),
-];
-
-/// Those that are passed at a start, too: dying there needs more care than an order to the process that runs.
-const SWAP_RENAMES: [&str; 2] = ["engine::swap::before_rename", "engine::swap::after_rename"];
-
-/// Which group passes it in a move.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Source,
-    Target,
-}
-
-/// Those that groups pass while slots move, in the order in which they are met.
-const MOVE_PLACES: [(&str, Side); 7] = [
-    ("engine::shards::begin_import", Side::Target),
-    ("engine::shards::begin_export", Side::Source),
-    ("engine::shards::import", Side::Target),
-    ("engine::shards::fence", Side::Source),
-    ("engine::shards::commit_import", Side::Target),
-    ("engine::shards::release", Side::Source),
-    ("engine::shards::purge", Side::Source),
-];
 
 /// The process of a node that a failpoint belongs to.
 fn process_of<'a>(node: &'a Node, name: &str) -> &'a Process {
