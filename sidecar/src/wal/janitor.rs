@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -10,9 +11,9 @@ use std::time::{Duration, Instant};
 use raftkv_runtime::failpoint;
 
 use super::WalError;
-use super::segment::{self, Segment, Space};
+use super::segment::{self, Segment};
 
-/// A log that grows by no more than this a second gets segments whose space is written: there, what a frame's fsync costs beside
+/// A log that grows by no more than this a second gets segments whose zeros are written: there, what a frame's fsync costs beside
 /// its bytes is what callers wait for. Above it bytes are what the disk is short of, and zeros would be as many again.
 const MAX_WRITTEN_PER_SECOND: u64 = 8 * 1024 * 1024;
 
@@ -21,6 +22,8 @@ pub(super) struct Janitor {
     work: Sender<Work>,
     prepared: Receiver<Result<File, WalError>>,
     asked: bool,
+    /// The writer waits for it: what is allocated has to do.
+    wanted: Arc<AtomicBool>,
     /// What came of it, once it is known.
     ready: Option<Result<File, WalError>>,
     dir: PathBuf,
@@ -38,20 +41,22 @@ impl Janitor {
         // Unbounded, but the writer sends at most two messages a segment.
         let (work, orders) = channel();
         let (results, prepared) = channel();
+        let wanted = Arc::new(AtomicBool::new(false));
         let thread = std::thread::Builder::new()
             .name("wal-janitor".into())
             .spawn({
-                let dir = dir.clone();
-                move || run(&dir, segment_bytes, &orders, &results)
+                let (dir, wanted) = (dir.clone(), Arc::clone(&wanted));
+                move || run(&dir, segment_bytes, &wanted, &orders, &results)
             })
             .map_err(|error| WalError::io("start a thread for", &dir, error))?;
-        let janitor = Self { work, prepared, asked: false, ready: None, dir, segment_bytes };
+        let janitor = Self { work, prepared, asked: false, wanted, ready: None, dir, segment_bytes };
         Ok((janitor, thread))
     }
 
     /// Has the next segment's file made in the background, once.
     pub(super) fn prepare(&mut self) {
         if !self.asked {
+            self.wanted.store(false, Ordering::Relaxed);
             self.asked = self.work.send(Work::Prepare).is_ok();
         }
     }
@@ -72,8 +77,10 @@ impl Janitor {
         Ok(())
     }
 
-    /// The next segment's file: the one made ahead, or else made now.
+    /// The next segment's file: the one made ahead, or else made now. On a disk so slow that its zeros are not all written yet, they
+    /// are left out: frames do not wait for them.
     pub(super) fn prepared(&mut self) -> Result<File, WalError> {
+        self.wanted.store(true, Ordering::Relaxed);
         if std::mem::take(&mut self.asked)
             && let Some(result) = self.ready.take().or_else(|| self.prepared.recv().ok())
         {
@@ -82,7 +89,7 @@ impl Janitor {
                 result => return result,
             }
         }
-        segment::prepare(&self.dir, self.segment_bytes, Space::Allocated)
+        segment::prepare(&self.dir, self.segment_bytes, || false)
     }
 
     /// Removes segments, oldest first.
@@ -94,14 +101,21 @@ impl Janitor {
     }
 }
 
-fn run(dir: &Path, segment_bytes: u64, orders: &Receiver<Work>, results: &Sender<Result<File, WalError>>) {
+fn run(
+    dir: &Path,
+    segment_bytes: u64,
+    wanted: &AtomicBool,
+    orders: &Receiver<Work>,
+    results: &Sender<Result<File, WalError>>,
+) {
     let mut last = None;
     for order in orders {
         match order {
             Work::Prepare => {
-                let space = space_for(segment_bytes, last.replace(Instant::now()).map(|last| last.elapsed()));
+                let with_zeros = is_slow(segment_bytes, last.replace(Instant::now()).map(|last| last.elapsed()));
+                let goes_on = || with_zeros && !wanted.load(Ordering::Relaxed);
                 // Nobody listens once the writer has ended.
-                let _ = results.send(segment::prepare(dir, segment_bytes, space));
+                let _ = results.send(segment::prepare(dir, segment_bytes, goes_on));
             }
             Work::Remove(segments) => {
                 if let Err(error) = remove(dir, &segments) {
@@ -112,10 +126,9 @@ fn run(dir: &Path, segment_bytes: u64, orders: &Receiver<Work>, results: &Sender
     }
 }
 
-/// How to make the space of a segment that will hold `bytes`, as many as the log has grown by in `since`; `None` = not known yet.
-fn space_for(bytes: u64, since: Option<Duration>) -> Space {
-    let written = since.is_none_or(|since| bytes as f64 <= MAX_WRITTEN_PER_SECOND as f64 * since.as_secs_f64());
-    if written { Space::Written } else { Space::Allocated }
+/// Whether a log that has grown by `bytes` in `since` grows slowly enough for zeros; `None` = that is not known yet.
+fn is_slow(bytes: u64, since: Option<Duration>) -> bool {
+    since.is_none_or(|since| bytes as f64 <= MAX_WRITTEN_PER_SECOND as f64 * since.as_secs_f64())
 }
 
 /// Removes segments one after the other, each durably: a crash must never leave an older one without a newer one, which
@@ -137,10 +150,10 @@ mod tests {
     #[test]
     fn a_log_that_grows_fast_is_not_written_twice() {
         let second = Duration::from_secs(1);
-        assert_eq!(space_for(MAX_WRITTEN_PER_SECOND, None), Space::Written);
-        assert_eq!(space_for(MAX_WRITTEN_PER_SECOND, Some(second)), Space::Written);
-        assert_eq!(space_for(MAX_WRITTEN_PER_SECOND, Some(second / 2)), Space::Allocated);
-        assert_eq!(space_for(2 * MAX_WRITTEN_PER_SECOND, Some(second)), Space::Allocated);
+        assert!(is_slow(MAX_WRITTEN_PER_SECOND, None));
+        assert!(is_slow(MAX_WRITTEN_PER_SECOND, Some(second)));
+        assert!(!is_slow(MAX_WRITTEN_PER_SECOND, Some(second / 2)));
+        assert!(!is_slow(2 * MAX_WRITTEN_PER_SECOND, Some(second)));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::queue::{Change, Done, Operation, Queue};
 use super::read::{ReadLimit, ReadPlan};
 use super::record::{Ballot, Entry, Position};
 use super::recovery::{self, Recovered, RecoveryReport};
-use super::segment::{self, Segment, SegmentHeader, Space};
+use super::segment::{self, Segment, SegmentHeader};
 use super::state::State;
 use super::writer::Writer;
 use super::{WalError, WalOptions};
@@ -349,7 +349,7 @@ fn create(dir: &Path, segment_bytes: u64) -> Result<Recovered, WalError> {
         segment::sync_dir(parent)?;
     }
     let log = rand::random();
-    let file = segment::prepare(dir, segment_bytes, Space::Written)?;
+    let file = segment::prepare(dir, segment_bytes, || true)?;
     let header = SegmentHeader { log, first_sequence: 0 };
     let path = segment::publish(dir, &file, header)?;
     let used = segment::HEADER as u64;

@@ -126,23 +126,17 @@ pub(super) fn parse_file_name(name: &str) -> Option<u64> {
     (digits.len() == 20).then(|| digits.parse().ok())?
 }
 
-/// How the space of a prepared file is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Space {
-    /// Allocated only. An fsync of a frame then changes the file system's notes of what was written, too.
-    Allocated,
-    /// Written once, so that an fsync of a frame has nothing to do but the frame: a quarter to a third shorter (measured on ext4,
-    /// with and without other writers). Costs as many bytes again on the disk, ahead of time. On a file system that never
-    /// overwrites in place (btrfs, ZFS) it gains nothing.
-    Written,
-}
-
 /// Zeros are written and made durable in such steps, for a frame's fsync may have to wait for one.
 static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
 
 /// Makes a file of `capacity` zeros under the temporary name. Its space is allocated and durable, so that an fsync of
 /// a frame need not change the file's size.
-pub(super) fn prepare(dir: &Path, capacity: u64, space: Space) -> Result<File, WalError> {
+///
+/// The zeros are written as long as `goes_on` says so, from the start of the file. An fsync of a frame over them has nothing to do
+/// but the frame, where over space that is only allocated it changes the file system's notes of what was written, too: a quarter
+/// to a third shorter (measured on ext4, with and without other writers). It costs as many bytes again on the disk, ahead of time,
+/// and on a file system that never overwrites in place (btrfs, ZFS) it gains nothing.
+pub(super) fn prepare(dir: &Path, capacity: u64, goes_on: impl Fn() -> bool) -> Result<File, WalError> {
     let path = dir.join(PREPARED);
     let file = OpenOptions::new()
         .read(true)
@@ -152,15 +146,13 @@ pub(super) fn prepare(dir: &Path, capacity: u64, space: Space) -> Result<File, W
         .open(&path)
         .map_err(|error| WalError::io("create", &path, error))?;
     allocate(&file, 0, capacity).map_err(|error| WalError::io("allocate space for", &path, error))?;
-    if space == Space::Written {
-        let mut offset = 0;
-        while offset < capacity {
-            let zeros = &ZEROS[..(capacity - offset).min(ZEROS.len() as u64) as usize];
-            file.write_all_at(zeros, offset)
-                .and_then(|()| file.sync_data())
-                .map_err(|error| WalError::io("write zeros to", &path, error))?;
-            offset += zeros.len() as u64;
-        }
+    let mut written = 0;
+    while written < capacity && goes_on() {
+        let zeros = &ZEROS[..(capacity - written).min(ZEROS.len() as u64) as usize];
+        file.write_all_at(zeros, written)
+            .and_then(|()| file.sync_data())
+            .map_err(|error| WalError::io("write zeros to", &path, error))?;
+        written += zeros.len() as u64;
     }
     file.sync_all().map_err(|error| WalError::io("fsync", &path, error))?;
     Ok(file)
@@ -224,5 +216,21 @@ mod tests {
         assert_eq!(parse_file_name(&file_name(42)), Some(42));
         assert_eq!(parse_file_name("log-42.wal"), None);
         assert_eq!(parse_file_name("prepared.tmp"), None);
+    }
+
+    #[test]
+    fn zeros_are_left_out_once_the_file_is_wanted_and_its_space_is_there_all_the_same() {
+        let dir = tempfile::tempdir().expect("directory");
+        let capacity = 8 * ZEROS.len() as u64 + 10;
+        for wanted_after in [0, 3, usize::MAX] {
+            let steps = std::cell::Cell::new(0);
+            let file =
+                prepare(dir.path(), capacity, || steps.replace(steps.get() + 1) < wanted_after).expect("prepared");
+            // One question for each step, and one that is answered with no, or else as many as there are zeros.
+            assert_eq!(steps.get(), wanted_after.saturating_add(1).min(9));
+            let bytes = std::fs::read(dir.path().join(PREPARED)).expect("read");
+            assert!(bytes.len() as u64 == capacity && frame::is_zero(&bytes));
+            assert_eq!(file.metadata().expect("metadata").len(), capacity);
+        }
     }
 }
