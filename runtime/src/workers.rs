@@ -7,8 +7,8 @@ use tokio::runtime::{Builder, Runtime};
 /// Environment variable that overrides the number of threads, for every process.
 pub const WORKER_THREADS: &str = "TOKIO_WORKER_THREADS";
 
-/// A multi-threaded runtime on `share` of the machine's cores (at least one thread), unless [`WORKER_THREADS`] says how
-/// many.
+/// A runtime on `share` of the machine's cores (at least one thread), unless [`WORKER_THREADS`] says how many. Where the share is
+/// one thread it is the caller's own, without a scheduler for several: 6 % less processor time a put.
 ///
 /// A node is two processes with threads of their own for storage, and several nodes may share a small machine. Threads
 /// beyond the cores that are left cost more in wake-ups than they give: one thread instead of two for each process of

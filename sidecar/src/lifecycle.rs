@@ -40,6 +40,7 @@ const CLAIM_LIFETIME: Duration = Duration::from_secs(10);
 const JOIN_DEADLINE: Duration = Duration::from_secs(10);
 /// Between two calls to join.
 const JOIN_AGAIN: Duration = Duration::from_secs(1);
+
 /// Why a node was not adopted.
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
