@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use fjall::compaction::Leveled;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, LsmError, PersistMode};
 
 use raftkv_kv::Ownership;
@@ -24,6 +25,10 @@ const KEYSPACE: &str = "state";
 const WORKER_THREADS: usize = 3;
 /// Writes are gathered in memory up to here before they become a table.
 const MEMTABLE_BYTES: u64 = 32 * 1024 * 1024;
+/// Flushed tables are compacted once there are so many. Each time, the level below is written anew as far as it overlaps: with
+/// twice as many as by default an engine wrote values of 16 KiB 2.3 times in all, not 2.9. More would make a compaction of a
+/// large store so long that flushes meanwhile reach the 20 tables from which on fjall slows writes down.
+const FLUSHED_TABLES: u8 = 8;
 /// Journals together; beyond it the oldest writes in memory are flushed so that their journal can go.
 const JOURNAL_BYTES: u64 = 128 * 1024 * 1024;
 
@@ -217,7 +222,8 @@ fn builder(path: &Path, cache_bytes: u64) -> fjall::DatabaseBuilder<Database> {
 }
 
 fn keyspace_options() -> KeyspaceCreateOptions {
-    KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES)
+    let leveled = Leveled::default().with_l0_threshold(FLUSHED_TABLES);
+    KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES).compaction_strategy(Arc::new(leveled))
 }
 
 /// What a failed read means.
