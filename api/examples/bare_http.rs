@@ -28,11 +28,12 @@ async fn write(State(values): State<Values>, Path(key): Path<String>, value: Byt
     r#"{"revision":1,"created":true}"#
 }
 
-fn main() -> std::io::Result<()> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     raftkv_runtime::workers::runtime(SHARE_OF_CORES)?.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         println!("{}", listener.local_addr()?);
         let router = Router::new().route("/v1/kv/{key}", get(read).put(write)).with_state(Values::default());
-        axum::serve(listener, router).await
+        axum::serve(listener, router).await?;
+        Ok(())
     })
 }

@@ -24,8 +24,7 @@ fn main() {
     telemetry::init(&config.log, config.log_format).unwrap_or_else(|error| exit::fatal(exit::USAGE, error));
     metrics::install().unwrap_or_else(|error| exit::fatal(exit::SOFTWARE, error));
     file_limit::raise();
-    let runtime = workers::runtime(SHARE_OF_CORES)
-        .unwrap_or_else(|error| exit::fatal(exit::IO, format!("start the runtime: {error}")));
+    let runtime = workers::runtime(SHARE_OF_CORES).unwrap_or_else(|error| exit::fatal(error.exit_code(), error));
     if let Err(error) = runtime.block_on(start(config)) {
         exit::fatal(error.exit_code(), error);
     }

@@ -20,6 +20,7 @@
 //! # }
 //! ```
 
+pub mod busy_poll;
 pub mod clock;
 pub mod config;
 pub mod directory;

@@ -21,8 +21,7 @@ fn main() {
     let config = Config::resolve(args).unwrap_or_else(|error| exit::fatal(exit::USAGE, error));
     telemetry::init(&config.log, config.log_format).unwrap_or_else(|error| exit::fatal(exit::USAGE, error));
     metrics::install().unwrap_or_else(|error| exit::fatal(exit::SOFTWARE, error));
-    let runtime = workers::runtime(SHARE_OF_CORES)
-        .unwrap_or_else(|error| exit::fatal(exit::IO, format!("start the runtime: {error}")));
+    let runtime = workers::runtime(SHARE_OF_CORES).unwrap_or_else(|error| exit::fatal(error.exit_code(), error));
     runtime.block_on(start(config));
     runtime.shutdown_background();
 }
