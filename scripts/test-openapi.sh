@@ -16,7 +16,9 @@ seed=${RAFTKV_SEED:-$((RANDOM * 32768 + RANDOM))}
 section "Start a local cluster"
 trap stop_local EXIT
 start_local --nodes 3
-node=$(local_addresses nodes | head -n 1)
+# All of them, and not a `head` of them: it would close the pipe while they are still written.
+mapfile -t nodes < <(local_addresses nodes)
+node=${nodes[0]}
 
 section "Requests made from /openapi.json, for at most $seconds s (RAFTKV_SEED=$seed)"
 cd "$local_dir"

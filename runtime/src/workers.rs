@@ -1,6 +1,7 @@
 //! How many threads a process of a node runs its tasks on, and what they do when they have none.
 
 use std::io;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::busy_poll::{self, BusyPoll};
 use crate::config::ConfigError;
-use crate::exit;
+use crate::{exit, settings};
 
 /// Environment variable that overrides the number of threads, for every process.
 pub const WORKER_THREADS: &str = "TOKIO_WORKER_THREADS";
@@ -34,7 +35,7 @@ impl RuntimeError {
     }
 }
 
-/// A runtime on `share` of the machine's cores (at least one thread), unless [`WORKER_THREADS`] says how many. Where the share is
+/// A runtime on `share` of the machine's cores (at least one thread), unless [`WORKER_THREADS`] says how many. Where that is
 /// one thread it is the caller's own, without a scheduler for several: 6 % less processor time a put. That one thread
 /// polls for a moment before it sleeps, see [`busy_poll`].
 ///
@@ -46,16 +47,18 @@ impl RuntimeError {
 /// When the environment asks for something that cannot be, or the system refuses.
 pub fn runtime(share: f64) -> Result<Runtime, RuntimeError> {
     let poll = busy_poll::from_environment()?;
-    let mut builder = Builder::new_multi_thread();
-    if std::env::var_os(WORKER_THREADS).is_none() {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let threads = threads(cores, share);
-        if threads == 1 {
-            return Ok(single(poll)?.0);
-        }
-        builder.worker_threads(threads);
+    let threads = match asked(std::env::var(WORKER_THREADS).ok())? {
+        Some(threads) => threads.get(),
+        None => threads(std::thread::available_parallelism().map_or(1, NonZero::get), share),
+    };
+    if threads == 1 {
+        return Ok(single(poll)?.0);
     }
-    Ok(builder.enable_all().build()?)
+    Ok(Builder::new_multi_thread().worker_threads(threads).enable_all().build()?)
+}
+
+fn asked(value: Option<String>) -> Result<Option<NonZero<usize>>, ConfigError> {
+    settings::parsed(WORKER_THREADS, value, None)
 }
 
 /// A runtime of one thread that polls for `longest` before it sleeps.
@@ -95,6 +98,17 @@ mod tests {
         assert_eq!(threads(2, 0.5), 1);
         assert_eq!(threads(8, 0.5), 4);
         assert_eq!(threads(16, 0.25), 4);
+    }
+
+    #[test]
+    fn the_environment_has_the_last_word() {
+        let asked = |text: &str| asked(Some(text.to_owned())).map(|threads| threads.map(NonZero::get));
+        assert_eq!(asked("1").unwrap(), Some(1));
+        assert_eq!(asked("").unwrap(), None, "an empty variable is not set");
+        for wrong in ["0", "two", "-1"] {
+            let refused = asked(wrong).unwrap_err().to_string();
+            assert!(refused.contains(WORKER_THREADS), "{refused}");
+        }
     }
 
     /// Asks a thread that answers at once, a hundred times; returns whether an answer came while the runtime polled.
@@ -141,7 +155,7 @@ mod tests {
         runtime.block_on(async {
             // Timers that are frequent enough to be followed by polling, then nothing.
             for _ in 0..20 {
-                tokio::time::sleep(Duration::from_millis(2)).await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
             let before = used();
             tokio::time::sleep(Duration::from_millis(300)).await;
