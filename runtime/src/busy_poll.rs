@@ -9,8 +9,8 @@
 //! process does that computes, giving it away has cost a slice of the scheduler, which the thread's own wake-up would not
 //! have: then it does not poll for some milliseconds, and when that happens again for longer, up to five seconds.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -69,7 +69,8 @@ pub(crate) struct BusyPoll {
     longest: Duration,
     next: AtomicU8,
     wake: Notify,
-    /// Microseconds since the first use of the clock: when the thread last went to sleep, woke up, and may poll again.
+    began: Instant,
+    /// Microseconds after `began`: when the thread last went to sleep, woke up, and may poll again.
     slept_at: AtomicU64,
     woke_at: AtomicU64,
     rested_at: AtomicU64,
@@ -81,6 +82,7 @@ impl BusyPoll {
             longest,
             next: AtomicU8::new(SLEEP),
             wake: Notify::new(),
+            began: Instant::now(),
             slept_at: AtomicU64::new(0),
             woke_at: AtomicU64::new(0),
             rested_at: AtomicU64::new(0),
@@ -89,7 +91,7 @@ impl BusyPoll {
 
     /// The runtime has no work: wakes the polling task, or lets the thread sleep. For `on_thread_park`.
     pub(crate) fn before_sleep(&self) {
-        self.idle(now_us());
+        self.idle(self.now_us());
     }
 
     fn idle(&self, now: u64) {
@@ -106,7 +108,7 @@ impl BusyPoll {
 
     /// The thread was woken, or did not sleep. For `on_thread_unpark`.
     pub(crate) fn after_sleep(&self) {
-        self.woken(now_us());
+        self.woken(self.now_us());
     }
 
     fn woken(&self, now: u64) {
@@ -131,7 +133,7 @@ impl BusyPoll {
             if self.poll().await {
                 rest = FIRST_REST;
             } else {
-                self.rested_at.store(now_us() + rest.as_micros() as u64, Relaxed);
+                self.rested_at.store(self.now_us() + rest.as_micros() as u64, Relaxed);
                 rest = (rest * MORE_REST).min(LONGEST_REST);
             }
             self.next.store(SLEEP, Relaxed);
@@ -166,15 +168,14 @@ impl BusyPoll {
             before = looked;
         }
     }
+
+    fn now_us(&self) -> u64 {
+        self.began.elapsed().as_micros() as u64
+    }
 }
 
 fn micros(us: u64) -> Duration {
     Duration::from_micros(us)
-}
-
-fn now_us() -> u64 {
-    static START: OnceLock<Instant> = OnceLock::new();
-    START.get_or_init(Instant::now).elapsed().as_micros() as u64
 }
 
 #[cfg(test)]

@@ -66,14 +66,13 @@ fn single(longest: Duration) -> io::Result<(Runtime, Arc<BusyPoll>)> {
     let poll = BusyPoll::new(longest);
     let mut builder = Builder::new_current_thread();
     builder.enable_all();
-    if !longest.is_zero() {
-        let (before, after) = (Arc::clone(&poll), Arc::clone(&poll));
-        builder.on_thread_park(move || before.before_sleep()).on_thread_unpark(move || after.after_sleep());
+    if longest.is_zero() {
+        return Ok((builder.build()?, poll));
     }
+    let (before, after) = (Arc::clone(&poll), Arc::clone(&poll));
+    builder.on_thread_park(move || before.before_sleep()).on_thread_unpark(move || after.after_sleep());
     let runtime = builder.build()?;
-    if !longest.is_zero() {
-        runtime.spawn(Arc::clone(&poll).run());
-    }
+    runtime.spawn(Arc::clone(&poll).run());
     Ok((runtime, poll))
 }
 
