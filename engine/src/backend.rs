@@ -1,9 +1,12 @@
 //! [`EngineBackend`]: one group's key-value store, as the HTTP surfaces see it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use raftkv_api::{Backend, BackendError, Entry, ListRequest, Membership, Page, Read, RequestContext, ServedBy};
+use raftkv_api::{
+    Backend, BackendError, Consistency, Entry, ListRequest, Membership, Page, Read, RequestContext, ServedBy,
+};
 use raftkv_kv::{Key, Op, Outcome};
 use raftkv_proto::consensus::ConsensusStatus;
 use tokio::sync::{Mutex, Semaphore};
@@ -43,6 +46,7 @@ struct Shared {
     scans: Budget,
     running_scans: Arc<Semaphore>,
     ready: Mutex<Option<(Instant, Result<(), BackendError>)>>,
+    caught_up: AtomicBool,
 }
 
 impl EngineBackend {
@@ -65,6 +69,7 @@ impl EngineBackend {
             scans: Budget::new(MAX_SCANS),
             running_scans: Arc::new(Semaphore::new(MAX_RUNNING_SCANS)),
             ready: Mutex::new(None),
+            caught_up: AtomicBool::new(false),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -120,7 +125,20 @@ impl EngineBackend {
 
     async fn ask_ready(&self) -> Result<(), BackendError> {
         let status = self.shared.consensus.status(Instant::now() + READY_TIMEOUT).await?;
-        check_ready(&status).map_err(|why| BackendError::Unavailable(why.to_owned()))
+        check_ready(&status).map_err(|why| BackendError::Unavailable(why.to_owned()))?;
+        if !self.has_caught_up() {
+            self.shared.barriers.wait(Consistency::Linearizable, Instant::now() + READY_TIMEOUT).await?;
+            self.shared.caught_up.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Whether the store has been as new as its group, once since this process began. Before, it stands where it was flushed last,
+    /// and may not even know that its group is a part of a sharded store. Whoever asks whether this node is [`ready`] finds it out.
+    ///
+    /// [`ready`]: Backend::ready
+    pub(crate) fn has_caught_up(&self) -> bool {
+        self.shared.caught_up.load(Ordering::Acquire)
     }
 }
 

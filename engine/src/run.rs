@@ -158,8 +158,8 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
     let timeouts = Timeouts { default: config.door.request_timeout, max: config.door.max_request_timeout };
     let group = GroupService::new(config.name.clone(), backend.clone(), timeouts, clients_stop.clone());
     let mut group = serve_group(group, listeners.group, clients_stop.clone());
-    let front = Front::new(backend, config.door.api_config(), |routes| routes);
-    let front = elsewhere(&config, &store)?.around(front);
+    let elsewhere = elsewhere(&config, &backend)?;
+    let front = elsewhere.around(Front::new(backend, config.door.api_config(), |routes| routes));
     let mut http = tokio::spawn(raftkv_api::serve(listeners.http, front, config.door.http_limits(), {
         let clients_stop = clients_stop.clone();
         async move { clients_stop.wait().await }
@@ -216,10 +216,11 @@ async fn open_store(config: &Config) -> Result<Store, RunError> {
     Ok(store)
 }
 
-/// Where requests go that are for other groups of a sharded store.
-fn elsewhere(config: &Config, store: &Store) -> Result<Elsewhere, RunError> {
-    let store = store.clone();
-    let is_part = move || store.ownership().is_sharded();
+/// Where requests go that are for other groups of a sharded store. As long as this node does not know whether its group is a part
+/// of one, the routers do.
+fn elsewhere(config: &Config, backend: &EngineBackend) -> Result<Elsewhere, RunError> {
+    let backend = backend.clone();
+    let is_part = move || !backend.has_caught_up() || backend.store().ownership().is_sharded();
     Elsewhere::new(&config.routers, config.door.max_request_timeout, is_part)
         .map_err(|error| RunError::Internal(format!("prepare the way to the routers: {error}")))
 }
@@ -276,7 +277,7 @@ async fn announce_ready(backend: EngineBackend, stop: Shutdown) {
     let since = Instant::now();
     loop {
         if backend.ready().await.is_ok() {
-            tracing::info!(after = ?since.elapsed(), "ready: a leader is known, requests are answered");
+            tracing::info!(after = ?since.elapsed(), "ready: a leader is known and the store is as new as the group's, requests are answered");
             return;
         }
         tokio::select! {

@@ -28,7 +28,7 @@ const DEFAULT_LOG_RETAIN: ByteSize = ByteSize::mib(64);
 /// A slow member may hold the log back up to here, not longer: the disk belongs to the others, too.
 const DEFAULT_LOG_MAX: ByteSize = ByteSize::gib(1);
 /// A restart replays at most about this much.
-const DEFAULT_SNAPSHOT_AFTER: ByteSize = ByteSize::mib(32);
+const DEFAULT_SNAPSHOT_AFTER: ByteSize = ByteSize::mib(64);
 /// Long enough to give leadership away and answer what is in flight, shorter than Docker's ten seconds.
 const DEFAULT_SHUTDOWN_GRACE: HumanDuration = HumanDuration::from_secs(8);
 /// Our own story in full; openraft's only where it fails: it warns at each heartbeat to a member that is away.
@@ -99,7 +99,7 @@ pub struct Args {
     /// Log kept for the sake of members that are slow. [default: 1GiB]
     #[arg(long, env = "RAFTKV_LOG_MAX")]
     log_max: Option<String>,
-    /// Log after which the engine is asked to make its state durable. [default: 32MiB]
+    /// Log after which the engine is asked to make its state durable. [default: 64MiB]
     #[arg(long, env = "RAFTKV_SNAPSHOT_AFTER")]
     snapshot_after: Option<String>,
     /// Whether linearizable reads may rely on the leader's lease, which assumes that clocks run at about the same rate;

@@ -30,6 +30,7 @@ const APPLY_QUEUE: usize = 4;
 pub struct EngineClient {
     client: StateMachineClient<Channel>,
     connected: Arc<watch::Sender<bool>>,
+    stands_at: Arc<watch::Sender<Option<u64>>>,
 }
 
 /// An open stream of entries to apply.
@@ -44,7 +45,8 @@ impl EngineClient {
         let client = StateMachineClient::new(raftkv_runtime::grpc::connect_lazy(endpoint, ChannelOptions::default())?)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        Ok(Self { client, connected: Arc::new(watch::Sender::new(false)) })
+        let (connected, stands_at) = (watch::Sender::new(false), watch::Sender::new(None));
+        Ok(Self { client, connected: Arc::new(connected), stands_at: Arc::new(stands_at) })
     }
 
     /// Whether the engine answers. Kept true to life by [`watch_engine`](Self::watch_engine).
@@ -52,11 +54,20 @@ impl EngineClient {
         self.connected.subscribe()
     }
 
+    /// What the engine said when it was asked for a sign of life: the index of the next entry, `None` = nothing. Changes with every
+    /// answer, also when it is the same, and there is one question at a time.
+    pub fn positions(&self) -> watch::Receiver<Option<u64>> {
+        self.stands_at.subscribe()
+    }
+
     /// Asks the engine for a sign of life for ever; to be run as a task.
     pub async fn watch_engine(self) {
         loop {
             let answer = tokio::time::timeout(PROBE_TIMEOUT, self.position()).await;
-            let alive = matches!(answer, Ok(Ok(_)));
+            let stands_at =
+                answer.as_ref().ok().and_then(|answer| answer.as_ref().ok()).map(|position| position.next_index);
+            let alive = stands_at.is_some();
+            self.stands_at.send_replace(stands_at);
             let changed = self.connected.send_if_modified(|connected| std::mem::replace(connected, alive) != alive);
             if changed && alive {
                 tracing::info!("the engine answers");

@@ -2,11 +2,13 @@
 
 pub mod barrier;
 pub mod bootstrap;
+mod chunk;
 pub mod combiner;
 pub mod compaction;
 pub mod config;
 pub mod consensus_service;
 pub mod engine_client;
+mod feeder;
 pub mod forward;
 pub mod identity;
 pub mod kill;

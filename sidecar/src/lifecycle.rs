@@ -388,13 +388,16 @@ impl Lifecycle {
         let voted = log.clone().read_vote().await.map_err(StartError::Vote)?.is_some();
         let config = Arc::new(raft_config(&cluster_id, &self.timing).validate()?);
         let on_contradiction: fn(&str) = |message| exit::fatal(exit::TEMPFAIL, message);
-        let state_machine = RemoteStateMachine::new(self.node.engine.clone(), log.durable(), on_contradiction);
+        let engine = self.node.engine.clone();
+        let state_machine = RemoteStateMachine::new(engine, log.clone(), log.durable(), on_contradiction);
+        let watching = state_machine.watch_engine();
         let (acks, progress) = (Acks::default(), state_machine.progress());
         let peers = Peers::new(cluster_id.clone(), progress.clone(), acks.clone(), keeper.clone());
         let lease = LeaderLease::new(raft_id, self.read_lease, &self.timing, acks, progress.clone(), keeper);
         let raft = Raft::new(raft_id, config, peers.clone(), log.clone(), state_machine)
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;
+        tokio::spawn(watching);
         let combiner = Combiner::default();
         let group = Arc::new(Group { cluster_id, raft, peers, log, lease, progress, combiner });
         tokio::spawn(group.lease.clone().renew(Arc::downgrade(&group)));

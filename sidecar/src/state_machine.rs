@@ -4,7 +4,6 @@ use std::io;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use openraft::EntryPayload;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use raftkv_proto::state_machine as proto;
 use raftkv_proto::state_machine::{ApplyRequest, Position};
@@ -13,19 +12,17 @@ use raftkv_runtime::stage::Stage;
 use tokio::sync::watch;
 use tonic::Status;
 
-use crate::engine_client::{ApplyStream, EngineClient, is_final};
+use crate::chunk::Chunk;
+use crate::engine_client::{EngineClient, is_final};
+use crate::feeder::Feeder;
+use crate::log_store::LogStore;
 use crate::network::{Outgoing, SnapshotData};
 use crate::progress::Progress;
-use crate::types::{Answer, Command, LogId, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::types::{Answer, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::wire;
 
 type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotData>;
-type Responder = openraft::storage::ApplyResponder<TypeConfig>;
 
-/// Entries per request to the engine.
-const MAX_ENTRIES: usize = 1_024;
-/// Bytes per request to the engine, give or take one entry.
-const MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Waits between attempts while the engine is gone.
 const RETRY_FIRST: Duration = Duration::from_millis(10);
 /// The longest of them.
@@ -43,18 +40,22 @@ pub struct RemoteStateMachine {
     engine: EngineClient,
     /// Entries below this index are durable in the local log (invariant 5).
     flushed: watch::Receiver<u64>,
-    /// Entries below this index were seen applied: the engine may never stand below it (durability rule 3).
-    applied: u64,
+    feeder: Feeder,
     progress: Progress,
-    stream: Option<ApplyStream>,
     on_fatal: fn(&str),
 }
 
 impl RemoteStateMachine {
-    /// `flushed` says below which index the local log is durable; `on_fatal` must end the process: it is called when the
-    /// engine and the log contradict each other, which only a restart (and a replay) resolves.
-    pub fn new(engine: EngineClient, flushed: watch::Receiver<u64>, on_fatal: fn(&str)) -> Self {
-        Self { engine, flushed, applied: 0, progress: Progress::default(), stream: None, on_fatal }
+    /// `log` gives the engine again what it has lost; `flushed` says below which index it is durable. `on_fatal` must end the
+    /// process: it is called when the engine and the log contradict each other, which only a restart resolves.
+    pub fn new(engine: EngineClient, log: LogStore, flushed: watch::Receiver<u64>, on_fatal: fn(&str)) -> Self {
+        let feeder = Feeder::new(engine.clone(), log, on_fatal);
+        Self { engine, flushed, feeder, progress: Progress::default(), on_fatal }
+    }
+
+    /// Looks after an engine that comes back with less than it had applied; to be run as a task. Ends with the state machine.
+    pub fn watch_engine(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.feeder.watch()
     }
 
     /// How far the engine is.
@@ -83,14 +84,14 @@ impl RemoteStateMachine {
         let mut wait = RETRY_FIRST;
         let started = std::time::Instant::now();
         let response = loop {
-            match self.try_apply(&request).await {
+            // Cloning shares the payloads.
+            match self.feeder.apply(request.clone()).await {
                 Ok(response) => break response,
                 Err(status) if is_final(status.code()) => {
                     return Err(self.fatal(&format!("the engine refuses entries {first} to {last}: {status}")));
                 }
                 Err(status) => {
                     tracing::debug!(%status, "the engine does not apply, trying again");
-                    self.stream = None;
                     if started.elapsed() > ENGINE_GONE_DEADLINE {
                         return Err(
                             self.fatal(&format!("the engine has been gone for {ENGINE_GONE_DEADLINE:?}: {status}"))
@@ -109,7 +110,6 @@ impl RemoteStateMachine {
             )));
         }
         Stage::Apply.since(started);
-        self.applied = last + 1;
         failpoint!("sidecar::state_machine::after_apply");
         // Before anybody gets an answer.
         self.progress.set_applied(last_log_id);
@@ -122,74 +122,6 @@ impl RemoteStateMachine {
             }
         }
         Ok(())
-    }
-
-    async fn try_apply(&mut self, request: &ApplyRequest) -> Result<proto::ApplyResponse, Status> {
-        if self.stream.is_none() {
-            let position = self.engine.position().await?;
-            if position.next_index < self.applied {
-                // It lost what it had applied: only a replay from its position helps.
-                return Err(Status::failed_precondition(format!(
-                    "the engine stands at {}, but had applied everything below {}",
-                    position.next_index, self.applied
-                )));
-            }
-            self.stream = Some(self.engine.apply_stream().await?);
-        }
-        match &mut self.stream {
-            // Cloning shares the payloads.
-            Some(stream) => stream.apply(request.clone()).await,
-            None => Err(Status::unavailable("no stream")),
-        }
-    }
-}
-
-/// Entries that travel in one request.
-#[derive(Default)]
-struct Chunk {
-    entries: Vec<proto::Entry>,
-    /// With how many answers each gets.
-    responders: Vec<(usize, Option<Responder>)>,
-    /// How many all get.
-    answers: usize,
-    bytes: usize,
-    last: Option<LogId>,
-}
-
-impl Chunk {
-    fn push(&mut self, (entry, responder): EntryResponder<TypeConfig>) {
-        use proto::entry::Kind;
-        let mut count = 1;
-        let (kind, clock_ms) = match entry.payload {
-            EntryPayload::Blank => (Kind::Blank(true), 0),
-            EntryPayload::Normal(command) => {
-                self.bytes += command.payload_bytes();
-                let Command { clock_ms, mut payloads } = command;
-                count = payloads.len();
-                let kind = match count {
-                    1 => Kind::Payload(payloads.remove(0)),
-                    _ => Kind::Payloads(proto::Payloads { payloads }),
-                };
-                (kind, clock_ms)
-            }
-            EntryPayload::Membership(membership) => {
-                let stored = StoredMembership::new(Some(entry.log_id), membership);
-                (Kind::Membership(wire::stored_membership_bytes(&stored)), 0)
-            }
-        };
-        self.entries.push(proto::Entry {
-            index: entry.log_id.index(),
-            log_id: wire::log_id_bytes(Some(&entry.log_id)),
-            clock_ms,
-            kind: Some(kind),
-        });
-        self.responders.push((count, responder));
-        self.answers += count;
-        self.last = Some(entry.log_id);
-    }
-
-    fn is_full(&self) -> bool {
-        self.entries.len() >= MAX_ENTRIES || self.bytes >= MAX_BYTES
     }
 }
 
@@ -213,7 +145,7 @@ impl RaftStateMachine<TypeConfig> for RemoteStateMachine {
             .until_done("position", |engine| async move { engine.position().await })
             .await
             .map_err(io::Error::other)?;
-        self.applied = position.next_index;
+        self.feeder.begin(position.next_index).await;
         tracing::info!(next_index = position.next_index, "the engine stands here");
         let (last_log_id, membership) = parse_position(&position).map_err(io::Error::other)?;
         self.progress.set_applied(last_log_id);
@@ -247,7 +179,7 @@ impl RaftStateMachine<TypeConfig> for RemoteStateMachine {
                 return Err(io::Error::other("a snapshot that was not received cannot be installed"));
             }
         };
-        self.stream = None;
+        self.feeder.close().await;
         let next_index = meta.last_log_id.map_or(0, |id| id.index() + 1);
         let position = self
             .engine
@@ -264,7 +196,7 @@ impl RaftStateMachine<TypeConfig> for RemoteStateMachine {
             })
             .await
             .map_err(|status| self.fatal(&format!("the engine cannot make the received snapshot live: {status}")))?;
-        self.applied = position.next_index;
+        self.feeder.begin(position.next_index).await;
         self.progress.set_applied(meta.last_log_id);
         tracing::info!(next_index = position.next_index, "the snapshot is live");
         Ok(())

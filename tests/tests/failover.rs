@@ -156,3 +156,30 @@ async fn a_follower_without_its_engine_still_counts_for_the_majority() -> anyhow
     report.check(&contents)?;
     cluster.finish().await
 }
+
+/// What an engine has applied is in its memory first. Its sidecar lives on and brings it again what a crash has taken, also where
+/// nothing is written meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_dies_alone_gets_back_what_it_lost() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    let clients: Vec<_> = cluster.nodes().iter().map(|node| node.client()).collect();
+    let report = Load::start("k", 5_000, 16, clients).report().await?;
+    let contents = cluster.converged().await?;
+    for node in cluster.nodes() {
+        let (engines, sidecars) = (node.engine().starts(), node.sidecar().starts());
+        let at = Instant::now();
+        node.engine().crash();
+        eventually("its engine is back", || async {
+            ensure!(node.engine().starts() > engines);
+            node.ready().await
+        })
+        .await?;
+        let now = Contents::read(&node.client(), "", "linearizable").await?;
+        println!("{}: has everything again after {:.1?}", node.name(), at.elapsed());
+        ensure!(now == contents, "{}: {}", node.name(), now.difference(&contents));
+        ensure!(node.logs()?.contains("the engine has everything again"), "{} had lost nothing", node.name());
+        ensure!(node.sidecar().starts() == sidecars, "the sidecar of {} had to start again", node.name());
+    }
+    report.check(&cluster.converged().await?)?;
+    cluster.finish().await
+}

@@ -69,7 +69,7 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, Guard> for Builder {
         let log = LogStore::open(WalOptions::new(dir.path().join("log"))).expect("a log");
         // The suite applies entries that it never appended: nothing to wait for.
         let (flushed, durable) = watch::channel(u64::MAX);
-        let inner = RemoteStateMachine::new(client.clone(), durable, |message| panic!("fatal: {message}"));
+        let inner = RemoteStateMachine::new(client.clone(), log.clone(), durable, |message| panic!("fatal: {message}"));
         let guard = Guard { _engine: engine, _flushed: flushed, _dir: dir };
         Ok((guard, log, Machine { inner, engine: client }))
     }

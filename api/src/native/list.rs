@@ -79,8 +79,9 @@ pub(crate) async fn handle<B: Backend>(app: Arc<App<B>>, parts: Parts, _body: Bo
 /// Lists keys in byte order, with their values.
 ///
 /// Each page is read at one moment; pages are read one after the other, so keys that change between them may show in
-/// either state. A page ends at `limit` entries or at the server's limit of bytes, whichever comes first. In MsgPack a
-/// key that is UTF-8 is a str, another one bin, and a value is itself.
+/// either state. A page ends at `limit` entries or at the server's limit of bytes, whichever comes first, or
+/// earlier where thousands of keys in its range were deleted just now. In MsgPack a key that is UTF-8 is a str,
+/// another one bin, and a value is itself.
 #[utoipa::path(
     get, path = "/v1/kv", tag = "native",
     params(

@@ -1,16 +1,17 @@
 //! [`Applier`]: the one thread that changes the state.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
+use fjall::Keyspace;
 use raftkv_runtime::failpoint;
 use raftkv_runtime::stage::Stage;
 use tokio::sync::{mpsc, oneshot};
 
+use super::flusher::Flusher;
 use super::generation::Generation;
 use super::machine::{Fault, Machine};
-use super::recent::Recent;
 use super::sessions::Sessions;
 use super::shards::Shards;
 use super::shared::Shared;
@@ -21,12 +22,6 @@ use super::{Applied, ApplyEntry, ApplyError, EntryKind, Fatal, Position, StoreEr
 const ROUND_RECORDS: usize = 4_096;
 /// And at most this many requests: their answers wait for the whole batch.
 const ROUND_REQUESTS: usize = 64;
-/// Beyond this many full memtables waiting for their flush, applying pauses: it bounds memory, in smaller steps than
-/// fjall's own limit of four.
-const SEALED_MEMTABLES: usize = 2;
-const FLUSH_PAUSE: Duration = Duration::from_millis(2);
-/// A flush that takes longer than this is not waited for here; fjall's own limit still holds.
-const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the thread is asked to do, in order.
 pub(super) enum Job {
@@ -40,9 +35,9 @@ type Reply = oneshot::Sender<Result<Applied, ApplyError>>;
 /// What the apply thread remembers of a generation.
 pub(super) type Loaded = (Sessions, Shards);
 
-/// Reads it.
-pub(super) fn load(generation: &Generation) -> Result<Loaded, StoreError> {
-    Ok((Sessions::load(generation)?, Shards::load(generation)?))
+/// Reads it from a generation that nothing was applied to since it was opened.
+pub(super) fn load(keyspace: &Keyspace) -> Result<Loaded, StoreError> {
+    Ok((Sessions::load(keyspace)?, Shards::load(keyspace)?))
 }
 
 /// The store was stopped.
@@ -53,16 +48,15 @@ pub(super) struct Applier {
     shared: Arc<Shared>,
     generation: Arc<Generation>,
     machine: Machine,
-    /// Of `generation`.
-    recent: Recent,
+    flusher: Flusher,
 }
 
 impl Applier {
     /// Over the live generation, whose sessions and ownership are given.
-    pub(super) fn new(shared: Arc<Shared>, (sessions, shards): Loaded, remembered_values: usize) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, (sessions, shards): Loaded, flusher: Flusher) -> Self {
         let generation = shared.live();
         let machine = Machine::new(shared.limits, sessions, shards);
-        Self { shared, generation, machine, recent: Recent::new(remembered_values) }
+        Self { shared, generation, machine, flusher }
     }
 
     /// Works until it is told to stop, every handle is gone, or the state could not be changed.
@@ -93,8 +87,8 @@ impl Applier {
         held: &mut Option<Job>,
     ) -> Result<(), Ended> {
         let begin = Instant::now();
-        self.wait_for_flush();
-        let mut txn = Txn::new(&self.generation, &mut self.recent);
+        self.flusher.make_room(&self.generation);
+        let mut txn = Txn::new(&self.generation);
         let mut done: Vec<(Reply, Result<Applied, ApplyError>)> = Vec::new();
         let mut failure = None;
         let mut entries_applied = 0u64;
@@ -134,17 +128,10 @@ impl Applier {
             let next_index = txn.meta.position.next_index;
             let changed = self.machine.shards.store(&mut txn);
             failpoint!("engine::store::before_commit");
-            match self.generation.publish(changed, || txn.commit()) {
-                Ok(()) => {
-                    failpoint!("engine::store::after_commit");
-                    // After the commit is visible: who waits for this position must find it.
-                    self.shared.applied.send_replace(next_index);
-                }
-                Err(error) => {
-                    let fatal = Fatal::io(format!("a batch could not be written: {error}"));
-                    return Err(self.end(fatal, done.into_iter().map(|(reply, _)| reply)));
-                }
-            }
+            txn.commit(changed);
+            failpoint!("engine::store::after_commit");
+            // After the commit is visible: who waits for this position must find it.
+            self.shared.applied.send_replace(next_index);
             Stage::Store.since(begin);
             metrics::counter!("raftkv_engine_applied_entries_total").increment(entries_applied);
             metrics::counter!("raftkv_engine_apply_batches_total").increment(1);
@@ -156,24 +143,14 @@ impl Applier {
         Ok(())
     }
 
-    /// Lets flushes catch up with writes.
-    fn wait_for_flush(&self) {
-        let started = Instant::now();
-        while self.generation.keyspace.sealed_memtable_count() > SEALED_MEMTABLES && started.elapsed() < FLUSH_PATIENCE
-        {
-            std::thread::sleep(FLUSH_PAUSE);
-        }
-    }
-
     fn activate(&mut self, token: u64) -> Result<Position, StoreError> {
         // None: it is live already, the answer to an earlier call was lost.
         if let Some((generation, (sessions, shards))) = self.shared.activate(token)? {
             self.machine = Machine::new(self.shared.limits, sessions, shards);
-            self.recent.clear();
             let old = std::mem::replace(&mut self.generation, generation);
             self.shared.remove_when_unused(old);
         }
-        let position = self.generation.with_meta(|meta| meta.position.clone());
+        let position = self.generation.now().meta.position.clone();
         self.shared.applied.send_replace(position.next_index);
         Ok(position)
     }

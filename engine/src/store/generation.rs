@@ -1,36 +1,44 @@
-//! [`Generation`]: one fjall database that holds the whole state.
+//! [`Generation`]: one fjall database that holds the whole state, and what is applied on top of it.
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
 
 use fjall::compaction::Leveled;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, LsmError, PersistMode};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, LsmError, PersistMode, Slice, Snapshot};
 
 use raftkv_kv::Ownership;
 use raftkv_runtime::{failpoint, planted};
 
 use super::directory::sync_directories;
 use super::journal;
+use super::memtable::{Memtable, Memtables};
 use super::meta::Meta;
-use super::shards::{Changed, Serving, Shards};
-use super::{Position, StoreError, layout, read::View};
+use super::piece::Piece;
+use super::read::View;
+use super::shards::{Changed, Shards};
+use super::{Position, StoreError, layout, record};
 
 /// Name of the one keyspace. Keyspaces are never created, cleared or deleted later: fjall was seen to lose data by it.
 const KEYSPACE: &str = "state";
 
-/// Threads for flushes and compactions. Fjall keeps the first one free for flushes, and spins it while compactions wait
-/// for the others: with fewer than two others it spins through every compaction.
+/// Threads for compactions. Fjall keeps the first one free for flushes, which are none of its business here, and spins it while
+/// compactions wait for the others: with fewer than two others it spins through every compaction.
 const WORKER_THREADS: usize = 3;
-/// Writes are gathered in memory up to here before they become a table.
-const MEMTABLE_BYTES: u64 = 32 * 1024 * 1024;
-/// Flushed tables are compacted once there are so many. Each time, the level below is written anew as far as it overlaps: with
-/// twice as many as by default an engine wrote values of 16 KiB 2.3 times in all, not 2.9. More would make a compaction of a
-/// large store so long that flushes meanwhile reach the 20 tables from which on fjall slows writes down.
+/// Flushed tables are compacted once there are so many. Each time, the level below is written anew as far as it overlaps, so
+/// fewer would write more; more would make a compaction of a large store so long that flushes come to [`MOST_TABLES`].
 const FLUSHED_TABLES: u8 = 8;
-/// Journals together; beyond it the oldest writes in memory are flushed so that their journal can go.
-const JOURNAL_BYTES: u64 = 128 * 1024 * 1024;
+/// With so many flushed tables that no compaction has taken yet, a flush waits for one: each read may have to look into all.
+const MOST_TABLES: usize = 20;
+/// But not longer than this.
+const COMPACTION_PATIENCE: Duration = Duration::from_secs(10);
+const COMPACTION_POLL: Duration = Duration::from_millis(5);
+/// Most removed records of the memtables that one piece passes over: a tenth of a millisecond of work.
+const MOST_REMOVED: usize = 2_048;
+/// And most others, whatever is asked for: a millisecond or two in which nothing can be applied.
+const MOST_RECORDS: usize = 16 * 1024;
 
 /// A generation, open.
 pub(super) struct Generation {
@@ -38,16 +46,25 @@ pub(super) struct Generation {
     pub(super) number: u64,
     pub(super) db: Database,
     pub(super) keyspace: Keyspace,
-    /// As of the last batch that is visible to reads.
+    /// As of the last batch.
     published: RwLock<Published>,
-    /// Of what is served, see [`Serving`].
-    serving_version: AtomicU64,
+    /// Held while a memtable is on its way into a table.
+    flushing: Mutex<Flushed>,
 }
 
-/// What readers need not read from the store. Changes as a whole.
-struct Published {
-    meta: Meta,
-    ownership: Arc<Ownership>,
+/// The state of one moment, as far as it is in memory. Changes as a whole.
+pub(super) struct Published {
+    pub(super) meta: Meta,
+    pub(super) ownership: Arc<Ownership>,
+    pub(super) memtables: Memtables,
+}
+
+/// What the tables hold.
+struct Flushed {
+    /// Number of the last batch of records that was written.
+    batch: u64,
+    /// Up to where the state was that was written last.
+    position: Position,
 }
 
 /// Why a generation could not be opened.
@@ -82,15 +99,19 @@ impl Generation {
         let (db, keyspace) = Self::create_bare(path, cache_bytes)?;
         let meta = Meta::default();
         keyspace
-            .insert(layout::META_KEY, meta.seal())
-            .and_then(|()| db.persist(PersistMode::SyncAll))
+            .start_ingestion()
+            .and_then(|mut table| {
+                table.write(layout::META_KEY, meta.seal())?;
+                table.finish()
+            })
             .map_err(|error| storage(error, path))?;
-        Ok(Self::with(number, db, keyspace, meta))
+        Ok(Self::with(number, db, keyspace, meta, Ownership::default()))
     }
 
-    fn with(number: u64, db: Database, keyspace: Keyspace, meta: Meta) -> Self {
-        let published = RwLock::new(Published { meta, ownership: Arc::default() });
-        Self { number, db, keyspace, published, serving_version: AtomicU64::new(0) }
+    fn with(number: u64, db: Database, keyspace: Keyspace, meta: Meta, ownership: Ownership) -> Self {
+        let flushed = Flushed { batch: meta.batch, position: meta.position.clone() };
+        let published = Published { meta, ownership: Arc::new(ownership), memtables: Memtables::default() };
+        Self { number, db, keyspace, published: RwLock::new(published), flushing: Mutex::new(flushed) }
     }
 
     /// Opens one, and tells damage apart from everything else that may go wrong.
@@ -126,18 +147,15 @@ impl Generation {
             return Err(OpenFailure::Damaged("the meta record is missing".to_owned()));
         };
         let meta = Meta::open(&record)?;
-        let mut generation = Self::with(number, db, keyspace, meta);
+        let ownership = Shards::load(&keyspace)?.ownership().clone();
+        let generation = Self::with(number, db, keyspace, meta, ownership);
         generation.check_chain()?;
-        let ownership = Arc::new(Shards::load(&generation)?.ownership().clone());
-        *generation.serving_version.get_mut() = Serving::first_version(&ownership);
-        generation.published.get_mut().unwrap_or_else(PoisonError::into_inner).ownership = ownership;
         Ok(generation)
     }
 
-    /// Every batch writes a link and removes the one before: a second one means that batches in between are lost.
-    ///
-    /// Fjall recovers by replaying its journals one after the other and takes what it cannot read in one of them for
-    /// that one's torn end. That is right in the last journal only.
+    /// Every flush writes a link and removes the one before: a second one means that what was flushed in between is lost.
+    /// Earlier versions wrote one with every batch, into fjall's journals, which it replays one after the other, taking
+    /// what it cannot read in one of them for that one's torn end. That is right in the last journal only.
     fn check_chain(&self) -> Result<(), StoreError> {
         let expected = self.meta().batch;
         let mut found = 0;
@@ -158,72 +176,175 @@ impl Generation {
         Ok(())
     }
 
-    /// As of the last visible batch.
+    /// The state of this very moment. Nothing is applied while it is held.
+    pub(super) fn now(&self) -> RwLockReadGuard<'_, Published> {
+        self.published.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As of the last batch.
     pub(super) fn meta(&self) -> Meta {
-        self.with_meta(Meta::clone)
+        self.now().meta.clone()
     }
 
-    /// Reads a part of the meta without copying the rest.
-    pub(super) fn with_meta<T>(&self, part: impl FnOnce(&Meta) -> T) -> T {
-        part(&self.published.read().unwrap_or_else(PoisonError::into_inner).meta)
-    }
-
-    /// As of the last visible batch.
+    /// As of the last batch.
     pub(super) fn ownership(&self) -> Arc<Ownership> {
-        Arc::clone(&self.published.read().unwrap_or_else(PoisonError::into_inner).ownership)
+        Arc::clone(&self.now().ownership)
     }
 
-    /// Changes when other slots are served; odd while a batch that does it is made visible.
-    pub(super) fn serving_version(&self) -> u64 {
-        self.serving_version.load(Ordering::SeqCst)
+    /// A record of this moment, its checksum verified. May block on the disk.
+    pub(super) fn record(&self, key: &[u8]) -> Result<Option<Slice>, StoreError> {
+        let now = self.now();
+        self.record_at(now, key)
     }
 
-    /// Makes a batch visible: `commit` does it, and returns the meta record that goes with it.
-    pub(super) fn publish<E>(&self, changed: Changed, commit: impl FnOnce() -> Result<Meta, E>) -> Result<(), E> {
-        if changed.serving {
-            self.serving_version.fetch_add(1, Ordering::SeqCst);
+    /// A record of the moment that is given.
+    pub(super) fn record_at(
+        &self,
+        now: RwLockReadGuard<'_, Published>,
+        key: &[u8],
+    ) -> Result<Option<Slice>, StoreError> {
+        let found = match now.memtables.get(key) {
+            Some(found) => found.cloned(),
+            None => {
+                // Before anything else can be flushed.
+                let snapshot = self.db.snapshot();
+                drop(now);
+                return self.in_tables(&snapshot, key);
+            }
+        };
+        drop(now);
+        if let Some(record) = &found {
+            record::check(key, record)?;
         }
-        // When it fails the process ends; until then readers ask the state itself.
-        let meta = commit()?;
-        {
+        Ok(found)
+    }
+
+    /// A record of the tables, its checksum verified.
+    pub(super) fn in_tables(&self, snapshot: &Snapshot, key: &[u8]) -> Result<Option<Slice>, StoreError> {
+        use fjall::Readable;
+        let Some(record) = snapshot.get(&self.keyspace, key).map_err(read_error)? else { return Ok(None) };
+        record::check(key, &record)?;
+        Ok(Some(record))
+    }
+
+    /// The records of a range, which is not empty, as of this moment: as many as can be had at once, `wanted` at least if they
+    /// are a few thousand at most and not more than that were removed.
+    pub(super) fn piece(&self, range: Range<Slice>, wanted: usize) -> Piece {
+        self.piece_at(self.now(), range, wanted)
+    }
+
+    /// The records of a range as of the moment that is given.
+    pub(super) fn piece_at(&self, now: RwLockReadGuard<'_, Published>, range: Range<Slice>, wanted: usize) -> Piece {
+        let part = now.memtables.range(range.clone(), wanted.clamp(1, MOST_RECORDS), MOST_REMOVED);
+        let snapshot = self.db.snapshot();
+        drop(now);
+        Piece::new(range, part, &snapshot, &self.keyspace)
+    }
+
+    /// Makes a batch visible as a whole.
+    pub(super) fn publish(&self, batch: Memtable, meta: Meta, changed: Changed) {
+        let mut published = self.published.write().unwrap_or_else(PoisonError::into_inner);
+        published.memtables.apply(batch);
+        published.meta = meta;
+        if let Some(ownership) = changed {
+            published.ownership = ownership;
+        }
+    }
+
+    /// What a flush would take up: about the bytes of memory, and the bytes written since the last one began.
+    pub(super) fn unflushed(&self) -> (usize, usize) {
+        let now = self.now();
+        (now.memtables.active_bytes(), now.memtables.written())
+    }
+
+    /// Writes all that is applied into a table, durably, and gives the tables of that moment. One at a time: a second caller
+    /// waits. Blocks on the disk.
+    ///
+    /// Data, counters, sessions and the position go into one table, which becomes part of the tree as a whole: what is recovered
+    /// after a crash is the state after some entry of the log.
+    pub(super) fn flush(self: &Arc<Self>) -> Result<View, StoreError> {
+        let mut flushed = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.wait_for_compaction();
+        let (sealed, replaced, mut meta) = {
             let mut published = self.published.write().unwrap_or_else(PoisonError::into_inner);
-            published.meta = meta;
-            if let Some(ownership) = changed.ownership {
-                published.ownership = ownership;
+            if published.meta.position == flushed.position {
+                let meta = published.meta.clone();
+                return Ok(View::new(self.db.snapshot(), meta, Arc::clone(self)));
+            }
+            let (sealed, replaced) = published.memtables.seal();
+            (sealed, replaced, published.meta.clone())
+        };
+        drop(replaced);
+        let begin = Instant::now();
+        failpoint!("engine::flush::before", |why: String| StoreError::Storage(fjall::Error::Io(
+            std::io::Error::other(why)
+        )));
+        meta.batch = flushed.batch + 1;
+        if planted!(PositionApart) && !meta.batch.is_multiple_of(8) {
+            // As if the position were written later than what it is the position of.
+            let position = std::mem::replace(&mut meta.position, flushed.position.clone());
+            self.write_table(&sealed, &meta, flushed.batch).map_err(StoreError::Storage)?;
+            meta.position = position;
+        } else {
+            self.write_table(&sealed, &meta, flushed.batch).map_err(StoreError::Storage)?;
+        }
+        failpoint!("engine::flush::after");
+        flushed.batch = meta.batch;
+        flushed.position = meta.position.clone();
+        metrics::counter!("raftkv_engine_flushes_total").increment(1);
+        metrics::counter!("raftkv_engine_flushed_bytes_total").increment(sealed.bytes() as u64);
+        metrics::histogram!("raftkv_engine_flush_seconds").record(begin.elapsed().as_secs_f64());
+        Ok(View::new(self.db.snapshot(), meta, Arc::clone(self)))
+    }
+
+    /// Durable when it returns: fjall makes the table durable, then its name, then the list of tables that has it.
+    fn write_table(&self, sealed: &Memtable, meta: &Meta, last_batch: u64) -> Result<(), fjall::Error> {
+        let mut table = self.keyspace.start_ingestion()?;
+        table.write(layout::META_KEY, meta.seal())?;
+        if last_batch > 0 {
+            table.write_tombstone(layout::numbered(layout::LINK, last_batch))?;
+        }
+        let link = layout::numbered(layout::LINK, meta.batch);
+        table.write(link, record::seal(&link, &[]))?;
+        for (key, record) in sealed.iter() {
+            match record {
+                Some(record) => table.write(key.clone(), record.clone())?,
+                None => table.write_tombstone(key.clone())?,
             }
         }
-        if changed.serving {
-            self.serving_version.fetch_add(1, Ordering::SeqCst);
-        }
-        Ok(())
+        table.finish()
     }
 
-    /// Makes everything visible now durable and says up to where that is at least.
-    pub(super) fn persist(&self) -> Result<Position, StoreError> {
-        let position = self.with_meta(|meta| meta.position.clone());
+    fn wait_for_compaction(&self) {
+        let begin = Instant::now();
+        while self.keyspace.l0_table_count() >= MOST_TABLES && begin.elapsed() < COMPACTION_PATIENCE {
+            std::thread::sleep(COMPACTION_POLL);
+        }
+    }
+
+    /// Makes everything that is applied now durable and says up to where that is at least.
+    pub(super) fn persist(self: &Arc<Self>) -> Result<Position, StoreError> {
         failpoint!("engine::store::before_persist", |why: String| StoreError::Storage(fjall::Error::Io(
             std::io::Error::other(why)
         )));
-        if !planted!(PurgeTooEarly) {
-            self.db.persist(PersistMode::SyncAll).map_err(StoreError::Storage)?;
+        if planted!(PurgeTooEarly) {
+            return Ok(self.meta().position);
         }
+        let position = self.flush()?.meta().position.clone();
+        // Earlier versions wrote to fjall's journal, which may hold what was not made durable yet.
+        self.db.persist(PersistMode::SyncAll).map_err(StoreError::Storage)?;
         failpoint!("engine::store::after_persist");
         Ok(position)
-    }
-
-    /// The state as of now, whatever is applied later.
-    pub(super) fn view(self: &Arc<Self>) -> View {
-        View::new(Arc::clone(self))
     }
 }
 
 fn builder(path: &Path, cache_bytes: u64) -> fjall::DatabaseBuilder<Database> {
-    Database::builder(path).worker_threads(WORKER_THREADS).max_journaling_size(JOURNAL_BYTES).cache_size(cache_bytes)
+    Database::builder(path).worker_threads(WORKER_THREADS).cache_size(cache_bytes)
 }
 
 fn keyspace_options() -> KeyspaceCreateOptions {
     let leveled = Leveled::default().with_l0_threshold(FLUSHED_TABLES);
-    KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES).compaction_strategy(Arc::new(leveled))
+    KeyspaceCreateOptions::default().compaction_strategy(Arc::new(leveled))
 }
 
 /// What a failed read means.
@@ -305,19 +426,17 @@ fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::recent::Recent;
-    use crate::store::record;
-    use crate::store::txn::Txn;
+    use crate::store::memtable::Change;
 
     const CACHE: u64 = 1024 * 1024;
 
     fn with_three_batches(path: &Path) {
-        let generation = Generation::create(path, 1, CACHE).unwrap();
-        let mut recent = Recent::new(0);
-        for _ in 0..3 {
-            let nothing = Changed { ownership: None, serving: false };
-            let txn = Txn::new(&generation, &mut recent);
-            generation.publish(nothing, || txn.commit()).unwrap();
+        let generation = Arc::new(Generation::create(path, 1, CACHE).unwrap());
+        for next_index in 1..=3 {
+            let mut meta = generation.meta();
+            meta.position.next_index = next_index;
+            generation.publish(Memtable::default(), meta, None);
+            generation.flush().unwrap();
         }
     }
 
@@ -343,6 +462,47 @@ mod tests {
         }
         let why = damage_found(&path).unwrap();
         assert!(why.contains("batch 1 is followed by batch 3"), "{why}");
+    }
+
+    /// It applied in batches of fjall's, and only the journal may have them.
+    #[test]
+    fn what_an_earlier_version_left_in_the_journal_is_read_and_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gen-1");
+        let keys = [b"\x40a", b"\x40b", b"\x40c"].map(|key| Slice::from(&key[..]));
+        let sealed = |key: &Slice, body: &[u8]| record::seal(key, &[body]);
+        {
+            let (db, keyspace) = Generation::create_bare(&path, CACHE).unwrap();
+            for batch_number in 1..=3u64 {
+                let mut meta = Meta { batch: batch_number, ..Meta::default() };
+                meta.position.next_index = batch_number;
+                let link = layout::numbered(layout::LINK, batch_number);
+                let mut batch = db.batch().durability(Some(PersistMode::Buffer));
+                keys.iter().for_each(|key| batch.insert(&keyspace, key.clone(), sealed(key, b"old")));
+                batch.remove(&keyspace, layout::numbered(layout::LINK, batch_number - 1));
+                batch.insert(&keyspace, link, record::seal(&link, &[]));
+                batch.insert(&keyspace, layout::META_KEY, meta.seal());
+                batch.commit().unwrap();
+            }
+        }
+        let generation = Arc::new(Generation::open(&path, 1, CACHE).ok().unwrap());
+        assert_eq!(generation.meta().position.next_index, 3);
+        let mut batch = Memtable::default();
+        batch.apply(keys[0].clone(), Change { record: Some(sealed(&keys[0], b"new")), is_fresh: false });
+        batch.apply(keys[1].clone(), Change { record: None, is_fresh: false });
+        let mut meta = generation.meta();
+        meta.position.next_index = 4;
+        generation.publish(batch, meta, None);
+        let expected = [Some(sealed(&keys[0], b"new")), None, Some(sealed(&keys[2], b"old"))];
+        assert_eq!(keys.clone().map(|key| generation.record(&key).unwrap()), expected);
+        assert_eq!(generation.flush().unwrap().meta().position.next_index, 4);
+        assert_eq!(keys.clone().map(|key| generation.record(&key).unwrap()), expected);
+        drop(generation);
+        for restarts in 1..3 {
+            let generation = Generation::open(&path, 1, CACHE).ok().unwrap();
+            assert_eq!(generation.meta().position.next_index, 4);
+            assert_eq!(keys.clone().map(|key| generation.record(&key).unwrap()), expected, "after {restarts} restarts");
+        }
     }
 
     #[test]

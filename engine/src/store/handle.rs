@@ -6,15 +6,16 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use raftkv_api::{Entry, ListRequest, Page};
-use raftkv_kv::{Key, Ownership, SlotSet, slot_of};
+use raftkv_kv::{Key, Ownership, SlotSet};
 use raftkv_runtime::exit;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::applier::{self, Applier, Job, Loaded};
 use super::directory::Directory;
+use super::flusher::Flusher;
 use super::generation::{Generation, OpenFailure};
-use super::read::Verified;
-use super::shards::{Export, ExportError, ExportedPage, Serving};
+use super::read::{Verified, View};
+use super::shards::{Export, ExportError, ExportedPage};
 use super::shared::Shared;
 use super::snapshot::{self, SnapshotHeader, SnapshotPart, SnapshotReader};
 use super::{Applied, ApplyEntry, ApplyError, Fatal, Position, StateLimits, StoreError, StoreStatus};
@@ -22,11 +23,11 @@ use super::{Applied, ApplyEntry, ApplyError, Fatal, Position, StateLimits, Store
 /// Requests that may wait for the apply thread before the sender has to.
 const APPLY_QUEUE: usize = 64;
 
-/// Default of [`StoreOptions::cache_bytes`]. With two or three memtables it leaves an engine well below 400 MB.
+/// Default of [`StoreOptions::cache_bytes`]. With two memtables it leaves an engine well below 400 MB.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Default of [`StoreOptions::remembered_values`]: 8 MB with the longest keys that are remembered.
-const REMEMBERED_VALUES: usize = 32 * 1024;
+/// Default of [`StoreOptions::memtable_bytes`].
+const MEMTABLE_BYTES: usize = 32 * 1024 * 1024;
 
 /// Called once when the store cannot go on; normally does not return.
 pub type FatalHook = Box<dyn Fn(Fatal) + Send + Sync>;
@@ -35,9 +36,10 @@ pub type FatalHook = Box<dyn Fn(Fatal) + Send + Sync>;
 pub struct StoreOptions {
     /// Memory for blocks read from the disk.
     pub cache_bytes: u64,
-    /// Most values whose revisions are remembered, so that writing them again need not read them. Never shows in the
-    /// state.
-    pub remembered_values: usize,
+    /// Changes are gathered in memory up to here before they become a table, and at most twice as many bytes of changes,
+    /// counting those that others have replaced: what a restart after a crash has to apply again. There are up to two of
+    /// them at a time. Never shows in the state.
+    pub memtable_bytes: usize,
     /// What the replicated state keeps. The same on every replica.
     pub limits: StateLimits,
     /// What to do when the store cannot go on. Ends the process by default; a test may record it instead, and then
@@ -49,7 +51,7 @@ impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             cache_bytes: CACHE_BYTES,
-            remembered_values: REMEMBERED_VALUES,
+            memtable_bytes: MEMTABLE_BYTES,
             limits: StateLimits::default(),
             fatal: Box::new(|fatal| exit::fatal(fatal.exit_code, fatal.message)),
         }
@@ -58,8 +60,9 @@ impl Default for StoreOptions {
 
 /// The replicated state on disk. Cheap to clone; all clones are the same store.
 ///
-/// What was applied is visible when [`apply`](Self::apply) returns, survives the death of the process, and survives the
-/// machine's only after [`persist`](Self::persist): the replicated log is the durability.
+/// What was applied is visible when [`apply`](Self::apply) returns, and survives a crash of the process or of the machine only after
+/// [`persist`](Self::persist): the replicated log is the durability. After a crash the store stands where it was flushed last,
+/// and the entries from there on are applied again.
 #[derive(Clone)]
 pub struct Store {
     shared: Arc<Shared>,
@@ -87,22 +90,25 @@ impl Store {
     /// A damaged state is put aside, and the store begins empty, at position 0, so that a snapshot of the group can be
     /// installed. Anything else that is wrong is an error and changes nothing.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
-        let StoreOptions { cache_bytes, remembered_values, limits, fatal } = options;
+        let StoreOptions { cache_bytes, memtable_bytes, limits, fatal } = options;
         let directory = Directory::open(dir)?;
         let current = directory.current()?;
         directory.remove_others(current)?;
         let (live, loaded) = open_live(&directory, current, cache_bytes)?;
         let shared = Arc::new(Shared::new(directory, live, limits, cache_bytes, fatal));
-        let applier = Applier::new(Arc::clone(&shared), loaded, remembered_values);
+        let not_started = |source| StoreError::Io { action: "start a thread for", path: dir.to_owned(), source };
+        let flusher = Flusher::start(Arc::clone(&shared), memtable_bytes).map_err(not_started)?;
+        let applier = Applier::new(Arc::clone(&shared), loaded, flusher);
         let (jobs, queue) = mpsc::channel(APPLY_QUEUE);
         let thread = std::thread::Builder::new()
             .name("store-apply".to_owned())
             .spawn(move || applier.run(queue))
-            .map_err(|source| StoreError::Io { action: "start a thread for", path: dir.to_owned(), source })?;
+            .map_err(not_started)?;
         Ok(Self { shared, jobs, thread: Arc::new(Mutex::new(Some(thread))) })
     }
 
-    /// Stops the apply thread after what is queued and waits for it. Blocks. Reads go on until the last handle is gone.
+    /// Stops the apply thread after what is queued, waits for it, and flushes what is in memory only, so that the next start has
+    /// nothing to apply again. Blocks on the disk. Reads go on until the last handle is gone.
     pub fn close(&self) {
         // A full queue is waited for; a thread that is gone needs no message.
         let _ = self.jobs.blocking_send(Job::Stop);
@@ -111,12 +117,18 @@ impl Store {
             && thread.join().is_err()
         {
             tracing::error!("the apply thread had panicked");
+            return;
+        }
+        if !self.shared.is_stopped()
+            && let Err(error) = self.shared.live().flush()
+        {
+            tracing::warn!(%error, "the state could not be flushed; the next start applies what is missing again");
         }
     }
 
     /// How far it has applied.
     pub fn position(&self) -> Position {
-        self.shared.live().with_meta(|meta| meta.position.clone())
+        self.shared.live().now().meta.position.clone()
     }
 
     /// The index of the next entry, as it moves: everything below is visible to reads. It moves back when a damaged
@@ -127,12 +139,12 @@ impl Store {
 
     /// The revision counter: the number of effective operations since the group began.
     pub fn revision(&self) -> u64 {
-        self.shared.live().with_meta(|meta| meta.revision)
+        self.shared.live().now().meta.revision
     }
 
     /// A number that is the same on all replicas at the same position, and differs as soon as any record does.
     pub fn state_hash(&self) -> u64 {
-        self.shared.live().with_meta(super::meta::Meta::state_hash)
+        self.shared.live().now().meta.state_hash()
     }
 
     /// What the group owns, as of what is applied.
@@ -145,57 +157,39 @@ impl Store {
     /// # Errors
     /// [`StoreError::WrongGroup`] when the key's slot was not served in the state that was read.
     pub fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        let live = self.shared.live();
-        let serving = Serving::now(&live);
-        let view = live.view();
-        let entry = view.get(key)?;
-        if serving.is_unsharded(&live) || serving.serves(&live, &view, slot_of(key.as_bytes()))? {
-            Ok(entry)
-        } else {
-            Err(StoreError::WrongGroup)
-        }
+        self.shared.live().get(key)
     }
 
     /// Reads several keys, all as of one moment. `Err` in the list: the key's slot was not served then.
     pub fn get_many(&self, keys: &[Key]) -> Result<Vec<Result<Option<Entry>, NotServed>>, StoreError> {
-        let live = self.shared.live();
-        let serving = Serving::now(&live);
-        let view = live.view();
-        let served = view.served(&serving, &live)?;
-        let read = |key: &Key| match &served {
-            Some(served) if !served.contains(slot_of(key.as_bytes())) => Ok(Err(NotServed)),
-            _ => view.get(key).map(Ok),
-        };
-        keys.iter().map(read).collect()
+        self.shared.live().get_many(keys)
     }
 
-    /// Reads a page of keys, all as of one moment, without those of slots that are not served. Blocks on the disk.
+    /// Reads a page of keys, all as of one moment, without those of slots that are not served. It may end early, and says so,
+    /// where thousands of keys in its range were removed just now. Blocks on the disk.
     pub fn list(&self, request: &ListRequest) -> Result<Page, StoreError> {
         self.list_served(request).map(|(page, _)| page)
     }
 
     /// [`list`](Self::list), and the slots that were served.
     pub fn list_served(&self, request: &ListRequest) -> Result<(Page, SlotSet), StoreError> {
-        let live = self.shared.live();
-        let serving = Serving::now(&live);
-        let view = live.view();
-        let served = view.served(&serving, &live)?;
-        Ok((view.list(request, served.as_ref())?, served.unwrap_or_else(SlotSet::all)))
+        let (page, served) = self.shared.live().list(request)?;
+        Ok((page, served.unwrap_or_else(SlotSet::all)))
     }
 
     /// Reads a system key: its version and document.
     pub fn system_key(&self, name: &[u8]) -> Result<Option<(u64, Bytes)>, StoreError> {
-        self.shared.live().view().system_key(name)
+        self.shared.live().system_key(name)
     }
 
-    /// Reads a page of the export that is under way, all as of one moment. Blocks on the disk.
+    /// Reads a page of the export that is under way. Blocks on the disk.
     pub fn export(&self, export: &Export) -> Result<ExportedPage, ExportError> {
-        self.shared.live().view().export(export)
+        self.shared.live().export(export)
     }
 
-    /// Reads the whole state and checks every record and all sums. Blocks, for long.
+    /// Reads the whole state and checks every record and all sums. Flushes it first. Blocks, for long.
     pub fn verify(&self) -> Result<Verified, StoreError> {
-        self.shared.live().view().verify()
+        self.flushed()?.verify()
     }
 
     /// Free bytes of the file system the store is on. One system call.
@@ -248,14 +242,20 @@ impl Store {
         if self.shared.is_stopped() {
             return Err(StoreError::Stopped);
         }
-        self.shared.live().persist().inspect_err(|error| {
-            self.shared.stop(Fatal::io(format!("the state could not be made durable: {error}")));
-        })
+        self.shared.live().persist().inspect_err(|error| self.not_durable(error))
+    }
+
+    fn flushed(&self) -> Result<View, StoreError> {
+        self.shared.live().flush().inspect_err(|error| self.not_durable(error))
+    }
+
+    fn not_durable(&self, error: &StoreError) {
+        self.shared.stop(Fatal::io(format!("the state could not be made durable: {error}")));
     }
 
     /// The whole state of this moment as a stream. The reader blocks on the disk.
     pub fn snapshot_out(&self) -> Result<SnapshotReader, StoreError> {
-        SnapshotReader::new(&self.shared.live())
+        Ok(SnapshotReader::new(&self.shared.live(), self.flushed()?))
     }
 
     /// Receives a whole state, verifies it, makes it durable beside the live one and returns its token. Blocks as long
@@ -288,7 +288,7 @@ fn open_live(
         let opened = match directory.damage_of(number) {
             Some(why) => Err(OpenFailure::Damaged(why)),
             None => Generation::open(&directory.generation(number), number, cache_bytes)
-                .and_then(|generation| Ok((applier::load(&generation)?, generation))),
+                .and_then(|generation| Ok((applier::load(&generation.keyspace)?, generation))),
         };
         match opened {
             Ok((loaded, generation)) => {

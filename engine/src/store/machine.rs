@@ -8,8 +8,7 @@ use bytes::Bytes;
 use raftkv_kv::{Answer, Batch, CodecError, Command, Idempotency, Op, Outcome, Precondition, Proposal, slot_of};
 use raftkv_runtime::planted;
 
-use super::recent::Stored;
-use super::record::{self, IdempotencyRecord, SessionRecord, Trace};
+use super::record::{self, IdempotencyRecord, SessionRecord, Stored, Trace};
 use super::sessions::Sessions;
 use super::shards::Shards;
 use super::txn::Txn;

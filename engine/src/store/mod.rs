@@ -1,33 +1,37 @@
 //! The replicated state on disk, over fjall.
 //!
 //! [`Store`] is the handle. One thread changes the state ([`applier`]), by rules that depend on nothing but the entries
-//! of the log ([`machine`]), in batches that become visible as a whole ([`txn`]). Readers see a moment between two
-//! batches ([`read`]). The live state is one *generation*, a directory with a fjall database ([`generation`],
+//! of the log ([`machine`]), in batches that become visible as a whole ([`txn`]). What is applied is in memory first
+//! ([`memtable`]) and is flushed into tables now and then ([`flusher`]). Readers see a moment between two batches, of both
+//! ([`read`], [`piece`]). The live state is one *generation*, a directory with a fjall database ([`generation`],
 //! [`directory`], [`journal`]). A snapshot that is received becomes the next generation ([`snapshot`]). In a sharded store a group
 //! serves a part of the slots only, and slots move ([`shards`]). What the keys and records look like is in [`layout`] and
 //! [`record`].
 //!
 //! Promises:
 //!
-//! - Data, counters, sessions and the applied position change in one batch: what is recovered after a crash is the
+//! - Data, counters, sessions and the applied position become durable together: what is recovered after a crash is the
 //!   state after some prefix of the entries applied, never less than what was persisted.
 //! - No record is served whose checksum does not hold.
 //! - Replicas at the same position hold the same state, whatever the requests were that brought them there.
 //!
-//! Not promised: that what was applied survives a loss of power before [`Store::persist`]. The log does that.
+//! Not promised: that what was applied survives a crash, of the process or of the machine, before [`Store::persist`]. The
+//! log does that: it is the only write-ahead log there is.
 
 mod applier;
 mod directory;
 mod error;
+mod flusher;
 mod frame;
 mod generation;
 mod handle;
 mod journal;
 mod layout;
 mod machine;
+mod memtable;
 mod meta;
+mod piece;
 mod read;
-mod recent;
 mod record;
 mod sessions;
 mod shards;

@@ -1,12 +1,13 @@
-//! [`View`]: the state at one moment, for readers.
+//! Reading: one key or a page as of this moment, or the whole state as of a flush.
 
 use std::sync::Arc;
 
 use fjall::{Readable, Slice, Snapshot};
 use raftkv_api::{Entry, ListRequest, Page};
-use raftkv_kv::{Key, Ownership, SlotSet, Value, slot_of};
+use raftkv_kv::{Key, SlotSet, Value, slot_of};
 
-use super::generation::{Generation, read_error};
+use super::generation::{Generation, Published, read_error};
+use super::handle::NotServed;
 use super::meta::Meta;
 use super::record::{self, DataRecord, IdempotencyRecord, SessionRecord, SystemRecord, Trace};
 use super::shards;
@@ -15,11 +16,129 @@ use super::{StoreError, layout};
 /// Keys of slots that are not served which one page passes over: some milliseconds of work. The page then ends early.
 const MAX_LEFT_OUT: usize = 64 * 1024;
 
-/// The state between two batches. What is applied later does not show; the generation stays as long as the view.
-///
-/// Reads go through a snapshot and never through the keyspace, where half a batch shows.
+impl Published {
+    /// Whether a slot is served.
+    fn serves(&self, slot: u16) -> bool {
+        !self.ownership.is_sharded() || self.ownership.serves(slot)
+    }
+
+    /// The slots that are served; `None` = all of them, the group being in no sharded store.
+    fn served(&self) -> Option<SlotSet> {
+        self.ownership.is_sharded().then(|| self.ownership.served())
+    }
+}
+
+impl Generation {
+    /// One key.
+    pub(super) fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
+        let stored_key = layout::data(key.as_bytes());
+        let now = self.now();
+        if !now.serves(slot_of(key.as_bytes())) {
+            return Err(StoreError::WrongGroup);
+        }
+        // The clock must be the moment's: with a later one a value could expire that was replaced in time.
+        let clock_ms = now.meta.clock_ms;
+        let Some(record) = self.record_at(now, &stored_key)? else { return Ok(None) };
+        live(key, &stored_key, record, clock_ms)
+    }
+
+    /// Several keys, all as of one moment.
+    pub(super) fn get_many(&self, keys: &[Key]) -> Result<Vec<Result<Option<Entry>, NotServed>>, StoreError> {
+        let stored_keys: Vec<Slice> = keys.iter().map(|key| layout::data(key.as_bytes())).collect();
+        let now = self.now();
+        let clock_ms = now.meta.clock_ms;
+        let found: Vec<_> = keys
+            .iter()
+            .zip(&stored_keys)
+            .map(|(key, stored_key)| {
+                now.serves(slot_of(key.as_bytes())).then(|| now.memtables.get(stored_key).map(|found| found.cloned()))
+            })
+            .collect();
+        let snapshot = self.db.snapshot();
+        drop(now);
+        let read = |((key, stored_key), found): ((&Key, &Slice), Option<Option<Option<Slice>>>)| {
+            let record = match found {
+                None => return Ok(Err(NotServed)),
+                Some(Some(None)) => None,
+                Some(Some(Some(record))) => {
+                    record::check(stored_key, &record)?;
+                    Some(record)
+                }
+                Some(None) => self.in_tables(&snapshot, stored_key)?,
+            };
+            let Some(record) = record else { return Ok(Ok(None)) };
+            live(key, stored_key, record, clock_ms).map(Ok)
+        };
+        keys.iter().zip(&stored_keys).zip(found).map(read).collect()
+    }
+
+    /// A system key: its version and document.
+    pub(super) fn system_key(&self, name: &[u8]) -> Result<Option<(u64, bytes::Bytes)>, StoreError> {
+        let key = layout::system(name);
+        let Some(record) = self.record(&key)? else { return Ok(None) };
+        SystemRecord::parse(&key, &record).map(|record| Some((record.version, record.value)))
+    }
+
+    /// A page of keys in order, of those slots that are served, which are given with it; `None` = of all of them.
+    pub(super) fn list(&self, request: &ListRequest) -> Result<(Page, Option<SlotSet>), StoreError> {
+        let start = layout::data(&request.start);
+        let end = match &request.end {
+            Some(end) => layout::data(end),
+            None => Slice::from([layout::DATA + 1]),
+        };
+        let mut page = Page { entries: Vec::new(), next: None };
+        let now = self.now();
+        let served = now.served();
+        if start >= end {
+            return Ok((page, served));
+        }
+        let clock_ms = now.meta.clock_ms;
+        // One more than may be in it: it says where the next page begins.
+        let mut piece = self.piece_at(now, start..end, request.limit.saturating_add(1));
+        let mut bytes = 0usize;
+        let mut left_out = 0usize;
+        for item in piece.by_ref() {
+            let (stored_key, record) = item?;
+            if served.as_ref().is_some_and(|served| !served.contains(slot_of(&stored_key[1..]))) {
+                left_out += 1;
+                if left_out > MAX_LEFT_OUT {
+                    page.next = Some(bytes::Bytes::copy_from_slice(&stored_key[1..]));
+                    break;
+                }
+                continue;
+            }
+            record::check(&stored_key, &record)?;
+            let record = DataRecord::parse(&stored_key, record)?;
+            if !record.is_live(clock_ms) {
+                continue;
+            }
+            let key = Key::from_stored(bytes::Bytes::copy_from_slice(&stored_key[1..]));
+            bytes += key.as_bytes().len() + if request.keys_only { 0 } else { record.value_len() };
+            let is_full =
+                page.entries.len() >= request.limit.max(1) || (bytes > request.max_bytes && !page.entries.is_empty());
+            if is_full {
+                page.next = Some(key.into_bytes());
+                break;
+            }
+            page.entries.push(entry(key, record, request.keys_only));
+        }
+        if page.next.is_none() {
+            page.next = piece.end().map(|end| bytes::Bytes::copy_from_slice(&end[1..]));
+        }
+        Ok((page, served))
+    }
+}
+
+/// The value in a record whose checksum holds, if it is there for a reader whose clock shows `clock_ms`.
+fn live(key: &Key, stored_key: &[u8], record: Slice, clock_ms: u64) -> Result<Option<Entry>, StoreError> {
+    let record = DataRecord::parse(stored_key, record)?;
+    Ok(record.is_live(clock_ms).then(|| entry(key.clone(), record, false)))
+}
+
+/// The whole state as it was flushed. What is applied later does not show; the generation stays as long as the view.
 pub(super) struct View {
     snapshot: Snapshot,
+    meta: Meta,
     // After the snapshot: dropped last.
     generation: Arc<Generation>,
 }
@@ -36,98 +155,14 @@ pub struct Verified {
 }
 
 impl View {
-    pub(super) fn new(generation: Arc<Generation>) -> Self {
-        Self { snapshot: generation.db.snapshot(), generation }
+    /// Of the tables of a moment in which nothing was in memory only, and the meta record that goes with them.
+    pub(super) fn new(snapshot: Snapshot, meta: Meta, generation: Arc<Generation>) -> Self {
+        Self { snapshot, meta, generation }
     }
 
-    /// The meta record of this very moment.
-    pub(super) fn meta(&self) -> Result<Meta, StoreError> {
-        let record = self.snapshot.get(&self.generation.keyspace, layout::META_KEY).map_err(read_error)?;
-        let missing = || StoreError::Corrupt("the meta record is missing".to_owned());
-        Meta::open(&record.ok_or_else(missing)?)
-    }
-
-    /// What the group owned at this very moment.
-    pub(super) fn ownership(&self) -> Result<Ownership, StoreError> {
-        shards::ownership_of(self.record(&layout::OWNERSHIP_KEY)?)
-    }
-
-    /// A system key: its version and document.
-    pub(super) fn system_key(&self, name: &[u8]) -> Result<Option<(u64, bytes::Bytes)>, StoreError> {
-        let key = layout::system(name);
-        let Some(record) = self.record(&key)? else { return Ok(None) };
-        record::check(&key, &record)?;
-        SystemRecord::parse(&key, &record).map(|record| Some((record.version, record.value)))
-    }
-
-    /// A record as it is stored, its checksum not verified yet.
-    pub(super) fn record(&self, key: &[u8]) -> Result<Option<Slice>, StoreError> {
-        self.snapshot.get(&self.generation.keyspace, key).map_err(read_error)
-    }
-
-    /// Records as they are stored, in key order.
-    pub(super) fn range(&self, keys: std::ops::Range<Slice>) -> fjall::Iter {
-        self.snapshot.range(&self.generation.keyspace, keys)
-    }
-
-    /// One key.
-    pub(super) fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        let stored_key = layout::data(key.as_bytes());
-        let record = self.snapshot.get(&self.generation.keyspace, &*stored_key).map_err(read_error)?;
-        let Some(record) = record else { return Ok(None) };
-        let record = checked(&stored_key, record)?;
-        // The clock must be the snapshot's: with a later one a value could expire that was replaced in time.
-        if record.expires_at_ms != 0 && !record.is_live(self.meta()?.clock_ms) {
-            return Ok(None);
-        }
-        Ok(Some(entry(key.clone(), record, false)))
-    }
-
-    /// A page of keys in order; of the slots in `served`, where that is given.
-    pub(super) fn list(&self, request: &ListRequest, served: Option<&SlotSet>) -> Result<Page, StoreError> {
-        let start = layout::data(&request.start);
-        let end = match &request.end {
-            Some(end) => layout::data(end),
-            None => Slice::from([layout::DATA + 1]),
-        };
-        let mut page = Page { entries: Vec::new(), next: None };
-        if start >= end {
-            return Ok(page);
-        }
-        let mut bytes = 0usize;
-        let mut clock_ms = None;
-        let mut left_out = 0usize;
-        for item in self.snapshot.range(&self.generation.keyspace, start..end) {
-            let (stored_key, record) = item.into_inner().map_err(read_error)?;
-            if served.is_some_and(|served| !served.contains(slot_of(&stored_key[1..]))) {
-                left_out += 1;
-                if left_out > MAX_LEFT_OUT {
-                    page.next = Some(bytes::Bytes::copy_from_slice(&stored_key[1..]));
-                    break;
-                }
-                continue;
-            }
-            let record = checked(&stored_key, record)?;
-            if record.expires_at_ms != 0 {
-                let now = match clock_ms {
-                    Some(now) => now,
-                    None => *clock_ms.insert(self.meta()?.clock_ms),
-                };
-                if !record.is_live(now) {
-                    continue;
-                }
-            }
-            let key = Key::from_stored(bytes::Bytes::copy_from_slice(&stored_key[1..]));
-            bytes += key.as_bytes().len() + if request.keys_only { 0 } else { record.value_len() };
-            let is_full =
-                page.entries.len() >= request.limit.max(1) || (bytes > request.max_bytes && !page.entries.is_empty());
-            if is_full {
-                page.next = Some(key.into_bytes());
-                break;
-            }
-            page.entries.push(entry(key, record, request.keys_only));
-        }
-        Ok(page)
+    /// Where the state stands.
+    pub(super) fn meta(&self) -> &Meta {
+        &self.meta
     }
 
     /// All records of the replicated state but the meta record, in key order. Their checksums are not verified yet.
@@ -139,7 +174,8 @@ impl View {
 
     /// Reads everything and compares it with what the meta record says.
     pub(super) fn verify(&self) -> Result<Verified, StoreError> {
-        let meta = self.meta()?;
+        let stored = self.generation.in_tables(&self.snapshot, &layout::META_KEY)?;
+        let meta = Meta::open(&stored.ok_or_else(|| StoreError::Corrupt("the meta record is missing".to_owned()))?)?;
         let mut tally = Tally::default();
         for item in self.records() {
             let (key, record) = item?;
@@ -204,11 +240,6 @@ impl Tally {
             "the records do not add up: (keys, sessions, idempotency keys, hash) are {found:?}, not {expected:?}"
         )))
     }
-}
-
-fn checked(key: &[u8], record: Slice) -> Result<DataRecord, StoreError> {
-    record::check(key, &record)?;
-    DataRecord::parse(key, record)
 }
 
 fn entry(key: Key, record: DataRecord, key_only: bool) -> Entry {

@@ -76,7 +76,7 @@ fn damaged(key: &[u8], what: &str) -> StoreError {
 }
 
 /// The body of a record that was checked when it was read.
-fn body(record: &[u8]) -> &[u8] {
+pub(super) fn body(record: &[u8]) -> &[u8] {
     record.get(CRC..).unwrap_or_default()
 }
 
@@ -128,10 +128,6 @@ impl DataRecord {
         self.record.len().saturating_sub(CRC + Self::HEAD)
     }
 
-    pub(super) fn trace(&self) -> Trace {
-        Trace::of(&self.record)
-    }
-
     /// The value's bytes.
     pub(super) fn into_value(self) -> Bytes {
         let at = CRC + Self::HEAD;
@@ -140,6 +136,29 @@ impl DataRecord {
         } else {
             Bytes::from_owner(self.record).slice(at..)
         }
+    }
+}
+
+/// What an operation must know of the value it replaces; not the value itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub(super) revision: u64,
+    pub(super) create_revision: u64,
+    pub(super) expires_at_ms: u64,
+    /// Of the stored record.
+    pub(super) trace: Trace,
+}
+
+impl Stored {
+    /// Of a record whose checksum holds.
+    pub(super) fn parse(key: &[u8], record: &[u8]) -> Result<Self, StoreError> {
+        let ([revision, create_revision, expires_at_ms], _) = numbers(key, body(record))?;
+        Ok(Self { revision, create_revision, expires_at_ms, trace: Trace::of(record) })
+    }
+
+    /// Whether it is there for a reader whose clock shows `clock_ms`.
+    pub(super) fn is_live(&self, clock_ms: u64) -> bool {
+        self.expires_at_ms == 0 || self.expires_at_ms > clock_ms
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::generation::{Generation, read_error};
+use fjall::Keyspace;
+
+use super::generation::read_error;
 use super::record::{self, SessionRecord, Trace};
 use super::{StoreError, layout};
 
@@ -28,10 +30,10 @@ pub(super) struct Sessions {
 
 impl Sessions {
     /// Reads them all.
-    pub(super) fn load(generation: &Generation) -> Result<Self, StoreError> {
+    pub(super) fn load(keyspace: &Keyspace) -> Result<Self, StoreError> {
         let mut sessions = Self::default();
         let stray = |key: &[u8]| StoreError::Corrupt(format!("stray session record {}", key.escape_ascii()));
-        for item in generation.keyspace.range([layout::SESSION]..[layout::ANSWER + 1]) {
+        for item in keyspace.range([layout::SESSION]..[layout::ANSWER + 1]) {
             let (key, record) = item.into_inner().map_err(read_error)?;
             record::check(&key, &record)?;
             let trace = Trace::of(&record);

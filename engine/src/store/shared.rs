@@ -45,7 +45,7 @@ impl Shared {
         cache_bytes: u64,
         fatal: FatalHook,
     ) -> Self {
-        let next_index = live.with_meta(|meta| meta.position.next_index);
+        let next_index = live.now().meta.position.next_index;
         Self {
             directory,
             limits,
@@ -88,7 +88,7 @@ impl Shared {
             Some(staged) if staged.token == token => staged.clone(),
             _ => return Err(StoreError::SnapshotRefused(format!("no snapshot is staged under {token}"))),
         };
-        let live_index = old.with_meta(|meta| meta.position.next_index);
+        let live_index = old.now().meta.position.next_index;
         if staged.position.next_index < live_index {
             return Err(StoreError::SnapshotRefused(format!(
                 "it ends before entry {}, and entries up to {live_index} are applied here",
@@ -97,7 +97,7 @@ impl Shared {
         }
         let path = self.directory.generation(token);
         let opened = Generation::open(&path, token, self.cache_bytes)
-            .and_then(|generation| Ok((applier::load(&generation)?, generation)));
+            .and_then(|generation| Ok((applier::load(&generation.keyspace)?, generation)));
         let (loaded, new) = match opened {
             Ok((loaded, new)) => (loaded, Arc::new(new)),
             Err(OpenFailure::Damaged(why)) => return Err(StoreError::Corrupt(why)),

@@ -3,7 +3,7 @@
 //! A stream is a header, frames, a trailer. Both directions need the memory of a few frames, whatever the state's size.
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 
 use bytes::Bytes;
 use fjall::{PersistMode, Slice};
@@ -45,7 +45,7 @@ pub enum SnapshotPart {
     },
 }
 
-/// The parts of a snapshot of one moment. What is applied meanwhile does not show.
+/// The parts of a snapshot of one moment, which is flushed for it. What is applied meanwhile does not show.
 pub struct SnapshotReader {
     header: SnapshotHeader,
     records: Box<dyn Iterator<Item = Result<(Slice, Slice), StoreError>> + Send>,
@@ -56,10 +56,9 @@ pub struct SnapshotReader {
 }
 
 impl SnapshotReader {
-    pub(super) fn new(generation: &Arc<Generation>) -> Result<Self, StoreError> {
-        let view = generation.view();
-        // From the same view as the records, so that the header says what they are.
-        let mut meta = view.meta()?;
+    /// Of what was flushed of `generation`.
+    pub(super) fn new(generation: &Generation, view: View) -> Self {
+        let mut meta = view.meta().clone();
         // The number of batches is this node's own; without it, equal states give equal streams.
         meta.batch = 0;
         let mut frames = FrameWriter::default();
@@ -67,9 +66,9 @@ impl SnapshotReader {
         let header = SnapshotHeader {
             format: SNAPSHOT_FORMAT,
             position: meta.position,
-            estimated_bytes: generation.keyspace.disk_space() + generation.db.write_buffer_size(),
+            estimated_bytes: generation.keyspace.disk_space(),
         };
-        Ok(Self { header, records: Box::new(view.records()), frames, is_done: false, _view: view })
+        Self { header, records: Box::new(view.records()), frames, is_done: false, _view: view }
     }
 
     /// What to send first.

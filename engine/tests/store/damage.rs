@@ -14,7 +14,7 @@ const FLIPS: u64 = 24;
 
 #[test]
 fn a_flipped_bit_in_any_file_is_never_served() {
-    // Tables from an installed snapshot, and a journal with what came later.
+    // A table from an installed snapshot, and one with what came later.
     let mut source = Harness::new();
     source.ops((0..400).map(|i| set(&format!("k{i:03}"), &format!("value {i}"))).collect());
     let mut h = Harness::new();
@@ -74,7 +74,7 @@ fn a_flipped_bit_in_any_file_is_never_served() {
         }
     }
     println!("served right {served}, of those set back {set_back}; unreadable {unreadable}; refused {refused}");
-    assert!(unreadable > 0 && set_back > 0, "the test reaches tables and journals");
+    assert!(unreadable > 0 && set_back > 0, "the test reaches tables and the lists of them");
 }
 
 fn used_bytes(file: &Path) -> u64 {

@@ -114,20 +114,20 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn grouping_restarts_snapshots_and_what_is_remembered_do_not_show(
+    fn grouping_restarts_snapshots_and_flushes_do_not_show(
         entries in log(),
         cuts in vec(1..9usize, 60),
         restart in 0..60usize,
-        remembered in 0..9usize,
+        memtable_bytes in 1..4_000usize,
     ) {
-        // Reads every value it replaces.
-        let one_by_one = Harness::remembering(TIGHT, 0);
-        // Forgets some of the six keys now and then, or none; and all of them when it begins anew.
-        let remembering = Harness::remembering(TIGHT, remembered);
+        // Flushes all the time.
+        let one_by_one = Harness::flushing(TIGHT, 1);
+        // Now and then.
+        let flushing = Harness::flushing(TIGHT, memtable_bytes);
         let mut answers = Vec::new();
         for entry in entries.clone() {
             let answer = one_by_one.store.apply_blocking(vec![entry.clone()]).unwrap().answers;
-            prop_assert_eq!(&answer, &remembering.store.apply_blocking(vec![entry]).unwrap().answers);
+            prop_assert_eq!(&answer, &flushing.store.apply_blocking(vec![entry]).unwrap().answers);
             answers.extend(answer);
         }
 
@@ -148,11 +148,11 @@ proptest! {
 
         prop_assert_eq!(answers, other_answers);
         prop_assert_eq!(one_by_one.store.state_hash(), grouped.store.state_hash());
-        prop_assert_eq!(one_by_one.store.state_hash(), remembering.store.state_hash());
+        prop_assert_eq!(one_by_one.store.state_hash(), flushing.store.state_hash());
         prop_assert_eq!(all_of(&one_by_one.store).unwrap(), all_of(&grouped.store).unwrap());
         prop_assert_eq!(Taken::of(&one_by_one.store), Taken::of(&grouped.store));
         one_by_one.store.verify().unwrap();
-        remembering.store.verify().unwrap();
+        flushing.store.verify().unwrap();
         grouped.store.verify().unwrap();
     }
 }

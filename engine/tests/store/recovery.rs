@@ -1,66 +1,92 @@
 //! What is there after a crash.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::path::Path;
 
-use raftkv_engine::store::{StateLimits, StoreError};
-use raftkv_kv::Proposal;
+use raftkv_engine::store::{ApplyEntry, StateLimits, StoreError};
+use raftkv_kv::{Batch, Proposal};
 
-use crate::store::support::{Harness, Taken, all_of, copy_dir, names, open, payload, set};
+use crate::store::support::{Harness, Taken, all_of, copy_dir, delete, names, open, payload, set, set_until};
 
-#[test]
-fn killed_after_any_entry_the_store_holds_exactly_what_was_applied() {
-    let mut h = Harness::new();
-    let session = h.session();
-    for sequence in 1..=12 {
-        h.batch(session, sequence, sequence.saturating_sub(2), vec![set(&format!("k{}", sequence % 5), "v")]);
-        let crashed = tempfile::tempdir().unwrap();
-        copy_dir(h.dir.path(), crashed.path());
-        let store = open(crashed.path()).unwrap();
-        assert_eq!(store.position(), h.store.position());
-        assert_eq!(store.state_hash(), h.store.state_hash());
-        store.verify().unwrap();
-        assert_eq!(Taken::of(&store), Taken::of(&h.store));
-        store.close();
+/// A log of batches, and what the state is after each of its entries.
+fn written(h: &mut Harness) -> (Vec<ApplyEntry>, HashMap<u64, u64>) {
+    let mut entries = vec![payload(0, h.clock_ms, &Proposal::OpenSession)];
+    h.session();
+    let mut hashes = HashMap::from([(0, Harness::new().store.state_hash()), (1, h.store.state_hash())]);
+    for sequence in 1..=24 {
+        let key = format!("k{}", sequence % 5);
+        let op = match sequence % 4 {
+            0 => delete(&key),
+            1 => set_until(&key, "v", 1_500 + sequence),
+            _ => set(&key, &"v".repeat(sequence as usize)),
+        };
+        h.clock_ms += 40;
+        let batch = Batch { session: 1, sequence, acknowledged_below: sequence.saturating_sub(2), ops: vec![op] };
+        entries.push(payload(h.next, h.clock_ms, &Proposal::Batch(batch.clone())));
+        h.propose(&Proposal::Batch(batch));
+        hashes.insert(h.next, h.store.state_hash());
     }
+    (entries, hashes)
+}
+
+/// The store is the state after some entry, and the entries after that make it whole again.
+fn is_made_whole(dir: &Path, h: &Harness, entries: &[ApplyEntry], hashes: &HashMap<u64, u64>) -> u64 {
+    let store = open(dir).unwrap();
+    let next = store.position().next_index;
+    assert_eq!(hashes.get(&next), Some(&store.state_hash()), "at {next}");
+    store.verify().unwrap();
+    if next < h.next {
+        store.apply_blocking(entries[next as usize..h.next as usize].to_vec()).unwrap();
+    }
+    assert_eq!((store.position(), store.state_hash()), (h.store.position(), h.store.state_hash()));
+    assert_eq!(Taken::of(&store), Taken::of(&h.store));
+    store.close();
+    next
 }
 
 #[test]
-fn a_journal_cut_anywhere_gives_a_prefix_of_the_entries_and_replay_completes_it() {
-    let mut h = Harness::new();
-    let mut entries = vec![payload(0, 1, &Proposal::OpenSession)];
-    h.clock_ms = 1;
-    h.session();
-    let mut hashes = HashMap::from([(h.store.position().next_index, h.store.state_hash())]);
-    for sequence in 1..=6 {
-        let batch = raftkv_kv::Batch {
-            session: 1,
-            sequence,
-            acknowledged_below: 0,
-            ops: vec![set(&format!("k{sequence}"), "v")],
-        };
-        entries.push(payload(h.next, 1, &Proposal::Batch(batch.clone())));
-        h.propose(&Proposal::Batch(batch));
-        hashes.insert(h.store.position().next_index, h.store.state_hash());
-    }
-    let journal = "gen-1/0.jnl";
-    let bytes = fs::read(h.dir.path().join(journal)).unwrap();
-    let end = bytes.iter().rposition(|&byte| byte != 0).unwrap() + 1;
-    let (whole, final_hash) = (h.store.position(), h.store.state_hash());
-    for cut in (end.saturating_sub(900)..=end).step_by(23) {
+fn killed_after_any_entry_the_store_is_what_was_flushed_and_replay_makes_it_whole() {
+    let (entries, hashes) = written(&mut Harness::new());
+    // So small that a few entries fill it.
+    let mut h = Harness::flushing(StateLimits::default(), 2_000);
+    let mut found = HashSet::new();
+    for entry in &entries {
+        h.clock_ms = entry.clock_ms;
+        h.try_entry(entry.kind.clone()).unwrap();
         let crashed = tempfile::tempdir().unwrap();
         copy_dir(h.dir.path(), crashed.path());
-        fs::write(crashed.path().join(journal), &bytes[..cut]).unwrap();
-        let store = open(crashed.path()).unwrap();
-        let position = store.position();
-        assert!(position.next_index >= 1, "cut at {cut} of {end}: {position:?}");
-        assert_eq!(hashes.get(&position.next_index), Some(&store.state_hash()), "cut at {cut}");
-        store.verify().unwrap();
-        let rest = entries[position.next_index as usize..].to_vec();
-        store.apply_blocking(rest).unwrap();
-        assert_eq!((store.position(), store.state_hash()), (whole.clone(), final_hash), "cut at {cut}");
-        store.close();
+        found.insert(is_made_whole(crashed.path(), &h, &entries, &hashes));
     }
+    assert!(found.len() > 3, "it was never flushed: {found:?}");
+}
+
+#[test]
+fn what_was_persisted_is_there_whatever_comes_after() {
+    let mut h = Harness::new();
+    let (entries, hashes) = written(&mut h);
+    let mut next = 0;
+    for persisted in [3, 4, 11, 20] {
+        let half = Harness::new();
+        half.store.apply_blocking(entries[..persisted].to_vec()).unwrap();
+        assert_eq!(half.store.persist().unwrap(), half.store.position());
+        half.store.apply_blocking(entries[persisted..].to_vec()).unwrap();
+        let crashed = tempfile::tempdir().unwrap();
+        copy_dir(half.dir.path(), crashed.path());
+        next = is_made_whole(crashed.path(), &h, &entries, &hashes);
+        assert_eq!(next, persisted as u64);
+    }
+    assert!(next < h.next);
+}
+
+#[test]
+fn a_store_that_is_closed_has_nothing_to_be_applied_again() {
+    let mut h = Harness::new();
+    let (entries, hashes) = written(&mut h);
+    h.store.close();
+    let copy = tempfile::tempdir().unwrap();
+    copy_dir(h.dir.path(), copy.path());
+    assert_eq!(is_made_whole(copy.path(), &h, &entries, &hashes), h.next);
 }
 
 #[test]
@@ -77,6 +103,7 @@ fn crashes_around_the_switch_leave_the_old_or_the_new_state() {
 
     let mut h = Harness::new();
     h.op(set("old", "old"));
+    h.store.persist().unwrap();
     let old_hash = h.store.state_hash();
     let token = taken.stage(&h.store).unwrap();
     let staged = tempfile::tempdir().unwrap();

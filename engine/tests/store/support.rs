@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -56,15 +57,15 @@ pub(crate) fn entry(index: u64, clock_ms: u64, kind: EntryKind) -> ApplyEntry {
 pub(crate) type Fatals = Arc<Mutex<Vec<Fatal>>>;
 
 pub(crate) fn open_with(dir: &Path, limits: StateLimits) -> Result<(Store, Fatals), StoreError> {
-    open_remembering(dir, limits, StoreOptions::default().remembered_values)
+    open_flushing(dir, limits, StoreOptions::default().memtable_bytes)
 }
 
-fn open_remembering(dir: &Path, limits: StateLimits, values: usize) -> Result<(Store, Fatals), StoreError> {
+fn open_flushing(dir: &Path, limits: StateLimits, memtable_bytes: usize) -> Result<(Store, Fatals), StoreError> {
     let fatals = Fatals::default();
     let seen = Arc::clone(&fatals);
     let options = StoreOptions {
         cache_bytes: 8 * 1024 * 1024,
-        remembered_values: values,
+        memtable_bytes,
         limits,
         fatal: Box::new(move |fatal| seen.lock().unwrap().push(fatal)),
     };
@@ -90,13 +91,13 @@ impl Harness {
     }
 
     pub(crate) fn with(limits: StateLimits) -> Self {
-        Self::remembering(limits, StoreOptions::default().remembered_values)
+        Self::flushing(limits, StoreOptions::default().memtable_bytes)
     }
 
-    /// One whose apply thread remembers so many values.
-    pub(crate) fn remembering(limits: StateLimits, values: usize) -> Self {
+    /// One whose memtables are flushed from so many bytes on.
+    pub(crate) fn flushing(limits: StateLimits, memtable_bytes: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (store, fatals) = open_remembering(dir.path(), limits, values).unwrap();
+        let (store, fatals) = open_flushing(dir.path(), limits, memtable_bytes).unwrap();
         Self { store, fatals, next: 0, clock_ms: 1_000, dir }
     }
 
@@ -191,35 +192,66 @@ impl Taken {
     }
 }
 
-/// What a kill at this moment leaves on the disk: journals keep their holes.
+/// What a kill at this moment leaves on the disk: journals keep their holes. Threads of the store may be at work: then it is copied
+/// again, until nothing has changed meanwhile.
 pub(crate) fn copy_dir(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for item in fs::read_dir(from).unwrap() {
-        let item = item.unwrap();
-        let target = to.join(item.file_name());
-        if item.file_type().unwrap().is_dir() {
-            copy_dir(&item.path(), &target);
-        } else {
-            copy_file(&item.path(), &target);
+    for _ in 0..1_000 {
+        let before = signature(from);
+        let copied = fs::remove_dir_all(to).and_then(|()| try_copy_dir(from, to));
+        if copied.is_ok() && before.is_ok_and(|before| signature(from).is_ok_and(|after| after == before)) {
+            return;
         }
     }
+    panic!("{} never stands still", from.display());
 }
 
-fn copy_file(from: &Path, to: &Path) {
-    let mut source = fs::File::open(from).unwrap();
-    let len = source.metadata().unwrap().len();
-    let mut target = fs::File::create(to).unwrap();
-    target.set_len(len).unwrap();
+/// Path, inode, length, and when it was changed.
+type FileTrait = (std::path::PathBuf, u64, u64, i64, i64);
+
+/// Changes with every change of a file or a name.
+fn signature(dir: &Path) -> std::io::Result<Vec<FileTrait>> {
+    let mut found = Vec::new();
+    for item in fs::read_dir(dir)? {
+        let path = item?.path();
+        let about = fs::metadata(&path)?;
+        if about.is_dir() {
+            found.extend(signature(&path)?);
+        }
+        found.push((path, about.ino(), about.len(), about.mtime(), about.mtime_nsec()));
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn try_copy_dir(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for item in fs::read_dir(from)? {
+        let item = item?;
+        let target = to.join(item.file_name());
+        if item.file_type()?.is_dir() {
+            try_copy_dir(&item.path(), &target)?;
+        } else {
+            copy_file(&item.path(), &target)?;
+        }
+    }
+    Ok(())
+}
+
+fn copy_file(from: &Path, to: &Path) -> std::io::Result<()> {
+    let mut source = fs::File::open(from)?;
+    let len = source.metadata()?.len();
+    let mut target = fs::File::create(to)?;
+    target.set_len(len)?;
     let mut block = vec![0; 64 * 1024];
     let mut at = 0;
     loop {
-        let read = source.read(&mut block).unwrap();
+        let read = source.read(&mut block)?;
         if read == 0 {
-            return;
+            return Ok(());
         }
         if block[..read].iter().any(|&byte| byte != 0) {
-            target.seek(SeekFrom::Start(at)).unwrap();
-            target.write_all(&block[..read]).unwrap();
+            target.seek(SeekFrom::Start(at))?;
+            target.write_all(&block[..read])?;
         }
         at += read as u64;
     }

@@ -24,6 +24,8 @@ pub enum Effect {
     Fail(Errno),
     /// Of a write, some sectors from its start reach the file; then it fails with EIO. Any other call fails as a whole.
     Tear,
+    /// It fails with EIO, and what becomes of what was written is open until the power fails: as when the disk goes away with it.
+    Gone,
     /// It succeeds, so much later. What was written meanwhile is not covered.
     Delay(Duration),
 }

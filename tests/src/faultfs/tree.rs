@@ -75,6 +75,8 @@ pub(super) struct Fsync {
     ino: Ino,
     upto: u64,
     fails: Option<Errno>,
+    /// It fails, and what it covers stays as it is.
+    is_gone: bool,
     /// How long it takes.
     pub(super) delay: Option<Duration>,
 }
@@ -402,9 +404,9 @@ impl Tree {
         // fault waits for a request that is certainly the beginning of one.
         let effect = if self.file(ino)?.may_go_on(offset) { None } else { self.effect(Call::Write, ino) };
         let keep = match effect {
-            Some(Effect::Fail(errno)) => {
+            Some(failing @ (Effect::Fail(_) | Effect::Gone)) => {
                 self.counts.failed += 1;
-                return Err(errno);
+                return Err(if let Effect::Fail(errno) = failing { errno } else { Errno::IO });
             }
             Some(Effect::Tear) => {
                 let sectors = rand::RngExt::random_range(&mut self.tears, 0..=len / SECTOR);
@@ -458,7 +460,7 @@ impl Tree {
     /// Begins an fsync of a file or directory: what is there now is what it covers.
     pub(super) fn begin_sync(&mut self, ino: Ino) -> Result<Fsync> {
         self.inode(ino)?;
-        let mut sync = Fsync { ino, upto: self.number, fails: None, delay: None };
+        let mut sync = Fsync { ino, upto: self.number, fails: None, is_gone: false, delay: None };
         match self.effect(Call::Fsync, ino) {
             Some(Effect::Delay(delay)) => {
                 self.counts.delayed += 1;
@@ -466,6 +468,7 @@ impl Tree {
             }
             Some(Effect::Fail(errno)) => sync.fails = Some(errno),
             Some(Effect::Tear) => sync.fails = Some(Errno::IO),
+            Some(Effect::Gone) => (sync.fails, sync.is_gone) = (Some(Errno::IO), true),
             None => {}
         }
         Ok(sync)
@@ -473,9 +476,9 @@ impl Tree {
 
     /// Ends an fsync: what it covers is durable now, unless it fails.
     pub(super) fn end_sync(&mut self, sync: Fsync) -> Result<()> {
-        let Fsync { ino, upto, fails, .. } = sync;
+        let Fsync { ino, upto, fails, is_gone, .. } = sync;
         if let Some(errno) = fails {
-            if let Ok(file) = self.file_mut(ino) {
+            if !is_gone && let Ok(file) = self.file_mut(ino) {
                 file.fail_sync(upto);
             }
             self.counts.failed += 1;

@@ -43,7 +43,7 @@ pub(super) const fn place(name: &'static str, event: Event, roles: &'static [Rol
 }
 
 /// Those that a group of its own passes.
-pub(super) const PLACES: [Place; 41] = [
+pub(super) const PLACES: [Place; 43] = [
     place("sidecar::log_store::before_append", Event::Load, BOTH, 60),
     place("sidecar::log_store::after_append", Event::Load, BOTH, 60),
     place("sidecar::wal::before_write", Event::Load, BOTH, 60),
@@ -62,6 +62,8 @@ pub(super) const PLACES: [Place; 41] = [
     place("sidecar::state_machine::before_build", Event::Compaction, BOTH, 2),
     place("sidecar::state_machine::after_build", Event::Compaction, BOTH, 2),
     place("engine::store::before_persist", Event::Compaction, BOTH, 2),
+    place("engine::flush::before", Event::Compaction, BOTH, 2),
+    place("engine::flush::after", Event::Compaction, BOTH, 2),
     place("engine::store::after_persist", Event::Compaction, BOTH, 2),
     place("sidecar::log_store::before_purge", Event::Compaction, BOTH, 1),
     place("sidecar::log_store::after_purge", Event::Compaction, BOTH, 1),

@@ -1,16 +1,17 @@
 //! [`Export`]: pages of what a move takes away.
 //!
-//! A page is read from a view like any other read, on any replica. First come all values and kept outcomes of the move's
-//! slots, in key order, then what has changed since the export began, in the order in which it changed, as it is now.
+//! A page can be read on any replica. First come all values and kept outcomes of the move's slots, in key order, then what has
+//! changed since the export began, in the order in which it changed, as it is now. A page need not be of one moment: what
+//! changes while it is read is noted as a change of its own, and comes again.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use fjall::Slice;
 use raftkv_kv::{ImportPage, ImportRecord, MoveId, SlotSet};
 
-use crate::store::generation::read_error;
-use crate::store::read::View;
+use crate::store::generation::Generation;
 use crate::store::record::{self, DataRecord, IdempotencyRecord};
 use crate::store::{StoreError, layout};
 
@@ -112,7 +113,7 @@ impl Stage {
 
 /// A page that is being filled.
 struct Filling<'a> {
-    view: &'a View,
+    generation: &'a Generation,
     slots: &'a SlotSet,
     clock_ms: u64,
     records: Vec<ImportRecord>,
@@ -123,22 +124,24 @@ struct Filling<'a> {
     budget: usize,
 }
 
-impl View {
+impl Generation {
     /// A page of the export that is under way.
     pub(in crate::store) fn export(&self, export: &Export) -> Result<ExportedPage, ExportError> {
         let Export { move_id, ref cursor, max_bytes } = *export;
-        let ownership = self.ownership()?;
-        let Some(out) = ownership.outgoing.filter(|out| out.id == move_id) else {
-            return Err(ExportError::NotExporting(move_id));
+        let not_exporting = || ExportError::NotExporting(move_id);
+        let (ownership, clock_ms) = {
+            let now = self.now();
+            (Arc::clone(&now.ownership), now.meta.clock_ms)
         };
+        let out = ownership.outgoing.as_ref().filter(|out| out.id == move_id).ok_or_else(not_exporting)?;
         let mut stage = Stage::decode(cursor, move_id)?;
         if matches!(stage, Stage::Changes(number) if number > out.changes) {
             return Err(ExportError::BadCursor);
         }
         let mut filling = Filling {
-            view: self,
+            generation: self,
             slots: &out.slots,
-            clock_ms: self.meta()?.clock_ms,
+            clock_ms,
             records: Vec::new(),
             keys: 0,
             bytes: 0,
@@ -155,6 +158,10 @@ impl View {
             *number = filling.changes(move_id, *number, out.changes)?;
         }
         let Filling { records, keys, .. } = filling;
+        // Once it is over, what it takes away may be deleted while it is read.
+        if self.ownership().outgoing.as_ref().is_none_or(|out| out.id != move_id) {
+            return Err(not_exporting());
+        }
         Ok(ExportedPage {
             page: ImportPage { records },
             keys,
@@ -180,8 +187,15 @@ impl Filling<'_> {
     }
 
     fn class(&mut self, from: Vec<u8>, tag: u8) -> Result<Option<Vec<u8>>, StoreError> {
-        for item in self.view.range(Slice::from(from)..Slice::from([tag + 1])) {
-            let (key, stored) = item.into_inner().map_err(read_error)?;
+        let end = Slice::from([tag + 1]);
+        let from = Slice::from(from);
+        if from >= end {
+            return Ok(None);
+        }
+        let mut piece = self.generation.piece(from..end, self.budget);
+        for item in piece.by_ref() {
+            let (key, stored) = item?;
+            record::check(&key, &stored)?;
             if self.budget == 0 {
                 return Ok(Some(key.to_vec()));
             }
@@ -197,7 +211,7 @@ impl Filling<'_> {
                 return Ok(Some(key.to_vec()));
             }
         }
-        Ok(None)
+        Ok(piece.end().map(|end| end.to_vec()))
     }
 
     /// Adds what has changed, from a number on; returns the number of the first change that is not in the page.
@@ -210,12 +224,12 @@ impl Filling<'_> {
             self.budget -= 1;
             let change_key = layout::change(move_id, number);
             let missing = || StoreError::Corrupt(format!("change {number} of move {move_id} is missing"));
-            let change = self.view.record(&change_key)?.ok_or_else(missing)?;
-            let key = Bytes::copy_from_slice(record::check(&change_key, &change)?);
+            let change = self.generation.record(&change_key)?.ok_or_else(missing)?;
+            let key = Bytes::copy_from_slice(record::body(&change));
             if seen.contains(&key) {
                 continue;
             }
-            let stored = self.view.record(&key)?;
+            let stored = self.generation.record(&key)?;
             if let Some(found) = self.exported(&key, stored)?
                 && !self.add(found)
             {
@@ -226,12 +240,9 @@ impl Filling<'_> {
         Ok(total)
     }
 
-    /// What is to be said of the record under a stored key. An expired value is none, though it is still there; of an
+    /// What is to be said of the record under a stored key, whose checksum holds. An expired value is none, though it is still there; of an
     /// outcome that has expired there is nothing to be said: it is as good as gone wherever it is.
     fn exported(&self, key: &[u8], stored: Option<Slice>) -> Result<Option<ImportRecord>, StoreError> {
-        if let Some(stored) = &stored {
-            record::check(key, stored)?;
-        }
         if key[0] == layout::DATA {
             let name = Bytes::copy_from_slice(&key[1..]);
             let value = stored.map(|stored| DataRecord::parse(key, stored)).transpose()?;

@@ -1,29 +1,27 @@
 //! The group's side of sharding: which slots it serves, and the moves to and from it.
 //!
 //! The rules are in [`raftkv_kv`] and pure. Here is what they do to the records: [`system`] applies the commands,
-//! [`import`] writes what comes, [`purge`] deletes what has gone, [`changes`] notes what changes meanwhile. [`export`] and
-//! [`serving`] are for readers, who see the ownership of the very state that they read.
+//! [`import`] writes what comes, [`purge`] deletes what has gone, [`changes`] notes what changes meanwhile. [`export`] is for
+//! readers, who see the ownership of the very state that they read.
 
 mod changes;
 mod export;
 mod import;
 mod purge;
-mod serving;
 mod system;
 
 use std::sync::Arc;
 
-use fjall::Slice;
+use fjall::{Keyspace, Slice};
 use raftkv_kv::{Effect, GroupFacts, Ownership, Refusal, SystemCommand};
 
-use super::generation::{Generation, read_error};
+use super::generation::read_error;
 use super::meta::Meta;
 use super::record::{self, Trace};
 use super::txn::Txn;
 use super::{StoreError, layout};
 
 pub use export::{Export, ExportError, ExportedPage};
-pub(super) use serving::Serving;
 
 /// What the apply thread knows of the ownership, without reading it.
 #[derive(Debug, Default)]
@@ -33,16 +31,14 @@ pub(super) struct Shards {
     trace: Option<Trace>,
     /// It is ahead of its record.
     is_dirty: bool,
-    /// Other slots are served than were when it was last published.
-    is_serving_other: bool,
 }
 
 impl Shards {
     /// Reads the record.
-    pub(super) fn load(generation: &Generation) -> Result<Self, StoreError> {
-        let record = generation.keyspace.get(layout::OWNERSHIP_KEY).map_err(read_error)?;
+    pub(super) fn load(keyspace: &Keyspace) -> Result<Self, StoreError> {
+        let record = keyspace.get(layout::OWNERSHIP_KEY).map_err(read_error)?;
         let trace = record.as_ref().map(|record| Trace::of(record));
-        Ok(Self { ownership: Arc::new(ownership_of(record)?), trace, is_dirty: false, is_serving_other: false })
+        Ok(Self { ownership: Arc::new(ownership_of(record)?), trace, is_dirty: false })
     }
 
     /// As of the last entry applied.
@@ -54,11 +50,11 @@ impl Shards {
     /// have changed it: between batches it is never read.
     pub(super) fn store(&mut self, txn: &mut Txn<'_>) -> Changed {
         if !std::mem::take(&mut self.is_dirty) {
-            return Changed { ownership: None, serving: false };
+            return None;
         }
         let record = record::seal(&layout::OWNERSHIP_KEY, &[&self.ownership.encode()]);
         self.trace = Some(txn.put(layout::OWNERSHIP_KEY, record, self.trace));
-        Changed { ownership: Some(Arc::clone(&self.ownership)), serving: std::mem::take(&mut self.is_serving_other) }
+        Some(Arc::clone(&self.ownership))
     }
 
     fn decide(&mut self, command: SystemCommand, meta: &Meta) -> Result<Effect, Refusal> {
@@ -71,27 +67,19 @@ impl Shards {
         let mut next = Ownership::clone(&self.ownership);
         let effect = next.apply(command, &facts)?;
         if next != *self.ownership {
-            self.is_serving_other |=
-                next.is_sharded() != self.ownership.is_sharded() || next.served() != self.ownership.served();
             self.change(|now| *now = next);
         }
         Ok(effect)
     }
 
-    /// For changes that leave alone which slots are served.
     fn change(&mut self, change: impl FnOnce(&mut Ownership)) {
         change(Arc::make_mut(&mut self.ownership));
         self.is_dirty = true;
     }
 }
 
-/// What a batch does to the ownership.
-pub(super) struct Changed {
-    /// The new one, if it changes.
-    pub(super) ownership: Option<Arc<Ownership>>,
-    /// Other slots are served after the batch.
-    pub(super) serving: bool,
-}
+/// The new ownership, if a batch changes it.
+pub(super) type Changed = Option<Arc<Ownership>>;
 
 /// The ownership in a record, or of a group without one.
 pub(super) fn ownership_of(record: Option<Slice>) -> Result<Ownership, StoreError> {

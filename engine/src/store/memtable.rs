@@ -1,0 +1,299 @@
+//! [`Memtables`]: what is applied and in no table yet.
+//!
+//! The replicated log is the write-ahead log of the store: what is applied is kept in memory until it is written into a
+//! table of the LSM tree, and after a crash it comes again from the log. So a change is written to the disk twice in all,
+//! once by the log and once into a table, and a key that changes often reaches a table once for many changes.
+//!
+//! One memtable is active and changes with every batch. When it is sealed it changes no more and is flushed into a table;
+//! it stays in memory until the next one is sealed, so that what changed lately need not be read from the disk.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map;
+use std::iter::Peekable;
+use std::ops::Range;
+use std::sync::Arc;
+
+use fjall::Slice;
+
+/// What an entry costs in memory besides its key and record, about: its place in the tree, and two allocations.
+const ENTRY_OVERHEAD: usize = 96;
+
+/// What a batch does to one key.
+#[derive(Debug, Clone)]
+pub(super) struct Change {
+    /// `None`: it is removed.
+    pub(super) record: Option<Slice>,
+    /// Nothing was stored under the key before: when it is removed again, nothing is left to be hidden.
+    pub(super) is_fresh: bool,
+}
+
+/// Changes by key, on top of the tables.
+#[derive(Debug, Default)]
+pub(super) struct Memtable {
+    changes: BTreeMap<Slice, Change>,
+    bytes: usize,
+}
+
+impl Memtable {
+    /// About how much memory it takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Its records in key order; `None` = removed.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Slice, Option<&Slice>)> {
+        self.changes.iter().map(|(key, change)| (key, change.record.as_ref()))
+    }
+
+    /// What it says of a key; `None` = nothing.
+    pub(super) fn get(&self, key: &[u8]) -> Option<Option<&Slice>> {
+        self.changes.get(key).map(|change| change.record.as_ref())
+    }
+
+    /// Its records of a range in key order; `None` = removed.
+    pub(super) fn range(&self, range: Range<Slice>) -> impl Iterator<Item = (&Slice, Option<&Slice>)> {
+        self.changes.range(range).map(|(key, change)| (key, change.record.as_ref()))
+    }
+
+    /// Number of keys that it says something of.
+    pub(super) fn len(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// Adds a change to those before it.
+    pub(super) fn apply(&mut self, key: Slice, change: Change) {
+        let size = |key: &Slice, record: &Option<Slice>| key.len() + record.as_ref().map_or(0, |record| record.len());
+        match self.changes.entry(key) {
+            btree_map::Entry::Vacant(vacant) => {
+                self.bytes += size(vacant.key(), &change.record) + ENTRY_OVERHEAD;
+                vacant.insert(change);
+            }
+            btree_map::Entry::Occupied(mut known) => {
+                self.bytes -= size(known.key(), &known.get().record);
+                if change.record.is_none() && known.get().is_fresh {
+                    known.remove();
+                    self.bytes -= ENTRY_OVERHEAD;
+                } else {
+                    self.bytes += size(known.key(), &change.record);
+                    // What was there before the memtable began does not change with it.
+                    known.get_mut().record = change.record;
+                }
+            }
+        }
+    }
+}
+
+/// The active memtable over the sealed one.
+#[derive(Debug, Default)]
+pub(super) struct Memtables {
+    active: Memtable,
+    sealed: Arc<Memtable>,
+    /// Bytes of all changes since the active one began, those that others have replaced included.
+    written: usize,
+}
+
+/// Records of a range in key order, `None` = removed; a removed one hides what the tables have.
+pub(super) struct Part {
+    pub(super) records: Vec<(Slice, Option<Slice>)>,
+    /// The first key of the range that was left out, if any was.
+    pub(super) end: Option<Slice>,
+}
+
+impl Memtables {
+    /// What a key holds; `None` = the tables know.
+    pub(super) fn get(&self, key: &[u8]) -> Option<Option<&Slice>> {
+        self.active.get(key).or_else(|| self.sealed.get(key))
+    }
+
+    /// Adds what a batch has changed.
+    pub(super) fn apply(&mut self, batch: Memtable) {
+        for (key, change) in batch.changes {
+            self.change(key, change);
+        }
+    }
+
+    fn change(&mut self, key: Slice, change: Change) {
+        self.written += key.len() + change.record.as_ref().map_or(0, |record| record.len());
+        self.active.apply(key, change);
+    }
+
+    /// About how much memory the active one takes.
+    pub(super) fn active_bytes(&self) -> usize {
+        self.active.bytes()
+    }
+
+    /// How much has come since the active one began.
+    pub(super) fn written(&self) -> usize {
+        self.written
+    }
+
+    /// Begins a new active memtable. Only once the one sealed before is in a table: it is given back, to be dropped where
+    /// nobody waits for it.
+    pub(super) fn seal(&mut self) -> (Arc<Memtable>, Arc<Memtable>) {
+        self.written = 0;
+        let sealed = Arc::new(std::mem::take(&mut self.active));
+        let replaced = std::mem::replace(&mut self.sealed, Arc::clone(&sealed));
+        (sealed, replaced)
+    }
+
+    /// The records of a range: at most `most` that are there, and at most `most_removed` that are not.
+    pub(super) fn range(&self, range: Range<Slice>, most: usize, most_removed: usize) -> Part {
+        let mut merged = Merged {
+            newer: self.active.changes.range(range.clone()).peekable(),
+            older: self.sealed.changes.range(range).peekable(),
+        };
+        let mut part = Part { records: Vec::new(), end: None };
+        let (mut live, mut removed) = (0, 0);
+        while let Some((key, record)) = merged.next() {
+            let count = if record.is_some() { &mut live } else { &mut removed };
+            *count += 1;
+            if live > most || removed > most_removed {
+                part.end = Some(key.clone());
+                break;
+            }
+            part.records.push((key.clone(), record.clone()));
+        }
+        part
+    }
+}
+
+/// Two memtables in key order; where both have a key, the newer one says what it holds.
+struct Merged<'a> {
+    newer: Peekable<btree_map::Range<'a, Slice, Change>>,
+    older: Peekable<btree_map::Range<'a, Slice, Change>>,
+}
+
+impl<'a> Merged<'a> {
+    fn next(&mut self) -> Option<(&'a Slice, &'a Option<Slice>)> {
+        let found = match (self.newer.peek(), self.older.peek()) {
+            (Some((newer, _)), Some((older, _))) if older < newer => self.older.next(),
+            (Some((newer, _)), Some((older, _))) if older == newer => {
+                self.older.next();
+                self.newer.next()
+            }
+            (None, _) => self.older.next(),
+            _ => self.newer.next(),
+        };
+        found.map(|(key, change)| (key, &change.record))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn put(record: u8, is_fresh: bool) -> Change {
+        Change { record: Some(Slice::from([record])), is_fresh }
+    }
+
+    const REMOVED: Change = Change { record: None, is_fresh: false };
+
+    fn key(n: u8) -> Slice {
+        Slice::from([n])
+    }
+
+    fn all(tables: &Memtables) -> Vec<(u8, Option<u8>)> {
+        let part = tables.range(key(0)..key(255), usize::MAX, usize::MAX);
+        assert_eq!(part.end, None);
+        part.records.iter().map(|(key, record)| (key[0], record.as_ref().map(|record| record[0]))).collect()
+    }
+
+    #[test]
+    fn what_was_never_stored_leaves_nothing_behind_when_it_is_removed() {
+        let mut tables = Memtables::default();
+        tables.change(key(1), put(1, true));
+        tables.change(key(1), put(2, false));
+        tables.change(key(2), put(1, false));
+        tables.change(key(1), REMOVED);
+        tables.change(key(2), REMOVED);
+        tables.change(key(3), REMOVED);
+        assert_eq!(all(&tables), [(2, None), (3, None)]);
+        tables.change(key(2), put(3, true));
+        tables.change(key(2), REMOVED);
+        assert_eq!(all(&tables), [(2, None), (3, None)], "what the tables have stays hidden");
+        assert_eq!(tables.active_bytes(), 2 * (1 + ENTRY_OVERHEAD));
+    }
+
+    #[test]
+    fn a_removal_in_the_sealed_one_shows_through_where_the_active_one_says_nothing() {
+        let mut tables = Memtables::default();
+        tables.change(key(1), REMOVED);
+        let (sealed, _) = tables.seal();
+        assert_eq!(sealed.iter().collect::<Vec<_>>(), [(&key(1), None)]);
+        tables.change(key(1), put(1, true));
+        assert_eq!(all(&tables), [(1, Some(1))]);
+        tables.change(key(1), REMOVED);
+        assert_eq!(tables.get(&key(1)), Some(None));
+        assert_eq!(tables.get(&key(2)), None);
+    }
+
+    #[test]
+    fn a_part_ends_where_it_is_full() {
+        let mut tables = Memtables::default();
+        for n in 0..10 {
+            tables.change(key(n), if n % 2 == 0 { put(n, false) } else { REMOVED });
+            if n == 4 {
+                tables.seal();
+            }
+        }
+        let part = tables.range(key(0)..key(9), 3, 9);
+        assert_eq!((part.records.len(), part.end), (6, Some(key(6))));
+        let part = tables.range(key(0)..key(9), 9, 1);
+        assert_eq!((part.records.len(), part.end), (3, Some(key(3))));
+        let part = tables.range(key(0)..key(9), 9, 9);
+        assert_eq!((part.records.len(), part.end), (9, None));
+    }
+
+    /// Whatever comes, and whenever it is sealed, the two show what a map would.
+    #[test]
+    fn two_memtables_are_one_map() {
+        let mut rng = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut next = |below: u64| {
+            rng = rng.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (rng >> 33) % below
+        };
+        for _ in 0..200 {
+            let mut tables = Memtables::default();
+            let mut below: BTreeMap<u8, u8> = BTreeMap::new();
+            let mut model = below.clone();
+            for _ in 0..100 {
+                let n = next(12) as u8;
+                match next(8) {
+                    0 => {
+                        let (_, replaced) = tables.seal();
+                        for (key, record) in replaced.iter() {
+                            match record {
+                                Some(record) => _ = below.insert(key[0], record[0]),
+                                None => _ = below.remove(&key[0]),
+                            }
+                        }
+                    }
+                    1..4 => {
+                        if model.remove(&n).is_some() {
+                            tables.change(key(n), REMOVED);
+                        }
+                    }
+                    _ => {
+                        let record = next(256) as u8;
+                        tables.change(key(n), put(record, !model.contains_key(&n)));
+                        model.insert(n, record);
+                    }
+                }
+                let mut shown = below.clone();
+                for (key, record) in all(&tables) {
+                    match record {
+                        Some(record) => _ = shown.insert(key, record),
+                        None => _ = shown.remove(&key),
+                    }
+                }
+                assert_eq!(shown, model);
+                for n in 0..12 {
+                    let found = tables.get(&key(n)).map(|record| record.map(|record| record[0]));
+                    assert_eq!(found.unwrap_or_else(|| below.get(&n).copied()), model.get(&n).copied());
+                }
+            }
+        }
+    }
+}
