@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use fjall::compaction::Leveled;
+use fjall::config::PartitioningPolicy;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, LsmError, PersistMode, Slice, Snapshot};
 
 use raftkv_kv::Ownership;
@@ -344,7 +345,12 @@ fn builder(path: &Path, cache_bytes: u64) -> fjall::DatabaseBuilder<Database> {
 
 fn keyspace_options() -> KeyspaceCreateOptions {
     let leveled = Leveled::default().with_l0_threshold(FLUSHED_TABLES);
-    KeyspaceCreateOptions::default().compaction_strategy(Arc::new(leveled))
+    // An ingested table's filter and index are not kept in memory by fjall, but read through the block cache: in small parts
+    // they stay there, as a whole they would push each other out.
+    KeyspaceCreateOptions::default()
+        .compaction_strategy(Arc::new(leveled))
+        .filter_block_partitioning_policy(PartitioningPolicy::all(true))
+        .index_block_partitioning_policy(PartitioningPolicy::all(true))
 }
 
 /// What a failed read means.
