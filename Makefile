@@ -32,7 +32,7 @@ fix: ## Format the code and mend the lints that can be mended by machine
 fuzz: ## Random input for every decoder of what comes over the wire or from the disk (FUZZ_SECONDS=60 each)
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
-bench: ## Measure against etcd, workload by workload: ratio, goal, pass or short (about ten minutes)
+bench: ## Measure against etcd, workload by workload: ratio, goal, pass or short (about twenty minutes)
 	@scripts/bench.sh
 
 bench-growth: ## Measure what grows: many keys, long load, catching up, groups (about half an hour; PARTS=keys,groups)

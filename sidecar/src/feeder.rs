@@ -14,8 +14,7 @@ use crate::chunk::Chunk;
 use crate::engine_client::{ApplyStream, EngineClient, is_final};
 use crate::log_store::LogStore;
 
-/// Feeds one engine, in order. Cheap to clone; all clones feed the same one.
-#[derive(Clone)]
+/// Feeds one engine, in order.
 pub(crate) struct Feeder {
     shared: Arc<Shared>,
 }

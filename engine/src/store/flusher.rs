@@ -1,19 +1,31 @@
-//! [`Flusher`]: flushes memtables beside the work of the apply thread.
+//! [`Flusher`]: flushes memtables beside the work of the apply thread; and what a flush is.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::Fatal;
+use fjall::PersistMode;
+use raftkv_runtime::{failpoint, planted};
+
 use super::generation::Generation;
+use super::memtable::Memtable;
+use super::meta::Meta;
+use super::read::View;
 use super::shared::Shared;
+use super::{Fatal, Position, StoreError, layout, record};
 
 /// How often somebody who waits for room looks again.
 const POLL: Duration = Duration::from_millis(1);
 /// How often it is told that nothing is applied because a flush takes so long.
 const COMPLAINT: Duration = Duration::from_secs(10);
+
+/// With so many flushed tables that no compaction has taken yet, a flush waits for one: each read may have to look into all.
+const MOST_TABLES: usize = 20;
+/// But not longer than this.
+const COMPACTION_PATIENCE: Duration = Duration::from_secs(10);
+const COMPACTION_POLL: Duration = Duration::from_millis(5);
 
 /// The apply thread's side of the thread that flushes. Dropping it ends that thread after the flush that it is at.
 pub(super) struct Flusher {
@@ -77,5 +89,91 @@ fn flush_all(shared: &Shared, queue: &Receiver<Arc<Generation>>) {
             shared.stop(Fatal::io(format!("a table could not be written: {error}")));
             return;
         }
+    }
+}
+
+impl Generation {
+    /// What a flush would take up: about the bytes of memory, and the bytes written since the last one began.
+    pub(super) fn unflushed(&self) -> (usize, usize) {
+        let now = self.now();
+        (now.memtables.active_bytes(), now.memtables.written())
+    }
+
+    /// Writes all that is applied into a table, durably, and gives the tables of that moment. One at a time: a second caller
+    /// waits. Blocks on the disk.
+    ///
+    /// Data, counters, sessions and the position go into one table, which becomes part of the tree as a whole: what is recovered
+    /// after a crash is the state after some entry of the log.
+    pub(super) fn flush(self: &Arc<Self>) -> Result<View, StoreError> {
+        let mut flushed = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.wait_for_compaction();
+        let (sealed, replaced, mut meta) = {
+            let mut published = self.published.write().unwrap_or_else(PoisonError::into_inner);
+            if published.meta.position == flushed.position {
+                let meta = published.meta.clone();
+                return Ok(View::new(self.db.snapshot(), meta, Arc::clone(self)));
+            }
+            let (sealed, replaced) = published.memtables.seal();
+            (sealed, replaced, published.meta.clone())
+        };
+        drop(replaced);
+        let begin = Instant::now();
+        failpoint!("engine::flush::before", |why: String| StoreError::Storage(fjall::Error::Io(
+            std::io::Error::other(why)
+        )));
+        meta.batch = flushed.batch + 1;
+        let mut stored = meta.clone();
+        if planted!(PositionApart) && !meta.batch.is_multiple_of(8) {
+            // As if the position were written later than what it is the position of.
+            stored.position = flushed.position.clone();
+        }
+        self.write_table(&sealed, &stored, flushed.batch).map_err(StoreError::Storage)?;
+        failpoint!("engine::flush::after");
+        flushed.batch = meta.batch;
+        flushed.position = meta.position.clone();
+        metrics::counter!("raftkv_engine_flushes_total").increment(1);
+        metrics::counter!("raftkv_engine_flushed_bytes_total").increment(sealed.bytes() as u64);
+        metrics::histogram!("raftkv_engine_flush_seconds").record(begin.elapsed().as_secs_f64());
+        Ok(View::new(self.db.snapshot(), meta, Arc::clone(self)))
+    }
+
+    /// Durable when it returns: fjall makes the table durable, then its name, then the list of tables that has it.
+    fn write_table(&self, sealed: &Memtable, meta: &Meta, last_batch: u64) -> Result<(), fjall::Error> {
+        let mut table = self.keyspace.start_ingestion()?;
+        table.write(layout::META_KEY, meta.seal())?;
+        if last_batch > 0 {
+            table.write_tombstone(layout::numbered(layout::LINK, last_batch))?;
+        }
+        let link = layout::numbered(layout::LINK, meta.batch);
+        table.write(link, record::seal(&link, &[]))?;
+        for (key, record) in sealed.iter() {
+            match record {
+                Some(record) => table.write(key.clone(), record.clone())?,
+                None => table.write_tombstone(key.clone())?,
+            }
+        }
+        table.finish()
+    }
+
+    fn wait_for_compaction(&self) {
+        let begin = Instant::now();
+        while self.keyspace.l0_table_count() >= MOST_TABLES && begin.elapsed() < COMPACTION_PATIENCE {
+            std::thread::sleep(COMPACTION_POLL);
+        }
+    }
+
+    /// Makes everything that is applied now durable and says up to where that is at least.
+    pub(super) fn persist(self: &Arc<Self>) -> Result<Position, StoreError> {
+        failpoint!("engine::store::before_persist", |why: String| StoreError::Storage(fjall::Error::Io(
+            std::io::Error::other(why)
+        )));
+        if planted!(PurgeTooEarly) {
+            return Ok(self.meta().position);
+        }
+        let position = self.flush()?.meta().position.clone();
+        // Earlier versions wrote to fjall's journal, which may hold what was not made durable yet.
+        self.db.persist(PersistMode::SyncAll).map_err(StoreError::Storage)?;
+        failpoint!("engine::store::after_persist");
+        Ok(position)
     }
 }

@@ -4,21 +4,19 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
-use std::time::{Duration, Instant};
 
 use fjall::compaction::Leveled;
 use fjall::config::PartitioningPolicy;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, LsmError, PersistMode, Slice, Snapshot};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, LsmError, Readable, Slice, Snapshot};
 
 use raftkv_kv::Ownership;
-use raftkv_runtime::{failpoint, planted};
 
+use super::changes::Changes;
 use super::directory::sync_directories;
 use super::journal;
-use super::memtable::{Memtable, Memtables};
+use super::memtable::Memtables;
 use super::meta::Meta;
 use super::piece::Piece;
-use super::read::View;
 use super::shards::{Changed, Shards};
 use super::{Position, StoreError, layout, record};
 
@@ -29,13 +27,8 @@ const KEYSPACE: &str = "state";
 /// compactions wait for the others: with fewer than two others it spins through every compaction.
 const WORKER_THREADS: usize = 3;
 /// Flushed tables are compacted once there are so many. Each time, the level below is written anew as far as it overlaps, so
-/// fewer would write more; more would make a compaction of a large store so long that flushes come to [`MOST_TABLES`].
+/// fewer would write more; more would make a compaction of a large store so long that flushes have to wait for it.
 const FLUSHED_TABLES: u8 = 8;
-/// With so many flushed tables that no compaction has taken yet, a flush waits for one: each read may have to look into all.
-const MOST_TABLES: usize = 20;
-/// But not longer than this.
-const COMPACTION_PATIENCE: Duration = Duration::from_secs(10);
-const COMPACTION_POLL: Duration = Duration::from_millis(5);
 /// Most removed records of the memtables that one piece passes over: a tenth of a millisecond of work.
 const MOST_REMOVED: usize = 2_048;
 /// And most others, whatever is asked for: a millisecond or two in which nothing can be applied.
@@ -48,9 +41,9 @@ pub(super) struct Generation {
     pub(super) db: Database,
     pub(super) keyspace: Keyspace,
     /// As of the last batch.
-    published: RwLock<Published>,
+    pub(super) published: RwLock<Published>,
     /// Held while a memtable is on its way into a table.
-    flushing: Mutex<Flushed>,
+    pub(super) flushing: Mutex<Flushed>,
 }
 
 /// The state of one moment, as far as it is in memory. Changes as a whole.
@@ -61,11 +54,11 @@ pub(super) struct Published {
 }
 
 /// What the tables hold.
-struct Flushed {
+pub(super) struct Flushed {
     /// Number of the last batch of records that was written.
-    batch: u64,
+    pub(super) batch: u64,
     /// Up to where the state was that was written last.
-    position: Position,
+    pub(super) position: Position,
 }
 
 /// Why a generation could not be opened.
@@ -222,7 +215,6 @@ impl Generation {
 
     /// A record of the tables, its checksum verified.
     pub(super) fn in_tables(&self, snapshot: &Snapshot, key: &[u8]) -> Result<Option<Slice>, StoreError> {
-        use fjall::Readable;
         let Some(record) = snapshot.get(&self.keyspace, key).map_err(read_error)? else { return Ok(None) };
         record::check(key, &record)?;
         Ok(Some(record))
@@ -243,99 +235,13 @@ impl Generation {
     }
 
     /// Makes a batch visible as a whole.
-    pub(super) fn publish(&self, batch: Memtable, meta: Meta, changed: Changed) {
+    pub(super) fn publish(&self, batch: Changes, meta: Meta, changed: Changed) {
         let mut published = self.published.write().unwrap_or_else(PoisonError::into_inner);
         published.memtables.apply(batch);
         published.meta = meta;
         if let Some(ownership) = changed {
             published.ownership = ownership;
         }
-    }
-
-    /// What a flush would take up: about the bytes of memory, and the bytes written since the last one began.
-    pub(super) fn unflushed(&self) -> (usize, usize) {
-        let now = self.now();
-        (now.memtables.active_bytes(), now.memtables.written())
-    }
-
-    /// Writes all that is applied into a table, durably, and gives the tables of that moment. One at a time: a second caller
-    /// waits. Blocks on the disk.
-    ///
-    /// Data, counters, sessions and the position go into one table, which becomes part of the tree as a whole: what is recovered
-    /// after a crash is the state after some entry of the log.
-    pub(super) fn flush(self: &Arc<Self>) -> Result<View, StoreError> {
-        let mut flushed = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.wait_for_compaction();
-        let (sealed, replaced, mut meta) = {
-            let mut published = self.published.write().unwrap_or_else(PoisonError::into_inner);
-            if published.meta.position == flushed.position {
-                let meta = published.meta.clone();
-                return Ok(View::new(self.db.snapshot(), meta, Arc::clone(self)));
-            }
-            let (sealed, replaced) = published.memtables.seal();
-            (sealed, replaced, published.meta.clone())
-        };
-        drop(replaced);
-        let begin = Instant::now();
-        failpoint!("engine::flush::before", |why: String| StoreError::Storage(fjall::Error::Io(
-            std::io::Error::other(why)
-        )));
-        meta.batch = flushed.batch + 1;
-        if planted!(PositionApart) && !meta.batch.is_multiple_of(8) {
-            // As if the position were written later than what it is the position of.
-            let position = std::mem::replace(&mut meta.position, flushed.position.clone());
-            self.write_table(&sealed, &meta, flushed.batch).map_err(StoreError::Storage)?;
-            meta.position = position;
-        } else {
-            self.write_table(&sealed, &meta, flushed.batch).map_err(StoreError::Storage)?;
-        }
-        failpoint!("engine::flush::after");
-        flushed.batch = meta.batch;
-        flushed.position = meta.position.clone();
-        metrics::counter!("raftkv_engine_flushes_total").increment(1);
-        metrics::counter!("raftkv_engine_flushed_bytes_total").increment(sealed.bytes() as u64);
-        metrics::histogram!("raftkv_engine_flush_seconds").record(begin.elapsed().as_secs_f64());
-        Ok(View::new(self.db.snapshot(), meta, Arc::clone(self)))
-    }
-
-    /// Durable when it returns: fjall makes the table durable, then its name, then the list of tables that has it.
-    fn write_table(&self, sealed: &Memtable, meta: &Meta, last_batch: u64) -> Result<(), fjall::Error> {
-        let mut table = self.keyspace.start_ingestion()?;
-        table.write(layout::META_KEY, meta.seal())?;
-        if last_batch > 0 {
-            table.write_tombstone(layout::numbered(layout::LINK, last_batch))?;
-        }
-        let link = layout::numbered(layout::LINK, meta.batch);
-        table.write(link, record::seal(&link, &[]))?;
-        for (key, record) in sealed.iter() {
-            match record {
-                Some(record) => table.write(key.clone(), record.clone())?,
-                None => table.write_tombstone(key.clone())?,
-            }
-        }
-        table.finish()
-    }
-
-    fn wait_for_compaction(&self) {
-        let begin = Instant::now();
-        while self.keyspace.l0_table_count() >= MOST_TABLES && begin.elapsed() < COMPACTION_PATIENCE {
-            std::thread::sleep(COMPACTION_POLL);
-        }
-    }
-
-    /// Makes everything that is applied now durable and says up to where that is at least.
-    pub(super) fn persist(self: &Arc<Self>) -> Result<Position, StoreError> {
-        failpoint!("engine::store::before_persist", |why: String| StoreError::Storage(fjall::Error::Io(
-            std::io::Error::other(why)
-        )));
-        if planted!(PurgeTooEarly) {
-            return Ok(self.meta().position);
-        }
-        let position = self.flush()?.meta().position.clone();
-        // Earlier versions wrote to fjall's journal, which may hold what was not made durable yet.
-        self.db.persist(PersistMode::SyncAll).map_err(StoreError::Storage)?;
-        failpoint!("engine::store::after_persist");
-        Ok(position)
     }
 }
 
@@ -431,8 +337,10 @@ fn quietly<T>(work: impl FnOnce() -> T) -> Result<T, String> {
 
 #[cfg(test)]
 mod tests {
+    use fjall::PersistMode;
+
     use super::*;
-    use crate::store::memtable::Change;
+    use crate::store::changes::Change;
 
     const CACHE: u64 = 1024 * 1024;
 
@@ -441,7 +349,7 @@ mod tests {
         for next_index in 1..=3 {
             let mut meta = generation.meta();
             meta.position.next_index = next_index;
-            generation.publish(Memtable::default(), meta, None);
+            generation.publish(Changes::default(), meta, None);
             generation.flush().unwrap();
         }
     }
@@ -493,7 +401,7 @@ mod tests {
         }
         let generation = Arc::new(Generation::open(&path, 1, CACHE).ok().unwrap());
         assert_eq!(generation.meta().position.next_index, 3);
-        let mut batch = Memtable::default();
+        let mut batch = Changes::default();
         batch.apply(keys[0].clone(), Change { record: Some(sealed(&keys[0], b"new")), is_fresh: false });
         batch.apply(keys[1].clone(), Change { record: None, is_fresh: false });
         let mut meta = generation.meta();

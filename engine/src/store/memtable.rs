@@ -7,34 +7,37 @@
 //! One memtable is active and changes with every batch. When it is sealed it changes no more and is flushed into a table;
 //! it stays in memory until the next one is sealed, so that what changed lately need not be read from the disk.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::iter::Peekable;
 use std::ops::Range;
 use std::sync::Arc;
 
 use fjall::Slice;
 
-/// What an entry costs in memory besides its key and record, about: its place in the tree, and two allocations.
-const ENTRY_OVERHEAD: usize = 96;
+use super::changes::{Change, Changes};
 
-/// What a batch does to one key.
-#[derive(Debug, Clone)]
-pub(super) struct Change {
-    /// `None`: it is removed.
-    pub(super) record: Option<Slice>,
-    /// Nothing was stored under the key before: when it is removed again, nothing is left to be hidden.
-    pub(super) is_fresh: bool,
-}
+/// What an entry costs in memory besides its key and record, about: its places in the table and in the order, and two
+/// allocations.
+const ENTRY_OVERHEAD: usize = 136;
 
 /// Changes by key, on top of the tables.
+///
+/// Nearly all that is asked is what one key holds: by hash, which takes a fifth of a walk through a sorted map of some ten
+/// thousand keys. The order is kept beside it for listings and for the flush; it changes with new keys only.
 #[derive(Debug, Default)]
 pub(super) struct Memtable {
-    changes: BTreeMap<Slice, Change>,
+    changes: HashMap<Slice, Change>,
+    order: BTreeSet<Slice>,
     bytes: usize,
 }
 
 impl Memtable {
+    /// With room for so many keys: to make room later means to move all that is there, while readers wait.
+    fn with_capacity(keys: usize) -> Self {
+        Self { changes: HashMap::with_capacity(keys), order: BTreeSet::new(), bytes: 0 }
+    }
+
     /// About how much memory it takes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
@@ -42,45 +45,48 @@ impl Memtable {
 
     /// Its records in key order; `None` = removed.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Slice, Option<&Slice>)> {
-        self.changes.iter().map(|(key, change)| (key, change.record.as_ref()))
-    }
-
-    /// What it says of a key; `None` = nothing.
-    pub(super) fn get(&self, key: &[u8]) -> Option<Option<&Slice>> {
-        self.changes.get(key).map(|change| change.record.as_ref())
+        self.order.iter().filter_map(|key| self.found(key))
     }
 
     /// Its records of a range in key order; `None` = removed.
-    pub(super) fn range(&self, range: Range<Slice>) -> impl Iterator<Item = (&Slice, Option<&Slice>)> {
-        self.changes.range(range).map(|(key, change)| (key, change.record.as_ref()))
+    fn range(&self, range: Range<Slice>) -> impl Iterator<Item = (&Slice, Option<&Slice>)> {
+        self.order.range(range).filter_map(|key| self.found(key))
     }
 
-    /// Number of keys that it says something of.
-    pub(super) fn len(&self) -> usize {
-        self.changes.len()
+    /// What is in the order is in the table.
+    fn found<'a>(&'a self, key: &'a Slice) -> Option<(&'a Slice, Option<&'a Slice>)> {
+        self.get(key).map(|record| (key, record))
+    }
+
+    /// What it says of a key; `None` = nothing.
+    fn get(&self, key: &[u8]) -> Option<Option<&Slice>> {
+        self.changes.get(key).map(|change| change.record.as_ref())
     }
 
     /// Adds a change to those before it.
-    pub(super) fn apply(&mut self, key: Slice, change: Change) {
-        let size = |key: &Slice, record: &Option<Slice>| key.len() + record.as_ref().map_or(0, |record| record.len());
+    fn apply(&mut self, key: Slice, change: Change) {
         match self.changes.entry(key) {
-            btree_map::Entry::Vacant(vacant) => {
-                self.bytes += size(vacant.key(), &change.record) + ENTRY_OVERHEAD;
+            Entry::Vacant(vacant) => {
+                self.bytes += size(vacant.key(), &change) + ENTRY_OVERHEAD;
+                self.order.insert(vacant.key().clone());
                 vacant.insert(change);
             }
-            btree_map::Entry::Occupied(mut known) => {
-                self.bytes -= size(known.key(), &known.get().record);
-                if change.record.is_none() && known.get().is_fresh {
-                    known.remove();
-                    self.bytes -= ENTRY_OVERHEAD;
+            Entry::Occupied(mut known) => {
+                self.bytes -= size(known.key(), known.get());
+                if known.get_mut().follow(change) {
+                    self.bytes += size(known.key(), known.get());
                 } else {
-                    self.bytes += size(known.key(), &change.record);
-                    // What was there before the memtable began does not change with it.
-                    known.get_mut().record = change.record;
+                    let (key, _) = known.remove_entry();
+                    self.order.remove(&key);
+                    self.bytes -= ENTRY_OVERHEAD;
                 }
             }
         }
     }
+}
+
+fn size(key: &Slice, change: &Change) -> usize {
+    key.len() + change.record.as_ref().map_or(0, |record| record.len())
 }
 
 /// The active memtable over the sealed one.
@@ -106,14 +112,14 @@ impl Memtables {
     }
 
     /// Adds what a batch has changed.
-    pub(super) fn apply(&mut self, batch: Memtable) {
-        for (key, change) in batch.changes {
+    pub(super) fn apply(&mut self, batch: Changes) {
+        for (key, change) in batch {
             self.change(key, change);
         }
     }
 
     fn change(&mut self, key: Slice, change: Change) {
-        self.written += key.len() + change.record.as_ref().map_or(0, |record| record.len());
+        self.written += size(&key, &change);
         self.active.apply(key, change);
     }
 
@@ -131,17 +137,17 @@ impl Memtables {
     /// nobody waits for it.
     pub(super) fn seal(&mut self) -> (Arc<Memtable>, Arc<Memtable>) {
         self.written = 0;
-        let sealed = Arc::new(std::mem::take(&mut self.active));
+        // The next one is likely to be as large.
+        let next = Memtable::with_capacity(self.active.changes.len());
+        let sealed = Arc::new(std::mem::replace(&mut self.active, next));
         let replaced = std::mem::replace(&mut self.sealed, Arc::clone(&sealed));
         (sealed, replaced)
     }
 
     /// The records of a range: at most `most` that are there, and at most `most_removed` that are not.
     pub(super) fn range(&self, range: Range<Slice>, most: usize, most_removed: usize) -> Part {
-        let mut merged = Merged {
-            newer: self.active.changes.range(range.clone()).peekable(),
-            older: self.sealed.changes.range(range).peekable(),
-        };
+        let mut merged =
+            Merged { newer: self.active.range(range.clone()).peekable(), older: self.sealed.range(range).peekable() };
         let mut part = Part { records: Vec::new(), end: None };
         let (mut live, mut removed) = (0, 0);
         while let Some((key, record)) = merged.next() {
@@ -151,21 +157,21 @@ impl Memtables {
                 part.end = Some(key.clone());
                 break;
             }
-            part.records.push((key.clone(), record.clone()));
+            part.records.push((key.clone(), record.cloned()));
         }
         part
     }
 }
 
 /// Two memtables in key order; where both have a key, the newer one says what it holds.
-struct Merged<'a> {
-    newer: Peekable<btree_map::Range<'a, Slice, Change>>,
-    older: Peekable<btree_map::Range<'a, Slice, Change>>,
+struct Merged<'a, I: Iterator<Item = (&'a Slice, Option<&'a Slice>)>> {
+    newer: Peekable<I>,
+    older: Peekable<I>,
 }
 
-impl<'a> Merged<'a> {
-    fn next(&mut self) -> Option<(&'a Slice, &'a Option<Slice>)> {
-        let found = match (self.newer.peek(), self.older.peek()) {
+impl<'a, I: Iterator<Item = (&'a Slice, Option<&'a Slice>)>> Merged<'a, I> {
+    fn next(&mut self) -> Option<(&'a Slice, Option<&'a Slice>)> {
+        match (self.newer.peek(), self.older.peek()) {
             (Some((newer, _)), Some((older, _))) if older < newer => self.older.next(),
             (Some((newer, _)), Some((older, _))) if older == newer => {
                 self.older.next();
@@ -173,8 +179,7 @@ impl<'a> Merged<'a> {
             }
             (None, _) => self.older.next(),
             _ => self.newer.next(),
-        };
-        found.map(|(key, change)| (key, &change.record))
+        }
     }
 }
 

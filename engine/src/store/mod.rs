@@ -19,6 +19,7 @@
 //! log does that: it is the only write-ahead log there is.
 
 mod applier;
+mod changes;
 mod directory;
 mod error;
 mod flusher;

@@ -2,8 +2,8 @@
 
 use fjall::Slice;
 
+use super::changes::{Change, Changes};
 use super::generation::Generation;
-use super::memtable::{Change, Memtable};
 use super::meta::Meta;
 use super::piece::Piece;
 use super::record::{self, DataRecord, Stored, Trace};
@@ -15,15 +15,15 @@ use super::{StoreError, layout};
 /// It does the accounting of the state's hash: whoever replaces a record says what it replaces.
 pub(super) struct Txn<'a> {
     generation: &'a Generation,
-    /// Sorted, so that index scans merge with it and the memtable is filled in order.
-    overlay: Memtable,
+    /// Sorted, so that index scans merge with it.
+    overlay: Changes,
     /// As of the last change.
     pub(super) meta: Meta,
 }
 
 impl<'a> Txn<'a> {
     pub(super) fn new(generation: &'a Generation) -> Self {
-        Self { generation, overlay: Memtable::default(), meta: generation.meta() }
+        Self { generation, overlay: Changes::default(), meta: generation.meta() }
     }
 
     /// A record, its checksum verified.

@@ -195,7 +195,6 @@ impl Filling<'_> {
         let mut piece = self.generation.piece(from..end, self.budget);
         for item in piece.by_ref() {
             let (key, stored) = item?;
-            record::check(&key, &stored)?;
             if self.budget == 0 {
                 return Ok(Some(key.to_vec()));
             }
@@ -203,6 +202,7 @@ impl Filling<'_> {
             if !layout::slot_of_record(&key).is_some_and(|slot| self.slots.contains(slot)) {
                 continue;
             }
+            record::check(&key, &stored)?;
             if let Some(found) = self.exported(&key, Some(stored))?
                 // Nothing is there yet that it could be missing from.
                 && !matches!(found, ImportRecord::Absent { .. })
