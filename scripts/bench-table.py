@@ -253,7 +253,7 @@ def parser_of(description):
 def main():
     parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="rounds per workload, the systems in turn [default: 5]")
-    parser.add_argument("--seconds", type=int, default=5, help="of one measurement, after three that are not counted [default: 5]")
+    parser.add_argument("--seconds", type=int, default=5, help=f"of one measurement, after {WARM_UP_S} that are not counted [default: 5]")
     parser.add_argument("--only", default="", help="only the workloads whose name contains this")
     parser.add_argument("--json", type=pathlib.Path, help="write everything measured into this file as well")
     options = parser.parse_args()
