@@ -18,7 +18,6 @@ pub mod lifecycle;
 pub mod log_store;
 pub mod management;
 pub mod membership;
-pub mod membership_plan;
 mod narrator;
 pub mod network;
 pub mod node;

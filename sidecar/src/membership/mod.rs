@@ -1,148 +1,32 @@
 //! [`Membership`]: changes who is a member. One change at a time, on the leader; asked elsewhere, it is forwarded there.
 
+mod commit;
+mod joiner;
+mod outcome;
+pub mod plan;
+
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::http::StatusCode;
-use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{ChangeMembers, Precondition, ServerState};
-use raftkv_proto::WIRE_VERSION;
-use raftkv_proto::raft::{AdoptRequest, IdentifyRequest, Identity as PeerIdentity};
-use raftkv_runtime::failpoint;
+use openraft::{ChangeMembers, ServerState};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::leadership::{
-    ALIVE_WITHIN, Leadership, TransferError, has_quorum_contact, known_leader, matched_next, metrics_of, silent_for,
-};
-use crate::management::{CallError, ManagementClient, Problem};
-use crate::membership_plan::{Refusal, Step, View, is_caught_up, plan_join, plan_remove, promotion, removal};
-use crate::network::{Peers, RaftClient};
-use crate::node::{Group, Node};
-use crate::types::{LogId, Member, NodeId, TypeConfig};
+use commit::{COMMIT_DEADLINE, POLL, commit, finish_joint, settled_view};
+use joiner::{adopt, check_joiner, identify};
+pub use outcome::{MembershipError, MembershipOutcome};
+use plan::{Step, View, is_caught_up, plan_join, plan_remove, promotion, removal};
 
-/// To reach a node and have it say who it is.
-const DIAL_DEADLINE: Duration = Duration::from_secs(3);
-/// A node that is asked to join writes its identity to disk and opens nothing large.
-const ADOPT_DEADLINE: Duration = Duration::from_secs(10);
-/// Between two looks at a step that takes time.
-const POLL: Duration = Duration::from_millis(100);
+use crate::leadership::{Leadership, TransferError, known_leader, matched_next, metrics_of};
+use crate::management::{CallError, ManagementClient};
+use crate::node::{Group, Node};
+use crate::types::{Member, NodeId};
+
 /// A learner that got nothing new for so long is given up; it stays a learner, and asking again goes on from there.
 const STALL_DEADLINE: Duration = Duration::from_secs(300);
-/// A committed change takes a round trip; one that takes longer has no quorum.
-const COMMIT_DEADLINE: Duration = Duration::from_secs(10);
 /// To hand leadership over before the leader itself is removed.
 const TRANSFER_DEADLINE: Duration = Duration::from_secs(3);
-
-/// What came of a change that did not fail.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MembershipOutcome {
-    /// It is a voter now; with the names of members it replaced.
-    Joined {
-        /// Old selves of the node, gone now.
-        replaced: Vec<String>,
-    },
-    /// It was one already.
-    AlreadyVoter,
-    /// It is still getting the log; the change goes on.
-    CatchingUp {
-        /// Entries it has.
-        matched: u64,
-        /// Entries there are.
-        last: u64,
-    },
-    /// It is no member any more.
-    Removed,
-    /// The leader to which this was forwarded said so.
-    Forwarded {
-        /// Its words.
-        result: String,
-        /// Whether the change goes on.
-        pending: bool,
-    },
-}
-
-impl MembershipOutcome {
-    /// Whether the change goes on in the background.
-    pub fn is_pending(&self) -> bool {
-        matches!(self, Self::CatchingUp { .. } | Self::Forwarded { pending: true, .. })
-    }
-}
-
-impl fmt::Display for MembershipOutcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Joined { replaced } if replaced.is_empty() => f.write_str("joined"),
-            Self::Joined { replaced } => write!(f, "replaced {}", replaced.join(", ")),
-            Self::AlreadyVoter => f.write_str("already a voter"),
-            Self::CatchingUp { matched, last } => {
-                write!(f, "learner, catching up: {matched} of {last}")
-            }
-            Self::Removed => f.write_str("removed"),
-            Self::Forwarded { result, .. } => f.write_str(result),
-        }
-    }
-}
-
-/// Why a membership was not changed.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum MembershipError {
-    /// This node is in no cluster.
-    #[error("this node is in no cluster yet")]
-    Waiting,
-    /// Nobody leads, or the leader could not be reached; nothing was changed.
-    #[error("no leader: {0}")]
-    NoLeader(String),
-    /// Another change is under way.
-    #[error("another change of the membership is under way: {0}")]
-    InProgress(String),
-    /// It cannot be done.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// The node to join does not answer.
-    #[error("{0}")]
-    Unreachable(String),
-    /// It may still happen: ask again.
-    #[error("outcome unknown: {0}")]
-    Unknown(String),
-    /// What the leader answered.
-    #[error("{}", .0.detail)]
-    Remote(Problem),
-}
-
-impl MembershipError {
-    fn refused(code: &'static str, detail: impl Into<String>) -> Self {
-        Self::Refused(Refusal { code, detail: detail.into() })
-    }
-
-    /// As HTTP has it.
-    pub fn to_problem(&self) -> Problem {
-        let (status, code) = match self {
-            Self::Remote(problem) => return problem.clone(),
-            Self::Waiting => (StatusCode::SERVICE_UNAVAILABLE, "waiting"),
-            Self::NoLeader(_) => (StatusCode::SERVICE_UNAVAILABLE, "no_leader"),
-            Self::InProgress(_) => (StatusCode::CONFLICT, "in_progress"),
-            Self::Refused(refusal) if refusal.code == "no_such_member" => (StatusCode::NOT_FOUND, refusal.code),
-            Self::Refused(refusal) => (StatusCode::CONFLICT, refusal.code),
-            Self::Unreachable(_) => (StatusCode::BAD_GATEWAY, "unreachable"),
-            Self::Unknown(_) => (StatusCode::GATEWAY_TIMEOUT, "unknown"),
-        };
-        Problem::new(status, code, self.to_string())
-    }
-}
-
-impl From<MembershipError> for tonic::Status {
-    fn from(error: MembershipError) -> Self {
-        let text = error.to_string();
-        match error.to_problem().status {
-            404 => Self::not_found(text),
-            409 => Self::failed_precondition(text),
-            504 => Self::deadline_exceeded(text),
-            _ => Self::unavailable(text),
-        }
-    }
-}
 
 type Outcome = Result<MembershipOutcome, MembershipError>;
 
@@ -418,137 +302,5 @@ async fn wait_for(mut job: Job, deadline: Instant) -> Outcome {
         JobState::Done(outcome) => outcome,
         JobState::Working(Some(progress)) => Ok(progress),
         JobState::Working(None) => Err(MembershipError::Unknown("not done yet; it goes on".to_owned())),
-    }
-}
-
-/// What the leader sees, and the log id of the membership it saw: a change based on it is refused if that has changed.
-fn view(group: &Group) -> Result<(View, Option<LogId>), MembershipError> {
-    let metrics = metrics_of(group);
-    if metrics.state != ServerState::Leader {
-        return Err(MembershipError::NoLeader("this node does not lead any more".to_owned()));
-    }
-    let stored = &metrics.membership_config;
-    let configs = stored.get_joint_config();
-    let alive = |id: &NodeId| silent_for(&metrics, *id).is_some_and(|silent| silent <= ALIVE_WITHIN);
-    let view = View {
-        voters: configs.last().cloned().unwrap_or_default(),
-        members: stored.nodes().map(|(id, member)| (*id, member.clone())).collect(),
-        alive: stored.nodes().map(|(id, _)| *id).filter(alive).collect(),
-        joint: configs.len() > 1,
-        leader: metrics.id,
-    };
-    Ok((view, *stored.log_id()))
-}
-
-/// [`view`], once each member has answered this leader or has had the time to: a new leader has not heard of anybody yet,
-/// and must not take them for dead.
-async fn settled_view(group: &Group, began: Instant) -> Result<(View, Option<LogId>), MembershipError> {
-    loop {
-        let (view, at) = view(group)?;
-        if view.alive.len() == view.members.len() || began.elapsed() >= ALIVE_WITHIN {
-            return Ok((view, at));
-        }
-        tokio::time::sleep(POLL).await;
-    }
-}
-
-async fn identify(raft_address: &str) -> Result<(RaftClient, PeerIdentity), MembershipError> {
-    let unreachable =
-        |reason: String| MembershipError::Unreachable(format!("{raft_address} does not answer: {reason}"));
-    let asked = tokio::time::timeout(DIAL_DEADLINE, async {
-        let mut client = Peers::dial(raft_address).await.map_err(|error| unreachable(error.to_string()))?;
-        let identity = client.identify(IdentifyRequest {}).await;
-        let identity = identity.map_err(|status| unreachable(status.message().to_owned()))?.into_inner();
-        Ok((client, identity))
-    });
-    asked.await.unwrap_or_else(|_| Err(unreachable(format!("no answer within {DIAL_DEADLINE:?}"))))
-}
-
-fn check_joiner(group: &Group, name: &str, identity: &PeerIdentity) -> Result<(), MembershipError> {
-    if identity.wire_version != WIRE_VERSION {
-        return Err(MembershipError::refused(
-            "wire_version",
-            format!("{} speaks wire version {}, this group {WIRE_VERSION}", identity.name, identity.wire_version),
-        ));
-    }
-    if identity.name != name {
-        return Err(MembershipError::refused(
-            "wrong_node",
-            format!("the node at that address is called {:?}, not {name:?}", identity.name),
-        ));
-    }
-    if !identity.cluster_id.is_empty() && identity.cluster_id != group.cluster_id {
-        return Err(MembershipError::refused(
-            "other_cluster",
-            format!("{name} is in the cluster {}; empty its data directory first", identity.cluster_id),
-        ));
-    }
-    Ok(())
-}
-
-async fn adopt(client: &mut RaftClient, group: &Group, raft_id: NodeId) -> Result<(), MembershipError> {
-    let request = AdoptRequest { cluster_id: group.cluster_id.clone(), raft_id };
-    match tokio::time::timeout(ADOPT_DEADLINE, client.adopt(request)).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(status)) => {
-            Err(MembershipError::Unreachable(format!("the node refuses to be adopted: {}", status.message())))
-        }
-        Err(_) => Err(MembershipError::Unreachable(format!("the node was not adopted within {ADOPT_DEADLINE:?}"))),
-    }
-}
-
-/// Ends a change that another leader began.
-async fn finish_joint(group: &Group, at: Option<LogId>) -> Result<(), MembershipError> {
-    tracing::info!("membership: finishing a change that an earlier leader began");
-    commit(group, ChangeMembers::AddVoterIds(Default::default()), false, at).await.map(drop)
-}
-
-/// Proposes a change that was planned on the membership stored at `at`. False: it has changed since, plan again.
-async fn commit(
-    group: &Group,
-    change: ChangeMembers<NodeId, Member>,
-    retain: bool,
-    at: Option<LogId>,
-) -> Result<bool, MembershipError> {
-    failpoint!("sidecar::membership::before_change");
-    let unchanged = [Precondition::<TypeConfig>::LastMembershipLogId { last_membership_log_id: at }];
-    let proposed = group.raft.change_membership_if(change, retain, unchanged);
-    let result = match tokio::time::timeout(COMMIT_DEADLINE, proposed).await {
-        Ok(result) => result,
-        Err(_) => {
-            return Err(MembershipError::Unknown(format!("not committed within {COMMIT_DEADLINE:?}")));
-        }
-    };
-    match result {
-        Ok(_) => {
-            failpoint!("sidecar::membership::after_change");
-            Ok(true)
-        }
-        Err(RaftError::APIError(ClientWriteError::PreconditionFailed(_))) => plan_again(group).await,
-        Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
-            use openraft::errors::ChangeMembershipError as E;
-            match error {
-                // A new leader has to commit what the old one left first.
-                E::InProgress(_) | E::UncommittedLeaderLog(_) => plan_again(group).await,
-                error => Err(MembershipError::refused("refused", error.to_string())),
-            }
-        }
-        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(error))) => {
-            Err(MembershipError::NoLeader(error.to_string()))
-        }
-        Err(RaftError::APIError(error @ ClientWriteError::LogEntryDiscarded(_))) => {
-            Err(MembershipError::Unknown(error.to_string()))
-        }
-        Err(RaftError::Fatal(error)) => Err(MembershipError::Unknown(error.to_string())),
-    }
-}
-
-/// False after a moment, unless a leader without a quorum would wait for ever.
-async fn plan_again(group: &Group) -> Result<bool, MembershipError> {
-    tokio::time::sleep(POLL).await;
-    if has_quorum_contact(group) {
-        Ok(false)
-    } else {
-        Err(MembershipError::NoLeader("this leader has lost its quorum".to_owned()))
     }
 }

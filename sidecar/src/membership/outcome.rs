@@ -1,0 +1,117 @@
+//! [`MembershipOutcome`] and [`MembershipError`]: what came of a change.
+
+use std::fmt;
+
+use axum::http::StatusCode;
+
+use super::plan::Refusal;
+use crate::management::Problem;
+
+/// What came of a change that did not fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MembershipOutcome {
+    /// It is a voter now; with the names of members it replaced.
+    Joined {
+        /// Old selves of the node, gone now.
+        replaced: Vec<String>,
+    },
+    /// It was one already.
+    AlreadyVoter,
+    /// It is still getting the log; the change goes on.
+    CatchingUp {
+        /// Entries it has.
+        matched: u64,
+        /// Entries there are.
+        last: u64,
+    },
+    /// It is no member any more.
+    Removed,
+    /// The leader to which this was forwarded said so.
+    Forwarded {
+        /// Its words.
+        result: String,
+        /// Whether the change goes on.
+        pending: bool,
+    },
+}
+
+impl MembershipOutcome {
+    /// Whether the change goes on in the background.
+    pub fn is_pending(&self) -> bool {
+        matches!(self, Self::CatchingUp { .. } | Self::Forwarded { pending: true, .. })
+    }
+}
+
+impl fmt::Display for MembershipOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Joined { replaced } if replaced.is_empty() => f.write_str("joined"),
+            Self::Joined { replaced } => write!(f, "replaced {}", replaced.join(", ")),
+            Self::AlreadyVoter => f.write_str("already a voter"),
+            Self::CatchingUp { matched, last } => {
+                write!(f, "learner, catching up: {matched} of {last}")
+            }
+            Self::Removed => f.write_str("removed"),
+            Self::Forwarded { result, .. } => f.write_str(result),
+        }
+    }
+}
+
+/// Why a membership was not changed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum MembershipError {
+    /// This node is in no cluster.
+    #[error("this node is in no cluster yet")]
+    Waiting,
+    /// Nobody leads, or the leader could not be reached; nothing was changed.
+    #[error("no leader: {0}")]
+    NoLeader(String),
+    /// Another change is under way.
+    #[error("another change of the membership is under way: {0}")]
+    InProgress(String),
+    /// It cannot be done.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The node to join does not answer.
+    #[error("{0}")]
+    Unreachable(String),
+    /// It may still happen: ask again.
+    #[error("outcome unknown: {0}")]
+    Unknown(String),
+    /// What the leader answered.
+    #[error("{}", .0.detail)]
+    Remote(Problem),
+}
+
+impl MembershipError {
+    pub(super) fn refused(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::Refused(Refusal { code, detail: detail.into() })
+    }
+
+    /// As HTTP has it.
+    pub fn to_problem(&self) -> Problem {
+        let (status, code) = match self {
+            Self::Remote(problem) => return problem.clone(),
+            Self::Waiting => (StatusCode::SERVICE_UNAVAILABLE, "waiting"),
+            Self::NoLeader(_) => (StatusCode::SERVICE_UNAVAILABLE, "no_leader"),
+            Self::InProgress(_) => (StatusCode::CONFLICT, "in_progress"),
+            Self::Refused(refusal) if refusal.code == "no_such_member" => (StatusCode::NOT_FOUND, refusal.code),
+            Self::Refused(refusal) => (StatusCode::CONFLICT, refusal.code),
+            Self::Unreachable(_) => (StatusCode::BAD_GATEWAY, "unreachable"),
+            Self::Unknown(_) => (StatusCode::GATEWAY_TIMEOUT, "unknown"),
+        };
+        Problem::new(status, code, self.to_string())
+    }
+}
+
+impl From<MembershipError> for tonic::Status {
+    fn from(error: MembershipError) -> Self {
+        let text = error.to_string();
+        match error.to_problem().status {
+            404 => Self::not_found(text),
+            409 => Self::failed_precondition(text),
+            504 => Self::deadline_exceeded(text),
+            _ => Self::unavailable(text),
+        }
+    }
+}
