@@ -14,8 +14,11 @@ import time
 import uuid
 from urllib.parse import quote
 
-import msgpack
-import requests
+try:
+    import msgpack
+    import requests
+except ModuleNotFoundError as missing:
+    sys.exit(f"{missing}. This needs two packages: pip install requests msgpack")
 
 DEFAULT_ENDPOINTS = "http://127.0.0.1:8080,http://127.0.0.1:8081,http://127.0.0.1:8082"
 # Longer than any deadline of the server's own.

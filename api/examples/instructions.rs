@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 
 use axum::body::Body;
 use axum::http::{Method, Request, header};
+use bytes::Bytes;
 use raftkv_api::{ApiConfig, Front};
 use workloads::Workload;
 
@@ -27,6 +28,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The load generator's key and value.
 const PATH: &str = "/v1/kv/bench-0000004242";
 const VALUE: &[u8] = &[b'v'; 100];
+/// Puts in a batch.
+const BATCH: u32 = 64;
 
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args().skip(1).collect();
@@ -58,21 +61,42 @@ fn usage() -> ExitCode {
 
 /// From a request whose head is read to the response, over a store in memory: what the surface adds to a server's own work.
 fn requests() -> Vec<Workload> {
-    let front = Front::new(memory::Memory::default(), ApiConfig::default(), |routes| routes);
-    answer(&front, Method::PUT, VALUE);
-    let reading = front.clone();
+    // Each over a store of its own: what one leaves there would be in another's way.
+    let of = |name, method: Method, path, content_type, body: Bytes| {
+        let front = Front::new(memory::Memory::default(), ApiConfig::default(), |routes| routes);
+        answer(&front, Method::PUT, PATH, "text/plain", Bytes::from_static(VALUE));
+        let run = move || answer(&front, method.clone(), path, content_type, body.clone());
+        Workload { name, run: Box::new(run) }
+    };
     vec![
-        Workload { name: "http-get", run: Box::new(move || answer(&reading, Method::GET, b"")) },
-        Workload { name: "http-put", run: Box::new(move || answer(&front, Method::PUT, VALUE)) },
+        of("http-put", Method::PUT, PATH, "text/plain", Bytes::from_static(VALUE)),
+        of("http-get", Method::GET, PATH, "text/plain", Bytes::new()),
+        of("http-batch", Method::POST, "/v1/batch", "application/msgpack", batch()),
     ]
 }
 
-fn answer(front: &Front, method: Method, body: &'static [u8]) {
+/// Puts as the load generator sends them.
+fn batch() -> Bytes {
+    let put = |n: u32| {
+        let (name, key, value) = ("op", format!("bench-{n:010}"), rmpv::Value::Binary(VALUE.to_vec()));
+        let key = rmpv::Value::Binary(key.into_bytes());
+        rmpv::Value::Map(vec![(name.into(), "put".into()), ("key".into(), key), ("value".into(), value)])
+    };
+    let operations = rmpv::Value::Array((0..BATCH).map(put).collect());
+    let mut body = Vec::new();
+    let message = rmpv::Value::Map(vec![("operations".into(), operations)]);
+    if let Err(error) = rmpv::encode::write_value(&mut body, &message) {
+        panic!("memory cannot be written: {error}");
+    }
+    body.into()
+}
+
+fn answer(front: &Front, method: Method, path: &str, content_type: &str, body: Bytes) {
     let request = Request::builder()
         .method(method)
-        .uri(PATH)
+        .uri(path)
         .header(header::HOST, "127.0.0.1:8080")
-        .header(header::CONTENT_TYPE, "text/plain")
+        .header(header::CONTENT_TYPE, content_type)
         .body(Body::from(body));
     let Ok(request) = request else { panic!("the request is none") };
     let mut response = front.answer(black_box(request));

@@ -2,8 +2,7 @@
 //!
 //! JSON is translated to MsgPack first, exactly, so that there is one reader and no number is rounded on the way.
 
-use bytes::{Buf, Bytes};
-use raftkv_kv::{Key, Kind, Limits, Value};
+use raftkv_kv::{Key, Kind, Limits, Parts, Value};
 
 use crate::problem::Problem;
 
@@ -22,7 +21,7 @@ pub(crate) fn json_fields<const N: usize>(
     limits: &Limits,
 ) -> Result<[Option<Value>; N], Problem> {
     let object = Value::from_json(body, &envelope_limits(limits))?;
-    fields(&object, names, Unknown::Ignore, limits)
+    fields(&object, names, Unknown::Ignore)
 }
 
 /// What is done with fields that no one asked for.
@@ -39,28 +38,20 @@ pub(crate) fn fields<const N: usize>(
     map: &Value,
     names: [&str; N],
     unknown: Unknown,
-    limits: &Limits,
 ) -> Result<[Option<Value>; N], Problem> {
-    let limits = envelope_limits(limits);
-    if map.kind() != Kind::Map {
-        return Err(malformed(format!("expected a map with the fields {}", names.join(", "))));
-    }
-    let mut content = map.as_msgpack();
-    let count = rmp::decode::read_map_len(&mut content).map_err(|e| malformed(e.to_string()))?;
-    let mut rest = tail(map, content.len());
+    let parts = map.parts().filter(|_| map.kind() == Kind::Map);
+    let mut parts = parts.ok_or_else(|| malformed(format!("expected a map with the fields {}", names.join(", "))))?;
     let mut found = [const { None }; N];
-    for _ in 0..count {
-        let (name, after) = Value::split_first(rest, &limits)?;
-        let (value, after) = Value::split_first(after, &limits)?;
-        rest = after;
-        let known = name.as_str().and_then(|name| names.iter().position(|n| *n == name));
+    while let (Some(name), Some(value)) = (parts.next(), parts.next()) {
+        let name = name.as_str();
+        let known = name.and_then(|name| names.iter().position(|known| *known == name));
         match known {
             Some(at) if found[at].is_some() => {
                 return Err(malformed(format!("the field {} is there twice", names[at])));
             }
-            Some(at) => found[at] = Some(value),
+            Some(at) => found[at] = Some(value.to_value()),
             None if unknown == Unknown::Refuse => {
-                let name = name.as_str().unwrap_or("that is no text");
+                let name = name.unwrap_or("that is no text");
                 return Err(malformed(format!("there is no field {name:.64} here; there are {}", names.join(", "))));
             }
             None => {}
@@ -70,31 +61,15 @@ pub(crate) fn fields<const N: usize>(
 }
 
 /// The values of an array, at most `max` of them.
-pub(crate) fn elements(array: &Value, max: usize, limits: &Limits) -> Result<Vec<Value>, Problem> {
-    let limits = envelope_limits(limits);
-    if array.kind() != Kind::Array {
-        return Err(malformed("expected an array"));
-    }
-    let mut content = array.as_msgpack();
-    let count = rmp::decode::read_array_len(&mut content).map_err(|e| malformed(e.to_string()))? as usize;
-    if count > max {
+pub(crate) fn elements(array: &Value, max: usize) -> Result<Parts<'_>, Problem> {
+    let parts = array.parts().filter(|_| array.kind() == Kind::Array);
+    let parts = parts.ok_or_else(|| malformed("expected an array"))?;
+    let count = parts.left();
+    if count > max as u64 {
         let detail = format!("the batch has {count} operations; the limit is {max}");
         return Err(Problem::too_large("batch_too_large", detail, max));
     }
-    let mut rest = tail(array, content.len());
-    let mut elements = Vec::with_capacity(count);
-    for _ in 0..count {
-        let (element, after) = Value::split_first(rest, &limits)?;
-        rest = after;
-        elements.push(element);
-    }
-    Ok(elements)
-}
-
-fn tail(value: &Value, len: usize) -> Bytes {
-    let mut bytes = value.clone().into_msgpack();
-    bytes.advance(bytes.len() - len);
-    bytes
+    Ok(parts)
 }
 
 /// A key given as str or bin.
@@ -106,13 +81,13 @@ pub(crate) fn key(field: Option<Value>, limits: &Limits) -> Result<Key, Problem>
 
 /// A value out of a message, against the limits of values.
 pub(crate) fn value(field: Value, limits: &Limits) -> Result<Value, Problem> {
-    Ok(Value::from_msgpack(field.into_msgpack(), limits)?)
+    Ok(field.within(limits)?)
 }
 
 /// A text out of a message.
-pub(crate) fn text(field: Option<Value>, name: &str) -> Result<String, Problem> {
+pub(crate) fn text<'a>(field: &'a Option<Value>, name: &str) -> Result<&'a str, Problem> {
     match field.as_ref().map(Value::as_str) {
-        Some(Some(text)) => Ok(text.to_owned()),
+        Some(Some(text)) => Ok(text),
         Some(None) => Err(malformed(format!("the field {name} is not a text"))),
         None => Err(malformed(format!("the field {name} is missing"))),
     }
@@ -142,9 +117,9 @@ mod tests {
         let limits = Limits::default();
         assert!(json_fields(b"[]", ["key"], &limits).is_err());
         let object = Value::from_json(br#"{"kye":1}"#, &limits).unwrap();
-        let problem = fields(&object, ["key"], Unknown::Refuse, &limits).unwrap_err();
+        let problem = fields(&object, ["key"], Unknown::Refuse).unwrap_err();
         assert!(problem.detail.contains("kye"), "{}", problem.detail);
         let twice = Value::from_msgpack(&b"\x82\xa1a\x01\xa1a\x02"[..], &limits).unwrap();
-        assert!(fields(&twice, ["a"], Unknown::Ignore, &limits).is_err());
+        assert!(fields(&twice, ["a"], Unknown::Ignore).is_err());
     }
 }

@@ -103,7 +103,12 @@ impl DiskGuard {
 
     /// Refuses operations that need space when there is too little; deletes always pass.
     pub fn check(&self, ops: &[Op]) -> Result<(), BackendError> {
-        if !self.is_nearly_full() || !ops.iter().any(|op| matches!(op.command, Command::Set { .. })) {
+        self.admit(|| ops.iter().any(|op| matches!(op.command, Command::Set { .. })))
+    }
+
+    /// Refuses what `takes_space`, which is asked only when there is too little.
+    pub fn admit(&self, takes_space: impl FnOnce() -> bool) -> Result<(), BackendError> {
+        if !self.is_nearly_full() || !takes_space() {
             return Ok(());
         }
         metrics::counter!("raftkv_engine_writes_refused_disk_full_total").increment(1);

@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::consensus_client::ConsensusClient;
 use crate::disk_guard::DiskGuard;
 use crate::group::{GroupService, Timeouts};
-use crate::proposer::Proposer;
+use crate::proposer::{Proposer, Shortcut};
 use crate::state_machine::{ServiceInfo, StateMachineService};
 use crate::store::{Store, StoreError, StoreOptions};
 
@@ -129,7 +129,8 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
         config.http_advertise.clone().unwrap_or_else(|| format!("{}:{}", config.name, http_address.port()));
     let disk = DiskGuard::new(&config.dir, config.disk_reserve)
         .map_err(|source| RunError::Io { action: "look at the free space of the disk", source })?;
-    let store = open_store(&config).await?;
+    let shortcut = Shortcut::default();
+    let store = open_store(&config, shortcut.clone()).await?;
     tracing::info!(
         node = config.name,
         http = %http_address,
@@ -147,7 +148,8 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
     // Not a child of `shutdown`: these serve the requests that are being drained.
     let parts_stop = Shutdown::new();
     let consensus = ConsensusClient::new(connect(&config.sidecar_grpc)?);
-    let (proposer, proposer_task) = Proposer::start(consensus.proposals(), parts_stop.clone(), PROPOSER_GRACE);
+    let (proposer, proposer_task) =
+        Proposer::start_beside(shortcut.end(), consensus.proposals(), parts_stop.clone(), PROPOSER_GRACE);
     let (barriers, mut tasks) = Barriers::start(&consensus, store.applied(), &parts_stop);
     tasks.push(proposer_task);
     tasks.push(disk.watch(parts_stop.clone()));
@@ -156,7 +158,7 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
 
     let clients_stop = shutdown.child();
     let timeouts = Timeouts { default: config.door.request_timeout, max: config.door.max_request_timeout };
-    let group = GroupService::new(config.name.clone(), backend.clone(), timeouts, clients_stop.clone());
+    let group = GroupService::new(config.name.clone(), backend.clone(), shortcut, timeouts, clients_stop.clone());
     let mut group = serve_group(group, listeners.group, clients_stop.clone());
     let elsewhere = elsewhere(&config, &backend)?;
     let front = elsewhere.around(Front::new(backend, config.door.api_config(), |routes| routes));
@@ -205,11 +207,11 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
     ended
 }
 
-async fn open_store(config: &Config) -> Result<Store, RunError> {
+async fn open_store(config: &Config, shortcut: Shortcut) -> Result<Store, RunError> {
     let since = Instant::now();
     let (dir, cache_bytes) = (config.dir.clone(), config.cache_bytes);
-    let opened =
-        tokio::task::spawn_blocking(move || Store::open(&dir, StoreOptions { cache_bytes, ..StoreOptions::default() }));
+    let options = StoreOptions { cache_bytes, shortcut: Some(shortcut), ..StoreOptions::default() };
+    let opened = tokio::task::spawn_blocking(move || Store::open(&dir, options));
     let store = opened.await.map_err(|error| RunError::Internal(format!("open the store: {error}")))??;
     let (next_index, revision) = (store.position().next_index, store.revision());
     tracing::info!(dir = %config.dir.display(), next_index, revision, took = ?since.elapsed(), "store opened");

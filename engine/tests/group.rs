@@ -255,6 +255,34 @@ async fn refused_is_said_of_what_was_never_sent_and_unknown_of_what_was() {
     engine.stop().await;
 }
 
+/// The sidecar loses every answer to a batch, and the router gets it: this node's store has told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_router_hears_from_the_store_of_the_node_that_it_asks() {
+    let engine = Engine::start(&[]).await;
+    let sidecar = engine.with_sidecar().await;
+    let (mut one, mut other) = (engine.proposals().await, engine.proposals().await);
+    sidecar.fate(|proposal| if matches!(proposal, Proposal::Batch(_)) { Fate::UnknownApplied } else { Fate::Apply });
+    for revision in [1, 3, 5] {
+        let outcomes = one.ops(vec![set("a", "1"), set("b", "1")]).await;
+        assert_eq!(outcomes.len(), 2);
+        assert!(matches!(outcomes[0], Outcome::Set { revision: told, .. } if told == revision), "{outcomes:?}");
+    }
+    // Of another router's session, and each of its own.
+    let Answer::SessionOpened { session } = other.apply(Proposal::OpenSession).await else { panic!() };
+    for sequence in 1..=5 {
+        let batch = Batch { session, sequence, acknowledged_below: sequence, ops: vec![set("c", "1")] };
+        match other.apply(Proposal::Batch(batch)).await {
+            Answer::Applied(outcomes) => assert!(matches!(outcomes[0], Outcome::Set { .. }), "{outcomes:?}"),
+            told => panic!("{told:?}"),
+        }
+    }
+    // What was applied before has its answer over the link only, which loses it.
+    let batch = Batch { session, sequence: 5, acknowledged_below: 5, ops: vec![set("c", "1")] };
+    let again = other.ask(Proposal::Batch(batch).encode()).await;
+    assert!(matches!(again, Proposed::Unknown(_)), "{again:?}");
+    engine.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_a_full_disk_only_what_deletes_is_taken() {
     let engine = Engine::start(&["--disk-reserve", "1048576g"]).await;

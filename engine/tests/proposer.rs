@@ -1,17 +1,17 @@
 //! The proposer against a sidecar that loses, repeats, reorders and refuses, with the real store behind it.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::support::{Fate, Stack, deadline_in, key, set};
+use crate::support::{Fate, Stack, deadline_in, key, seeded, set};
 use raftkv_api::BackendError;
 use raftkv_engine::proposer::{MAX_BATCHES_IN_FLIGHT, Proposer};
 use raftkv_kv::{Op, Outcome, Proposal};
 use raftkv_runtime::shutdown::Shutdown;
+use rand::RngExt;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 
 const GRACE: Duration = Duration::from_secs(5);
 const PATIENT: Duration = Duration::from_secs(20);
@@ -19,6 +19,9 @@ const PATIENT: Duration = Duration::from_secs(20);
 fn proposer(stack: &Stack) -> Proposer {
     Proposer::start(stack.client.proposals(), stack.stop.child(), GRACE).0
 }
+
+/// Enough for batches that answers come for over the link only, and few enough for the others.
+const MANY_AND_FEW: [usize; 2] = [32, 4];
 
 type Answer = Result<Vec<Outcome>, BackendError>;
 
@@ -83,12 +86,6 @@ fn assert_exactly_once(stack: &Stack, told: &[Told]) {
     assert_eq!(stack.store.revision(), present);
 }
 
-fn seeded() -> StdRng {
-    let seed = std::env::var("RAFTKV_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
-    println!("RAFTKV_TEST_SEED={seed}");
-    StdRng::seed_from_u64(seed)
-}
-
 fn milliseconds(rng: &mut StdRng, most: u64) -> Duration {
     Duration::from_millis(rng.random_range(0..=most))
 }
@@ -99,7 +96,13 @@ fn is_batch(proposal: &Proposal) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_patient_writer_is_acknowledged_exactly_once_whatever_the_network_does() {
-    let stack = Stack::start().await;
+    patient_writers(Stack::start().await, 32).await;
+    for writers in MANY_AND_FEW {
+        patient_writers(Stack::with_shortcut().await, writers).await;
+    }
+}
+
+async fn patient_writers(mut stack: Stack, writers: usize) {
     let mut rng = seeded();
     let mut silences = 3;
     stack.sidecar.fate(move |_| match rng.random_range(0..1_000) {
@@ -116,7 +119,7 @@ async fn every_patient_writer_is_acknowledged_exactly_once_whatever_the_network_
         }
         _ => Fate::Apply,
     });
-    let told = write_all(&proposer(&stack), 32, 60, |_| PATIENT).await;
+    let told = write_all(&stack.proposer(GRACE), writers, 60, |_| PATIENT).await;
     stack.sidecar.settle().await;
     for Told { name, answer } in &told {
         assert!(answer.is_ok(), "{name}: {answer:?}");
@@ -126,7 +129,13 @@ async fn every_patient_writer_is_acknowledged_exactly_once_whatever_the_network_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_sessions_expire_only_writes_with_a_lost_answer_are_unknown() {
-    let stack = Stack::start().await;
+    expiring_sessions(Stack::start().await, 16).await;
+    for writers in MANY_AND_FEW {
+        expiring_sessions(Stack::with_shortcut().await, writers).await;
+    }
+}
+
+async fn expiring_sessions(mut stack: Stack, writers: usize) {
     let mut rng = seeded();
     stack.sidecar.fate(move |_| match rng.random_range(0..100) {
         0..=14 => Fate::Late(milliseconds(&mut rng, 10)),
@@ -137,7 +146,7 @@ async fn when_sessions_expire_only_writes_with_a_lost_answer_are_unknown() {
         31..=34 => Fate::ClockJump,
         _ => Fate::Apply,
     });
-    let told = write_all(&proposer(&stack), 16, 60, |_| PATIENT).await;
+    let told = write_all(&stack.proposer(GRACE), writers, 60, |_| PATIENT).await;
     stack.sidecar.settle().await;
     for Told { name, answer } in &told {
         match answer {
@@ -153,7 +162,13 @@ async fn when_sessions_expire_only_writes_with_a_lost_answer_are_unknown() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn impatient_writers_are_never_told_that_a_write_was_not_applied_when_it_may_be() {
-    let stack = Stack::start().await;
+    impatient_writers(Stack::start().await, 16).await;
+    for writers in MANY_AND_FEW {
+        impatient_writers(Stack::with_shortcut().await, writers).await;
+    }
+}
+
+async fn impatient_writers(mut stack: Stack, writers: usize) {
     let mut rng = seeded();
     stack.sidecar.fate(move |proposal| match rng.random_range(0..100) {
         0..=39 => Fate::Late(milliseconds(&mut rng, 30)),
@@ -167,10 +182,36 @@ async fn impatient_writers_are_never_told_that_a_write_was_not_applied_when_it_m
         _ => Fate::Apply,
     });
     let patience = |write| Duration::from_millis(if write % 16 == 15 { 500 } else { write as u64 % 40 });
-    let told = write_all(&proposer(&stack), 16, 80, patience).await;
+    let told = write_all(&stack.proposer(GRACE), writers, 80, patience).await;
     stack.sidecar.settle().await;
     assert_exactly_once(&stack, &told);
     assert!(told.iter().any(|told| told.answer.is_ok()), "some are fast enough");
+}
+
+/// The link loses every answer, and nothing has to be repeated: the store has told.
+#[tokio::test]
+async fn writers_hear_from_the_store_of_their_own_process() {
+    for writers in [1, 32] {
+        let mut stack = Stack::with_shortcut().await;
+        let batches = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&batches);
+        stack.sidecar.fate(move |proposal| match proposal {
+            Proposal::Batch(batch) => {
+                seen.lock().expect("no panic").push(batch.sequence);
+                Fate::UnknownApplied
+            }
+            _ => Fate::Apply,
+        });
+        let proposer = stack.proposer(GRACE);
+        let told = write_all(&proposer, writers, 100, |_| PATIENT).await;
+        assert!(told.iter().all(|told| told.answer.is_ok()));
+        assert_exactly_once(&stack, &told);
+        let mut batches = batches.lock().expect("no panic").clone();
+        let sent = batches.len();
+        batches.sort_unstable();
+        batches.dedup();
+        assert_eq!(batches.len(), sent, "of {writers} writers, none goes twice");
+    }
 }
 
 #[tokio::test]

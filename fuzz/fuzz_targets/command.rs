@@ -6,7 +6,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use raftkv_fuzz::memory::bounded;
-use raftkv_kv::{Answer, GroupFacts, ImportPage, Ownership, Proposal, SystemCommand};
+use raftkv_kv::{Answer, GroupFacts, ImportPage, Ownership, Proposal, ProposalRef, SystemCommand};
 
 /// A sequence may announce more than it has: the decoder then reserves up to 1 MiB.
 const RESERVED: usize = 2 * 1024 * 1024;
@@ -40,6 +40,9 @@ fn apply(ownership: &Ownership, command: &SystemCommand) {
 
 fuzz_target!(|bytes: &[u8]| {
     let proposal = comes_back!(Proposal, bytes);
+    let borrowed = bounded(bytes.len(), RESERVED, FACTOR, || ProposalRef::decode(bytes)).ok();
+    let (borrowed, owned) = (borrowed.map(|it| it.encode()), proposal.as_ref().map(Proposal::encode));
+    assert_eq!(borrowed, owned, "a borrowed proposal is another one");
     comes_back!(Answer, bytes);
     comes_back!(ImportPage, bytes);
     let ownership = comes_back!(Ownership, bytes);

@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use raftkv_fuzz::http::Server;
 use raftkv_fuzz::memory::bounded;
-use raftkv_kv::{Kind, Limits, Value};
+use raftkv_kv::{Kind, Limits, Value, ValueError};
 
 const MSGPACK: &str = "application/msgpack";
 
@@ -23,18 +23,43 @@ fn kind_of(value: &rmpv::ValueRef<'_>) -> Option<Kind> {
     })
 }
 
+/// The parts are what follows the header, and as many as another reader sees.
+fn check_parts(value: &Value, theirs: &rmpv::ValueRef<'_>) {
+    let parts: Option<Vec<Value>> = value.parts().map(|parts| parts.map(|part| part.to_value()).collect());
+    let count = match theirs {
+        rmpv::ValueRef::Array(elements) => Some(elements.len()),
+        rmpv::ValueRef::Map(pairs) => Some(2 * pairs.len()),
+        _ => None,
+    };
+    assert_eq!(parts.as_ref().map(Vec::len), count, "another reader sees other parts");
+    let Some(parts) = parts else { return };
+    let content = parts.iter().map(Value::as_msgpack).collect::<Vec<_>>().concat();
+    assert!(value.as_msgpack().ends_with(&content), "the parts are not what is in it");
+    let header = value.as_msgpack().len() - content.len();
+    assert!(matches!(header, 1 | 3 | 5), "something is in no part");
+    for part in parts {
+        assert_eq!(Value::from_msgpack(part.as_msgpack().to_vec(), &Limits::default()), Ok(part), "a part is no value");
+    }
+}
+
 fuzz_target!(|bytes: &[u8]| {
     let limits = Limits::default();
-    let split = bounded(bytes.len(), 64 * 1024, 16, || {
-        let (value, rest) = Value::split_first(bytes.to_vec(), &limits)?;
-        Ok::<_, raftkv_kv::ValueError>((value, rest))
-    });
-    if let Ok((value, rest)) = &split {
-        assert_eq!([value.as_msgpack(), rest].concat(), bytes, "a value is not what was given");
+    let made = |bytes: &[u8]| bounded(bytes.len(), 64 * 1024, 16, || Value::from_msgpack(bytes.to_vec(), &limits));
+    let whole = made(bytes);
+    let extra = match &whole {
+        Ok(_) => Some(0),
+        Err(ValueError::TrailingBytes { extra }) => Some(*extra),
+        Err(_) => None,
+    };
+    if let Some(extra) = extra {
+        let (front, rest) = bytes.split_at(bytes.len() - extra);
+        let value = made(front).expect("a value without what follows it is one");
+        assert_eq!(value.as_msgpack(), front, "a value is not what was given");
         let mut unread = bytes;
         let theirs = rmpv::decode::read_value_ref(&mut unread).expect("another reader takes it");
         assert_eq!(unread.len(), rest.len(), "another reader sees another end");
         assert_eq!(kind_of(&theirs), Some(value.kind()));
+        check_parts(&value, &theirs);
         if let Some(json) = value.to_json() {
             let again = Value::from_json(&json, &Limits { max_value_bytes: usize::MAX, ..limits.clone() });
             let again = again.expect("our JSON is read again");
@@ -42,8 +67,6 @@ fuzz_target!(|bytes: &[u8]| {
             assert_eq!(again.kind(), value.kind());
         }
     }
-    let whole = Value::from_msgpack(bytes.to_vec(), &limits);
-    assert_eq!(whole.is_ok(), split.is_ok_and(|(_, rest)| rest.is_empty()));
 
     let server = Server::new();
     let stored = server.send("PUT", "/v1/kv/k", MSGPACK, bytes);

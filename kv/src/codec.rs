@@ -1,7 +1,10 @@
 //! The encoding of everything replicated: a version byte, then MsgPack.
 
 use bytes::Bytes;
-use serde::{Serialize, de::DeserializeOwned};
+use rmp_serde::Deserializer;
+use rmp_serde::decode::Error;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 
 /// The version written first in every encoded proposal and answer.
 pub const FORMAT_VERSION: u8 = 1;
@@ -23,7 +26,7 @@ pub enum CodecError {
     },
     /// Not what this version writes.
     #[error("malformed: {0}")]
-    Malformed(#[from] rmp_serde::decode::Error),
+    Malformed(#[from] Error),
     /// More bytes than the message has.
     #[error("{extra} bytes too many after the message")]
     TrailingBytes {
@@ -32,8 +35,16 @@ pub enum CodecError {
     },
 }
 
+/// Most messages are shorter.
+const CAPACITY: usize = 128;
+
 pub(crate) fn encode<T: Serialize>(message: &T) -> Bytes {
-    let mut out = Vec::with_capacity(128);
+    encode_sized(message, CAPACITY)
+}
+
+/// Encodes what is about as long as `capacity`, which spares copies on the way there.
+pub(crate) fn encode_sized<T: Serialize>(message: &T, capacity: usize) -> Bytes {
+    let mut out = Vec::with_capacity(capacity);
     out.push(FORMAT_VERSION);
     // Writing to memory cannot fail, and no type of ours has a fallible Serialize.
     #[allow(clippy::expect_used)]
@@ -41,20 +52,28 @@ pub(crate) fn encode<T: Serialize>(message: &T) -> Bytes {
     out.into()
 }
 
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+pub(crate) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, CodecError> {
     match bytes.split_first() {
         None => Err(CodecError::Empty),
-        Some((&FORMAT_VERSION, mut body)) => {
-            let mut deserializer = rmp_serde::Deserializer::new(&mut body);
+        Some((&FORMAT_VERSION, body)) => {
+            // Over the slice itself: a reader would copy all bytes into a buffer of its own first.
+            let mut deserializer = Deserializer::from_read_ref(body);
             deserializer.set_max_depth(MAX_DEPTH);
             let message = T::deserialize(&mut deserializer)?;
-            match body.len() {
-                0 => Ok(message),
-                extra => Err(CodecError::TrailingBytes { extra }),
+            // It does not tell where it stands, only whether there is another marker. What has nothing in it reads no more.
+            match <()>::deserialize(&mut deserializer) {
+                Err(Error::InvalidMarkerRead(_)) => Ok(message),
+                _ => Err(CodecError::TrailingBytes { extra: trailing(body) }),
             }
         }
         Some((&found, _)) => Err(CodecError::UnknownVersion { found }),
     }
+}
+
+/// How many bytes follow the first value, which can be decoded.
+fn trailing(mut body: &[u8]) -> usize {
+    let _ = IgnoredAny::deserialize(&mut Deserializer::new(&mut body));
+    body.len()
 }
 
 /// Serde for [`Bytes`] as MsgPack bin.
@@ -89,6 +108,37 @@ pub(crate) mod bin {
 
         fn visit_byte_buf<E: Error>(self, bytes: Vec<u8>) -> Result<Bytes, E> {
             Ok(bytes.into())
+        }
+    }
+}
+
+/// Serde for bytes that stay where they are, as MsgPack bin.
+pub(crate) mod borrowed_bin {
+    use std::fmt;
+
+    use serde::de::{Error, Visitor};
+    use serde::{Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serde_bytes::serialize(bytes, serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'de [u8], D::Error> {
+        deserializer.deserialize_bytes(InPlace)
+    }
+
+    /// Takes no str for bytes, as `serde_bytes` would.
+    struct InPlace;
+
+    impl<'de> Visitor<'de> for InPlace {
+        type Value = &'de [u8];
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("bytes")
+        }
+
+        fn visit_borrowed_bytes<E: Error>(self, bytes: &'de [u8]) -> Result<&'de [u8], E> {
+            Ok(bytes)
         }
     }
 }

@@ -37,13 +37,19 @@ impl Key {
     /// Checks `bytes` against `limits`.
     pub fn new(bytes: impl Into<Bytes>, limits: &Limits) -> Result<Self, KeyError> {
         let bytes = bytes.into();
+        Self::check(&bytes, limits)?;
+        Ok(Self(bytes))
+    }
+
+    /// Checks `bytes` against `limits`, where they are.
+    pub fn check(bytes: &[u8], limits: &Limits) -> Result<(), KeyError> {
         match bytes.first() {
             None => Err(KeyError::Empty),
             Some(_) if bytes.len() > limits.max_key_bytes => {
                 Err(KeyError::TooLong { len: bytes.len(), limit: limits.max_key_bytes })
             }
             Some(&RESERVED_FIRST_BYTE) => Err(KeyError::Reserved),
-            Some(_) => Ok(Self(bytes)),
+            Some(_) => Ok(()),
         }
     }
 

@@ -4,6 +4,7 @@
 //! with a version, and decoding never panics on any bytes.
 
 mod batch;
+mod borrowed;
 mod codec;
 mod command;
 mod json;
@@ -12,6 +13,7 @@ mod limits;
 mod msgpack;
 mod outcome;
 mod ownership;
+mod parts;
 mod slot;
 mod slot_set;
 mod system;
@@ -19,12 +21,14 @@ mod transition;
 mod value;
 
 pub use batch::{Batch, Proposal};
+pub use borrowed::{BatchRef, CommandRef, IdempotencyRef, OpRef, ProposalRef};
 pub use codec::{CodecError, FORMAT_VERSION};
 pub use command::{Command, Idempotency, Op, Precondition};
 pub use key::{Key, KeyError};
 pub use limits::Limits;
 pub use outcome::{Answer, Outcome};
 pub use ownership::{Ended, FencePoint, Incoming, Outgoing, Ownership, PurgeState};
+pub use parts::{Part, Parts};
 pub use slot::{SLOTS, slot_of};
 pub use slot_set::{SlotSet, SlotSetError};
 pub use system::{ImportPage, ImportRecord, MoveId, Refusal, SystemAnswer, SystemCommand};

@@ -21,6 +21,17 @@ pub(crate) enum Token<'a> {
     Map(u32),
 }
 
+impl Token<'_> {
+    /// How many values follow that are in this one, two for each pair; `None` = nothing can be in it.
+    fn children(self) -> Option<u64> {
+        match self {
+            Token::Array(n) => Some(u64::from(n)),
+            Token::Map(n) => Some(2 * u64::from(n)),
+            _ => None,
+        }
+    }
+}
+
 /// Reads tokens from the front of some bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct Scanner<'a> {
@@ -83,12 +94,7 @@ impl<'a> Scanner<'a> {
         // How many values each open container still misses. Bounded by `max_depth`, not by the input.
         let mut open: Vec<u64> = Vec::new();
         loop {
-            let children = match self.token()? {
-                Token::Array(n) => Some(u64::from(n)),
-                Token::Map(n) => Some(2 * u64::from(n)),
-                _ => None,
-            };
-            if let Some(children) = children {
+            if let Some(children) = self.token()?.children() {
                 if open.len() >= max_depth {
                     return Err(ValueError::TooDeep { limit: max_depth });
                 }
@@ -107,6 +113,59 @@ impl<'a> Scanner<'a> {
                 return Ok(());
             }
         }
+    }
+
+    /// Enters an array or a map: how many values follow, of a map two for each pair. `None` = it is neither.
+    pub(crate) fn container(&mut self) -> Option<u64> {
+        self.token().ok()?.children()
+    }
+
+    /// The text of a str.
+    pub(crate) fn text(&mut self) -> Option<&'a str> {
+        match self.bytes.get(self.at)? {
+            0xa0..=0xbf | 0xd9..=0xdb => match self.token() {
+                Ok(Token::Str(text)) => Some(text),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// The bytes of the next value, out of bytes that [`skip_value`](Self::skip_value) has passed before: neither texts nor
+    /// depth are looked at again. `None` = they end within it.
+    pub(crate) fn pass_checked(&mut self) -> Option<&'a [u8]> {
+        let start = self.at;
+        let mut left = 1;
+        while left > 0 {
+            left = left - 1 + self.step().ok()?;
+        }
+        Some(&self.bytes[start..self.at])
+    }
+
+    /// Passes over a marker and the bytes that belong to it; how many values in it follow. Beside [`token`](Self::token), which
+    /// also says what they are: to make one out of the other costs a batch 7 % more instructions.
+    fn step(&mut self) -> Result<u64, ValueError> {
+        let marker = self.take(1)?[0];
+        let (content, children) = match marker {
+            0x80..=0x8f => (0, 2 * u64::from(marker & 0x0f)),
+            0x90..=0x9f => (0, u64::from(marker & 0x0f)),
+            0xa0..=0xbf => (usize::from(marker & 0x1f), 0),
+            0xc4 | 0xd9 => (self.uint(1)? as usize, 0),
+            0xc5 | 0xda => (self.uint(2)? as usize, 0),
+            0xc6 | 0xdb => (self.uint(4)? as usize, 0),
+            0xcc | 0xd0 => (1, 0),
+            0xcd | 0xd1 => (2, 0),
+            0xca | 0xce | 0xd2 => (4, 0),
+            0xcb | 0xcf | 0xd3 => (8, 0),
+            0xdc => (0, self.uint(2)?),
+            0xdd => (0, self.uint(4)?),
+            0xde => (0, 2 * self.uint(2)?),
+            0xdf => (0, 2 * self.uint(4)?),
+            // Itself the value; or a byte that was not passed before.
+            0x00..=0x7f | 0xc0..=0xc3 | 0xc7..=0xc9 | 0xd4..=0xd8 | 0xe0..=0xff => (0, 0),
+        };
+        self.take(content)?;
+        Ok(children)
     }
 
     fn take(&mut self, len: usize) -> Result<&'a [u8], ValueError> {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::msgpack::{Scanner, Token};
+use crate::parts::Parts;
 use crate::{Limits, json};
 
 /// One MsgPack value (nil, bool, int, float, str, bin, array, map), as the bytes that encode it.
@@ -82,22 +83,31 @@ impl Value {
 
     /// Exactly one MsgPack value: well-formed, its str valid UTF-8, without extension types, nothing after it.
     pub fn from_msgpack(bytes: impl Into<Bytes>, limits: &Limits) -> Result<Self, ValueError> {
-        let (value, rest) = Self::split_first(bytes, limits)?;
-        match rest.len() {
-            0 => Ok(value),
+        let bytes = bytes.into();
+        let mut scanner = Scanner::new(&bytes);
+        scanner.skip_value(limits.max_value_depth)?;
+        match bytes.len() - scanner.position() {
+            0 => Self::sized(bytes, limits),
             extra => Err(ValueError::TrailingBytes { extra }),
         }
     }
 
-    /// The MsgPack value at the front of `bytes`, checked as by [`from_msgpack`](Self::from_msgpack), and what
-    /// follows it. Both share the bytes.
-    pub fn split_first(bytes: impl Into<Bytes>, limits: &Limits) -> Result<(Self, Bytes), ValueError> {
-        let mut bytes = bytes.into();
-        let mut scanner = Scanner::new(&bytes);
-        scanner.skip_value(limits.max_value_depth)?;
-        let len = scanner.position();
-        let rest = bytes.split_off(len);
-        Ok((Self::sized(bytes, limits)?, rest))
+    /// Itself, if it is within limits narrower than those it was made with.
+    pub fn within(self, limits: &Limits) -> Result<Self, ValueError> {
+        if matches!(self.kind(), Kind::Array | Kind::Map) {
+            Scanner::new(&self.0).skip_value(limits.max_value_depth)?;
+        }
+        Self::sized(self.0, limits)
+    }
+
+    /// What is in an array or a map; `None` when it is neither.
+    pub fn parts(&self) -> Option<Parts<'_>> {
+        Parts::of(self)
+    }
+
+    /// A part of it, given by its bytes.
+    pub(crate) fn part(&self, bytes: &[u8]) -> Self {
+        Self(self.0.slice_ref(bytes))
     }
 
     /// The value that a JSON text says. Integers of up to 64 bits, with or without sign, and floats are kept exactly;
@@ -143,10 +153,7 @@ impl Value {
 
     /// The text of a str.
     pub fn as_str(&self) -> Option<&str> {
-        match (self.kind(), Scanner::new(&self.0).token()) {
-            (Kind::Str, Ok(Token::Str(text))) => Some(text),
-            _ => None,
-        }
+        Scanner::new(&self.0).text()
     }
 
     /// The bytes of a bin.

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use proptest::prelude::*;
 use raftkv_kv::{
-    Answer, Batch, CodecError, Command, Ended, FORMAT_VERSION, FencePoint, Idempotency, ImportPage, ImportRecord,
-    Incoming, Key, Op, Outcome, Outgoing, Ownership, Precondition, Proposal, PurgeState, Refusal, SLOTS, SlotSet,
-    SystemAnswer, SystemCommand, Value, slot_of,
+    Answer, Batch, BatchRef, CodecError, Command, Ended, FORMAT_VERSION, FencePoint, Idempotency, ImportPage,
+    ImportRecord, Incoming, Key, Op, OpRef, Outcome, Outgoing, Ownership, Precondition, Proposal, ProposalRef,
+    PurgeState, Refusal, SLOTS, SlotSet, SystemAnswer, SystemCommand, Value, slot_of,
 };
 
 fn any_bytes(max: usize) -> impl Strategy<Value = Bytes> {
@@ -76,6 +76,20 @@ proptest! {
         prop_assert_eq!(Proposal::decode(&proposal.encode()).unwrap(), proposal);
     }
 
+    /// Both read and write the same bytes.
+    #[test]
+    fn a_borrowed_proposal_says_what_an_owned_one_does(proposal in any_proposal()) {
+        let bytes = proposal.encode();
+        let borrowed = ProposalRef::decode(&bytes).unwrap();
+        prop_assert_eq!(borrowed.encode(), bytes.clone());
+        if let Proposal::Batch(Batch { session, sequence, acknowledged_below, ops }) = &proposal {
+            let (session, sequence, acknowledged_below) = (*session, *sequence, *acknowledged_below);
+            let ops = ops.iter().map(OpRef::from).collect();
+            let made = ProposalRef::Batch(BatchRef { session, sequence, acknowledged_below, ops });
+            prop_assert_eq!(&made, &borrowed);
+        }
+    }
+
     #[test]
     fn an_answer_comes_back(answer in any_answer()) {
         prop_assert_eq!(Answer::decode(&answer.encode()).unwrap(), answer);
@@ -86,7 +100,7 @@ proptest! {
         let _ = Proposal::decode(&bytes);
         let _ = Answer::decode(&bytes);
         let versioned = [&[FORMAT_VERSION][..], &bytes].concat();
-        let _ = Proposal::decode(&versioned);
+        prop_assert_eq!(Proposal::decode(&versioned).is_ok(), ProposalRef::decode(&versioned).is_ok());
         let _ = Answer::decode(&versioned);
     }
 
@@ -95,7 +109,7 @@ proptest! {
         let mut bytes = proposal.encode().to_vec();
         let at = at.index(bytes.len());
         bytes[at] = byte;
-        let _ = Proposal::decode(&bytes);
+        prop_assert_eq!(Proposal::decode(&bytes).is_ok(), ProposalRef::decode(&bytes).is_ok());
         prop_assert!(Proposal::decode(&bytes[..at]).is_err(), "a prefix is no proposal");
     }
 
@@ -114,9 +128,24 @@ fn an_unknown_version_is_refused_loudly() {
     let error = Proposal::decode(&bytes).unwrap_err();
     assert!(matches!(error, CodecError::UnknownVersion { found } if found == FORMAT_VERSION + 1), "{error}");
     assert!(matches!(Proposal::decode(&[]), Err(CodecError::Empty)));
-    let mut bytes = Answer::Stale.encode().to_vec();
-    bytes.push(0);
-    assert!(matches!(Answer::decode(&bytes), Err(CodecError::TrailingBytes { extra: 1 })));
+}
+
+/// Whatever they are: a whole value, the beginning of one, or no MsgPack at all.
+#[test]
+fn bytes_after_a_message_are_refused() {
+    for message in [Answer::Stale, Answer::Applied(vec![Outcome::WrongGroup]), Answer::SessionOpened { session: 300 }] {
+        for first in 0..=u8::MAX {
+            for rest in [&[][..], &[0], &[0x91]] {
+                let bytes = [&message.encode()[..], &[first], rest].concat();
+                let refused = Answer::decode(&bytes).unwrap_err();
+                let extra = 1 + rest.len();
+                assert!(
+                    matches!(refused, CodecError::TrailingBytes { extra: found } if found == extra),
+                    "{first:x} {rest:x?}: {refused}"
+                );
+            }
+        }
+    }
 }
 
 #[test]

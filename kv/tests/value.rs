@@ -241,6 +241,7 @@ proptest! {
         let _ = Value::from_stored(bytes.clone()).to_json();
         let unchecked = Value::from_stored(bytes.clone());
         let _ = (unchecked.kind(), unchecked.as_str(), unchecked.as_bin(), unchecked.content());
+        let _ = unchecked.parts().map(|parts| parts.for_each(|part| drop(part.to_value())));
         if msgpack(&bytes).is_ok() {
             let mut rest = &bytes[..];
             prop_assert!(rmpv::decode::read_value(&mut rest).is_ok());
@@ -255,5 +256,57 @@ proptest! {
             let again = value.to_json().unwrap();
             prop_assert_eq!(Value::from_json(&again, &limits()).unwrap(), value);
         }
+    }
+}
+
+#[test]
+fn the_parts_of_a_value_are_its_elements_or_names_and_values_in_turn() {
+    let whole = json(r#"{"a":[1,-1,70000,[{}],"text",null,2.5],"b":{"c":"d"},"":true}"#).unwrap();
+    let mut parts = whole.parts().unwrap();
+    assert_eq!(parts.left(), 6);
+    assert_eq!(parts.next().unwrap().as_str(), Some("a"));
+    let list = parts.next().unwrap();
+    assert_eq!(list.as_str(), None);
+    let list = list.to_value();
+    let texts: Vec<_> = list.parts().unwrap().map(|part| part.to_value().to_json().unwrap()).collect();
+    assert_eq!(texts.join(&b","[..]), br#"1,-1,70000,[{}],"text",null,2.5"#);
+    let rest: Vec<_> = parts.map(|part| part.to_value().to_json().unwrap()).collect();
+    assert_eq!(rest.join(&b" "[..]), br#""b" {"c":"d"} "" true"#);
+    for scalar in ["1", "null", r#""text""#, "2.5"] {
+        assert!(json(scalar).unwrap().parts().is_none(), "{scalar}");
+    }
+    assert_eq!(json("[]").unwrap().parts().unwrap().count(), 0);
+}
+
+#[test]
+fn a_value_is_held_to_narrower_limits() {
+    let narrow = Limits { max_value_depth: 2, max_value_bytes: 5, ..limits() };
+    assert!(json("[[1,2]]").unwrap().within(&narrow).is_ok());
+    assert_eq!(json("[[[]]]").unwrap().within(&narrow), Err(ValueError::TooDeep { limit: 2 }));
+    assert_eq!(json(r#""12345""#).unwrap().within(&narrow), Err(ValueError::TooLarge { len: 6, limit: 5 }));
+}
+
+/// Of every length that a header can say in one or two bytes, and of every width that a number can have.
+#[test]
+fn parts_of_every_kind_end_where_a_decoder_says() {
+    use rmpv::Value as Tree;
+    let mut trees = vec![Tree::Nil, Tree::Boolean(true), Tree::F32(1.5), Tree::F64(-2.5)];
+    trees.extend((0..64).map(|bit| Tree::from(u64::MAX >> bit)));
+    trees.extend((0..64).map(|bit| Tree::from(i64::MIN >> bit)));
+    for len in [0, 1, 15, 16, 31, 32, 255, 256, 65_535, 65_536] {
+        trees.push(Tree::from("x".repeat(len)));
+        trees.push(Tree::Binary(vec![7; len]));
+        trees.push(Tree::Array(vec![Tree::from("y"); len]));
+        trees.push(Tree::Map(vec![(Tree::from("z"), Tree::Array(vec![Tree::Nil])); len]));
+    }
+    let mut bytes = Vec::new();
+    rmpv::encode::write_value(&mut bytes, &Tree::Array(trees.clone())).unwrap();
+    let whole = Value::from_msgpack(bytes, &Limits { max_value_bytes: usize::MAX, ..limits() }).unwrap();
+    let parts: Vec<_> = whole.parts().unwrap().map(|part| part.to_value()).collect();
+    assert_eq!(parts.len(), trees.len());
+    for (part, tree) in parts.iter().zip(&trees) {
+        let mut expected = Vec::new();
+        rmpv::encode::write_value(&mut expected, tree).unwrap();
+        assert!(part.as_msgpack() == expected, "{tree:.100}");
     }
 }

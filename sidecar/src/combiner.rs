@@ -31,6 +31,9 @@ const MAX_BYTES: usize = 1024 * 1024;
 /// How long an entry waits for those who were just answered. Their engines gather them first, each a millisecond at most, and
 /// those of followers hear of the answer one hop later and are one hop further away.
 const LONGEST_WAIT: Duration = Duration::from_millis(2);
+/// After so many entries in a row for one proposer there is no other, and this one has gathered its callers itself: its next does not
+/// wait. Where there are several, one may be quick enough to have an entry or two to itself.
+const LONE_ENTRIES: u32 = 8;
 
 /// What waits at this leader to be proposed. Cheap to clone.
 ///
@@ -53,6 +56,8 @@ struct State {
     /// Entries under way, each with a task of its own that proposes the next when it is done.
     in_flight: usize,
     gather: Gather,
+    /// Entries in a row that one proposer had to itself, see [`LONE_ENTRIES`].
+    lone_entries: u32,
 }
 
 /// What a task is to do.
@@ -62,6 +67,12 @@ enum Next {
     /// Until then, or one more has arrived.
     Wait(Instant),
     End,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Count {
+    payloads: usize,
+    callers: usize,
 }
 
 #[derive(Debug)]
@@ -76,7 +87,7 @@ struct Waiting {
 impl Default for State {
     fn default() -> Self {
         let gather = Gather::within(LONGEST_WAIT);
-        Self { waiting: VecDeque::new(), waiting_bytes: 0, waiting_callers: 0, in_flight: 0, gather }
+        Self { waiting: VecDeque::new(), waiting_bytes: 0, waiting_callers: 0, in_flight: 0, gather, lone_entries: 0 }
     }
 }
 
@@ -110,6 +121,7 @@ impl State {
         if self.in_flight <= self.allowed() {
             if !self.waiting.is_empty()
                 && !self.is_full()
+                && self.lone_entries < LONE_ENTRIES
                 && !self.gather.is_over(self.waiting_callers, now)
                 && let Some(due) = self.gather.due(now)
             {
@@ -123,6 +135,20 @@ impl State {
         // Under the lock: who comes next starts a task anew.
         self.in_flight -= 1;
         Next::End
+    }
+
+    fn count(&self) -> Count {
+        Count { payloads: self.waiting.len(), callers: self.waiting_callers }
+    }
+
+    /// An entry is done, and who was in it is answered. `others` waited for the next one when it was committed; who waits now may be
+    /// one of those answered who is back already, and is not counted twice.
+    fn written(&mut self, answered: Count, others: Option<Count>, now: Instant) {
+        let others = others.unwrap_or_else(|| self.count());
+        // A proposer has one payload under way.
+        let is_lone = answered.payloads + others.payloads == 1;
+        self.lone_entries = if is_lone { self.lone_entries.saturating_add(1) } else { 0 };
+        self.gather.answered(answered.callers, others.callers, now);
     }
 
     /// Payloads for one entry, without those that nobody waits for any more.
@@ -177,10 +203,10 @@ impl Combiner {
             match next {
                 Next::Write(entry) => {
                     let callers = entry.iter().map(|waiting| waiting.callers).sum();
-                    write(&group, entry).await;
-                    let mut state = self.lock();
-                    let waiting = state.waiting_callers;
-                    state.gather.answered(callers, waiting, Instant::now());
+                    let answered = Count { payloads: entry.len(), callers };
+                    let mut others = None;
+                    write(&group, entry, || others = Some(self.lock().count())).await;
+                    self.lock().written(answered, others, Instant::now());
                 }
                 Next::Wait(due) => {
                     let _ = tokio::time::timeout_at(due.into(), self.arrived.notified()).await;
@@ -195,8 +221,9 @@ impl Combiner {
     }
 }
 
-/// Writes one entry, and tells those who wait for it.
-async fn write(group: &Group, mut entry: Vec<Waiting>) {
+/// Writes one entry, and tells those who wait for it. When it is committed, before anybody can have heard of that, it says so: those of
+/// this node's engine hear it from there, and may be back before this has ended.
+async fn write(group: &Group, mut entry: Vec<Waiting>, on_commit: impl FnOnce()) {
     let payloads = entry.iter_mut().map(|waiting| std::mem::take(&mut waiting.payload)).collect();
     let until = entry.iter().map(|waiting| waiting.until).max();
     let command = Command { clock_ms: wall_clock_ms(), payloads };
@@ -211,6 +238,7 @@ async fn write(group: &Group, mut entry: Vec<Waiting>) {
     let written = async {
         if committed.await.is_ok() {
             Stage::Commit.since(begin);
+            on_commit();
         }
         completed.await
     };
@@ -331,6 +359,39 @@ mod tests {
 
         let _fifth = wait_for(&combiner, FULL_BYTES, 1);
         assert_eq!(next(&combiner), [FULL_BYTES], "full");
+    }
+
+    #[test]
+    fn who_is_back_before_the_entry_is_done_is_not_waited_for_again() {
+        let combiner = Combiner::default();
+        combiner.lock().in_flight = 1;
+        let now = Instant::now();
+        let _back = wait_for(&combiner, 1, 45);
+        combiner.lock().written(Count { payloads: 3, callers: 60 }, Some(Count { payloads: 0, callers: 0 }), now);
+        assert!(matches!(combiner.lock().next(now), Next::Write(_)), "three quarters of sixty");
+        let _other = wait_for(&combiner, 1, 45);
+        combiner.lock().written(Count { payloads: 3, callers: 60 }, None, now);
+        assert!(matches!(combiner.lock().next(now), Next::Wait(_)), "three quarters of a hundred and five");
+    }
+
+    #[test]
+    fn a_proposer_that_is_alone_for_a_while_has_gathered_already_and_two_are_waited_for() {
+        let combiner = Combiner::default();
+        combiner.lock().in_flight = 1;
+        let (now, nobody) = (Instant::now(), Count { payloads: 0, callers: 0 });
+        for entry in 1..=LONE_ENTRIES {
+            // As a router's whose callers went on to another group.
+            let _half = wait_for(&combiner, 1, 16);
+            combiner.lock().written(Count { payloads: 1, callers: 32 }, Some(nobody), now);
+            let next = combiner.lock().next(now);
+            assert_eq!(matches!(next, Next::Write(_)), entry == LONE_ENTRIES, "after {entry}: {next:?}");
+            combiner.lock().take();
+        }
+        let _half = wait_for(&combiner, 1, 16);
+        combiner.lock().written(Count { payloads: 2, callers: 32 }, Some(nobody), now);
+        assert!(matches!(combiner.lock().next(now), Next::Wait(_)));
+        combiner.lock().written(Count { payloads: 1, callers: 16 }, None, now);
+        assert!(matches!(combiner.lock().next(now), Next::Wait(_)), "another waits");
     }
 
     #[test]

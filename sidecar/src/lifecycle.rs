@@ -389,7 +389,8 @@ impl Lifecycle {
         let config = Arc::new(raft_config(&cluster_id, &self.timing).validate()?);
         let on_contradiction: fn(&str) = |message| exit::fatal(exit::TEMPFAIL, message);
         let engine = self.node.engine.clone();
-        let state_machine = RemoteStateMachine::new(engine, log.clone(), log.durable(), on_contradiction);
+        let state_machine =
+            RemoteStateMachine::new(engine, log.clone(), log.durable(), on_contradiction).reached_by(log.clone());
         let watching = state_machine.watch_engine();
         let (acks, progress) = (Acks::default(), state_machine.progress());
         let peers = Peers::new(cluster_id.clone(), progress.clone(), acks.clone(), keeper.clone());

@@ -18,6 +18,7 @@ use crate::feeder::Feeder;
 use crate::log_store::LogStore;
 use crate::network::{Outgoing, SnapshotData};
 use crate::progress::Progress;
+use crate::reseed::is_lost;
 use crate::types::{Answer, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::wire;
 
@@ -41,6 +42,10 @@ pub struct RemoteStateMachine {
     /// Entries below this index are durable in the local log (invariant 5).
     flushed: watch::Receiver<u64>,
     feeder: Feeder,
+    /// Before this node has started, this log was seen to reach back to where the engine stands.
+    reaching: Option<LogStore>,
+    /// Where the engine was seen while this node starts.
+    stood_at: u64,
     progress: Progress,
     on_fatal: fn(&str),
 }
@@ -50,7 +55,13 @@ impl RemoteStateMachine {
     /// process: it is called when the engine and the log contradict each other, which only a restart resolves.
     pub fn new(engine: EngineClient, log: LogStore, flushed: watch::Receiver<u64>, on_fatal: fn(&str)) -> Self {
         let feeder = Feeder::new(engine.clone(), log, on_fatal);
-        Self { engine, flushed, feeder, progress: Progress::default(), on_fatal }
+        Self { engine, flushed, feeder, reaching: None, stood_at: 0, progress: Progress::default(), on_fatal }
+    }
+
+    /// Of a node that was seen, before it starts, to have a log that reaches back to where its engine stands. When that is over
+    /// by the time openraft asks, the process ends: the next start sees it, and joins anew.
+    pub fn reached_by(self, log: LogStore) -> Self {
+        Self { reaching: Some(log), ..self }
     }
 
     /// Looks after an engine that comes back with less than it had applied; to be run as a task. Ends with the state machine.
@@ -145,6 +156,16 @@ impl RaftStateMachine<TypeConfig> for RemoteStateMachine {
             .until_done("position", |engine| async move { engine.position().await })
             .await
             .map_err(io::Error::other)?;
+        // The node looked before it started, and openraft asks more than once: an engine that has lost its state in between would
+        // neither be brought forward nor join anew.
+        let is_lost = self.reaching.as_ref().is_some_and(|log| is_lost(position.next_index, &log.wal().bounds()));
+        if position.next_index < self.stood_at || is_lost {
+            return Err(self.fatal(&format!(
+                "the engine stands at {} and has lost what it had when this node began to start",
+                position.next_index
+            )));
+        }
+        self.stood_at = position.next_index;
         self.feeder.begin(position.next_index).await;
         tracing::info!(next_index = position.next_index, "the engine stands here");
         let (last_log_id, membership) = parse_position(&position).map_err(io::Error::other)?;

@@ -12,6 +12,10 @@ const VALUE_BYTES: usize = 1024;
 /// compacted yet. The history is a gigabyte.
 const DISK_LIMIT: u64 = 400 * 1000 * 1000;
 const RESTART_LIMIT: Duration = Duration::from_secs(10);
+/// Of two requests for a snapshot each.
+const ROUNDS: usize = 20;
+/// For a snapshot of next to nothing.
+const SNAPSHOT_LIMIT: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn heavy_a_million_puts_over_ten_thousand_keys_leave_megabytes() -> anyhow::Result<()> {
@@ -47,5 +51,25 @@ async fn heavy_a_million_puts_over_ten_thousand_keys_leave_megabytes() -> anyhow
         bulk.check(client, 10).await?;
     }
     cluster.converged().await?;
+    cluster.finish().await
+}
+
+/// Openraft makes the state durable once at a time and does not hear of more meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_asks_for_a_snapshot_while_one_is_made_gets_his_own() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    let node = cluster.node(1);
+    for round in 0..ROUNDS {
+        node.client().put("first", round.to_string()).await?.acked()?;
+        let first = async { node.compact().await?.success() };
+        let second = async {
+            node.client().put("second", "x".repeat(64 * 1024)).await?.acked()?;
+            let at = Instant::now();
+            node.compact().await?.success()?;
+            Ok(at.elapsed())
+        };
+        let (_, took) = tokio::try_join!(first, second)?;
+        ensure!(took < SNAPSHOT_LIMIT, "a state of some kilobytes is durable after {took:.1?} only, in round {round}");
+    }
     cluster.finish().await
 }

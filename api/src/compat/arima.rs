@@ -209,8 +209,8 @@ pub(crate) async fn raft_join<B: Backend>(app: &App<B>, parts: &Parts, body: Bod
     require_json(&parts.headers)?;
     let body = read_body(body).await?;
     let [node_id, raft_address] = json_fields(&body, ["node_id", "raft_address"], app.limits())?;
-    let name = not_empty(text(node_id, "node_id")?, "node_id")?;
-    let address = host_and_port(text(raft_address, "raft_address")?)?;
+    let name = not_empty(text(&node_id, "node_id")?, "node_id")?;
+    let address = host_and_port(text(&raft_address, "raft_address")?)?;
     let message = app.backend.join(ctx, name, address).await?;
     let stats = app.backend.membership(ctx).await.map(|m| m.stats).unwrap_or_default();
     Ok(json(StatusCode::OK, &Reply { message: &message, data: stats }))
@@ -230,7 +230,7 @@ pub(crate) async fn raft_remove<B: Backend>(app: &App<B>, parts: &Parts, body: B
     let ctx = app.patient_context(parts)?;
     require_json(&parts.headers)?;
     let [node_id] = json_fields(&read_body(body).await?, ["node_id"], app.limits())?;
-    let name = not_empty(text(node_id, "node_id")?, "node_id")?;
+    let name = not_empty(text(&node_id, "node_id")?, "node_id")?;
     let message = app.backend.remove(ctx, name).await?;
     let stats = app.backend.membership(ctx).await.map(|m| m.stats).unwrap_or_default();
     Ok(json(StatusCode::OK, &Reply { message: &message, data: stats }))
@@ -251,17 +251,17 @@ pub(crate) async fn raft_stats<B: Backend>(app: &App<B>, parts: &Parts) -> Resul
     Ok(json(StatusCode::OK, &Reply { message: "Here is the raft status", data: membership.stats }))
 }
 
-fn not_empty(text: String, name: &str) -> Result<String, Problem> {
-    if text.is_empty() { Err(malformed(format!("the field {name} is empty"))) } else { Ok(text) }
+fn not_empty(text: &str, name: &str) -> Result<String, Problem> {
+    if text.is_empty() { Err(malformed(format!("the field {name} is empty"))) } else { Ok(text.to_owned()) }
 }
 
 /// An address that can be one: whether a node answers there is another question.
-fn host_and_port(text: String) -> Result<String, Problem> {
+fn host_and_port(text: &str) -> Result<String, Problem> {
     let port = text.parse::<Authority>().ok().filter(|authority| !authority.as_str().contains('@'));
     let port = port.filter(|authority| !authority.host().is_empty()).and_then(|authority| authority.port_u16());
     match port {
         None | Some(0) => Err(malformed("the field raft_address is no host:port")),
-        Some(_) => Ok(text),
+        Some(_) => Ok(text.to_owned()),
     }
 }
 
@@ -291,12 +291,12 @@ mod tests {
     #[test]
     fn an_address_has_a_host_and_a_port() {
         for good in ["node4:8088", "10.0.0.4:1", "[::1]:65535", "a.b-c.example:8088"] {
-            assert_eq!(host_and_port(good.to_owned()).unwrap(), good);
+            assert_eq!(host_and_port(good).unwrap(), good);
         }
         for bad in
             ["", "x", "x:", ":1", "x:0", "x:65536", "x:1/path", "http://x:1", "u@x:1", "\u{e9}:99999", "a b:1", "::1"]
         {
-            assert_eq!(host_and_port(bad.to_owned()).unwrap_err().code, "malformed_request", "{bad}");
+            assert_eq!(host_and_port(bad).unwrap_err().code, "malformed_request", "{bad}");
         }
     }
 }

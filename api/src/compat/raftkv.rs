@@ -79,10 +79,10 @@ pub(crate) async fn insert_val<B: Backend>(app: &App<B>, parts: &Parts, body: Bo
     }
     let limits = app.limits();
     let message = Value::from_msgpack(read_body(body).await?, &envelope_limits(limits))?;
-    let [op, key_field, value_field] = fields(&message, ["op", "key", "value"], Unknown::Ignore, limits)?;
-    let op = text(op, "op")?;
+    let [op, key_field, value_field] = fields(&message, ["op", "key", "value"], Unknown::Ignore)?;
+    let op = text(&op, "op")?;
     let key = key(key_field, limits)?;
-    let command = match op.as_str() {
+    let command = match op {
         "SET" => {
             let new = value_field.ok_or_else(|| malformed("the field value is missing"))?;
             Command::Set { key, value: value(new, limits)?, expires_at_ms: 0 }

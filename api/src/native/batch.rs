@@ -254,12 +254,13 @@ fn operations(
 ) -> Result<Vec<Op>, Problem> {
     let envelope = envelope_limits(limits);
     let message = if in_msgpack { Value::from_msgpack(body, &envelope)? } else { Value::from_json(&body, &envelope)? };
-    let [list] = fields(&message, ["operations"], Unknown::Refuse, limits)?;
+    let [list] = fields(&message, ["operations"], Unknown::Refuse)?;
     let list = list.ok_or_else(|| malformed("the field operations is missing"))?;
+    let elements = elements(&list, limits.max_batch_ops)?;
     let mut bytes = 0;
-    let mut ops = Vec::new();
-    for (at, element) in elements(&list, limits.max_batch_ops, limits)?.iter().enumerate() {
-        let (command, precondition) = parse_operation(element, limits)
+    let mut ops = Vec::with_capacity(elements.left() as usize);
+    for (at, element) in elements.enumerate() {
+        let (command, precondition) = parse_operation(&element.to_value(), limits)
             .map_err(|problem| Problem { detail: format!("operation {at}: {}", problem.detail), ..problem })?;
         bytes += command.key().as_bytes().len();
         if let Command::Set { value, .. } = &command {
@@ -278,8 +279,7 @@ fn operations(
 
 fn parse_operation(element: &Value, limits: &Limits) -> Result<(Command, Option<Precondition>), Problem> {
     let names = ["op", "key", "key_base64", "value", "value_base64", "if"];
-    let [op, plain_key, key_base64, plain_value, value_base64, condition] =
-        fields(element, names, Unknown::Refuse, limits)?;
+    let [op, plain_key, key_base64, plain_value, value_base64, condition] = fields(element, names, Unknown::Refuse)?;
     let key = match (plain_key, key_base64) {
         (key_field, None) => key(key_field, limits)?,
         (None, Some(encoded)) => raftkv_kv::Key::new(base64(encoded, "key_base64")?, limits)?,
@@ -291,8 +291,8 @@ fn parse_operation(element: &Value, limits: &Limits) -> Result<(Command, Option<
         (None, Some(encoded)) => Some(Value::from_msgpack(base64(encoded, "value_base64")?, limits)?),
         (Some(_), Some(_)) => return Err(malformed("both value and value_base64 are given")),
     };
-    let precondition = condition.map(|condition| parse_condition(&condition, limits)).transpose()?;
-    let command = match (text(op, "op")?.as_str(), new_value) {
+    let precondition = condition.map(|condition| parse_condition(&condition)).transpose()?;
+    let command = match (text(&op, "op")?, new_value) {
         ("put", Some(value)) => Command::Set { key, value, expires_at_ms: 0 },
         ("put", None) => return Err(malformed("a put without value")),
         ("delete", None) => Command::Delete { key },
@@ -305,10 +305,10 @@ fn parse_operation(element: &Value, limits: &Limits) -> Result<(Command, Option<
     Ok((command, precondition))
 }
 
-fn parse_condition(condition: &Value, limits: &Limits) -> Result<Precondition, Problem> {
+fn parse_condition(condition: &Value) -> Result<Precondition, Problem> {
     const TRUE: &[u8] = &[0xc3];
     let wrong = || malformed(r#"if is one of {"absent":true}, {"present":true}, {"revision":n}"#);
-    match fields(condition, ["absent", "present", "revision"], Unknown::Refuse, limits)? {
+    match fields(condition, ["absent", "present", "revision"], Unknown::Refuse)? {
         [Some(flag), None, None] if flag.as_msgpack() == TRUE => Ok(Precondition::Absent),
         [None, Some(flag), None] if flag.as_msgpack() == TRUE => Ok(Precondition::Present),
         [None, None, Some(revision)] => {
@@ -321,6 +321,7 @@ fn parse_condition(condition: &Value, limits: &Limits) -> Result<Precondition, P
 
 fn base64(field: Value, name: &str) -> Result<Vec<u8>, Problem> {
     use base64::Engine;
-    let text = text(Some(field), name)?;
+    let field = Some(field);
+    let text = text(&field, name)?;
     base64::engine::general_purpose::STANDARD.decode(text).map_err(|e| malformed(format!("{name} is not base64: {e}")))
 }

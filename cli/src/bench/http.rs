@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::StatusCode;
+use rmp::encode::ValueWriteError;
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -34,6 +35,8 @@ pub(super) struct HttpSession {
 struct Connection {
     stream: TcpStream,
     request: Vec<u8>,
+    /// Of a request with a batch: the head before it says how long it is.
+    body: Vec<u8>,
     answer: Vec<u8>,
 }
 
@@ -51,7 +54,7 @@ impl HttpSession {
             Some(connection) => connection,
             None => Connection::open(&self.authority).await?,
         };
-        self.write_request(operation, &mut connection.request);
+        self.write_request(operation, &mut connection.request, &mut connection.body);
         let (status, body) = connection.exchange().await?;
         // Kept only after a whole answer: what a broken exchange leaves behind is not the next one's.
         self.connection = Some(connection);
@@ -73,7 +76,7 @@ impl HttpSession {
     }
 
     /// The benchmark's keys are letters, digits and dashes, which need no encoding in a path.
-    fn write_request(&self, operation: &Operation, out: &mut Vec<u8>) {
+    fn write_request(&self, operation: &Operation, out: &mut Vec<u8>, body: &mut Vec<u8>) {
         out.clear();
         let host = self.authority.as_bytes();
         match operation {
@@ -94,8 +97,9 @@ impl HttpSession {
                     write_head(out, host, Some(("application/octet-stream", &value)));
                 }
                 puts => {
+                    write_batch(&self.keyspace, puts, body);
                     out.extend_from_slice(b"POST /v1/batch");
-                    write_head(out, host, Some(("application/msgpack", &encode_batch(&self.keyspace, puts))));
+                    write_head(out, host, Some(("application/msgpack", body)));
                 }
             },
         }
@@ -119,7 +123,7 @@ impl Connection {
     async fn open(authority: &str) -> Result<Self, Trouble> {
         let stream = TcpStream::connect(authority).await.map_err(|_| Trouble::Connection)?;
         stream.set_nodelay(true).map_err(|_| Trouble::Connection)?;
-        Ok(Self { stream, request: Vec::new(), answer: Vec::with_capacity(READ_BYTES) })
+        Ok(Self { stream, request: Vec::new(), body: Vec::new(), answer: Vec::with_capacity(READ_BYTES) })
     }
 
     /// Sends the request that was written and reads one whole answer.
@@ -161,22 +165,27 @@ fn parse_head(answer: &[u8]) -> Result<Option<(StatusCode, usize, usize)>, Troub
 }
 
 /// The body of `POST /v1/batch`.
-fn encode_batch(keyspace: &Keyspace, puts: &[Put]) -> Bytes {
-    use rmpv::Value;
-    let operations = puts
-        .iter()
-        .map(|put| {
-            Value::Map(vec![
-                ("op".into(), "put".into()),
-                ("key".into(), Value::Binary(keyspace.key(put.key).to_vec())),
-                ("value".into(), Value::Binary(keyspace.value(put.key, put.nonce).to_vec())),
-            ])
-        })
-        .collect();
-    let mut body = Vec::new();
+fn write_batch(keyspace: &Keyspace, puts: &[Put], out: &mut Vec<u8>) {
+    out.clear();
     // Writing to memory cannot fail.
-    let _ = rmpv::encode::write_value(&mut body, &Value::Map(vec![("operations".into(), Value::Array(operations))]));
-    body.into()
+    let _ = try_write_batch(keyspace, puts, out);
+}
+
+fn try_write_batch(keyspace: &Keyspace, puts: &[Put], out: &mut Vec<u8>) -> Result<(), ValueWriteError> {
+    use rmp::encode::{write_array_len, write_bin, write_map_len, write_str};
+    write_map_len(out, 1)?;
+    write_str(out, "operations")?;
+    write_array_len(out, puts.len() as u32)?;
+    for put in puts {
+        write_map_len(out, 3)?;
+        write_str(out, "op")?;
+        write_str(out, "put")?;
+        write_str(out, "key")?;
+        write_bin(out, keyspace.key(put.key))?;
+        write_str(out, "value")?;
+        write_bin(out, &keyspace.value(put.key, put.nonce))?;
+    }
+    Ok(())
 }
 
 /// What became of a batch.

@@ -3,13 +3,20 @@
 //! A payload in the log must be applied by every replica, for ever, and one that cannot be decoded stops them all. So it
 //! is decoded here, before anybody has seen it.
 
-use raftkv_kv::{Limits, MAX_IMPORT_KEY_BYTES, Proposal};
+use raftkv_kv::{CommandRef, Key, Limits, MAX_IMPORT_KEY_BYTES, ProposalRef};
 use raftkv_proto::consensus::{Refused, RefusedReason};
 
 use crate::disk_guard::DiskGuard;
 
 /// Most operations in one batch: far above what routers put together, for the apply thread does them in one go.
 const MAX_BATCH_OPS: usize = 100_000;
+
+/// What a batch is known by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BatchNumber {
+    pub(super) session: u64,
+    pub(super) sequence: u64,
+}
 
 /// Decides by looking at the payload and at the disk.
 #[derive(Debug, Clone)]
@@ -22,18 +29,18 @@ impl Admission {
         Self { disk }
     }
 
-    /// `Err` = definitely not proposed, and why.
-    pub(super) fn check(&self, payload: &[u8]) -> Result<(), Refused> {
+    /// What the batch is known by, where it is one. `Err` = definitely not proposed, and why.
+    pub(super) fn check(&self, payload: &[u8]) -> Result<Option<BatchNumber>, Refused> {
         let refused = |reason: RefusedReason, message: String| Refused { reason: reason.into(), message };
-        let proposal = Proposal::decode(payload)
+        let proposal = ProposalRef::decode(payload)
             .map_err(|error| refused(RefusedReason::Unspecified, format!("not a proposal: {error}")))?;
-        let Proposal::Batch(batch) = proposal else { return Ok(()) };
+        let ProposalRef::Batch(batch) = proposal else { return Ok(None) };
         if batch.ops.len() > MAX_BATCH_OPS {
             return Err(refused(RefusedReason::TooLarge, format!("the batch has {} operations", batch.ops.len())));
         }
         let limits = Limits { max_key_bytes: MAX_IMPORT_KEY_BYTES, ..Limits::default() };
         for op in &batch.ops {
-            if let Err(error) = raftkv_kv::Key::new(op.command.key().clone().into_bytes(), &limits) {
+            if let Err(error) = Key::check(op.command.key(), &limits) {
                 return Err(refused(RefusedReason::Unspecified, error.to_string()));
             }
             let client_key = op.idempotency.as_ref().map_or(0, |idempotency| idempotency.key.len());
@@ -42,14 +49,16 @@ impl Admission {
                 return Err(refused(RefusedReason::TooLarge, message));
             }
         }
-        self.disk.check(&batch.ops).map_err(|full| refused(RefusedReason::DiskFull, full.to_string()))
+        let takes_space = || batch.ops.iter().any(|op| matches!(op.command, CommandRef::Set { .. }));
+        self.disk.admit(takes_space).map_err(|full| refused(RefusedReason::DiskFull, full.to_string()))?;
+        Ok(Some(BatchNumber { session: batch.session, sequence: batch.sequence }))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use raftkv_kv::{Batch, Command, Idempotency, Key, Op, SystemCommand, Value};
+    use raftkv_kv::{Batch, Command, Idempotency, Key, Op, Proposal, SystemCommand, Value};
 
     use super::*;
 

@@ -26,6 +26,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::backend::EngineBackend;
 use crate::budget::Budget;
+use crate::proposer::Shortcut;
 
 use admission::Admission;
 use describe::KeptStatus;
@@ -67,17 +68,19 @@ struct Shared {
     timeouts: Timeouts,
     admission: Admission,
     status: KeptStatus,
+    shortcut: Shortcut,
     streams: Budget,
     stop: Shutdown,
 }
 
 impl GroupService {
-    /// `name` is the node's. After `stop` streams answer what they have taken, and end.
-    pub fn new(name: String, backend: EngineBackend, timeouts: Timeouts, stop: Shutdown) -> Self {
+    /// `name` is the node's. The store tells of what it applies by `shortcut`. After `stop` streams answer what they have taken, and
+    /// end.
+    pub fn new(name: String, backend: EngineBackend, shortcut: Shortcut, timeouts: Timeouts, stop: Shutdown) -> Self {
         let admission = Admission::new(backend.disk().clone());
         let streams = Budget::new(MAX_STREAMS);
         let status = KeptStatus::default();
-        Self { shared: Arc::new(Shared { name, backend, timeouts, admission, status, streams, stop }) }
+        Self { shared: Arc::new(Shared { name, backend, timeouts, admission, status, shortcut, streams, stop }) }
     }
 
     /// The tonic service, with its message limits.
@@ -134,8 +137,9 @@ impl Group for GroupService {
         self.check(&request)?;
         let share = self.shared.streams.take(1).ok_or_else(status::too_many_streams)?;
         let link = self.shared.backend.consensus().proposals();
-        let (admission, stop) = (self.shared.admission.clone(), self.shared.stop.clone());
-        Ok(Response::new(Box::pin(propose::start(request.into_inner(), link, admission, stop, share))))
+        let (shortcut, admission) = (self.shared.shortcut.end(), self.shared.admission.clone());
+        let stop = self.shared.stop.clone();
+        Ok(Response::new(Box::pin(propose::start(request.into_inner(), link, shortcut, admission, stop, share))))
     }
 
     async fn read(&self, request: Request<Streaming<pb::ReadRequest>>) -> Result<Response<Self::ReadStream>, Status> {

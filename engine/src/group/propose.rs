@@ -1,4 +1,5 @@
-//! Proposals of routers, passed on to the sidecar: one stream of its own for each of theirs.
+//! Proposals of routers, passed on to the sidecar: one stream of its own for each of theirs. What this node has applied is answered
+//! at once, without waiting for the sidecar to say so.
 //!
 //! "Refused" is said only of what was never handed over. Once it was, what is lost with the sidecar's stream, or is not
 //! answered in time, is "unknown".
@@ -8,14 +9,15 @@ use std::time::{Duration, Instant};
 
 use futures::Stream;
 use raftkv_proto::consensus::propose_response::Outcome;
-use raftkv_proto::consensus::{ProposeRequest, ProposeResponse, Refused, RefusedReason, Unknown};
+use raftkv_proto::consensus::{Applied, ProposeRequest, ProposeResponse, Refused, RefusedReason, Unknown};
 use raftkv_runtime::shutdown::Shutdown;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use super::admission::Admission;
+use super::admission::{Admission, BatchNumber};
 use crate::budget::Share;
+use crate::proposer::{AppliedHere, ShortcutEnd};
 use crate::stream_link::{LinkEvent, StreamLink};
 
 /// Proposals of one stream without an answer; more are not read from it. Routers have a few batches under way.
@@ -37,6 +39,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 pub(super) fn start(
     requests: Streaming<ProposeRequest>,
     link: StreamLink<ProposeRequest, ProposeResponse>,
+    shortcut: ShortcutEnd,
     admission: Admission,
     stop: Shutdown,
     share: Share,
@@ -45,6 +48,7 @@ pub(super) fn start(
     let pump = Pump {
         requests,
         link,
+        shortcut,
         admission,
         answers,
         in_flight: HashMap::new(),
@@ -63,6 +67,8 @@ pub(super) fn start(
 struct Sent {
     /// The router's.
     id: u64,
+    /// Where it is a batch.
+    number: Option<BatchNumber>,
     bytes: usize,
     answer_by: Instant,
 }
@@ -70,6 +76,8 @@ struct Sent {
 struct Pump {
     requests: Streaming<ProposeRequest>,
     link: StreamLink<ProposeRequest, ProposeResponse>,
+    /// Tells of the batches of the stream's session.
+    shortcut: ShortcutEnd,
     admission: Admission,
     answers: mpsc::Sender<Result<ProposeResponse, Status>>,
     /// By our own ids: a router may use one again after its answer, and then a late one must not meet the wrong proposal.
@@ -108,6 +116,7 @@ impl Pump {
             let answers = self.answers.clone();
             tokio::select! {
                 biased;
+                applied = self.shortcut.next() => self.on_applied_here(applied).await?,
                 event = self.link.next() => self.on_event(event).await?,
                 () = stop.wait(), if drain_until.is_none() => drain_until = Some(Instant::now() + DRAIN),
                 () = answers.closed() => return Err(Gone),
@@ -131,13 +140,19 @@ impl Pump {
             let _ = self.answers.send_timeout(Err(status), ANSWER_PATIENCE).await;
             return Err(Gone);
         }
-        if let Err(refused) = self.admission.check(&payload) {
-            metrics::counter!("raftkv_engine_group_proposals_refused_total").increment(1);
-            return self.answer(id, Outcome::Refused(refused)).await;
-        }
+        let number = match self.admission.check(&payload) {
+            Ok(number) => number,
+            Err(refused) => {
+                metrics::counter!("raftkv_engine_group_proposals_refused_total").increment(1);
+                return self.answer(id, Outcome::Refused(refused)).await;
+            }
+        };
         if let Some(reason) = &self.unreachable {
             let reason = reason.clone();
             return self.refuse(id, RefusedReason::NoLeader, reason).await;
+        }
+        if let Some(number) = number {
+            self.shortcut.follow(number.session);
         }
         let bytes = payload.len();
         let timeout = Duration::from_millis(timeout_ms.into()).min(LONGEST_TIMEOUT);
@@ -148,7 +163,7 @@ impl Pump {
             return self.refuse(id, RefusedReason::Overloaded, reason).await;
         }
         self.bytes += bytes;
-        self.in_flight.insert(own_id, Sent { id, bytes, answer_by: Instant::now() + timeout + OVERDUE });
+        self.in_flight.insert(own_id, Sent { id, number, bytes, answer_by: Instant::now() + timeout + OVERDUE });
         Ok(())
     }
 
@@ -169,6 +184,17 @@ impl Pump {
             }
         }
         Ok(())
+    }
+
+    /// The sidecar will tell as well, which then nobody waits for.
+    async fn on_applied_here(&mut self, applied: AppliedHere) -> Result<(), Gone> {
+        let AppliedHere { session, sequence, index, answer } = applied;
+        let number = Some(BatchNumber { session, sequence });
+        let own_id = self.in_flight.iter().find(|(_, sent)| sent.number == number).map(|(own_id, _)| *own_id);
+        match own_id.and_then(|own_id| self.take(own_id)) {
+            Some(sent) => self.answer(sent.id, Outcome::Applied(Applied { index, answer })).await,
+            None => Ok(()),
+        }
     }
 
     /// Says "unknown" of everything that was handed over.

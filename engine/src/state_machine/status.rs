@@ -13,7 +13,7 @@ pub(super) fn of_store(error: &StoreError) -> Status {
             Status::failed_precondition(text)
         }
         StoreError::Locked { .. } | StoreError::Stopped => Status::unavailable(text),
-        StoreError::Storage(_) | StoreError::Io { .. } => Status::internal(text),
+        StoreError::Inconsistent(_) | StoreError::Storage(_) | StoreError::Io { .. } => Status::internal(text),
     }
 }
 

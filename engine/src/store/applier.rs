@@ -1,4 +1,4 @@
-//! [`Applier`]: the one thread that changes the state.
+//! [`Applier`]: what changes the state.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,11 +7,12 @@ use bytes::Bytes;
 use fjall::Keyspace;
 use raftkv_runtime::failpoint;
 use raftkv_runtime::stage::Stage;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use super::flusher::Flusher;
 use super::generation::Generation;
 use super::machine::{Fault, Machine};
+use super::seat::Jobs;
 use super::sessions::Sessions;
 use super::shards::Shards;
 use super::shared::Shared;
@@ -23,14 +24,8 @@ const ROUND_RECORDS: usize = 4_096;
 /// And at most this many requests: their answers wait for the whole batch.
 const ROUND_REQUESTS: usize = 64;
 
-/// What the thread is asked to do, in order.
-pub(super) enum Job {
-    Apply { entries: Vec<ApplyEntry>, reply: Reply },
-    Activate { token: u64, reply: oneshot::Sender<Result<Position, StoreError>> },
-    Stop,
-}
-
-type Reply = oneshot::Sender<Result<Applied, ApplyError>>;
+/// Who waits for a request to be applied.
+pub(super) type Reply = oneshot::Sender<Result<Applied, ApplyError>>;
 
 /// What the apply thread remembers of a generation.
 pub(super) type Loaded = (Sessions, Shards);
@@ -41,7 +36,7 @@ pub(super) fn load(keyspace: &Keyspace) -> Result<Loaded, StoreError> {
 }
 
 /// The store was stopped.
-struct Ended;
+pub(super) struct Ended;
 
 /// Owns the order of all changes.
 pub(super) struct Applier {
@@ -55,37 +50,12 @@ impl Applier {
     /// Over the live generation, whose sessions and ownership are given.
     pub(super) fn new(shared: Arc<Shared>, (sessions, shards): Loaded, flusher: Flusher) -> Self {
         let generation = shared.live();
-        let machine = Machine::new(shared.limits, sessions, shards);
+        let machine = Machine::new(shared.limits, sessions, shards, shared.shortcut.clone());
         Self { shared, generation, machine, flusher }
     }
 
-    /// Works until it is told to stop, every handle is gone, or the state could not be changed.
-    pub(super) fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
-        let mut held = None;
-        loop {
-            let Some(job) = held.take().or_else(|| jobs.blocking_recv()) else { return };
-            let outcome = match job {
-                Job::Stop => return,
-                Job::Activate { token, reply } => {
-                    // Nobody waiting is no reason not to have done it.
-                    let _ = reply.send(self.activate(token));
-                    Ok(())
-                }
-                Job::Apply { entries, reply } => self.round((entries, reply), &mut jobs, &mut held),
-            };
-            if outcome.is_err() {
-                return;
-            }
-        }
-    }
-
     /// Applies the first request and those that are waiting behind it, in one batch.
-    fn round(
-        &mut self,
-        first: (Vec<ApplyEntry>, Reply),
-        jobs: &mut mpsc::Receiver<Job>,
-        held: &mut Option<Job>,
-    ) -> Result<(), Ended> {
+    pub(super) fn round(&mut self, first: (Vec<ApplyEntry>, Reply), jobs: &mut Jobs<'_>) -> Result<(), Ended> {
         let begin = Instant::now();
         self.flusher.make_room(&self.generation);
         let mut txn = Txn::new(&self.generation);
@@ -110,11 +80,7 @@ impl Applier {
             if txn.len() >= ROUND_RECORDS || done.len() >= ROUND_REQUESTS {
                 break;
             }
-            match jobs.try_recv() {
-                Ok(Job::Apply { entries, reply }) => next = Some((entries, reply)),
-                Ok(other) => *held = Some(other),
-                Err(_) => {}
-            }
+            next = jobs.next_request();
         }
 
         if let Some((reply, fault)) = failure {
@@ -132,6 +98,7 @@ impl Applier {
             failpoint!("engine::store::after_commit");
             // After the commit is visible: who waits for this position must find it.
             self.shared.applied.send_replace(next_index);
+            self.machine.tell_own();
             Stage::Store.since(begin);
             metrics::counter!("raftkv_engine_applied_entries_total").increment(entries_applied);
             metrics::counter!("raftkv_engine_apply_batches_total").increment(1);
@@ -143,16 +110,21 @@ impl Applier {
         Ok(())
     }
 
-    fn activate(&mut self, token: u64) -> Result<Position, StoreError> {
+    pub(super) fn activate(&mut self, token: u64) -> Result<Position, StoreError> {
         // None: it is live already, the answer to an earlier call was lost.
         if let Some((generation, (sessions, shards))) = self.shared.activate(token)? {
-            self.machine = Machine::new(self.shared.limits, sessions, shards);
+            self.machine = Machine::new(self.shared.limits, sessions, shards, self.shared.shortcut.clone());
             let old = std::mem::replace(&mut self.generation, generation);
             self.shared.remove_when_unused(old);
         }
         let position = self.generation.now().meta.position.clone();
         self.shared.applied.send_replace(position.next_index);
         Ok(position)
+    }
+
+    /// Whether applying goes on without a wait for a flush.
+    pub(super) fn has_room(&self) -> bool {
+        self.flusher.has_room(&self.generation)
     }
 
     /// Stops the store, and tells who waits if the process is still there after that.
@@ -170,12 +142,10 @@ impl Applier {
             Fault::Undecodable { .. } => Fatal::software(format!(
                 "{fault}. Was it written by a newer version? This node cannot go on without applying it"
             )),
-            Fault::Storage { source: StoreError::Corrupt(why), .. } => {
-                self.shared.directory.mark_damaged(self.generation.number, why);
-                Fatal::data(format!(
-                    "{fault}. The next start puts the damaged generation aside, to be installed anew from the group"
-                ))
+            Fault::Storage { source: StoreError::Corrupt(_), .. } => {
+                self.shared.damage(self.generation.number, &fault.to_string())
             }
+            Fault::Storage { source: StoreError::Inconsistent(_), .. } => Fatal::software(fault.to_string()),
             Fault::Storage { .. } => Fatal::io(fault.to_string()),
         }
     }

@@ -1,9 +1,12 @@
 //! [`Changes`]: what a batch changes.
 
-use std::collections::btree_map::{BTreeMap, Entry, IntoIter};
 use std::ops::Range;
 
 use fjall::Slice;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
+
+use super::hashed::{Hashed, Hashing};
 
 /// What is done to one key.
 #[derive(Debug, Clone)]
@@ -26,32 +29,65 @@ impl Change {
     }
 }
 
-/// Changes by key, in order: a batch is small, and what it adds has to be found by range.
-#[derive(Debug, Default)]
-pub(super) struct Changes(BTreeMap<Slice, Change>);
+/// A key, its hash, and what is done to it.
+#[derive(Debug)]
+pub(super) struct KeyChange {
+    pub(super) hash: u64,
+    pub(super) key: Slice,
+    pub(super) change: Change,
+}
+
+/// Changes by key.
+///
+/// Found by hash: nearly all that is asked is what one key holds. Ranges are asked for by sweeps and purges, once or twice an
+/// entry, and a batch is small: what is in a range is looked for among all of it.
+#[derive(Debug)]
+pub(super) struct Changes {
+    table: HashTable<KeyChange>,
+    hashing: Hashing,
+}
 
 impl Changes {
+    /// None yet. Keys are hashed as where the batch will be added.
+    pub(super) fn new(hashing: Hashing) -> Self {
+        Self { table: HashTable::new(), hashing }
+    }
+
+    /// The key with its hash.
+    pub(super) fn hashed<'a>(&self, key: &'a [u8]) -> Hashed<'a> {
+        self.hashing.of(key)
+    }
+
+    /// Makes room for so many more keys.
+    pub(super) fn reserve(&mut self, keys: usize) {
+        self.table.reserve(keys, |known| known.hash);
+    }
+
     /// Number of keys that they say something of.
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.table.len()
     }
 
     /// What they say of a key; `None` = nothing.
-    pub(super) fn get(&self, key: &[u8]) -> Option<Option<&Slice>> {
-        self.0.get(key).map(|change| change.record.as_ref())
+    pub(super) fn get(&self, key: Hashed<'_>) -> Option<Option<&Slice>> {
+        let found = self.table.find(key.hash, |changed| *changed.key == *key)?;
+        Some(found.change.record.as_ref())
     }
 
     /// Records of a range in key order; `None` = removed.
     pub(super) fn range(&self, range: Range<Slice>) -> impl Iterator<Item = (&Slice, Option<&Slice>)> {
-        self.0.range(range).map(|(key, change)| (key, change.record.as_ref()))
+        let mut found: Vec<_> = self.table.iter().filter(|changed| range.contains(&changed.key)).collect();
+        found.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+        found.into_iter().map(|changed| (&changed.key, changed.change.record.as_ref()))
     }
 
     /// Adds a change to those before it.
     pub(super) fn apply(&mut self, key: Slice, change: Change) {
-        match self.0.entry(key) {
-            Entry::Vacant(vacant) => _ = vacant.insert(change),
+        let hash = self.hashing.of(&key).hash;
+        match self.table.entry(hash, |changed| changed.key == key, |changed| changed.hash) {
+            Entry::Vacant(vacant) => _ = vacant.insert(KeyChange { hash, key, change }),
             Entry::Occupied(mut known) => {
-                if !known.get_mut().follow(change) {
+                if !known.get_mut().change.follow(change) {
                     known.remove();
                 }
             }
@@ -60,10 +96,10 @@ impl Changes {
 }
 
 impl IntoIterator for Changes {
-    type Item = (Slice, Change);
-    type IntoIter = IntoIter<Slice, Change>;
+    type Item = KeyChange;
+    type IntoIter = hashbrown::hash_table::IntoIter<KeyChange>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
+        self.table.into_iter()
     }
 }

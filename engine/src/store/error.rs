@@ -10,6 +10,10 @@ pub enum StoreError {
     /// Stored bytes are damaged. Never served; the node's copy must be installed anew.
     #[error("the stored data is damaged: {0}")]
     Corrupt(String),
+    /// Every byte is as it was written, and yet records do not go together. The other replicas may have the same, so nothing is put
+    /// aside: that is for people to look into.
+    #[error("the stored data contradicts itself, which is a bug: {0}")]
+    Inconsistent(String),
     /// The operating system or the storage engine failed.
     #[error("the storage engine failed: {0}")]
     Storage(#[source] fjall::Error),

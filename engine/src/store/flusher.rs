@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use fjall::PersistMode;
 use raftkv_runtime::{failpoint, planted};
 
-use super::generation::Generation;
+use super::generation::{Generation, read_error};
 use super::memtable::Memtable;
 use super::meta::Meta;
 use super::read::View;
 use super::shared::Shared;
-use super::{Fatal, Position, StoreError, layout, record};
+use super::{Position, StoreError, layout, record};
 
 /// How often somebody who waits for room looks again.
 const POLL: Duration = Duration::from_millis(1);
@@ -46,15 +46,21 @@ impl Flusher {
         Ok(Self { shared, memtable_bytes, requests: Some(requests), thread: Some(thread) })
     }
 
+    /// Whether it is not yet time for a flush.
+    pub(super) fn has_room(&self, generation: &Generation) -> bool {
+        let (bytes, written) = generation.unflushed();
+        bytes < self.memtable_bytes && written < self.memtable_bytes.saturating_mul(2)
+    }
+
     /// Asks for a flush if it is time for one. Where the disk does not keep up it waits, so that memory stays bounded: at a
     /// quarter more than a memtable may have.
     pub(super) fn make_room(&self, generation: &Arc<Generation>) {
         let mut told = Instant::now();
         loop {
-            let (bytes, written) = generation.unflushed();
-            if bytes < self.memtable_bytes && written < self.memtable_bytes.saturating_mul(2) {
+            if self.has_room(generation) {
                 return;
             }
+            let (bytes, _) = generation.unflushed();
             if let Some(requests) = &self.requests {
                 // One that waits already will do.
                 let _ = requests.try_send(Arc::clone(generation));
@@ -86,7 +92,7 @@ fn flush_all(shared: &Shared, queue: &Receiver<Arc<Generation>>) {
             return;
         }
         if let Err(error) = generation.flush() {
-            shared.stop(Fatal::io(format!("a table could not be written: {error}")));
+            shared.not_durable(generation.number, &error);
             return;
         }
     }
@@ -128,6 +134,7 @@ impl Generation {
             stored.position = flushed.position.clone();
         }
         self.write_table(&sealed, &stored, flushed.batch).map_err(StoreError::Storage)?;
+        self.check_compactions()?;
         failpoint!("engine::flush::after");
         flushed.batch = meta.batch;
         flushed.position = meta.position.clone();
@@ -153,6 +160,18 @@ impl Generation {
             }
         }
         table.finish()
+    }
+
+    /// Whether a compaction has failed since the database was opened. Then there will be no more of them, and nobody but this
+    /// would notice. Fjall does not say what it was: where the tables cannot be read, it was damage.
+    fn check_compactions(self: &Arc<Self>) -> Result<(), StoreError> {
+        let Err(error) = self.db.persist(PersistMode::Buffer) else { return Ok(()) };
+        tracing::error!(%error, "a compaction has failed: all tables are read, to find out whether they are damaged");
+        for item in self.keyspace.iter() {
+            let (key, record) = item.into_inner().map_err(read_error)?;
+            record::check(&key, &record)?;
+        }
+        Err(StoreError::Storage(error))
     }
 
     fn wait_for_compaction(&self) {

@@ -13,10 +13,12 @@ use raftkv_kv::Ownership;
 
 use super::changes::Changes;
 use super::directory::sync_directories;
+use super::hashed::Hashed;
 use super::journal;
 use super::memtable::Memtables;
 use super::meta::Meta;
 use super::piece::Piece;
+use super::record::Stored;
 use super::shards::{Changed, Shards};
 use super::{Position, StoreError, layout, record};
 
@@ -188,6 +190,7 @@ impl Generation {
     /// A record of this moment, its checksum verified. May block on the disk.
     pub(super) fn record(&self, key: &[u8]) -> Result<Option<Slice>, StoreError> {
         let now = self.now();
+        let key = now.memtables.hashed(key);
         self.record_at(now, key)
     }
 
@@ -195,22 +198,39 @@ impl Generation {
     pub(super) fn record_at(
         &self,
         now: RwLockReadGuard<'_, Published>,
-        key: &[u8],
+        key: Hashed<'_>,
     ) -> Result<Option<Slice>, StoreError> {
         let found = match now.memtables.get(key) {
             Some(found) => found.cloned(),
-            None => {
-                // Before anything else can be flushed.
-                let snapshot = self.db.snapshot();
-                drop(now);
-                return self.in_tables(&snapshot, key);
-            }
+            None => return self.below_memory(now, &key),
         };
         drop(now);
         if let Some(record) = &found {
-            record::check(key, record)?;
+            record::check(&key, record)?;
         }
         Ok(found)
+    }
+
+    /// What an operation must know of the record of this moment under the key of a value. Where that is in memory it is looked at
+    /// where it lies: only who changes the state waits for it.
+    pub(super) fn stored(&self, key: Hashed<'_>) -> Result<Option<Stored>, StoreError> {
+        let now = self.now();
+        match now.memtables.get(key) {
+            Some(Some(record)) => {
+                record::check(&key, record)?;
+                Stored::parse(&key, record).map(Some)
+            }
+            Some(None) => Ok(None),
+            None => self.below_memory(now, &key)?.map(|record| Stored::parse(&key, &record)).transpose(),
+        }
+    }
+
+    /// A record of the tables as of the moment that is given, its checksum verified.
+    fn below_memory(&self, now: RwLockReadGuard<'_, Published>, key: &[u8]) -> Result<Option<Slice>, StoreError> {
+        // Before anything else can be flushed.
+        let snapshot = self.db.snapshot();
+        drop(now);
+        self.in_tables(&snapshot, key)
     }
 
     /// A record of the tables, its checksum verified.
@@ -349,7 +369,8 @@ mod tests {
         for next_index in 1..=3 {
             let mut meta = generation.meta();
             meta.position.next_index = next_index;
-            generation.publish(Changes::default(), meta, None);
+            let nothing = generation.now().memtables.batch();
+            generation.publish(nothing, meta, None);
             generation.flush().unwrap();
         }
     }
@@ -401,7 +422,7 @@ mod tests {
         }
         let generation = Arc::new(Generation::open(&path, 1, CACHE).ok().unwrap());
         assert_eq!(generation.meta().position.next_index, 3);
-        let mut batch = Changes::default();
+        let mut batch = generation.now().memtables.batch();
         batch.apply(keys[0].clone(), Change { record: Some(sealed(&keys[0], b"new")), is_fresh: false });
         batch.apply(keys[1].clone(), Change { record: None, is_fresh: false });
         let mut meta = generation.meta();

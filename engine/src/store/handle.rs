@@ -7,14 +7,16 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use raftkv_api::{Entry, ListRequest, Page};
 use raftkv_kv::{Key, Ownership, SlotSet};
+use raftkv_link::proposer::Shortcut;
 use raftkv_runtime::exit;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::applier::{self, Applier, Job, Loaded};
+use super::applier::{self, Applier, Loaded};
 use super::directory::Directory;
 use super::flusher::Flusher;
 use super::generation::{Generation, OpenFailure};
 use super::read::{Verified, View};
+use super::seat::{Job, Seat};
 use super::shards::{Export, ExportError, ExportedPage};
 use super::shared::Shared;
 use super::snapshot::{self, SnapshotHeader, SnapshotPart, SnapshotReader};
@@ -42,6 +44,8 @@ pub struct StoreOptions {
     pub memtable_bytes: usize,
     /// What the replicated state keeps. The same on every replica.
     pub limits: StateLimits,
+    /// How the proposer of this process hears of its batches, when it has one.
+    pub shortcut: Option<Shortcut>,
     /// What to do when the store cannot go on. Ends the process by default; a test may record it instead, and then
     /// finds the store stopped.
     pub fatal: FatalHook,
@@ -53,6 +57,7 @@ impl Default for StoreOptions {
             cache_bytes: CACHE_BYTES,
             memtable_bytes: MEMTABLE_BYTES,
             limits: StateLimits::default(),
+            shortcut: None,
             fatal: Box::new(|fatal| exit::fatal(fatal.exit_code, fatal.message)),
         }
     }
@@ -66,6 +71,7 @@ impl Default for StoreOptions {
 #[derive(Clone)]
 pub struct Store {
     shared: Arc<Shared>,
+    seat: Arc<Seat>,
     jobs: mpsc::Sender<Job>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
@@ -75,12 +81,22 @@ pub struct Store {
 pub struct NotServed;
 
 /// A request that is on its way through the apply thread.
-pub struct Ticket(oneshot::Receiver<Result<Applied, ApplyError>>);
+pub struct Ticket(Way);
+
+enum Way {
+    /// The apply thread answers.
+    Thread(oneshot::Receiver<Result<Applied, ApplyError>>),
+    /// It was a small one, and is done.
+    Done(Result<Applied, ApplyError>),
+}
 
 impl Ticket {
     /// Waits until it is applied.
     pub async fn wait(self) -> Result<Applied, ApplyError> {
-        self.0.await.unwrap_or(Err(ApplyError::Stopped))
+        match self.0 {
+            Way::Thread(answer) => answer.await.unwrap_or(Err(ApplyError::Stopped)),
+            Way::Done(result) => result,
+        }
     }
 }
 
@@ -90,26 +106,30 @@ impl Store {
     /// A damaged state is put aside, and the store begins empty, at position 0, so that a snapshot of the group can be
     /// installed. Anything else that is wrong is an error and changes nothing.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Self, StoreError> {
-        let StoreOptions { cache_bytes, memtable_bytes, limits, fatal } = options;
+        let StoreOptions { cache_bytes, memtable_bytes, limits, shortcut, fatal } = options;
         let directory = Directory::open(dir)?;
         let current = directory.current()?;
         directory.remove_others(current)?;
         let (live, loaded) = open_live(&directory, current, cache_bytes)?;
-        let shared = Arc::new(Shared::new(directory, live, limits, cache_bytes, fatal));
+        let shared = Arc::new(Shared::new(directory, live, limits, cache_bytes, shortcut, fatal));
         let not_started = |source| StoreError::Io { action: "start a thread for", path: dir.to_owned(), source };
         let flusher = Flusher::start(Arc::clone(&shared), memtable_bytes).map_err(not_started)?;
-        let applier = Applier::new(Arc::clone(&shared), loaded, flusher);
+        let seat = Arc::new(Seat::new(Applier::new(Arc::clone(&shared), loaded, flusher)));
         let (jobs, queue) = mpsc::channel(APPLY_QUEUE);
         let thread = std::thread::Builder::new()
             .name("store-apply".to_owned())
-            .spawn(move || applier.run(queue))
+            .spawn({
+                let seat = Arc::clone(&seat);
+                move || seat.run(queue)
+            })
             .map_err(not_started)?;
-        Ok(Self { shared, jobs, thread: Arc::new(Mutex::new(Some(thread))) })
+        Ok(Self { shared, seat, jobs, thread: Arc::new(Mutex::new(Some(thread))) })
     }
 
     /// Stops the apply thread after what is queued, waits for it, and flushes what is in memory only, so that the next start has
     /// nothing to apply again. Blocks on the disk. Reads go on until the last handle is gone.
     pub fn close(&self) {
+        self.seat.expect_job();
         // A full queue is waited for; a thread that is gone needs no message.
         let _ = self.jobs.blocking_send(Job::Stop);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -157,12 +177,12 @@ impl Store {
     /// # Errors
     /// [`StoreError::WrongGroup`] when the key's slot was not served in the state that was read.
     pub fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
-        self.shared.live().get(key)
+        self.read(|live| live.get(key))
     }
 
     /// Reads several keys, all as of one moment. `Err` in the list: the key's slot was not served then.
     pub fn get_many(&self, keys: &[Key]) -> Result<Vec<Result<Option<Entry>, NotServed>>, StoreError> {
-        self.shared.live().get_many(keys)
+        self.read(|live| live.get_many(keys))
     }
 
     /// Reads a page of keys, all as of one moment, without those of slots that are not served. It may end early, and says so,
@@ -173,23 +193,35 @@ impl Store {
 
     /// [`list`](Self::list), and the slots that were served.
     pub fn list_served(&self, request: &ListRequest) -> Result<(Page, SlotSet), StoreError> {
-        let (page, served) = self.shared.live().list(request)?;
+        let (page, served) = self.read(|live| live.list(request))?;
         Ok((page, served.unwrap_or_else(SlotSet::all)))
     }
 
     /// Reads a system key: its version and document.
     pub fn system_key(&self, name: &[u8]) -> Result<Option<(u64, Bytes)>, StoreError> {
-        self.shared.live().system_key(name)
+        self.read(|live| live.system_key(name))
     }
 
     /// Reads a page of the export that is under way. Blocks on the disk.
     pub fn export(&self, export: &Export) -> Result<ExportedPage, ExportError> {
-        self.shared.live().export(export)
+        let live = self.shared.live();
+        live.export(export).inspect_err(|error| {
+            if let ExportError::Store(error) = error {
+                self.shared.noticed(live.number, error);
+            }
+        })
+    }
+
+    /// Reads the live generation. Damage that is found ends the process: the next start puts the generation aside, and the
+    /// group's other members give the state again.
+    fn read<T>(&self, read: impl FnOnce(&Generation) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let live = self.shared.live();
+        read(&live).inspect_err(|error| self.shared.noticed(live.number, error))
     }
 
     /// Reads the whole state and checks every record and all sums. Flushes it first. Blocks, for long.
     pub fn verify(&self) -> Result<Verified, StoreError> {
-        self.flushed()?.verify()
+        self.flushed()?.1.verify()
     }
 
     /// Free bytes of the file system the store is on. One system call.
@@ -221,17 +253,28 @@ impl Store {
         self.submit(entries).await?.wait().await
     }
 
-    /// Queues committed entries; requests are applied in the order in which this returns. Waits while the queue is
-    /// full.
+    /// Queues committed entries; requests are applied in the order in which this returns. Waits while the queue is full. A small
+    /// request with none before it is applied at once, which may read a few blocks from the disk.
     pub async fn submit(&self, entries: Vec<ApplyEntry>) -> Result<Ticket, ApplyError> {
-        let (reply, ticket) = oneshot::channel();
-        self.jobs.send(Job::Apply { entries, reply }).await.map_err(|_| ApplyError::Stopped)?;
-        Ok(Ticket(ticket))
+        let entries = match self.seat.apply_small(entries) {
+            Ok(result) => return Ok(Ticket(Way::Done(result))),
+            Err(entries) => entries,
+        };
+        let room = self.jobs.reserve().await.map_err(|_| ApplyError::Stopped)?;
+        let (reply, answer) = oneshot::channel();
+        self.seat.expect_job();
+        room.send(Job::Apply { entries, reply });
+        Ok(Ticket(Way::Thread(answer)))
     }
 
     /// [`apply`](Self::apply) for threads outside of a runtime.
     pub fn apply_blocking(&self, entries: Vec<ApplyEntry>) -> Result<Applied, ApplyError> {
+        let entries = match self.seat.apply_small(entries) {
+            Ok(result) => return result,
+            Err(entries) => entries,
+        };
         let (reply, ticket) = oneshot::channel();
+        self.seat.expect_job();
         self.jobs.blocking_send(Job::Apply { entries, reply }).map_err(|_| ApplyError::Stopped)?;
         ticket.blocking_recv().unwrap_or(Err(ApplyError::Stopped))
     }
@@ -242,20 +285,20 @@ impl Store {
         if self.shared.is_stopped() {
             return Err(StoreError::Stopped);
         }
-        self.shared.live().persist().inspect_err(|error| self.not_durable(error))
+        let live = self.shared.live();
+        live.persist().inspect_err(|error| self.shared.not_durable(live.number, error))
     }
 
-    fn flushed(&self) -> Result<View, StoreError> {
-        self.shared.live().flush().inspect_err(|error| self.not_durable(error))
-    }
-
-    fn not_durable(&self, error: &StoreError) {
-        self.shared.stop(Fatal::io(format!("the state could not be made durable: {error}")));
+    fn flushed(&self) -> Result<(Arc<Generation>, View), StoreError> {
+        let live = self.shared.live();
+        let view = live.flush().inspect_err(|error| self.shared.not_durable(live.number, error))?;
+        Ok((live, view))
     }
 
     /// The whole state of this moment as a stream. The reader blocks on the disk.
     pub fn snapshot_out(&self) -> Result<SnapshotReader, StoreError> {
-        Ok(SnapshotReader::new(&self.shared.live(), self.flushed()?))
+        let (live, view) = self.flushed()?;
+        Ok(SnapshotReader::new(Arc::clone(&self.shared), &live, view))
     }
 
     /// Receives a whole state, verifies it, makes it durable beside the live one and returns its token. Blocks as long
@@ -272,8 +315,10 @@ impl Store {
     /// Makes a staged snapshot the live state, atomically, also across a crash. Reads go on meanwhile. Refused when it
     /// is older than the live state.
     pub async fn activate(&self, token: u64) -> Result<Position, StoreError> {
+        let room = self.jobs.reserve().await.map_err(|_| StoreError::Stopped)?;
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(Job::Activate { token, reply }).await.map_err(|_| StoreError::Stopped)?;
+        self.seat.expect_job();
+        room.send(Job::Activate { token, reply });
         answer.await.unwrap_or(Err(StoreError::Stopped))
     }
 }

@@ -5,7 +5,10 @@
 //! [`Store::state_hash`](super::Store::state_hash) makes visible.
 
 use bytes::Bytes;
-use raftkv_kv::{Answer, Batch, CodecError, Command, Idempotency, Op, Outcome, Precondition, Proposal, slot_of};
+use raftkv_kv::{
+    Answer, BatchRef, CodecError, CommandRef, IdempotencyRef, OpRef, Outcome, Precondition, ProposalRef, slot_of,
+};
+use raftkv_link::proposer::{AppliedHere, Shortcut};
 use raftkv_runtime::planted;
 
 use super::record::{self, IdempotencyRecord, SessionRecord, Stored, Trace};
@@ -71,11 +74,21 @@ pub(super) struct Machine {
     value_due_ms: u64,
     /// No kept outcome expires before this time. A hint as well.
     idempotency_due_ms: u64,
+    shortcut: Option<Shortcut>,
+    /// Batches that this very process has handed over, applied and not visible yet.
+    own: Vec<AppliedHere>,
 }
 
 impl Machine {
-    pub(super) fn new(limits: StateLimits, sessions: Sessions, shards: Shards) -> Self {
-        Self { limits, sessions, shards, value_due_ms: 0, idempotency_due_ms: 0 }
+    pub(super) fn new(limits: StateLimits, sessions: Sessions, shards: Shards, shortcut: Option<Shortcut>) -> Self {
+        Self { limits, sessions, shards, value_due_ms: 0, idempotency_due_ms: 0, shortcut, own: Vec::new() }
+    }
+
+    /// What was applied is visible: tells those of this process who have handed it over what became of it.
+    pub(super) fn tell_own(&mut self) {
+        if let Some(shortcut) = &self.shortcut {
+            self.own.drain(..).for_each(|applied| shortcut.answer(applied));
+        }
     }
 
     /// Applies the next entry and adds its encoded answers: one per payload, an empty one where there is none.
@@ -110,10 +123,10 @@ impl Machine {
     /// Applies payload `number` of entry `index`.
     fn proposal(&mut self, txn: &mut Txn<'_>, payload: &[u8], index: u64, number: u64) -> Result<Bytes, Fault> {
         let fault = |source| Fault::Storage { index, source };
-        match Proposal::decode(payload).map_err(|source| Fault::Undecodable { index, source })? {
-            Proposal::OpenSession => Ok(self.open_session(txn, index, number)),
-            Proposal::Batch(batch) => self.batch(txn, batch).map_err(fault),
-            Proposal::System(command) => self.system(txn, command).map_err(fault),
+        match ProposalRef::decode(payload).map_err(|source| Fault::Undecodable { index, source })? {
+            ProposalRef::OpenSession => Ok(self.open_session(txn, index, number)),
+            ProposalRef::Batch(batch) => self.batch(txn, batch, index).map_err(fault),
+            ProposalRef::System(command) => self.system(txn, command).map_err(fault),
         }
     }
 
@@ -142,7 +155,7 @@ impl Machine {
         }
     }
 
-    fn batch(&mut self, txn: &mut Txn<'_>, batch: Batch) -> Result<Bytes, StoreError> {
+    fn batch(&mut self, txn: &mut Txn<'_>, batch: BatchRef<'_>, index: u64) -> Result<Bytes, StoreError> {
         let clock_ms = txn.meta.clock_ms;
         let (id, sequence) = (batch.session, batch.sequence);
         match self.sessions.get(id) {
@@ -180,12 +193,14 @@ impl Machine {
         let key = layout::answer(id, sequence);
         if is_repeat {
             let record = txn.get(&key)?.ok_or_else(|| {
-                StoreError::Corrupt(format!("the answer of batch {sequence} of session {id} is missing"))
+                StoreError::Inconsistent(format!("the answer of batch {sequence} of session {id} is missing"))
             })?;
             return Ok(record::answer_of(&record));
         }
 
-        let mut outcomes = Vec::with_capacity(batch.ops.len());
+        let ops = batch.ops.len();
+        txn.reserve(ops);
+        let mut outcomes = Vec::with_capacity(ops);
         for op in batch.ops {
             outcomes.push(self.owned_op(txn, op)?);
         }
@@ -194,15 +209,18 @@ impl Machine {
         if let Some(session) = self.sessions.touch(id, clock_ms) {
             session.answers.insert(sequence, trace);
         }
+        if self.shortcut.as_ref().is_some_and(|shortcut| shortcut.is_for(id)) {
+            self.own.push(AppliedHere { session: id, sequence, index, answer: answer.clone() });
+        }
         Ok(answer)
     }
 
     /// Applies an operation on a slot that is served.
-    pub(super) fn op(&mut self, txn: &mut Txn<'_>, op: Op) -> Result<Outcome, StoreError> {
+    pub(super) fn op(&mut self, txn: &mut Txn<'_>, op: OpRef<'_>) -> Result<Outcome, StoreError> {
         let Some(idempotency) = op.idempotency else {
             return self.command(txn, op.command, op.precondition);
         };
-        let key = layout::idempotency(slot_of(op.command.key().as_bytes()), &idempotency.key);
+        let key = layout::idempotency(slot_of(op.command.key()), idempotency.key);
         if let Some(record) = txn.get(&key)? {
             let kept = IdempotencyRecord::parse(&key, &record)?;
             if kept.expires_at_ms > txn.meta.clock_ms {
@@ -220,7 +238,7 @@ impl Machine {
         Ok(outcome)
     }
 
-    fn keep(&mut self, txn: &mut Txn<'_>, key: fjall::Slice, idempotency: &Idempotency, outcome: &Outcome) {
+    fn keep(&mut self, txn: &mut Txn<'_>, key: fjall::Slice, idempotency: &IdempotencyRef<'_>, outcome: &Outcome) {
         let keep_ms = idempotency.keep_ms.min(self.limits.idempotency_ms);
         let expires_at_ms = txn.meta.clock_ms.saturating_add(keep_ms);
         let fingerprint = idempotency.fingerprint;
@@ -258,10 +276,10 @@ impl Machine {
     fn command(
         &mut self,
         txn: &mut Txn<'_>,
-        command: Command,
+        command: CommandRef<'_>,
         precondition: Option<Precondition>,
     ) -> Result<Outcome, StoreError> {
-        let key = layout::data(command.key().as_bytes());
+        let key = layout::data(command.key());
         let stored = txn.value(&key)?;
         let live = stored.filter(|stored| stored.is_live(txn.meta.clock_ms));
         let current = live.map_or(0, |stored| stored.revision);
@@ -275,16 +293,15 @@ impl Machine {
             return Ok(Outcome::PreconditionFailed { current });
         }
         match command {
-            Command::Set { value, expires_at_ms, .. } => {
+            CommandRef::Set { value, expires_at_ms, .. } => {
                 txn.meta.revision += 1;
                 let revision = txn.meta.revision;
                 let created = live.is_none();
                 let create_revision = live.map_or(revision, |stored| stored.create_revision);
-                let value = value.as_msgpack();
                 self.put_value(txn, key, NewValue { revision, create_revision, expires_at_ms, value }, stored);
                 Ok(Outcome::Set { revision, created })
             }
-            Command::Delete { .. } => match live {
+            CommandRef::Delete { .. } => match live {
                 // An expired one is left to the sweep: for everybody it is gone already.
                 None => Ok(Outcome::Deleted { revision: 0, existed: false }),
                 Some(stored) => {
@@ -389,5 +406,5 @@ pub(super) fn remove_value(txn: &mut Txn<'_>, key: fjall::Slice, stored: Stored)
 }
 
 fn dangling(index_key: &[u8]) -> StoreError {
-    StoreError::Corrupt(format!("the expiry index {} points to no such record", index_key.escape_ascii()))
+    StoreError::Inconsistent(format!("the expiry index {} points to no such record", index_key.escape_ascii()))
 }

@@ -7,15 +7,17 @@
 //! One memtable is active and changes with every batch. When it is sealed it changes no more and is flushed into a table;
 //! it stays in memory until the next one is sealed, so that what changed lately need not be read from the disk.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::iter::Peekable;
 use std::ops::Range;
 use std::sync::Arc;
 
 use fjall::Slice;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
-use super::changes::{Change, Changes};
+use super::changes::{Change, Changes, KeyChange};
+use super::hashed::{Hashed, Hashing};
 
 /// What an entry costs in memory besides its key and record, about: its places in the table and in the order, and two
 /// allocations.
@@ -25,17 +27,18 @@ const ENTRY_OVERHEAD: usize = 136;
 ///
 /// Nearly all that is asked is what one key holds: that is found by hash, without a walk through a sorted map. The order is
 /// kept beside it for listings and for the flush; it changes with new keys only.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Memtable {
-    changes: HashMap<Slice, Change>,
+    changes: HashTable<(Slice, Change)>,
     order: BTreeSet<Slice>,
+    hashing: Hashing,
     bytes: usize,
 }
 
 impl Memtable {
     /// With room for so many keys: to make room later means to move all that is there, while readers wait.
-    fn with_capacity(keys: usize) -> Self {
-        Self { changes: HashMap::with_capacity(keys), order: BTreeSet::new(), bytes: 0 }
+    fn with_capacity(keys: usize, hashing: Hashing) -> Self {
+        Self { changes: HashTable::with_capacity(keys), order: BTreeSet::new(), hashing, bytes: 0 }
     }
 
     /// About how much memory it takes.
@@ -54,30 +57,34 @@ impl Memtable {
     }
 
     /// A key of the order, which is in the table, too: were it not, a record would be lost without a word.
+    #[allow(clippy::expect_used)]
     fn ordered<'a>(&'a self, key: &'a Slice) -> (&'a Slice, Option<&'a Slice>) {
-        (key, self.changes[key].record.as_ref())
+        (key, self.get(self.hashing.of(key)).expect("a key of the order is in the table"))
     }
 
     /// What it says of a key; `None` = nothing.
-    fn get(&self, key: &[u8]) -> Option<Option<&Slice>> {
-        self.changes.get(key).map(|change| change.record.as_ref())
+    fn get(&self, key: Hashed<'_>) -> Option<Option<&Slice>> {
+        let (_, change) = self.changes.find(key.hash, |(known, _)| **known == *key)?;
+        Some(change.record.as_ref())
     }
 
     /// Adds a change to those before it.
-    fn apply(&mut self, key: Slice, change: Change) {
-        match self.changes.entry(key) {
+    fn apply(&mut self, KeyChange { hash, key, change }: KeyChange) {
+        let hash_of = |(key, _): &(Slice, Change)| self.hashing.of(key).hash;
+        match self.changes.entry(hash, |(known, _)| *known == key, hash_of) {
             Entry::Vacant(vacant) => {
-                self.bytes += size(vacant.key(), &change) + ENTRY_OVERHEAD;
-                self.order.insert(vacant.key().clone());
-                vacant.insert(change);
+                self.bytes += size(&key, &change) + ENTRY_OVERHEAD;
+                self.order.insert(key.clone());
+                vacant.insert((key, change));
             }
             Entry::Occupied(mut known) => {
-                self.bytes -= size(known.key(), known.get());
-                if known.get_mut().follow(change) {
-                    self.bytes += size(known.key(), known.get());
+                let (key, before) = known.get_mut();
+                self.bytes -= size(key, before);
+                if before.follow(change) {
+                    self.bytes += size(key, before);
                 } else {
-                    let (key, _) = known.remove_entry();
-                    self.order.remove(&key);
+                    self.order.remove(key);
+                    known.remove();
                     self.bytes -= ENTRY_OVERHEAD;
                 }
             }
@@ -90,7 +97,7 @@ fn size(key: &Slice, change: &Change) -> usize {
 }
 
 /// The active memtable over the sealed one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Memtables {
     active: Memtable,
     sealed: Arc<Memtable>,
@@ -105,22 +112,36 @@ pub(super) struct Part {
     pub(super) end: Option<Slice>,
 }
 
+impl Default for Memtables {
+    fn default() -> Self {
+        let hashing = Hashing::default();
+        let sealed = Arc::new(Memtable::with_capacity(0, hashing.clone()));
+        Self { active: Memtable::with_capacity(0, hashing), sealed, written: 0 }
+    }
+}
+
 impl Memtables {
+    /// A key with its hash, as [`get`](Self::get) wants it.
+    pub(super) fn hashed<'a>(&self, key: &'a [u8]) -> Hashed<'a> {
+        self.active.hashing.of(key)
+    }
+
     /// What a key holds; `None` = the tables know.
-    pub(super) fn get(&self, key: &[u8]) -> Option<Option<&Slice>> {
+    pub(super) fn get(&self, key: Hashed<'_>) -> Option<Option<&Slice>> {
         self.active.get(key).or_else(|| self.sealed.get(key))
     }
 
-    /// Adds what a batch has changed.
-    pub(super) fn apply(&mut self, batch: Changes) {
-        for (key, change) in batch {
-            self.change(key, change);
-        }
+    /// No changes yet, for [`apply`](Self::apply).
+    pub(super) fn batch(&self) -> Changes {
+        Changes::new(self.active.hashing.clone())
     }
 
-    fn change(&mut self, key: Slice, change: Change) {
-        self.written += size(&key, &change);
-        self.active.apply(key, change);
+    /// Adds what a batch of this store's has changed.
+    pub(super) fn apply(&mut self, batch: Changes) {
+        for change in batch {
+            self.written += size(&change.key, &change.change);
+            self.active.apply(change);
+        }
     }
 
     /// About how much memory the active one takes.
@@ -138,7 +159,7 @@ impl Memtables {
     pub(super) fn seal(&mut self) -> (Arc<Memtable>, Arc<Memtable>) {
         self.written = 0;
         // The next one is likely to be as large.
-        let next = Memtable::with_capacity(self.active.changes.len());
+        let next = Memtable::with_capacity(self.active.changes.len(), self.active.hashing.clone());
         let sealed = Arc::new(std::mem::replace(&mut self.active, next));
         let replaced = std::mem::replace(&mut self.sealed, Arc::clone(&sealed));
         (sealed, replaced)
@@ -199,6 +220,16 @@ mod tests {
         Slice::from([n])
     }
 
+    fn change(tables: &mut Memtables, key: Slice, change: Change) {
+        let mut batch = tables.batch();
+        batch.apply(key, change);
+        tables.apply(batch);
+    }
+
+    fn get(tables: &Memtables, n: u8) -> Option<Option<u8>> {
+        tables.get(tables.hashed(&key(n))).map(|record| record.map(|record| record[0]))
+    }
+
     fn all(tables: &Memtables) -> Vec<(u8, Option<u8>)> {
         let part = tables.range(key(0)..key(255), usize::MAX, usize::MAX);
         assert_eq!(part.end, None);
@@ -208,15 +239,15 @@ mod tests {
     #[test]
     fn what_was_never_stored_leaves_nothing_behind_when_it_is_removed() {
         let mut tables = Memtables::default();
-        tables.change(key(1), put(1, true));
-        tables.change(key(1), put(2, false));
-        tables.change(key(2), put(1, false));
-        tables.change(key(1), REMOVED);
-        tables.change(key(2), REMOVED);
-        tables.change(key(3), REMOVED);
+        change(&mut tables, key(1), put(1, true));
+        change(&mut tables, key(1), put(2, false));
+        change(&mut tables, key(2), put(1, false));
+        change(&mut tables, key(1), REMOVED);
+        change(&mut tables, key(2), REMOVED);
+        change(&mut tables, key(3), REMOVED);
         assert_eq!(all(&tables), [(2, None), (3, None)]);
-        tables.change(key(2), put(3, true));
-        tables.change(key(2), REMOVED);
+        change(&mut tables, key(2), put(3, true));
+        change(&mut tables, key(2), REMOVED);
         assert_eq!(all(&tables), [(2, None), (3, None)], "what the tables have stays hidden");
         assert_eq!(tables.active_bytes(), 2 * (1 + ENTRY_OVERHEAD));
     }
@@ -224,21 +255,21 @@ mod tests {
     #[test]
     fn a_removal_in_the_sealed_one_shows_through_where_the_active_one_says_nothing() {
         let mut tables = Memtables::default();
-        tables.change(key(1), REMOVED);
+        change(&mut tables, key(1), REMOVED);
         let (sealed, _) = tables.seal();
         assert_eq!(sealed.iter().collect::<Vec<_>>(), [(&key(1), None)]);
-        tables.change(key(1), put(1, true));
+        change(&mut tables, key(1), put(1, true));
         assert_eq!(all(&tables), [(1, Some(1))]);
-        tables.change(key(1), REMOVED);
-        assert_eq!(tables.get(&key(1)), Some(None));
-        assert_eq!(tables.get(&key(2)), None);
+        change(&mut tables, key(1), REMOVED);
+        assert_eq!(get(&tables, 1), Some(None));
+        assert_eq!(get(&tables, 2), None);
     }
 
     #[test]
     fn a_part_ends_where_it_is_full() {
         let mut tables = Memtables::default();
         for n in 0..10 {
-            tables.change(key(n), if n % 2 == 0 { put(n, false) } else { REMOVED });
+            change(&mut tables, key(n), if n % 2 == 0 { put(n, false) } else { REMOVED });
             if n == 4 {
                 tables.seal();
             }
@@ -277,12 +308,12 @@ mod tests {
                     }
                     1..4 => {
                         if model.remove(&n).is_some() {
-                            tables.change(key(n), REMOVED);
+                            change(&mut tables, key(n), REMOVED);
                         }
                     }
                     _ => {
                         let record = next(256) as u8;
-                        tables.change(key(n), put(record, !model.contains_key(&n)));
+                        change(&mut tables, key(n), put(record, !model.contains_key(&n)));
                         model.insert(n, record);
                     }
                 }
@@ -295,8 +326,8 @@ mod tests {
                 }
                 assert_eq!(shown, model);
                 for n in 0..12 {
-                    let found = tables.get(&key(n)).map(|record| record.map(|record| record[0]));
-                    assert_eq!(found.unwrap_or_else(|| below.get(&n).copied()), model.get(&n).copied());
+                    let found = get(&tables, n).unwrap_or_else(|| below.get(&n).copied());
+                    assert_eq!(found, model.get(&n).copied());
                 }
             }
         }

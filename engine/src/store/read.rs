@@ -38,7 +38,8 @@ impl Generation {
         }
         // The clock must be the moment's: with a later one a value could expire that was replaced in time.
         let clock_ms = now.meta.clock_ms;
-        let Some(record) = self.record_at(now, &stored_key)? else { return Ok(None) };
+        let hashed = now.memtables.hashed(&stored_key);
+        let Some(record) = self.record_at(now, hashed)? else { return Ok(None) };
         live(key, &stored_key, record, clock_ms)
     }
 
@@ -51,7 +52,8 @@ impl Generation {
             .iter()
             .zip(&stored_keys)
             .map(|(key, stored_key)| {
-                now.serves(slot_of(key.as_bytes())).then(|| now.memtables.get(stored_key).map(|found| found.cloned()))
+                let of_key = || now.memtables.get(now.memtables.hashed(stored_key)).map(|found| found.cloned());
+                now.serves(slot_of(key.as_bytes())).then(of_key)
             })
             .collect();
         let snapshot = self.db.snapshot();

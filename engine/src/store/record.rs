@@ -37,10 +37,6 @@ pub(super) fn mix(mut x: u64) -> u64 {
 
 /// Makes a record of body parts that are stored one after the other.
 pub(super) fn seal(key: &[u8], parts: &[&[u8]]) -> Slice {
-    let mut crc = crc32c::crc32c(key);
-    for part in parts {
-        crc = crc32c::crc32c_append(crc, part);
-    }
     let len = CRC + parts.iter().map(|part| part.len()).sum::<usize>();
     let mut stack = [0u8; 512];
     let mut heap = Vec::new();
@@ -51,12 +47,13 @@ pub(super) fn seal(key: &[u8], parts: &[&[u8]]) -> Slice {
         heap.resize(len, 0);
         &mut heap[..]
     };
-    buffer[..CRC].copy_from_slice(&crc.to_le_bytes());
     let mut at = CRC;
     for part in parts {
         buffer[at..at + part.len()].copy_from_slice(part);
         at += part.len();
     }
+    let crc = crc_of(key, &buffer[CRC..]);
+    buffer[..CRC].copy_from_slice(&crc.to_le_bytes());
     Slice::from(&*buffer)
 }
 
@@ -65,10 +62,14 @@ pub(super) fn check<'a>(key: &[u8], record: &'a [u8]) -> Result<&'a [u8], StoreE
     let Some((crc, body)) = record.split_first_chunk::<CRC>() else {
         return Err(damaged(key, "it is too short"));
     };
-    if crc32c::crc32c_append(crc32c::crc32c(key), body) != u32::from_le_bytes(*crc) {
+    if crc_of(key, body) != u32::from_le_bytes(*crc) {
         return Err(damaged(key, "its checksum does not match"));
     }
     Ok(body)
+}
+
+fn crc_of(key: &[u8], body: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(key), body)
 }
 
 fn damaged(key: &[u8], what: &str) -> StoreError {

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use raftkv_link::proposer::Shortcut;
 use raftkv_runtime::failpoint;
 use tokio::sync::watch;
 
@@ -32,6 +33,7 @@ pub(super) struct Shared {
     /// Held while a snapshot is received: one at a time.
     pub(super) staging: Mutex<()>,
     pub(super) staged: Mutex<Option<Staged>>,
+    pub(super) shortcut: Option<Shortcut>,
     live: RwLock<Arc<Generation>>,
     fatal: FatalHook,
     stopped: AtomicBool,
@@ -43,6 +45,7 @@ impl Shared {
         live: Generation,
         limits: StateLimits,
         cache_bytes: u64,
+        shortcut: Option<Shortcut>,
         fatal: FatalHook,
     ) -> Self {
         let next_index = live.now().meta.position.next_index;
@@ -53,6 +56,7 @@ impl Shared {
             applied: watch::Sender::new(next_index),
             staging: Mutex::new(()),
             staged: Mutex::new(None),
+            shortcut,
             live: RwLock::new(Arc::new(live)),
             fatal,
             stopped: AtomicBool::new(false),
@@ -73,6 +77,33 @@ impl Shared {
     pub(super) fn stop(&self, fatal: Fatal) {
         self.stopped.store(true, Ordering::Release);
         (self.fatal)(fatal);
+    }
+
+    /// Looks at what went wrong for a reader. Damage ends the process: otherwise this node could never again read what is damaged.
+    pub(super) fn noticed(&self, generation: u64, error: &StoreError) {
+        // Of several readers the first is enough.
+        if let StoreError::Corrupt(why) = error
+            && !self.stopped.swap(true, Ordering::AcqRel)
+        {
+            (self.fatal)(self.damage(generation, why));
+        }
+    }
+
+    /// The state could not be made durable: what a failed fsync has lost, a second one does not bring back.
+    pub(super) fn not_durable(&self, generation: u64, error: &StoreError) {
+        self.stop(match error {
+            StoreError::Corrupt(why) => self.damage(generation, why),
+            error => Fatal::io(format!("the state could not be made durable: {error}")),
+        });
+    }
+
+    /// Marks a generation as damaged and gives what to end with.
+    pub(super) fn damage(&self, generation: u64, why: &str) -> Fatal {
+        self.directory.mark_damaged(generation, why);
+        Fatal::data(format!(
+            "stored data is damaged: {why}. The next start puts the damaged generation aside, to be installed anew from the \
+             group"
+        ))
     }
 
     /// Makes the staged generation the live one. Only the apply thread calls it: nothing is applied meanwhile.

@@ -3,7 +3,7 @@
 //! A stream is a header, frames, a trailer. Both directions need the memory of a few frames, whatever the state's size.
 
 use std::path::Path;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use fjall::{PersistMode, Slice};
@@ -51,13 +51,15 @@ pub struct SnapshotReader {
     records: Box<dyn Iterator<Item = Result<(Slice, Slice), StoreError>> + Send>,
     frames: FrameWriter,
     is_done: bool,
+    shared: Arc<Shared>,
+    generation: u64,
     // Keeps the generation's files until the stream is done.
     _view: View,
 }
 
 impl SnapshotReader {
     /// Of what was flushed of `generation`.
-    pub(super) fn new(generation: &Generation, view: View) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, generation: &Generation, view: View) -> Self {
         let mut meta = view.meta().clone();
         // The number of batches is this node's own; without it, equal states give equal streams.
         meta.batch = 0;
@@ -68,7 +70,8 @@ impl SnapshotReader {
             position: meta.position,
             estimated_bytes: generation.keyspace.disk_space(),
         };
-        Self { header, records: Box::new(view.records()), frames, is_done: false, _view: view }
+        let records = Box::new(view.records());
+        Self { header, records, frames, is_done: false, shared, generation: generation.number, _view: view }
     }
 
     /// What to send first.
@@ -101,7 +104,7 @@ impl Iterator for SnapshotReader {
         if self.is_done {
             return None;
         }
-        let part = self.next_part();
+        let part = self.next_part().inspect_err(|error| self.shared.noticed(self.generation, error));
         self.is_done |= part.is_err();
         Some(part)
     }

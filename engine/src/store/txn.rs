@@ -15,7 +15,6 @@ use super::{StoreError, layout};
 /// It does the accounting of the state's hash: whoever replaces a record says what it replaces.
 pub(super) struct Txn<'a> {
     generation: &'a Generation,
-    /// Sorted, so that index scans merge with it.
     overlay: Changes,
     /// As of the last change.
     pub(super) meta: Meta,
@@ -23,21 +22,26 @@ pub(super) struct Txn<'a> {
 
 impl<'a> Txn<'a> {
     pub(super) fn new(generation: &'a Generation) -> Self {
-        Self { generation, overlay: Changes::default(), meta: generation.meta() }
+        let now = generation.now();
+        Self { generation, overlay: now.memtables.batch(), meta: now.meta.clone() }
     }
 
     /// A record, its checksum verified.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Slice>, StoreError> {
+        let key = self.overlay.hashed(key);
         match self.overlay.get(key) {
             Some(found) => Ok(found.cloned()),
-            None => self.generation.record(key),
+            None => self.generation.record_at(self.generation.now(), key),
         }
     }
 
     /// What is stored under the key of a value.
     pub(super) fn value(&self, key: &[u8]) -> Result<Option<Stored>, StoreError> {
-        let Some(record) = self.get(key)? else { return Ok(None) };
-        Stored::parse(key, &record).map(Some)
+        let key = self.overlay.hashed(key);
+        match self.overlay.get(key) {
+            Some(found) => found.map(|record| Stored::parse(&key, record)).transpose(),
+            None => self.generation.stored(key),
+        }
     }
 
     /// Stores a value in place of `old`.
@@ -122,13 +126,18 @@ impl<'a> Txn<'a> {
                 return Ok(());
             }
             // What the overlay knows, it has said itself.
-            if self.overlay.get(&key).is_none() {
+            if self.overlay.get(self.overlay.hashed(&key)).is_none() {
                 keys.push(key);
             }
         }
         let room = limit.saturating_sub(keys.len());
         keys.extend(added.take(room).cloned());
         Ok(())
+    }
+
+    /// Makes room for so many more records: a hint.
+    pub(super) fn reserve(&mut self, records: usize) {
+        self.overlay.reserve(records);
     }
 
     /// Number of records changed.

@@ -7,7 +7,10 @@ use std::path::Path;
 
 use raftkv_api::Entry;
 
-use crate::store::support::{Harness, Taken, all_of, copy_dir, files, names, open, set, wait_until};
+use raftkv_engine::store::StateLimits;
+use raftkv_runtime::exit;
+
+use crate::store::support::{Harness, Taken, all_of, copy_dir, files, names, open, open_with, set, wait_until};
 
 /// Offsets tried in each file.
 const FLIPS: u64 = 24;
@@ -48,7 +51,7 @@ fn a_flipped_bit_in_any_file_is_never_served() {
             copy_dir(pristine.path(), copy.path());
             flip_bit(&copy.path().join(relative), at, flip % 8);
             let case = format!("{} at {at} of {used}", relative.display());
-            let Ok(store) = open(copy.path()) else {
+            let Ok((store, fatals)) = open_with(copy.path(), StateLimits::default()) else {
                 refused += 1;
                 continue;
             };
@@ -62,7 +65,11 @@ fn a_flipped_bit_in_any_file_is_never_served() {
                     assert_eq!(&entries, expected, "{case}");
                     served += 1;
                 }
-                Err(_) => unreadable += 1,
+                Err(_) => {
+                    unreadable += 1;
+                    let ends: Vec<_> = fatals.lock().unwrap().iter().map(|fatal| fatal.exit_code).collect();
+                    assert_eq!(ends, [exit::DATA], "{case}: once, and with this code");
+                }
             }
             for entry in &states[&whole] {
                 if let Ok(found) = store.get(&entry.key) {
@@ -71,10 +78,44 @@ fn a_flipped_bit_in_any_file_is_never_served() {
                 }
             }
             store.close();
+            drop(store);
+            let found = !fatals.lock().unwrap().is_empty();
+            let next_index = open(copy.path()).unwrap().position().next_index;
+            assert_eq!(
+                next_index,
+                if found { 0 } else { position },
+                "{case}: what a reader found is put aside by the next start"
+            );
         }
     }
     println!("served right {served}, of those set back {set_back}; unreadable {unreadable}; refused {refused}");
     assert!(unreadable > 0 && set_back > 0, "the test reaches tables and the lists of them");
+}
+
+/// Nobody reads the damaged part but a compaction.
+#[test]
+fn damage_that_a_compaction_finds_is_noticed_by_the_next_flush() {
+    let mut h = Harness::new();
+    h.ops((0..2_000).map(|i| set(&format!("k{i:04}"), &format!("value {i}"))).collect());
+    h.store.persist().unwrap();
+    h.store.close();
+    let table = files(h.dir.path()).into_iter().filter(|file| file.parent().is_some_and(|dir| dir.ends_with("tables")));
+    let table = table.max_by_key(|file| used_bytes(file)).unwrap();
+    let Harness { store, next, clock_ms, dir, .. } = h;
+    drop(store);
+    flip_bit(&table, used_bytes(&table) / 2, 3);
+    let (store, fatals) = open_with(dir.path(), StateLimits::default()).unwrap();
+    let mut h = Harness { store, fatals, next, clock_ms, dir };
+    wait_until("a flush says that the data is damaged", || {
+        // Changes that the damaged part is not asked about.
+        h.op(set("new", "value"));
+        h.store.persist().is_err()
+    });
+    let fatals = h.fatals.lock().unwrap().clone();
+    assert_eq!(fatals.iter().map(|fatal| fatal.exit_code).collect::<Vec<_>>(), [exit::DATA], "{fatals:?}");
+    h.store.close();
+    drop(h.store);
+    assert_eq!(open(h.dir.path()).unwrap().position().next_index, 0, "the next start puts it aside");
 }
 
 fn used_bytes(file: &Path) -> u64 {

@@ -6,6 +6,7 @@ mod determinism;
 mod exactly_once;
 mod footprint;
 mod moves;
+mod order;
 mod recovery;
 mod service;
 mod shards;

@@ -67,6 +67,7 @@ fn open_flushing(dir: &Path, limits: StateLimits, memtable_bytes: usize) -> Resu
         cache_bytes: 8 * 1024 * 1024,
         memtable_bytes,
         limits,
+        shortcut: None,
         fatal: Box::new(move |fatal| seen.lock().unwrap().push(fatal)),
     };
     Store::open(dir, options).map(|store| (store, fatals))

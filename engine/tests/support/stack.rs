@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use raftkv_engine::consensus_client::ConsensusClient;
+use raftkv_engine::proposer::{Proposer, Shortcut, ShortcutEnd};
 use raftkv_engine::store::{Store, StoreOptions};
 use raftkv_kv::{Command, Key, Limits, Op, Value};
 use raftkv_runtime::grpc::{ChannelOptions, Endpoint, connect_lazy};
@@ -17,6 +18,7 @@ pub struct Stack {
     pub client: ConsensusClient,
     pub endpoint: Endpoint,
     pub stop: Shutdown,
+    shortcut: Option<ShortcutEnd>,
     sidecar_stop: Shutdown,
     // Last: removed when nobody uses it any more.
     _dir: tempfile::TempDir,
@@ -29,9 +31,23 @@ impl Stack {
         stack
     }
 
+    /// One whose store tells the proposer of batches itself, as that of an engine does.
+    pub async fn with_shortcut() -> Self {
+        let shortcut = Shortcut::default();
+        let end = shortcut.end();
+        let mut stack = Self::over(StoreOptions { shortcut: Some(shortcut), ..StoreOptions::default() });
+        stack.shortcut = Some(end);
+        stack.sidecar.serve(&stack.endpoint, stack.sidecar_stop.clone()).await;
+        stack
+    }
+
     pub fn without_sidecar() -> Self {
+        Self::over(StoreOptions::default())
+    }
+
+    fn over(options: StoreOptions) -> Self {
         let dir = tempfile::tempdir().expect("directory");
-        let store = Store::open(&dir.path().join("engine"), StoreOptions::default()).expect("open the store");
+        let store = Store::open(&dir.path().join("engine"), options).expect("open the store");
         let endpoint = Endpoint::unix(dir.path().join("sidecar.sock")).expect("short path");
         let channel = connect_lazy(&endpoint, ChannelOptions::default()).expect("a sound endpoint");
         let stop = Shutdown::new();
@@ -40,9 +56,19 @@ impl Stack {
             store,
             client: ConsensusClient::new(channel),
             endpoint,
+            shortcut: None,
             sidecar_stop: stop.child(),
             stop,
             _dir: dir,
+        }
+    }
+
+    /// A proposer to the sidecar; the first one of a stack with a shortcut uses it.
+    pub fn proposer(&mut self, grace: Duration) -> Proposer {
+        let (proposals, stop) = (self.client.proposals(), self.stop.child());
+        match self.shortcut.take() {
+            Some(end) => Proposer::start_beside(end, proposals, stop, grace).0,
+            None => Proposer::start(proposals, stop, grace).0,
         }
     }
 

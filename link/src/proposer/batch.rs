@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raftkv_api::BackendError;
-use raftkv_kv::{Batch, Op, Outcome, Proposal};
+use raftkv_kv::{BatchRef, OpRef, Outcome, ProposalRef};
 use raftkv_runtime::stage::Stage;
 
 use super::request::Request;
@@ -53,8 +53,8 @@ impl InFlight {
         requests: Vec<Request>,
         now: Instant,
     ) -> Self {
-        let ops: Vec<Op> = requests.iter().flat_map(|request| request.ops().iter().cloned()).collect();
-        let payload = Proposal::Batch(Batch { session, sequence, acknowledged_below, ops }).encode();
+        let ops = requests.iter().flat_map(Request::ops).map(OpRef::from).collect();
+        let payload = ProposalRef::Batch(BatchRef { session, sequence, acknowledged_below, ops }).encode();
         let deadline = requests.iter().map(Request::deadline).max().unwrap_or(now);
         if let Some(first) = requests.iter().map(Request::since).min() {
             Stage::Queue.took(now.saturating_duration_since(first));

@@ -3,6 +3,7 @@
 mod batch;
 mod request;
 mod session;
+mod shortcut;
 mod system;
 mod task;
 mod ticket;
@@ -23,6 +24,7 @@ use crate::trouble::Trouble;
 
 use request::Request;
 pub use request::weight;
+pub use shortcut::{AppliedHere, Shortcut, ShortcutEnd};
 use system::SystemRequest;
 use task::Task;
 use ticket::Waiter;
@@ -69,11 +71,21 @@ impl Proposer {
         stop: Shutdown,
         grace: Duration,
     ) -> (Self, JoinHandle<()>) {
+        Self::start_beside(Shortcut::default().end(), proposals, stop, grace)
+    }
+
+    /// [`start`](Self::start) in a process that applies batches as well, and tells of them by `shortcut`.
+    pub fn start_beside(
+        shortcut: ShortcutEnd,
+        proposals: StreamLink<ProposeRequest, ProposeResponse>,
+        stop: Shutdown,
+        grace: Duration,
+    ) -> (Self, JoinHandle<()>) {
         let (queue, requests) = mpsc::unbounded_channel();
         let (system_queue, system_requests) = mpsc::unbounded_channel();
         let peer = proposals.peer().clone();
         let trouble = peer.trouble();
-        let task = Task::new(proposals, requests, system_requests, trouble.clone());
+        let task = Task::new(proposals, shortcut, requests, system_requests, trouble.clone());
         let handle = tokio::spawn(task.run(stop, grace));
         let proposer = Self {
             queue,

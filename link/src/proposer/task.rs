@@ -16,6 +16,7 @@ use tokio::time::{MissedTickBehavior, sleep_until};
 use super::batch::{InFlight, Progress};
 use super::request::Request;
 use super::session::Session;
+use super::shortcut::ShortcutEnd;
 use super::system::{SystemRequest, Systems};
 use super::{MAX_BATCH_BYTES, MAX_BATCH_OPS, MAX_BATCHES_IN_FLIGHT};
 use crate::backoff::Backoff;
@@ -47,6 +48,7 @@ const TICK: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct Task {
     link: StreamLink<ProposeRequest, ProposeResponse>,
+    shortcut: ShortcutEnd,
     peer: Peer,
     queue: mpsc::UnboundedReceiver<Request>,
     system_queue: mpsc::UnboundedReceiver<SystemRequest>,
@@ -69,6 +71,7 @@ pub(super) struct Task {
 impl Task {
     pub(super) fn new(
         link: StreamLink<ProposeRequest, ProposeResponse>,
+        shortcut: ShortcutEnd,
         queue: mpsc::UnboundedReceiver<Request>,
         system_queue: mpsc::UnboundedReceiver<SystemRequest>,
         trouble: Trouble,
@@ -77,6 +80,7 @@ impl Task {
         trouble.note(format!("{} has not been reached yet", peer.name()));
         Self {
             link,
+            shortcut,
             peer,
             queue,
             system_queue,
@@ -119,6 +123,7 @@ impl Task {
             let due = self.next_due(now);
             tokio::select! {
                 biased;
+                applied = self.shortcut.next() => self.on_applied_here(&applied),
                 event = self.link.next() => self.on_event(event),
                 () = stop.wait(), if stop_by.is_none() => {
                     self.queue.close();

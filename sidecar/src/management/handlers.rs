@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use openraft::ServerState;
+use openraft::metrics::WaitError;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -26,6 +27,8 @@ const CHANGE_DEADLINE: Duration = Duration::from_secs(10);
 const TRANSFER_DEADLINE: Duration = Duration::from_secs(5);
 /// For the engine to make its state durable.
 const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(30);
+/// How often it is asked to.
+const SNAPSHOT_AGAIN: Duration = Duration::from_millis(100);
 
 /// What the routes need. Cheap to clone.
 #[derive(Clone)]
@@ -237,20 +240,37 @@ async fn snapshot(State(at): State<Management>) -> Answer<Json<Changed>> {
     let Some(target) = applied else {
         return Ok(Json(Changed { result: "nothing is applied yet".to_owned(), pending: false }));
     };
-    let stopped =
-        |error: &dyn std::fmt::Display| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopped", error.to_string());
-    let is_new = metrics_of(&group).snapshot.is_none_or(|snapshot| snapshot.index() < target.index());
-    if is_new {
-        group.raft.trigger().snapshot().await.map_err(|error| stopped(&error))?;
-        let wait = group.raft.wait(Some(SNAPSHOT_DEADLINE));
-        let durable = |metrics: &openraft::RaftMetrics<TypeConfig>| {
-            metrics.snapshot.is_some_and(|snapshot| snapshot.index() >= target.index())
-        };
-        wait.metrics(durable, "snapshot on request").await.map_err(|error| {
-            Problem::new(StatusCode::GATEWAY_TIMEOUT, "unknown", format!("the state is not durable yet: {error}"))
-        })?;
-    }
+    make_durable(&group, target.index()).await?;
     Ok(Json(Changed { result: format!("the state is durable up to index {}", target.index()), pending: false }))
+}
+
+/// Has the engine make its state durable, until that reaches `target`.
+async fn make_durable(group: &Group, target: u64) -> Answer<()> {
+    let is_durable = |metrics: &openraft::RaftMetrics<TypeConfig>| {
+        metrics.snapshot.as_ref().is_some_and(|snapshot| snapshot.index() >= target)
+    };
+    if is_durable(&metrics_of(group)) {
+        return Ok(());
+    }
+    let deadline = Instant::now() + SNAPSHOT_DEADLINE;
+    loop {
+        // Not heard while the engine is at it already, maybe since before `target` was applied: so it is said again.
+        group.raft.trigger().snapshot().await.map_err(|error| stopped(&error))?;
+        let patience = SNAPSHOT_AGAIN.min(deadline.saturating_duration_since(Instant::now()));
+        match group.raft.wait(Some(patience)).metrics(is_durable, "snapshot on request").await {
+            Ok(_) => return Ok(()),
+            Err(WaitError::Timeout(..)) if Instant::now() < deadline => {}
+            Err(WaitError::Timeout(..)) => {
+                let detail = format!("the state is not durable up to index {target} after {SNAPSHOT_DEADLINE:?}");
+                return Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, "unknown", detail));
+            }
+            Err(error @ WaitError::ShuttingDown) => return Err(stopped(&error)),
+        }
+    }
+}
+
+fn stopped(error: &dyn std::fmt::Display) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopped", error.to_string())
 }
 
 async fn status(State(at): State<Management>, headers: HeaderMap) -> Json<StatusDocument> {

@@ -1,6 +1,6 @@
 //! Operations where slots have owners: refused where they are not served, noted where a move must know of them.
 
-use raftkv_kv::{Op, Outcome, slot_of};
+use raftkv_kv::{OpRef, Outcome, slot_of};
 use raftkv_runtime::planted;
 
 use super::Shards;
@@ -24,28 +24,26 @@ impl Shards {
 
 impl Machine {
     /// Applies an operation, if its slot is served.
-    pub(in crate::store) fn owned_op(&mut self, txn: &mut Txn<'_>, op: Op) -> Result<Outcome, StoreError> {
+    pub(in crate::store) fn owned_op(&mut self, txn: &mut Txn<'_>, op: OpRef<'_>) -> Result<Outcome, StoreError> {
         let ownership = self.shards.ownership();
         if !ownership.is_sharded() {
             return self.op(txn, op);
         }
-        let slot = slot_of(op.command.key().as_bytes());
+        let slot = slot_of(op.command.key());
         if !ownership.serves(slot) && !planted!(SkippedFence) {
             return Ok(Outcome::WrongGroup);
         }
         if !ownership.exports(slot) {
             return self.op(txn, op);
         }
-        let key = op.command.key().clone();
-        let client_key = op.idempotency.as_ref().map(|idempotency| idempotency.key.clone());
         let outcome = self.op(txn, op)?;
         let is_value_changed = matches!(outcome, Outcome::Set { .. } | Outcome::Deleted { existed: true, .. });
         if is_value_changed {
-            self.shards.note(txn, &layout::data(key.as_bytes()));
+            self.shards.note(txn, &layout::data(op.command.key()));
         }
         let is_kept = !matches!(outcome, Outcome::Replayed(_) | Outcome::IdempotencyMismatch);
-        if let Some(client_key) = client_key.filter(|_| is_kept) {
-            self.shards.note(txn, &layout::idempotency(slot, &client_key));
+        if let Some(idempotency) = op.idempotency.filter(|_| is_kept) {
+            self.shards.note(txn, &layout::idempotency(slot, idempotency.key));
         }
         Ok(outcome)
     }

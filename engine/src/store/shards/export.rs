@@ -223,7 +223,7 @@ impl Filling<'_> {
             }
             self.budget -= 1;
             let change_key = layout::change(move_id, number);
-            let missing = || StoreError::Corrupt(format!("change {number} of move {move_id} is missing"));
+            let missing = || StoreError::Inconsistent(format!("change {number} of move {move_id} is missing"));
             let change = self.generation.record(&change_key)?.ok_or_else(missing)?;
             let key = Bytes::copy_from_slice(record::body(&change));
             if seen.contains(&key) {

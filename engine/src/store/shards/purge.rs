@@ -96,5 +96,5 @@ impl Machine {
 }
 
 fn gone(key: &[u8]) -> StoreError {
-    StoreError::Corrupt(format!("record {} is listed and cannot be read", key.escape_ascii()))
+    StoreError::Inconsistent(format!("record {} is listed and cannot be read", key.escape_ascii()))
 }

@@ -11,6 +11,7 @@ use raftkv_runtime::stage::Stage;
 use super::super::batch::{InFlight, Progress};
 use super::super::request::Request;
 use super::super::session::Session;
+use super::super::shortcut::AppliedHere;
 use super::super::unknown;
 use super::Task;
 use crate::stream_link::{self, LinkEvent};
@@ -112,6 +113,7 @@ impl Task {
                 Ok(Answer::SessionOpened { session }) => {
                     tracing::info!(peer = self.peer.name(), session, "write session opened");
                     self.session = Session::Open { session, next_sequence: 1 };
+                    self.shortcut.follow(session);
                     self.worked();
                     return;
                 }
@@ -125,6 +127,14 @@ impl Task {
         };
         // Asking twice is harmless: a session nobody uses expires.
         self.hold_back(reason, now);
+    }
+
+    /// The link will tell as well, which then nobody waits for.
+    pub(super) fn on_applied_here(&mut self, applied: &AppliedHere) {
+        let is_it = |batch: &InFlight| batch.session == applied.session && batch.sequence == applied.sequence;
+        if let Some(at) = self.batches.iter().position(is_it) {
+            self.on_applied(at, &applied.answer);
+        }
     }
 
     fn on_applied(&mut self, at: usize, answer: &[u8]) {
