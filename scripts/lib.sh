@@ -10,8 +10,17 @@ export CACHE="$ROOT/.cache"
 # Files made here go into an image and are read by another user than the one who made them.
 umask 022
 
-# Progress goes to stderr: some of the scripts answer on stdout.
-section() { printf '\n==> %s\n' "$*" >&2; }
+# Progress goes to stderr: some of the scripts answer on stdout. Where RAFTKV_STAGES names a file (.ci/run), each stage is noted there
+# with the second at which it began, for scripts/ci-report.py; and it is said how long the stage before took.
+section() {
+    if [ -n "${RAFTKV_STAGES:-}" ]; then
+        local last=''
+        [ ! -s "$RAFTKV_STAGES" ] || last=$(tail -n 1 "$RAFTKV_STAGES")
+        [ -z "$last" ] || printf '\n<== %s: %s s\n' "${last#*$'\t'}" $((EPOCHSECONDS - ${last%%$'\t'*})) >&2
+        printf '%s\t%s\n' "$EPOCHSECONDS" "$*" >>"$RAFTKV_STAGES"
+    fi
+    printf '\n==> %s\n' "$*" >&2
+}
 note() { printf '    %s\n' "$*" >&2; }
 die() {
     printf '\nerror: %s\n' "$*" >&2

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Every test. One release build serves the tests, the local clusters and the image.
 #
-#   RAFTKV_TEST_IMAGE     an image that is built already, instead of building one
-#   RAFTKV_FUZZ_SECONDS   how long each decoder gets random input (60)
+#   RAFTKV_TEST_IMAGE        an image that is built already, instead of building one
+#   RAFTKV_FUZZ_SECONDS      how long each decoder gets random input (60)
+#   RAFTKV_NEXTEST_PROFILE   nextest's profile: `default`, which retries nothing; .ci/run sets `ci` (.config/nextest.toml)
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -42,7 +43,7 @@ section "Tests of the workspace"
 start=$SECONDS
 cd "$ROOT"
 if need_cargo_tool nextest; then
-    cargo nextest run --release --locked --workspace --no-fail-fast
+    cargo nextest run --release --locked --workspace --no-fail-fast --profile "${RAFTKV_NEXTEST_PROFILE:-default}"
 else
     note "cargo-nextest cannot be installed: going on with cargo test"
     # One at a time: clusters side by side would starve each other.

@@ -46,6 +46,7 @@ import ast, pathlib
 for path in (pathlib.Path("test_client.py"), *pathlib.Path("scripts").glob("*.py"), *pathlib.Path("fuzz").glob("*.py")):
     ast.parse(path.read_text(), str(path))
 END
+scripts/test-ci-report.py
 section "Compose file"
 if have docker && docker compose version >/dev/null 2>&1; then
     docker compose --profile join --profile grow config --quiet
