@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # How many groups `make up` starts. Not read by the shell itself: there, GROUPS is something else.
 GROUPS ?= 2
-.PHONY: fuzz help up down clean test soak verify fix bench bench-growth bench-paths instructions image
+.PHONY: fuzz help up down clean check test soak verify fix bench bench-growth bench-paths instructions image dist
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ down: ## Stop it; the data stays
 
 clean: ## Stop it and delete its data
 	@scripts/down.sh --data
+
+check: ## The quick turn: form, lints, unit tests and one cluster test, in under three minutes after a build
+	@scripts/check.sh
 
 test: ## Every test: entrypoint, unit, cluster, faults, containers, the Python client
 	@scripts/test.sh

@@ -1,8 +1,16 @@
 #!/usr/bin/env bash
 # Form, lints and documentation. Changes nothing.
+#
+#   scripts/verify.sh [--lints]   --lints: form and lints of the code, and no more
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
+lints_only=false
+case "$*" in
+'') ;;
+--lints) lints_only=true ;;
+*) die "usage: scripts/verify.sh [--lints]" ;;
+esac
 need_cargo
 cd "$ROOT"
 for component in fmt clippy; do
@@ -30,6 +38,7 @@ done
 section "Lints"
 # The profile of the build and of the tests: the dependencies are compiled once for all three.
 cargo clippy --release --locked --workspace --all-targets -- -D warnings
+if $lints_only; then exit; fi
 section "Documentation"
 # The pages are for contributors: private items are there, so links to them work.
 RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --release --locked --workspace --no-deps --document-private-items --quiet
