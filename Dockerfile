@@ -10,20 +10,23 @@
 # Needs BuildKit, as `docker compose build` and every Docker since 23 use it; Docker 20.10's own is new enough.
 #
 # BINARIES says where the programs come from: `build` compiles them in a container, `prebuilt` takes them from
-# .cache/bin, where scripts/build-image.sh puts what was built on the machine itself.
+# .cache/bin, where scripts/build-image.sh puts what was built on the machine itself. PROFILE is cargo's: `dist` is what is shipped,
+# `release` builds faster.
 ARG BINARIES=build
+ARG PROFILE=dist
 ARG RUST_IMAGE=rust:1.95-bookworm
 ARG RUNTIME_IMAGE=debian:bookworm-slim
 
 FROM ${RUST_IMAGE} AS build
+ARG PROFILE
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,id=raftkv-registry,target=/usr/local/cargo/registry \
     --mount=type=cache,id=raftkv-target,target=/src/target,sharing=locked \
-    cargo build --release --locked -p raftkv-engine -p raftkv-sidecar -p raftkv-router -p raftkv-cli --bins && \
+    cargo build --profile "$PROFILE" --locked -p raftkv-engine -p raftkv-sidecar -p raftkv-router -p raftkv-cli --bins && \
     mkdir -p /out && \
     for name in raftkv raftkv-engine raftkv-sidecar raftkv-router; do \
-        strip --strip-debug -o "/out/$name" "target/release/$name" || exit 1; \
+        strip --strip-debug -o "/out/$name" "target/$PROFILE/$name" || exit 1; \
     done
 
 FROM scratch AS prebuilt

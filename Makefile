@@ -49,3 +49,6 @@ instructions: ## Count the instructions of the hot paths: none may take 5 % more
 
 image: ## Build the container image only
 	@scripts/build-image.sh
+
+dist: ## Build the programs as they are shipped, optimised across crates, into dist/
+	@scripts/dist.sh

@@ -5,11 +5,12 @@
 #   RAFTKV_IMAGE   the name (default raftkv:latest)
 #   BINARIES       build | prebuilt, instead of finding out
 #   RUNTIME_IMAGE  the base, instead of finding out
+#   RAFTKV_PROFILE release | dist: cargo's profile where the build is made in a container (default release, which is ready sooner;
+#                  `docker compose build` by itself takes dist)
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-export RAFTKV_IMAGE=${RAFTKV_IMAGE:-raftkv:latest}
-NAMES="raftkv raftkv-engine raftkv-sidecar raftkv-router"
+export RAFTKV_IMAGE=${RAFTKV_IMAGE:-raftkv:latest} RAFTKV_PROFILE=${RAFTKV_PROFILE:-release}
 
 "$ROOT/scripts/ensure-compose.sh"
 RUNTIME_IMAGE=${RUNTIME_IMAGE:-$("$ROOT/scripts/base-images.sh")}
@@ -22,10 +23,8 @@ export RUNTIME_IMAGE BINARIES
 if [ "$BINARIES" = prebuilt ]; then
     build_binaries
     mkdir -p "$CACHE/bin"
-    for name in $NAMES; do
-        # Line tables are most of a binary's size; the names that a backtrace shows stay.
-        strip --strip-debug -o "$CACHE/bin/$name.new" "$(target_dir)/release/$name"
-        chmod 755 "$CACHE/bin/$name.new"
+    for name in "${PROGRAMS[@]}"; do
+        strip_program "$(target_dir)/release/$name" "$CACHE/bin/$name.new"
         # The same bytes keep their time, so that nothing is built again.
         if cmp -s "$CACHE/bin/$name.new" "$CACHE/bin/$name"; then
             rm "$CACHE/bin/$name.new"

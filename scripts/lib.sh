@@ -96,6 +96,13 @@ build_binaries() {
     (cd "$ROOT" && cargo build --release --locked --workspace --bins)
 }
 
+# The programs that are shipped.
+# shellcheck disable=SC2034 # for the scripts that source this one
+PROGRAMS=(raftkv raftkv-engine raftkv-sidecar raftkv-router)
+
+# strip_program FROM TO: line tables are most of a binary's size; the names that a backtrace shows stay.
+strip_program() { strip --strip-debug -o "$2" "$1" && chmod 755 "$2"; }
+
 target_dir() { printf '%s\n' "${CARGO_TARGET_DIR:-$ROOT/target}"; }
 
 # seconds HUMAN: how long the step that began at $SECONDS=start took.
