@@ -19,7 +19,7 @@ use crate::fingerprint::fingerprint;
 use crate::observe::Observer;
 use crate::problem::Problem;
 use crate::query::{Query, invalid, percent_decode};
-use crate::reply::{CONSISTENCY, IDEMPOTENCY_KEY, NODE};
+use crate::reply::{CONSISTENCY, IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED, NODE, TRUE};
 use crate::surface::Surface;
 use crate::{Backend, BackendError, Consistency, Entry, Read, RequestContext};
 
@@ -31,7 +31,7 @@ pub(crate) struct App<B> {
     observer: Observer,
 }
 
-/// What a single write did.
+/// A single write that was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Written {
     /// Of the key; 0 when nothing was there to delete.
@@ -40,6 +40,16 @@ pub(crate) struct Written {
     pub(crate) flag: bool,
     /// The outcome is that of an earlier request with the same `Idempotency-Key`.
     pub(crate) replayed: bool,
+}
+
+impl Written {
+    /// The answer, with the mark of a repeat where the outcome is that of an earlier request.
+    pub(crate) fn mark(self, mut response: Response) -> Response {
+        if self.replayed {
+            response.headers_mut().insert(IDEMPOTENCY_REPLAYED, TRUE);
+        }
+        response
+    }
 }
 
 impl<B: Backend> App<B> {
@@ -184,7 +194,9 @@ pub(crate) fn written(outcome: Outcome) -> Result<Written, Problem> {
         Outcome::PreconditionFailed { current } => Err(Problem::precondition_failed(current)),
         Outcome::IdempotencyMismatch => Err(Problem::idempotency_mismatch()),
         Outcome::WrongGroup => Err(Problem::wrong_group()),
-        Outcome::Replayed(original) => Ok(Written { replayed: true, ..written(*original)? }),
+        Outcome::Replayed(original) => written(*original)
+            .map(|done| Written { replayed: true, ..done })
+            .map_err(|problem| Problem { replayed: true, ..problem }),
     }
 }
 
@@ -240,6 +252,8 @@ mod tests {
         assert_eq!(status(Outcome::PreconditionFailed { current: 0 }), 412);
         assert_eq!(status(Outcome::IdempotencyMismatch), 422);
         assert_eq!(status(Outcome::WrongGroup), 421);
-        assert_eq!(replayed(Outcome::PreconditionFailed { current: 7 }).unwrap_err().current_revision, Some(7));
+        let refused = replayed(Outcome::PreconditionFailed { current: 7 }).unwrap_err();
+        assert_eq!((refused.current_revision, refused.replayed), (Some(7), true));
+        assert!(!written(Outcome::PreconditionFailed { current: 7 }).unwrap_err().replayed);
     }
 }

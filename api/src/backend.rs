@@ -51,7 +51,8 @@ pub struct Entry {
 pub struct ListRequest {
     /// First key, inclusive. A prefix has been turned into a range before; a cursor has moved it.
     pub start: Bytes,
-    /// First key no more listed; `None` = to the end.
+    /// First key no more listed, not below `start`; `None` = to the end. Equal to `start`, the range is empty, and is read with
+    /// the freshness asked for like any other.
     pub end: Option<Bytes>,
     /// Most entries in the page, at least 1.
     pub limit: usize,

@@ -5,17 +5,28 @@ use raftkv_kv::Precondition;
 
 use crate::problem::Problem;
 
-/// What a read wants to hold before it gets the value.
+/// What a read wants to hold before it gets the value, as RFC 9110 (13.1) says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct ReadConditions {
-    if_match: Option<Precondition>,
+    if_match: Option<Tags>,
     if_none_match: Option<Tags>,
 }
 
+/// Which entity tags a condition names.
 #[derive(Debug, PartialEq, Eq)]
 enum Tags {
     Any,
+    /// What is not a tag of this server is left out: it equals no revision.
     Revisions(Vec<u64>),
+}
+
+impl Tags {
+    fn contain(&self, revision: u64) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Revisions(named) => named.contains(&revision),
+        }
+    }
 }
 
 /// What a read is answered with.
@@ -31,27 +42,21 @@ pub(crate) enum Verdict {
 
 impl ReadConditions {
     pub(crate) fn parse(headers: &HeaderMap) -> Result<Self, Problem> {
-        let if_none_match = match headers.get(header::IF_NONE_MATCH) {
-            None => None,
-            Some(_) => Some(parse_list(headers)?),
-        };
-        Ok(Self { if_match: if_match(headers)?, if_none_match })
+        Ok(Self {
+            if_match: tags(headers, &header::IF_MATCH, Comparison::Strong)?,
+            if_none_match: tags(headers, &header::IF_NONE_MATCH, Comparison::Weak)?,
+        })
     }
 
     /// Decides for the key's revision; `None` = no such key.
     pub(crate) fn check(&self, revision: Option<u64>) -> Verdict {
-        let holds = match (self.if_match, revision) {
-            (None, _) | (Some(Precondition::Present), Some(_)) => true,
-            (Some(Precondition::Revision(wanted)), Some(revision)) => wanted == revision,
-            (Some(_), _) => false,
-        };
-        if !holds {
-            return Verdict::Failed;
-        }
-        match (&self.if_none_match, revision) {
-            (Some(Tags::Any), Some(_)) => Verdict::NotModified,
-            (Some(Tags::Revisions(had)), Some(revision)) if had.contains(&revision) => Verdict::NotModified,
-            _ => Verdict::Full,
+        let named_by = |tags: &Tags| revision.is_some_and(|revision| tags.contain(revision));
+        if !self.if_match.as_ref().is_none_or(named_by) {
+            Verdict::Failed
+        } else if self.if_none_match.as_ref().is_some_and(named_by) {
+            Verdict::NotModified
+        } else {
+            Verdict::Full
         }
     }
 }
@@ -84,20 +89,75 @@ fn if_match(headers: &HeaderMap) -> Result<Option<Precondition>, Problem> {
     }
 }
 
-/// A list of tags. What is no tag of this server matches nothing; it is no error, the client then gets the value.
-fn parse_list(headers: &HeaderMap) -> Result<Tags, Problem> {
-    let mut revisions = Vec::new();
-    for line in headers.get_all(header::IF_NONE_MATCH) {
-        let line = line.to_str().map_err(|_| invalid("If-None-Match is not text"))?.trim();
-        if line == "*" {
-            return Ok(Tags::Any);
-        }
-        revisions.extend(line.split(',').filter_map(|tag| {
-            let tag = tag.trim();
-            revision_of(tag.strip_prefix("W/").unwrap_or(tag))
-        }));
+/// How a tag in a condition is compared with a revision, whose tag is strong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Comparison {
+    /// A weak tag equals nothing.
+    Strong,
+    /// A weak tag equals the strong one with the same text.
+    Weak,
+}
+
+/// The tags of a read's condition, of all its lines together. What is malformed makes an `If-Match` an error, because it must not
+/// hold by mistake; in an `If-None-Match` it names nothing, and the client gets the value.
+fn tags(headers: &HeaderMap, name: &HeaderName, comparison: Comparison) -> Result<Option<Tags>, Problem> {
+    if !headers.contains_key(name) {
+        return Ok(None);
     }
-    Ok(Tags::Revisions(revisions))
+    let mut revisions = Vec::new();
+    let (mut is_any, mut is_empty) = (false, true);
+    let malformed = || invalid(&format!("{name} takes * or entity tags in quotes, separated by commas"));
+    for line in headers.get_all(name) {
+        let mut rest = line.as_bytes().trim_ascii();
+        if rest == b"*" {
+            is_any = true;
+            continue;
+        }
+        while let Some((&first, after)) = rest.split_first() {
+            if first == b',' || first.is_ascii_whitespace() {
+                rest = after;
+                continue;
+            }
+            is_empty = false;
+            let tag = entity_tag(rest).map(|(tag, after)| (tag, after.trim_ascii_start()));
+            let Some((tag, after)) = tag.filter(|(_, after)| after.is_empty() || after.starts_with(b",")) else {
+                if comparison == Comparison::Strong {
+                    return Err(malformed());
+                }
+                rest = rest.iter().position(|&byte| byte == b',').map_or(&[], |comma| &rest[comma..]);
+                continue;
+            };
+            rest = after;
+            if comparison == Comparison::Weak || !tag.is_weak {
+                revisions.extend(tag.revision());
+            }
+        }
+    }
+    if comparison == Comparison::Strong && !is_any && is_empty {
+        return Err(malformed());
+    }
+    Ok(Some(if is_any { Tags::Any } else { Tags::Revisions(revisions) }))
+}
+
+/// An entity tag, of this server or not.
+struct EntityTag<'a> {
+    is_weak: bool,
+    /// Without its quotes.
+    opaque: &'a [u8],
+}
+
+impl EntityTag<'_> {
+    fn revision(&self) -> Option<u64> {
+        std::str::from_utf8(self.opaque).ok().and_then(number)
+    }
+}
+
+/// The entity tag that `text` begins with, and what follows it. A comma may stand inside its quotes.
+fn entity_tag(text: &[u8]) -> Option<(EntityTag<'_>, &[u8])> {
+    let weak = text.strip_prefix(b"W/");
+    let quoted = weak.unwrap_or(text).strip_prefix(b"\"")?;
+    let end = quoted.iter().position(|&byte| byte == b'"')?;
+    Some((EntityTag { is_weak: weak.is_some(), opaque: &quoted[..end] }, &quoted[end + 1..]))
 }
 
 fn one_line<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
@@ -112,7 +172,11 @@ fn one_line<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a 
 }
 
 fn revision_of(tag: &str) -> Option<u64> {
-    let digits = tag.strip_prefix('"')?.strip_suffix('"')?;
+    number(tag.strip_prefix('"')?.strip_suffix('"')?)
+}
+
+/// The revision that is written so.
+fn number(digits: &str) -> Option<u64> {
     // `parse` would take a sign, and two tags for one revision.
     let canonical = digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
     if canonical { digits.parse().ok() } else { None }
@@ -172,8 +236,28 @@ mod tests {
         assert_eq!(check(&[(NONE, "\"4\", \"abc\"")], Some(5)), Verdict::Full);
         assert_eq!(check(&[(NONE, "*")], Some(5)), Verdict::NotModified);
         assert_eq!(check(&[(NONE, "*")], None), Verdict::Full);
+        assert_eq!(check(&[(NONE, "\"a,b\",, W/\"x\" , \"5\",")], Some(5)), Verdict::NotModified);
+        assert_eq!(check(&[(NONE, "\"4\""), (NONE, "\"5\"")], Some(5)), Verdict::NotModified);
         assert_eq!(check(&[(MATCH, "\"5\"")], Some(5)), Verdict::Full);
+        assert_eq!(check(&[(MATCH, "\"4\", \"5\"")], Some(5)), Verdict::Full);
+        assert_eq!(check(&[(MATCH, "\"4\""), (MATCH, "\"5\"")], Some(5)), Verdict::Full);
+        assert_eq!(check(&[(MATCH, "\"4\", \"6\"")], Some(5)), Verdict::Failed);
+        assert_eq!(check(&[(MATCH, "\"4\", \"5\"")], None), Verdict::Failed);
         assert_eq!(check(&[(MATCH, "\"4\"")], Some(5)), Verdict::Failed);
+        // Weak tags never match strongly, tags of others name no revision.
+        for tag in ["W/\"5\"", "\"abc\"", "\"05\"", "\"+5\"", "\"5,5\"", "\"\""] {
+            assert_eq!(check(&[(MATCH, tag)], Some(5)), Verdict::Failed, "{tag}");
+        }
+        assert_eq!(check(&[(MATCH, "*")], Some(5)), Verdict::Full);
+        // First If-Match, then If-None-Match.
+        assert_eq!(check(&[(MATCH, "\"5\""), (NONE, "\"5\"")], Some(5)), Verdict::NotModified);
+        assert_eq!(check(&[(MATCH, "\"4\""), (NONE, "\"5\"")], Some(5)), Verdict::Failed);
         assert_eq!(check(&[(MATCH, "*")], None), Verdict::Failed);
+        for text in ["", ",", "5", "\"5", "\"5\" \"6\"", "w/\"5\"", "*, \"5\""] {
+            let problem = ReadConditions::parse(&headers(&[(MATCH, text)])).unwrap_err();
+            assert_eq!((problem.status.as_u16(), problem.code), (400, "invalid_precondition"), "{text}");
+            assert_eq!(check(&[(NONE, text)], Some(6)), Verdict::Full, "{text}");
+        }
+        assert_eq!(check(&[(NONE, "5, \"6\"")], Some(6)), Verdict::NotModified);
     }
 }

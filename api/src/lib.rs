@@ -23,6 +23,7 @@ mod front;
 mod native;
 mod negotiate;
 mod observe;
+mod once;
 mod openapi;
 mod operations;
 mod problem;

@@ -8,7 +8,7 @@ use raftkv_kv::{KeyError, ValueError};
 use serde::Serialize;
 
 use crate::BackendError;
-use crate::reply::reply;
+use crate::reply::{IDEMPOTENCY_REPLAYED, TRUE, reply};
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
@@ -46,6 +46,8 @@ pub struct Problem {
     pub current_revision: Option<u64>,
     /// The methods that are allowed, with 405.
     pub allow: Option<&'static str>,
+    /// The outcome is that of an earlier request with the same `Idempotency-Key`.
+    pub replayed: bool,
 }
 
 /// The body of a problem, as RFC 9457 names its members.
@@ -93,6 +95,7 @@ impl Problem {
             limit: None,
             current_revision: None,
             allow: None,
+            replayed: false,
         }
     }
 
@@ -198,6 +201,9 @@ impl Problem {
         }
         if let Some(allow) = self.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if self.replayed {
+            headers.insert(IDEMPOTENCY_REPLAYED, TRUE);
         }
         if matches!(self.status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE) {
             // The rest of the body may still be on its way.

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::body::{BodyLimits, Budget, GuardedBody, Share};
 use crate::front::Front;
+use crate::once;
 use crate::problem::Problem;
 use crate::surface::Surface;
 use crate::watch::{Watch, Watched};
@@ -251,6 +252,9 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Response {
             }
         },
     };
+    if let Err(problem) = once::check(request.headers()) {
+        return surface.render(problem);
+    }
     let mut share = None;
     let request = if request.body().is_end_stream() {
         request.map(|_| Body::empty())

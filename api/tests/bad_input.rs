@@ -131,6 +131,40 @@ async fn batches() {
 }
 
 #[tokio::test]
+async fn headers_that_may_be_there_once() {
+    let server = Server::start().await;
+    for (name, first, second) in [
+        ("idempotency-key", "a", "b"),
+        ("Idempotency-Key", "a", "a"),
+        ("content-type", "text/plain", "application/json"),
+        ("content-encoding", "identity", "gzip"),
+        ("raftkv-consistency", "quorum", "stale"),
+        // With the one that the client of these tests sends.
+        ("host", "a", "b"),
+    ] {
+        let twice = [(name, first), ("x-between", "x"), (name, second)];
+        for (method, path) in [("PUT", "/v1/kv/k"), ("GET", "/v1/kv/k"), ("DELETE", "/v1/kv/k"), ("POST", "/v1/batch")]
+        {
+            let reply = server.send(method, path, &twice, b"{}").await;
+            assert_eq!(reply.problem(400), "repeated_header", "{method} {name}");
+            assert!(reply.json()["detail"].as_str().unwrap().contains(&name.to_lowercase()), "{name}");
+        }
+        // The other surfaces tell it in their own form.
+        let keva = server.send("POST", "/v1/storage/key/k", &twice, b"x").await;
+        assert_eq!((keva.status, keva.json()["error"].is_string()), (400, true), "{name}");
+    }
+    for name in ["if-match", "if-none-match"] {
+        let reply = server.send("PUT", "/v1/kv/k", &[(name, "*"), (name, "*")], b"x").await;
+        assert_eq!(reply.problem(400), "invalid_precondition", "{name}");
+    }
+    assert_eq!(server.memory.writes(), 0);
+    // Lists may be told on several lines.
+    let lists = [("accept", "text/html"), ("accept", "text/plain"), ("x-forwarded-for", "a"), ("x-forwarded-for", "b")];
+    assert_eq!(server.send("PUT", "/v1/kv/k", &lists, b"x").await.status, 200);
+    assert_eq!(server.send("GET", "/v1/kv/k", &lists, b"").await.text(), "x");
+}
+
+#[tokio::test]
 async fn paths_and_methods() {
     let server = Server::start().await;
     assert_eq!(server.get("/").await.problem(404), "unknown_path");

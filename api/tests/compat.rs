@@ -54,6 +54,31 @@ async fn raftkv() {
 }
 
 #[tokio::test]
+async fn a_repeat_under_an_idempotency_key_is_marked_on_every_surface() {
+    let server = Server::start().await;
+    let json_key = br#"{"key":"k","value":1}"#;
+    let requests = [
+        ("/insert-val", insert("SET", "k".into(), "v".into())),
+        ("/insert-val", insert("DELETE", "k".into(), rmpv::Value::Nil)),
+        ("/v1/storage/key/k", b"v".to_vec()),
+        ("/store", json_key.to_vec()),
+        ("/put", json_key.to_vec()),
+        ("/delete", br#"{"key":"k"}"#.to_vec()),
+    ];
+    let requests = requests.into_iter().map(|(path, body)| ("POST", path, body));
+    let deletes = ["/v1/storage/key/k", "/store/k"].map(|path| ("DELETE", path, Vec::new()));
+    for (number, (method, path, body)) in requests.chain(deletes).enumerate() {
+        let key = number.to_string();
+        let headers = [("idempotency-key", key.as_str())];
+        let first = server.send(method, path, &headers, &body).await;
+        assert_eq!((first.status, first.header("idempotency-replayed")), (200, None), "{method} {path}");
+        let again = server.send(method, path, &headers, &body).await;
+        assert_eq!((again.status, &again.body), (200, &first.body), "{method} {path}");
+        assert_eq!(again.header("idempotency-replayed"), Some("true"), "{method} {path}");
+    }
+}
+
+#[tokio::test]
 async fn keva() {
     let server = Server::start().await;
     let post = server.send("POST", "/v1/storage/key/a%20b", &[("content-type", "application/json")], b"{raw}").await;

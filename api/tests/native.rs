@@ -122,6 +122,65 @@ async fn conditions_are_checked() {
 }
 
 #[tokio::test]
+async fn conditions_of_reads_mean_what_http_says() {
+    let server = Server::start().await;
+    server.put("/v1/kv/k", "a value").await;
+    let (matches, none) = ("if-match", "if-none-match");
+    for (headers, status) in [
+        (vec![(matches, "\"1\", \"93\"")], 200),
+        (vec![(matches, "\"93\""), (matches, "\"1\"")], 200),
+        (vec![(matches, "*")], 200),
+        (vec![(matches, "\"92\", \"93\"")], 412),
+        (vec![(matches, "W/\"1\"")], 412),
+        (vec![(matches, "\"abc\"")], 412),
+        (vec![(matches, "1")], 400),
+        (vec![(matches, "")], 400),
+        (vec![(none, "W/\"1\"")], 304),
+        (vec![(none, "\"93\", \"1\"")], 304),
+        (vec![(none, "*")], 304),
+        (vec![(none, "\"93\"")], 200),
+        (vec![(matches, "\"1\""), (none, "\"1\"")], 304),
+        (vec![(matches, "\"2\""), (none, "\"1\"")], 412),
+    ] {
+        for method in ["GET", "HEAD"] {
+            let reply = server.send(method, "/v1/kv/k", &headers, b"").await;
+            assert_eq!(reply.status, status, "{method} {headers:?}");
+            if matches!(status, 200 | 304) {
+                assert_eq!(reply.header("etag"), Some("\"1\""), "{method} {headers:?}");
+            }
+            if status != 400 {
+                assert_eq!(reply.header("raftkv-consistency"), Some("linearizable"), "{method} {headers:?}");
+            }
+        }
+    }
+    // Of a key that is not there nothing matches.
+    for (header, status) in [((matches, "*"), 412), ((matches, "\"1\", \"2\""), 412), ((none, "*"), 404)] {
+        assert_eq!(server.send("GET", "/v1/kv/none", &[header], b"").await.status, status, "{header:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_needs_no_key_of_the_store_asks_it_all_the_same() {
+    let server = Server::start().await;
+    server.put("/v1/kv/k", "a value").await;
+    let empty = ["/v1/kv?start=a&end=a", "/v1/kv?start=b&end=a", "/v1/kv?prefix=b&end=a", "/v1/kv?prefix=b&start=c"];
+    let batch = || server.send("POST", "/v1/batch", &[("content-type", "application/json")], b"{\"operations\":[]}");
+    for path in empty {
+        let path = format!("{path}&consistency=quorum");
+        let page = server.get(&path).await;
+        assert_eq!(page.json(), json!({"entries": [], "next_cursor": null, "store_revision": 1}), "{path}");
+        assert_eq!(page.header("raftkv-store-revision"), Some("1"), "{path}");
+        assert_eq!(page.header("raftkv-consistency"), Some("quorum"), "{path}");
+    }
+    assert_eq!(batch().await.json(), json!({"results": []}));
+    server.memory.fail(Some(BackendError::Unavailable("no quorum".into())));
+    for path in empty {
+        assert_eq!(server.get(path).await.problem(503), "unavailable", "{path}");
+    }
+    assert_eq!(batch().await.problem(503), "unavailable");
+}
+
+#[tokio::test]
 async fn consistency_and_timeout_are_asked_for() {
     let server = Server::start().await;
     server.put("/v1/kv/k", "v").await;
@@ -164,7 +223,25 @@ async fn a_repeat_with_the_same_idempotency_key_is_answered_and_not_applied() {
     let gone = [("idempotency-key", "d")];
     assert_eq!(server.send("DELETE", "/v1/kv/none", &gone, b"").await.status, 404);
     let again = server.send("DELETE", "/v1/kv/none", &gone, b"").await;
-    assert_eq!((again.status, again.header("idempotency-replayed")), (404, Some("true")));
+    assert_eq!(again.problem(404), "key_not_found");
+    assert_eq!(again.header("idempotency-replayed"), Some("true"));
+
+    // What was refused stays refused under its key, though it would hold by now.
+    let refused = [("idempotency-key", "only-new"), ("if-none-match", "*")];
+    let first = server.send("PUT", "/v1/kv/k", &refused, b"v").await;
+    assert_eq!((first.problem(412).as_str(), first.header("idempotency-replayed")), ("precondition_failed", None));
+    server.send("DELETE", "/v1/kv/k", &[], b"").await;
+    let again = server.send("PUT", "/v1/kv/k", &refused, b"v").await;
+    assert_eq!((again.problem(412), again.json()), ("precondition_failed".to_owned(), first.json()));
+    assert_eq!(again.header("idempotency-replayed"), Some("true"));
+    server.put("/v1/kv/k", "later").await;
+    let gone = [("idempotency-key", "gone"), ("if-match", "\"99\"")];
+    assert_eq!(server.send("DELETE", "/v1/kv/k", &gone, b"").await.header("idempotency-replayed"), None);
+    let again = server.send("DELETE", "/v1/kv/k", &gone, b"").await;
+    assert_eq!((again.status, again.header("idempotency-replayed")), (412, Some("true")));
+    // A key that was used for something else is no repeat.
+    let other = server.send("PUT", "/v1/kv/k", &key, b"w").await;
+    assert_eq!((other.status, other.header("idempotency-replayed")), (422, None));
 
     let long = "x".repeat(256);
     let refused = server.send("PUT", "/v1/kv/k", &[("idempotency-key", &long)], b"v").await;
@@ -276,6 +353,18 @@ async fn a_batch_answers_for_each_operation() {
     assert_eq!(server.get("/v1/kv/%ff").await.body, b"\x01");
     let empty = server.send("POST", "/v1/batch", &[json_type], b"{\"operations\":[]}").await;
     assert_eq!(empty.json(), json!({"results": []}));
+
+    // A repeat says so of each operation, of those that were refused as well.
+    let headers = [json_type, ("idempotency-key", "b")];
+    let ops = json!({"operations": [{"op": "put", "key": "a", "value": 1, "if": {"revision": 99}}]}).to_string();
+    let first = server.send("POST", "/v1/batch", &headers, ops.as_bytes()).await;
+    assert_eq!(
+        (first.json()["results"][0]["status"].clone(), first.header("idempotency-replayed")),
+        (json!(412), None)
+    );
+    let again = server.send("POST", "/v1/batch", &headers, ops.as_bytes()).await;
+    let refused = json!({"status": 412, "code": "precondition_failed", "current_revision": 0, "replayed": true});
+    assert_eq!((&again.json()["results"][0], again.header("idempotency-replayed")), (&refused, Some("true")));
 }
 
 #[tokio::test]

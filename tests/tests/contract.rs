@@ -225,6 +225,49 @@ async fn batches_and_lists_agree(writer: &Client, reader: &Client) -> anyhow::Re
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn repeats_conditions_and_empty_ranges_are_answered_as_promised() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().partitionable().start().await?;
+    let node = cluster.follower().await?;
+    let client = node.client();
+    let revision = client.put("there", "a value").await?.acked()?;
+    let put = |headers: &[(&str, &str)]| {
+        let request = client.request(Method::PUT, "/v1/kv/there").body("another value");
+        Client::send(headers.iter().fold(request, |request, (name, value)| request.header(*name, *value)))
+    };
+    let get = |name: &str, value: String| Client::send(client.request(Method::GET, "/v1/kv/there").header(name, value));
+
+    // A repeat is marked, also where the outcome is a refusal.
+    let only_new = [("if-none-match", "*"), ("idempotency-key", "only new")];
+    let first = put(&only_new).await?.expect(StatusCode::PRECONDITION_FAILED)?;
+    ensure!(!first.headers.contains_key("idempotency-replayed"), "{first}");
+    let again = put(&only_new).await?.expect(StatusCode::PRECONDITION_FAILED)?;
+    ensure!(again.headers.get("idempotency-replayed").is_some_and(|mark| mark == "true"), "{again}");
+
+    let twice = put(&[("idempotency-key", "a"), ("idempotency-key", "b")]).await?.expect(StatusCode::BAD_REQUEST)?;
+    ensure!(twice.json()?["code"] == "repeated_header", "{twice}");
+    ensure!(client.get("there").await?.revision()? == revision, "a refused request changed something");
+
+    get("if-match", format!("\"{revision}\", \"93\"")).await?.expect(StatusCode::OK)?;
+    get("if-match", format!("W/\"{revision}\"")).await?.expect(StatusCode::PRECONDITION_FAILED)?;
+    get("if-none-match", format!("W/\"{revision}\", \"93\"")).await?.expect(StatusCode::NOT_MODIFIED)?;
+
+    // An empty range is a read like any other, and so is an empty batch.
+    let empty_batch = || client.post("/v1/batch?timeout=1s", JSON, r#"{"operations":[]}"#);
+    let page = client.get_path("/v1/kv?start=a&end=a").await?.success()?.json()?;
+    ensure!(page["store_revision"] == revision && page["entries"] == serde_json::json!([]), "{page}");
+    empty_batch().await?.success()?;
+    cluster.isolate(&node);
+    let refused = client.get_path("/v1/kv?start=a&end=a&timeout=1s").await?.expect(StatusCode::SERVICE_UNAVAILABLE)?;
+    ensure!(refused.json()?["outcome"] == "not_applied", "{refused}");
+    empty_batch().await?.expect(StatusCode::SERVICE_UNAVAILABLE)?;
+    let stale = client.get_path("/v1/kv?start=a&end=a&consistency=stale").await?.success()?;
+    ensure!(stale.headers.get("raftkv-consistency").is_some_and(|served| served == "stale"), "{stale}");
+    cluster.heal();
+    cluster.whole(3).await?;
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_requests_say_what_is_wrong_and_change_nothing() -> anyhow::Result<()> {
     let cluster = Cluster::builder().start().await?;
     let client = cluster.follower().await?.client();

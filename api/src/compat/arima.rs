@@ -157,8 +157,8 @@ pub(crate) async fn store_key<B: Backend>(app: &App<B>, parts: &Parts, body: Bod
     let key = key(key_field, limits)?;
     let new = value(new.ok_or_else(|| malformed("the field value is missing"))?, limits)?;
     let command = Command::Set { key: key.clone(), value: new.clone(), expires_at_ms: 0 };
-    app.write(ctx, parts, command, None).await?;
-    entry_reply("success persisting data", &key, Some(&new))
+    let done = app.write(ctx, parts, command, None).await?;
+    Ok(done.mark(entry_reply("success persisting data", &key, Some(&new))?))
 }
 
 /// Arima: reads a key.
@@ -190,8 +190,8 @@ pub(crate) async fn fetch_key<B: Backend>(app: &App<B>, parts: &Parts, key: Key)
 )]
 pub(crate) async fn remove_key<B: Backend>(app: &App<B>, parts: &Parts, key: Key) -> Result<Response, Problem> {
     let ctx = app.plain_context(parts)?;
-    app.write(ctx, parts, Command::Delete { key: key.clone() }, None).await?;
-    entry_reply("success removing data", &key, None)
+    let done = app.write(ctx, parts, Command::Delete { key: key.clone() }, None).await?;
+    Ok(done.mark(entry_reply("success removing data", &key, None)?))
 }
 
 /// Arima: adds a node, `{"node_id": …, "raft_address": …}`.

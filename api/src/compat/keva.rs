@@ -80,8 +80,8 @@ pub(crate) async fn post_key<B: Backend>(
 ) -> Result<Response, Problem> {
     let ctx = app.plain_context(parts)?;
     let value = text_or_binary(&read_body(body).await?, app.limits())?;
-    app.write(ctx, parts, Command::Set { key, value, expires_at_ms: 0 }, None).await?;
-    Ok(json(StatusCode::OK, &DONE))
+    let done = app.write(ctx, parts, Command::Set { key, value, expires_at_ms: 0 }, None).await?;
+    Ok(done.mark(json(StatusCode::OK, &DONE)))
 }
 
 /// Keva: removes a key, or finds that it is not there.
@@ -92,6 +92,6 @@ pub(crate) async fn post_key<B: Backend>(
 )]
 pub(crate) async fn delete_key<B: Backend>(app: &App<B>, parts: &Parts, key: Key) -> Result<Response, Problem> {
     let ctx = app.plain_context(parts)?;
-    app.write(ctx, parts, Command::Delete { key }, None).await?;
-    Ok(json(StatusCode::OK, &DONE))
+    let done = app.write(ctx, parts, Command::Delete { key }, None).await?;
+    Ok(done.mark(json(StatusCode::OK, &DONE)))
 }

@@ -93,8 +93,8 @@ pub(crate) async fn insert_val<B: Backend>(app: &App<B>, parts: &Parts, body: Bo
             return Err(Problem::bad_request("unknown_op", detail));
         }
     };
-    app.write(ctx, parts, command, None).await?;
-    Ok(reply(StatusCode::OK, TEXT, "ok"))
+    let done = app.write(ctx, parts, command, None).await?;
+    Ok(done.mark(reply(StatusCode::OK, TEXT, "ok")))
 }
 
 /// RaftKV: reads a key.

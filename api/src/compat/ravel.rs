@@ -100,8 +100,8 @@ pub(crate) async fn put_key<B: Backend>(app: &App<B>, parts: &Parts, body: Body)
         (None, None) => return Err(malformed("the field val is missing")),
         (Some(_), Some(_)) => return Err(malformed("both val and value are given")),
     };
-    app.write(ctx, parts, Command::Set { key, value: new, expires_at_ms: 0 }, None).await?;
-    Ok(json(StatusCode::OK, &OK))
+    let done = app.write(ctx, parts, Command::Set { key, value: new, expires_at_ms: 0 }, None).await?;
+    Ok(done.mark(json(StatusCode::OK, &OK)))
 }
 
 /// Ravel: reads a key, `{"key": …}`.
@@ -139,6 +139,6 @@ pub(crate) async fn delete_key<B: Backend>(app: &App<B>, parts: &Parts, body: Bo
     require_json(&parts.headers)?;
     let [key_field] = json_fields(&read_body(body).await?, ["key"], app.limits())?;
     let key = key(key_field, app.limits())?;
-    app.write(ctx, parts, Command::Delete { key }, None).await?;
-    Ok(json(StatusCode::OK, &OK))
+    let done = app.write(ctx, parts, Command::Delete { key }, None).await?;
+    Ok(done.mark(json(StatusCode::OK, &OK)))
 }

@@ -14,11 +14,12 @@ use crate::app::{App, operation, written};
 use crate::body::read_body;
 use crate::documented::NativeBatch;
 use crate::fields::{Unknown, elements, envelope_limits, fields, key, malformed, text, value};
+use crate::native::list::FIRST_KEY;
 use crate::negotiate::{Accept, Format, is_msgpack, media_type};
 use crate::problem::{Problem, ProblemOutcome};
 use crate::query::Query;
 use crate::reply::{IDEMPOTENCY_REPLAYED, MSGPACK, TRUE, json, reply};
-use crate::{Backend, BackendError};
+use crate::{Backend, BackendError, ListRequest};
 
 /// Several changes, as JSON tells them. In MsgPack keys may be str or bin and values are any value.
 #[derive(utoipa::ToSchema)]
@@ -176,6 +177,8 @@ pub(crate) async fn apply_batch<B: Backend>(app: &App<B>, parts: &Parts, body: B
     let ops = operations(body, in_msgpack, idempotency_key.as_ref(), app.limits())?;
     let count = ops.len();
     let results: Vec<OperationResult> = if ops.is_empty() {
+        // Nothing to apply, but the answer must not come from a node that could apply nothing: it is that to an empty page.
+        app.backend.list(ctx, nothing()).await?;
         Vec::new()
     } else {
         let outcomes = app.propose(ctx, ops).await;
@@ -199,6 +202,17 @@ pub(crate) async fn apply_batch<B: Backend>(app: &App<B>, parts: &Parts, body: B
         response.headers_mut().insert(IDEMPOTENCY_REPLAYED, TRUE);
     }
     Ok(response)
+}
+
+/// A range without keys.
+fn nothing() -> ListRequest {
+    ListRequest {
+        start: Bytes::from_static(FIRST_KEY),
+        end: Some(Bytes::from_static(FIRST_KEY)),
+        limit: 1,
+        max_bytes: 1,
+        keys_only: true,
+    }
 }
 
 impl OperationResult {

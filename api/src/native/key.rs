@@ -10,16 +10,14 @@ use hyper::body::Body as _;
 use raftkv_kv::{Command, Key};
 use serde::Serialize;
 
-use crate::app::{App, Written};
+use crate::app::App;
 use crate::body::read_body;
 use crate::conditions::{ReadConditions, Verdict, write_precondition};
 use crate::documented::{NativeAbsent, NativeHead, NativeRead, NativeTyped, NativeWrite, Octets};
 use crate::negotiate::{Accept, value_of_body, value_response};
 use crate::problem::Problem;
 use crate::query::Query;
-use crate::reply::{
-    CONSISTENCY, CREATE_REVISION, IDEMPOTENCY_REPLAYED, REVISION, TRUE, consistency_name, json, revision,
-};
+use crate::reply::{CONSISTENCY, CREATE_REVISION, REVISION, consistency_name, json, revision};
 use crate::{Backend, RequestContext};
 
 /// Where the keys are.
@@ -66,7 +64,7 @@ pub(crate) async fn handle<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Bod
         ("consistency" = Option<String>, Query, description = "`linearizable` (default), `quorum` (assumes nothing about clocks) or `stale`."),
         ("timeout" = Option<String>, Query, description = "Milliseconds, or like `2s`."),
         ("If-None-Match" = Option<String>, Header, description = "ETags the client has: 304 when one is current."),
-        ("If-Match" = Option<String>, Header, description = "The ETag the value must have, or `*`."),
+        ("If-Match" = Option<String>, Header, description = "ETags of which the value must have one, or `*`; a weak one never matches: else 412."),
     ),
     responses(
         (status = 200, description = "The value. `ETag` is its revision.", content(
@@ -95,7 +93,7 @@ pub(crate) async fn get_value<B: Backend>(app: &App<B>, parts: &Parts, key: Key)
         return Ok(response);
     };
     let mut response = match verdict {
-        Verdict::Failed => return Err(Problem::precondition_failed(entry.revision)),
+        Verdict::Failed => Problem::precondition_failed(entry.revision).into_native_response(),
         Verdict::NotModified => {
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -107,11 +105,14 @@ pub(crate) async fn get_value<B: Backend>(app: &App<B>, parts: &Parts, key: Key)
         }
     };
     let headers = response.headers_mut();
+    headers.insert(CONSISTENCY, consistency);
+    if verdict == Verdict::Failed {
+        return Ok(response);
+    }
     let (tag, number) = revision(entry.revision);
     headers.insert(header::ETAG, tag);
     headers.insert(REVISION, number);
     headers.insert(CREATE_REVISION, HeaderValue::from(entry.create_revision));
-    headers.insert(CONSISTENCY, consistency);
     headers.insert(header::VARY, HeaderValue::from_static("accept"));
     Ok(response)
 }
@@ -176,8 +177,7 @@ pub(crate) async fn put_value<B: Backend>(
     let (tag, number) = revision(done.revision);
     response.headers_mut().insert(header::ETAG, tag);
     response.headers_mut().insert(REVISION, number);
-    mark_replayed(&mut response, done);
-    Ok(response)
+    Ok(done.mark(response))
 }
 
 /// Removes a key.
@@ -202,12 +202,9 @@ pub(crate) async fn delete_value<B: Backend>(app: &App<B>, parts: &Parts, key: K
     if done.flag {
         let mut response = json(StatusCode::OK, &DeleteResult { revision: done.revision, existed: true });
         response.headers_mut().insert(REVISION, HeaderValue::from(done.revision));
-        mark_replayed(&mut response, done);
-        return Ok(response);
+        return Ok(done.mark(response));
     }
-    let mut response = Problem::key_not_found().into_native_response();
-    mark_replayed(&mut response, done);
-    Ok(response)
+    Err(Problem { replayed: done.replayed, ..Problem::key_not_found() })
 }
 
 fn key_context<B: Backend>(app: &App<B>, parts: &Parts) -> Result<RequestContext, Problem> {
@@ -215,10 +212,4 @@ fn key_context<B: Backend>(app: &App<B>, parts: &Parts) -> Result<RequestContext
     let ctx = app.context(parts, &mut query)?;
     query.finish()?;
     Ok(ctx)
-}
-
-fn mark_replayed(response: &mut Response, done: Written) {
-    if done.replayed {
-        response.headers_mut().insert(IDEMPOTENCY_REPLAYED, TRUE);
-    }
 }

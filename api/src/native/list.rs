@@ -20,13 +20,13 @@ use crate::negotiate::{Accept, Format};
 use crate::problem::Problem;
 use crate::query::{Query, invalid};
 use crate::reply::{CONSISTENCY, JSON, MSGPACK, consistency_name, reply};
-use crate::{Backend, Consistency, Entry, ListRequest, Page, Read};
+use crate::{Backend, Entry, ListRequest};
 
 /// Entries in a page when the client does not say.
 const DEFAULT_LIMIT: usize = 100;
 
 /// No client's key is below it: the first byte 0x00 is reserved for the system's own keys, which are never listed.
-const FIRST_KEY: &[u8] = &[0x01];
+pub(super) const FIRST_KEY: &[u8] = &[0x01];
 
 /// The store's revision that the listing saw.
 const STORE_REVISION: HeaderName = HeaderName::from_static("raftkv-store-revision");
@@ -110,13 +110,8 @@ pub(crate) async fn list_values<B: Backend>(app: &App<B>, parts: &Parts) -> Resu
     let format = Accept::parse(&parts.headers)
         .choose(&[Format::Json, Format::MsgPack])
         .ok_or_else(|| Problem::not_acceptable("a listing is given as application/json or application/msgpack"))?;
-    let read = if request.end.as_ref().is_some_and(|end| *end <= request.start) {
-        // Nothing can be in it.
-        let page = Page { entries: Vec::new(), next: None };
-        Read { value: page, store_revision: 0, consistency: Consistency::Linearizable }
-    } else {
-        app.backend.list(ctx, request).await?
-    };
+    // A range that nothing can be in is asked for as well: the answer tells the store's revision and that it can be read.
+    let read = app.backend.list(ctx, request).await?;
     let next = read.value.next.map(|next| Cursor { next }.encode(range));
     let (content_type, body) = match format {
         Format::MsgPack => (MSGPACK, page_msgpack(&read.value.entries, next.as_deref(), read.store_revision)),
@@ -165,6 +160,8 @@ fn list_request<B: Backend>(app: &App<B>, query: &mut Query) -> Result<(ListRequ
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     };
+    // Bounds that cross are an empty range, too.
+    let end = end.map(|end| end.max(first.clone()));
     let request = ListRequest {
         start: first.into(),
         end: end.map(Bytes::from),
