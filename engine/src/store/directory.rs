@@ -4,11 +4,12 @@
 //! LOCK          held while a process has the store open
 //! CURRENT       names the live generation
 //! gen-7/        a generation: one fjall database
+//! gen-8/STAGED  in a generation that is not the live one: a snapshot that was received whole and waits to be activated
 //! damaged-6-…/  a generation that was put aside, kept for whoever wants to look into it
 //! ```
 //!
-//! A generation that `CURRENT` does not name is a snapshot that was being received, or one that was replaced: it is
-//! removed when the store is opened.
+//! A generation that `CURRENT` does not name is a staged snapshot where it has a file `STAGED`, see [`Staged`](super::staged::Staged).
+//! Any other one is a snapshot that was being received, or was replaced: it is removed when the store is opened.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -22,6 +23,10 @@ use super::StoreError;
 const CURRENT: &str = "CURRENT";
 const CURRENT_NEXT: &str = "CURRENT.next";
 const LOCK: &str = "LOCK";
+/// In a generation: it is a snapshot that was received whole, and where it ends.
+const STAGED: &str = "STAGED";
+/// First line of `STAGED`: its format.
+const STAGED_LINE: &str = "raftkv-staged 1";
 /// In a generation: it is known to be damaged, and why.
 const DAMAGED: &str = "DAMAGED";
 /// First line of `CURRENT`: the format of the directory.
@@ -117,9 +122,11 @@ impl Directory {
     }
 
     /// `CURRENT` is written last when a store is made, so with no `CURRENT` a crash has left an empty generation, or
-    /// somebody has removed the file. With one generation there is no doubt which is meant.
+    /// somebody has removed the file. With one generation there is no doubt which is meant; a staged one never was live.
     fn adopt(&self) -> Result<Option<u64>, StoreError> {
-        match self.numbers("gen-")?.as_slice() {
+        let mut numbers = self.numbers("gen-")?;
+        numbers.retain(|&number| self.staged_at(number).is_none());
+        match numbers.as_slice() {
             [] => Ok(None),
             [number] => Ok(Some(*number)),
             several => Err(StoreError::Unsupported(format!(
@@ -150,16 +157,60 @@ impl Directory {
         Ok(live.max(damaged).max(named) + 1)
     }
 
-    /// Removes every generation but the one given.
-    pub(super) fn remove_others(&self, keep: Option<u64>) -> Result<(), StoreError> {
+    /// Removes every generation but those given.
+    pub(super) fn remove_others(&self, keep: &[u64]) -> Result<(), StoreError> {
         for number in self.numbers("gen-")? {
-            if Some(number) != keep {
-                let path = self.generation(number);
+            if !keep.contains(&number) {
                 tracing::info!(generation = number, "removing a generation that is not the live one");
-                fs::remove_dir_all(&path).map_err(io("remove", &path))?;
+                self.remove(number)?;
             }
         }
         Ok(())
+    }
+
+    /// Removes a generation; nothing happens where there is none.
+    pub(super) fn remove(&self, number: u64) -> Result<(), StoreError> {
+        let path = self.generation(number);
+        // First and durably: what a crash leaves of the rest must not be taken for a whole snapshot.
+        self.unmark_staged(number)?;
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("remove", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes in a generation, durably, that it is a whole snapshot up to `next_index`. All else in it is durable before.
+    pub(super) fn mark_staged(&self, number: u64, next_index: u64) -> Result<(), StoreError> {
+        let generation = self.generation(number);
+        let path = generation.join(STAGED);
+        let mut file = File::create(&path).map_err(io("create", &path))?;
+        write!(file, "{STAGED_LINE}\nnext-index {next_index}\n").map_err(io("write", &path))?;
+        file.sync_all().map_err(io("sync", &path))?;
+        sync_directory(&generation)
+    }
+
+    /// A generation is no staged snapshot any more. Durable when it returns.
+    pub(super) fn unmark_staged(&self, number: u64) -> Result<(), StoreError> {
+        let generation = self.generation(number);
+        let path = generation.join(STAGED);
+        match fs::remove_file(&path) {
+            Ok(()) => sync_directory(&generation),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(io("remove", &path)(error)),
+        }
+    }
+
+    /// The newest staged snapshot besides the live generation: its number and where it ends.
+    pub(super) fn staged(&self, live: Option<u64>) -> Result<Option<(u64, u64)>, StoreError> {
+        let numbers = self.numbers("gen-")?.into_iter().rev().filter(|&number| Some(number) != live);
+        Ok(numbers.filter_map(|number| Some((number, self.staged_at(number)?))).next())
+    }
+
+    /// Where a staged snapshot ends. `None` where the generation is none, or its note was not written to the end.
+    fn staged_at(&self, number: u64) -> Option<u64> {
+        let text = fs::read_to_string(self.generation(number).join(STAGED)).ok()?;
+        let rest = text.strip_prefix(STAGED_LINE)?.strip_prefix("\nnext-index ")?;
+        rest.strip_suffix('\n')?.parse().ok()
     }
 
     /// Moves a generation out of the way. Only the newest that was put aside is kept: the disk is finite.
@@ -273,6 +324,35 @@ mod tests {
         assert_eq!(directory.current().unwrap(), Some(2));
         fs::create_dir(directory.generation(3)).unwrap();
         assert!(matches!(directory.current(), Err(StoreError::Unsupported(_))));
+    }
+
+    #[test]
+    fn a_staged_generation_is_known_by_its_whole_note() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = Directory::open(root.path()).unwrap();
+        for number in 1..=3 {
+            fs::create_dir(directory.generation(number)).unwrap();
+        }
+        assert_eq!(directory.staged(Some(1)).unwrap(), None);
+        directory.mark_staged(2, 17).unwrap();
+        assert_eq!(directory.staged(Some(1)).unwrap(), Some((2, 17)));
+        assert_eq!(directory.staged(Some(2)).unwrap(), None, "the live one is not staged");
+        let note = directory.generation(3).join(STAGED);
+        let whole = format!("{STAGED_LINE}\nnext-index 5196\n");
+        for end in 0..whole.len() {
+            fs::write(&note, &whole[..end]).unwrap();
+            assert_eq!(directory.staged(Some(1)).unwrap(), Some((2, 17)), "cut at {end}");
+        }
+        fs::write(&note, &whole).unwrap();
+        assert_eq!(directory.staged(Some(1)).unwrap(), Some((3, 5196)));
+        assert_eq!(directory.current().unwrap(), Some(1), "without CURRENT the one that is not staged is meant");
+        directory.remove_others(&[1, 2]).unwrap();
+        assert_eq!(directory.staged(Some(1)).unwrap(), Some((2, 17)));
+        directory.unmark_staged(2).unwrap();
+        assert_eq!(directory.staged(Some(1)).unwrap(), None);
+        directory.remove(2).unwrap();
+        directory.remove(2).unwrap();
+        assert_eq!(directory.numbers("gen-").unwrap(), [1]);
     }
 
     #[test]

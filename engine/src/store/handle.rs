@@ -20,6 +20,7 @@ use super::seat::{Job, Seat};
 use super::shards::{Export, ExportError, ExportedPage};
 use super::shared::Shared;
 use super::snapshot::{self, SnapshotHeader, SnapshotPart, SnapshotReader};
+use super::staged::Staged;
 use super::{Applied, ApplyEntry, ApplyError, Fatal, Position, StateLimits, StoreError, StoreStatus};
 
 /// Requests that may wait for the apply thread before the sender has to.
@@ -109,9 +110,12 @@ impl Store {
         let StoreOptions { cache_bytes, memtable_bytes, limits, shortcut, fatal } = options;
         let directory = Directory::open(dir)?;
         let current = directory.current()?;
-        directory.remove_others(current)?;
+        let staged = Staged::found(&directory, current)?;
+        let kept: Vec<u64> = current.into_iter().chain(staged.as_ref().map(|staged| staged.token)).collect();
+        directory.remove_others(&kept)?;
         let (live, loaded) = open_live(&directory, current, cache_bytes)?;
-        let shared = Arc::new(Shared::new(directory, live, limits, cache_bytes, shortcut, fatal));
+        let shared = Arc::new(Shared::new(directory, live, staged, limits, cache_bytes, shortcut, fatal));
+        shared.drop_outdated();
         let not_started = |source| StoreError::Io { action: "start a thread for", path: dir.to_owned(), source };
         let flusher = Flusher::start(Arc::clone(&shared), memtable_bytes).map_err(not_started)?;
         let seat = Arc::new(Seat::new(Applier::new(Arc::clone(&shared), loaded, flusher)));
@@ -286,7 +290,9 @@ impl Store {
             return Err(StoreError::Stopped);
         }
         let live = self.shared.live();
-        live.persist().inspect_err(|error| self.shared.not_durable(live.number, error))
+        let position = live.persist().inspect_err(|error| self.shared.not_durable(live.number, error))?;
+        self.shared.drop_outdated();
+        Ok(position)
     }
 
     fn flushed(&self) -> Result<(Arc<Generation>, View), StoreError> {
@@ -303,7 +309,8 @@ impl Store {
 
     /// Receives a whole state, verifies it, makes it durable beside the live one and returns its token. Blocks as long
     /// as `next` does, which gives the parts and `None` once the stream has ended. On any error nothing is left behind.
-    /// One at a time: a second caller waits.
+    /// One at a time: a second caller waits. The token is good until the snapshot is activated, another one is staged or the
+    /// live state is beyond its end, also after a restart.
     pub fn stage_snapshot(
         &self,
         header: &SnapshotHeader,
@@ -313,7 +320,7 @@ impl Store {
     }
 
     /// Makes a staged snapshot the live state, atomically, also across a crash. Reads go on meanwhile. Refused when it
-    /// is older than the live state.
+    /// is older than the live state. One that is damaged is removed, and the live state stays.
     pub async fn activate(&self, token: u64) -> Result<Position, StoreError> {
         let room = self.jobs.reserve().await.map_err(|_| StoreError::Stopped)?;
         let (reply, answer) = oneshot::channel();
@@ -339,6 +346,8 @@ fn open_live(
             Ok((loaded, generation)) => {
                 // Where CURRENT was missing and there was no doubt.
                 directory.set_current(number)?;
+                // Of a process that died when it had just made it the live one.
+                directory.unmark_staged(number)?;
                 return Ok((generation, loaded));
             }
             Err(OpenFailure::Other(error)) => return Err(error),
@@ -355,8 +364,9 @@ fn open_live(
         }
     }
     let number = directory.next_number()?;
-    // What a crash may have left of an earlier attempt.
-    directory.remove_others(None)?;
+    // What a crash may have left of an earlier attempt; a staged snapshot is not of it.
+    let staged = directory.staged(None)?.map(|(staged, _)| staged);
+    directory.remove_others(staged.as_slice())?;
     let generation = Generation::create(&directory.generation(number), number, cache_bytes)?;
     directory.set_current(number)?;
     Ok((generation, Loaded::default()))

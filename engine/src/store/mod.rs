@@ -4,7 +4,7 @@
 //! of the log ([`machine`]), in batches that become visible as a whole ([`txn`]). What is applied is in memory first
 //! ([`memtable`]) and is flushed into tables now and then ([`flusher`]). Readers see a moment between two batches, of both
 //! ([`read`], [`piece`]). The live state is one *generation*, a directory with a fjall database ([`generation`],
-//! [`directory`], [`journal`]). A snapshot that is received becomes the next generation ([`snapshot`]). In a sharded store a group
+//! [`directory`], [`journal`]). A snapshot that is received becomes the next generation ([`snapshot`], [`staged`]). In a sharded store a group
 //! serves a part of the slots only, and slots move ([`shards`]). What the keys and records look like is in [`layout`] and
 //! [`record`].
 //!
@@ -40,6 +40,7 @@ mod sessions;
 mod shards;
 mod shared;
 mod snapshot;
+mod staged;
 mod txn;
 mod types;
 

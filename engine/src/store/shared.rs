@@ -8,21 +8,15 @@ use raftkv_link::proposer::Shortcut;
 use raftkv_runtime::failpoint;
 use tokio::sync::watch;
 
-use super::applier::{self, Loaded};
+use super::applier::Loaded;
 use super::directory::Directory;
-use super::generation::{Generation, OpenFailure};
+use super::generation::Generation;
 use super::machine::StateLimits;
-use super::{Fatal, FatalHook, Position, StoreError};
+use super::staged::Staged;
+use super::{Fatal, FatalHook, StoreError};
 
 /// How often the remover looks whether the readers of a replaced generation are done.
 const READERS_POLL: Duration = Duration::from_millis(20);
-
-/// A snapshot that was received whole, is durable and waits to be activated.
-#[derive(Debug, Clone)]
-pub(super) struct Staged {
-    pub(super) token: u64,
-    pub(super) position: Position,
-}
 
 /// See the module.
 pub(super) struct Shared {
@@ -43,6 +37,7 @@ impl Shared {
     pub(super) fn new(
         directory: Directory,
         live: Generation,
+        staged: Option<Staged>,
         limits: StateLimits,
         cache_bytes: u64,
         shortcut: Option<Shortcut>,
@@ -55,7 +50,7 @@ impl Shared {
             cache_bytes,
             applied: watch::Sender::new(next_index),
             staging: Mutex::new(()),
-            staged: Mutex::new(None),
+            staged: Mutex::new(staged),
             shortcut,
             live: RwLock::new(Arc::new(live)),
             fatal,
@@ -114,26 +109,30 @@ impl Shared {
         if old.number == token {
             return Ok(None);
         }
+        failpoint!("engine::swap::requested", |why: String| StoreError::Storage(fjall::Error::Io(
+            std::io::Error::other(why)
+        )));
         let mut slot = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
         let staged = match slot.as_ref() {
             Some(staged) if staged.token == token => staged.clone(),
             _ => return Err(StoreError::SnapshotRefused(format!("no snapshot is staged under {token}"))),
         };
         let live_index = old.now().meta.position.next_index;
-        if staged.position.next_index < live_index {
+        if staged.next_index < live_index {
             return Err(StoreError::SnapshotRefused(format!(
                 "it ends before entry {}, and entries up to {live_index} are applied here",
-                staged.position.next_index
+                staged.next_index
             )));
         }
-        let path = self.directory.generation(token);
-        let opened = Generation::open(&path, token, self.cache_bytes)
-            .and_then(|generation| Ok((applier::load(&generation.keyspace)?, generation)));
-        let (loaded, new) = match opened {
-            Ok((loaded, new)) => (loaded, Arc::new(new)),
-            Err(OpenFailure::Damaged(why)) => return Err(StoreError::Corrupt(why)),
-            Err(OpenFailure::Other(error)) => return Err(error),
-        };
+        let opened = staged.open(&self.directory, self.cache_bytes);
+        if let Err(error @ StoreError::SnapshotDamaged(_)) = &opened {
+            tracing::error!(generation = token, %error, "a staged snapshot is given up");
+            *slot = None;
+            if let Err(error) = self.directory.remove(token) {
+                tracing::warn!(generation = token, %error, "could not remove a staged generation");
+            }
+        }
+        let (new, loaded) = opened?;
         failpoint!("engine::swap::before");
         if let Err(error) = self.directory.set_current(token) {
             // Which of the two a restart would find is not known: entries applied to the wrong one would be lost.
@@ -142,14 +141,30 @@ impl Shared {
         }
         failpoint!("engine::swap::after");
         *slot = None;
+        if let Err(error) = self.directory.unmark_staged(token) {
+            // The next start tries again; the live generation is never taken for a staged one.
+            tracing::warn!(generation = token, %error, "the live generation is still marked as staged");
+        }
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new);
         tracing::info!(
             generation = token,
-            next_index = staged.position.next_index,
+            next_index = staged.next_index,
             replaced = old.number,
             "a snapshot is the live state now"
         );
         Ok(Some((new, loaded)))
+    }
+
+    /// Removes a staged snapshot that can never be activated any more: the live state is beyond its end.
+    pub(super) fn drop_outdated(&self) {
+        let mut slot = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
+        let live_index = self.live().now().meta.position.next_index;
+        if let Some(outdated) = slot.take_if(|staged| staged.next_index < live_index) {
+            tracing::info!(generation = outdated.token, "removing a staged snapshot that the live state is beyond");
+            if let Err(error) = self.directory.remove(outdated.token) {
+                tracing::warn!(generation = outdated.token, %error, "could not remove a staged generation");
+            }
+        }
     }
 
     /// Closes a replaced generation and deletes its files once nobody reads from it.

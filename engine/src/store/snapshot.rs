@@ -14,7 +14,8 @@ use super::frame::{FrameReader, FrameWriter, SNAPSHOT_FORMAT};
 use super::generation::Generation;
 use super::meta::Meta;
 use super::read::{Tally, View};
-use super::shared::{Shared, Staged};
+use super::shared::Shared;
+use super::staged::Staged;
 use super::{Position, StoreError, layout};
 
 /// The block cache while a snapshot is written into a new generation: nothing is read from it.
@@ -110,8 +111,9 @@ impl Iterator for SnapshotReader {
     }
 }
 
-/// Receives a snapshot into a generation of its own and makes it durable; returns its token. `next` gives the parts,
-/// `None` when the stream has ended. On any error nothing is left behind.
+/// Receives a snapshot into a generation of its own and makes it durable; returns its token, which is good until another one
+/// is staged, also after a restart. `next` gives the parts, `None` when the stream has ended. On any error nothing is left
+/// behind.
 pub(super) fn stage(
     shared: &Shared,
     header: &SnapshotHeader,
@@ -124,32 +126,35 @@ pub(super) fn stage(
         )));
     }
     let _one_at_a_time = shared.staging.lock().unwrap_or_else(PoisonError::into_inner);
+    // Before one is replaced: its token must not come to mean another snapshot.
+    let token = shared.directory.next_number()?;
     let mut slot = shared.staged.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(replaced) = slot.take() {
         tracing::info!(generation = replaced.token, "a staged snapshot makes room for another one");
-        remove(&shared.directory.generation(replaced.token));
+        remove(shared, replaced.token);
     }
     // Not held while receiving: activating must not wait for a sender.
     drop(slot);
-    let token = shared.directory.next_number()?;
-    let path = shared.directory.generation(token);
-    let result = receive(&path, header, next).and_then(|()| sync_directory(shared.directory.root()));
+    let next_index = header.position.next_index;
+    let result = receive(&shared.directory.generation(token), header, next)
+        .and_then(|()| sync_directory(shared.directory.root()))
+        .and_then(|()| {
+            failpoint!("engine::snapshot::before_mark");
+            shared.directory.mark_staged(token, next_index)
+        });
     if let Err(error) = result {
-        remove(&path);
+        remove(shared, token);
         return Err(error);
     }
     failpoint!("engine::snapshot::staged");
-    let staged = Staged { token, position: header.position.clone() };
-    *shared.staged.lock().unwrap_or_else(PoisonError::into_inner) = Some(staged);
+    *shared.staged.lock().unwrap_or_else(PoisonError::into_inner) = Some(Staged::received(token, next_index));
     Ok(token)
 }
 
-fn remove(path: &Path) {
-    if let Err(error) = std::fs::remove_dir_all(path)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
+fn remove(shared: &Shared, token: u64) {
+    if let Err(error) = shared.directory.remove(token) {
         // The next start tries again.
-        tracing::warn!(path = %path.display(), %error, "could not remove a staged generation");
+        tracing::warn!(generation = token, %error, "could not remove a staged generation");
     }
 }
 

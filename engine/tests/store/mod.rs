@@ -11,4 +11,5 @@ mod recovery;
 mod service;
 mod shards;
 mod snapshots;
+mod staging;
 mod support;

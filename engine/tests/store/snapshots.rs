@@ -134,7 +134,7 @@ fn what_is_not_wanted_is_refused() {
 
     let replaced = taken.stage(&other.store).unwrap();
     let token = taken.stage(&other.store).unwrap();
-    assert!(token == replaced || matches!(activate(replaced), Err(StoreError::SnapshotRefused(_))));
+    assert!(token != replaced && matches!(activate(replaced), Err(StoreError::SnapshotRefused(_))), "replaced");
     let position = activate(token).unwrap();
     assert_eq!(activate(token).unwrap(), position, "a repeat is answered");
 

@@ -43,7 +43,7 @@ pub(super) const fn place(name: &'static str, event: Event, roles: &'static [Rol
 }
 
 /// Those that a group of its own passes.
-pub(super) const PLACES: [Place; 43] = [
+pub(super) const PLACES: [Place; 45] = [
     place("sidecar::log_store::before_append", Event::Load, BOTH, 60),
     place("sidecar::log_store::after_append", Event::Load, BOTH, 60),
     place("sidecar::wal::before_write", Event::Load, BOTH, 60),
@@ -81,7 +81,9 @@ pub(super) const PLACES: [Place; 43] = [
     place("sidecar::peer::snapshot_installed", Event::Install, &[Follower], 0),
     place("engine::snapshot::receive_part", Event::Install, &[Follower], 0),
     place("engine::snapshot::before_durable", Event::Install, &[Follower], 0),
+    place("engine::snapshot::before_mark", Event::Install, &[Follower], 0),
     place("engine::snapshot::staged", Event::Install, &[Follower], 0),
+    place("engine::swap::requested", Event::Install, &[Follower], 0),
     place("engine::swap::before", Event::Install, &[Follower], 0),
     place("engine::swap::after", Event::Install, &[Follower], 0),
     place("sidecar::log_store::before_membership", Event::Change, BOTH, 1),
