@@ -1,7 +1,7 @@
 //! [`EngineClient`]: the connection to this node's engine, its state machine.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use raftkv_proto::MAX_MESSAGE_BYTES;
 use raftkv_proto::state_machine::state_machine_client::StateMachineClient;
@@ -126,15 +126,33 @@ impl EngineClient {
 
     /// Repeats a call until it succeeds: the engine may be gone for as long as it takes. Gives up only on an answer that
     /// says that repeating cannot help.
-    pub async fn until_done<T, F>(&self, what: &str, mut call: impl FnMut(Self) -> F) -> Result<T, Status>
+    pub async fn until_done<T, F>(&self, what: &str, call: impl FnMut(Self) -> F) -> Result<T, Status>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        self.until_done_within(Duration::MAX, what, call).await
+    }
+
+    /// [`until_done`](Self::until_done), but gives up `patience` after the first attempt that failed. An attempt that takes long is
+    /// waited for: the connection tells when the engine hangs.
+    pub async fn until_done_within<T, F>(
+        &self,
+        patience: Duration,
+        what: &str,
+        mut call: impl FnMut(Self) -> F,
+    ) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
     {
         let mut wait = RETRY_FIRST;
+        let mut failing_since = None;
         loop {
             match call(self.clone()).await {
                 Ok(done) => return Ok(done),
                 Err(status) if is_final(status.code()) => return Err(status),
+                Err(status) if failing_since.get_or_insert_with(Instant::now).elapsed() >= patience => {
+                    return Err(status);
+                }
                 Err(status) => tracing::debug!(what, %status, "the engine does not answer, trying again"),
             }
             tokio::time::sleep(wait).await;
@@ -156,6 +174,26 @@ impl ApplyStream {
         match self.responses.message().await? {
             Some(response) => Ok(response),
             None => Err(Status::unavailable("the apply stream ended")),
+        }
+    }
+
+    /// [`apply`](Self::apply), and the index after the request's last entry. The engine stands there now, or further on.
+    ///
+    /// # Errors
+    /// `FAILED_PRECONDITION` when it says that it stands before that.
+    pub async fn applied(&mut self, request: ApplyRequest) -> Result<(ApplyResponse, u64), Status> {
+        let bounds = request.entries.first().zip(request.entries.last()).map(|(first, last)| (first.index, last.index));
+        let response = self.apply(request).await?;
+        match bounds {
+            Some((first, last)) if response.next_index <= last => Err(Status::failed_precondition(format!(
+                "the engine answered position {} to entries {first} to {last}",
+                response.next_index
+            ))),
+            Some((_, last)) => Ok((response, last + 1)),
+            None => {
+                let end = response.next_index;
+                Ok((response, end))
+            }
         }
     }
 }

@@ -2,11 +2,17 @@
 //!
 //! What the engine has applied is in its memory first. After a crash it stands where it was when it last made its state
 //! durable, and the log, which is purged only below that, gives it the entries from there on again.
+//!
+//! The feeder owns the engine's position: whatever moves it (entries that are applied for the first time, entries that come
+//! again, a snapshot that goes live) holds the same lock, so none of them meets another one halfway. Even so an engine may be
+//! ahead of what it is given: requests of a stream that broke, or of this process's predecessor, are applied when the engine
+//! comes to them, and so is a predecessor's order to make a snapshot live. What it has then is committed all the same, and it
+//! skips what it has. So an engine that is ahead is no fault; one that is behind what it has just answered is.
 
 use std::sync::{Arc, Weak};
 
 use openraft::RaftLogReader;
-use raftkv_proto::state_machine::{ApplyRequest, ApplyResponse};
+use raftkv_proto::state_machine::{ApplyRequest, ApplyResponse, Position};
 use tokio::sync::Mutex;
 use tonic::Status;
 
@@ -28,7 +34,8 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Entries below this index were seen applied: an engine that stands below it has lost some.
+    /// Entries below this index were given to the engine and seen applied, or are in a snapshot that is live: an engine that
+    /// stands below it has lost some. Never more than what this process knows to be committed, whatever the engine says.
     applied: u64,
     /// Opened once the engine had everything below `applied`.
     stream: Option<ApplyStream>,
@@ -45,12 +52,23 @@ impl Feeder {
         *self.shared.state.lock().await = State { applied, stream: None };
     }
 
-    /// Until [`begin`](Self::begin), another call opens another stream.
-    pub(crate) async fn close(&self) {
-        self.shared.state.lock().await.stream = None;
+    /// Lets `activate` make another state the live one, and begins anew where that stands. Nothing is fed from when `activate`
+    /// begins until it is done, and nothing is when it fails: the next request finds out where the engine stands.
+    pub(crate) async fn replace(
+        &self,
+        activate: impl Future<Output = Result<Position, Status>>,
+    ) -> Result<Position, Status> {
+        let mut state = self.shared.state.lock().await;
+        // What this stream was sent and is not answered would be applied before, which does no harm; what comes after is sent
+        // over another one.
+        state.stream = None;
+        let position = activate.await?;
+        state.applied = position.next_index;
+        Ok(position)
     }
 
-    /// Has one request applied, which follows the one before. An error that is not [final](is_final) may pass.
+    /// Has one request applied, which follows the one before. An error that is not [final](is_final) may pass. The answers are
+    /// empty to what the engine had applied already.
     pub(crate) async fn apply(&self, request: ApplyRequest) -> Result<ApplyResponse, Status> {
         let mut state = self.shared.state.lock().await;
         let mut stream = match state.stream.take() {
@@ -58,8 +76,8 @@ impl Feeder {
             None => self.shared.open(state.applied).await?,
         };
         // The stream is gone when this fails, or is given up on the way.
-        let response = stream.apply(request).await?;
-        state.applied = response.next_index;
+        let (response, end) = stream.applied(request).await?;
+        state.applied = state.applied.max(end);
         state.stream = Some(stream);
         Ok(response)
     }
@@ -93,8 +111,10 @@ async fn watch(engine: EngineClient, feeder: Weak<Shared>) {
 impl Shared {
     /// Opens a stream to an engine, once it has everything below `applied`.
     async fn open(&self, applied: u64) -> Result<ApplyStream, Status> {
-        let next_index = self.engine.position().await?.next_index;
+        // In this order: an engine that dies in between takes the stream along. Were its position asked first, its successor
+        // would get what follows that, and might stand below it.
         let mut stream = self.engine.apply_stream().await?;
+        let next_index = self.engine.position().await?.next_index;
         if next_index < applied {
             self.catch_up(&mut stream, next_index, applied).await?;
         }
@@ -120,17 +140,11 @@ impl Shared {
             for entry in entries {
                 chunk.push((entry, None));
             }
-            let Some(last) = chunk.last.map(|last| last.index()) else {
+            if chunk.entries.is_empty() {
                 return Err(Status::unavailable(format!("entry {next} left the log while being read")));
-            };
-            let response = stream.apply(ApplyRequest { entries: chunk.entries }).await?;
-            if response.next_index != last + 1 {
-                return Err(Status::failed_precondition(format!(
-                    "the engine answered position {} to entries {next} to {last}",
-                    response.next_index
-                )));
             }
-            next = last + 1;
+            let (response, end) = stream.applied(ApplyRequest { entries: chunk.entries }).await?;
+            next = end.max(response.next_index);
         }
         tracing::info!(from, to, seconds = began.elapsed().as_secs_f64(), "the engine has everything again");
         Ok(())

@@ -155,7 +155,7 @@ impl RaftService for PeerService {
     ) -> Result<Response<proto::SnapshotResponse>, Status> {
         use proto::snapshot_part::Kind;
         let group = self.checked_group(request.metadata())?;
-        let Ok(_receiving) = self.receiving.clone().try_acquire_owned() else {
+        let Ok(receiving) = self.receiving.clone().try_acquire_owned() else {
             return Err(Status::resource_exhausted("another snapshot is being received"));
         };
         let mut parts = request.into_inner();
@@ -177,7 +177,14 @@ impl RaftService for PeerService {
             meta,
             snapshot: SnapshotData::Staged(staged.token),
         };
-        let response = group.raft.install_full_snapshot(vote, snapshot).await.map_err(raft_failed)?;
+        // In a task of its own: a leader that goes away in the middle takes this call along, not the order to install. Until
+        // that is done, no other snapshot is received, for it would take the place of this one in the engine.
+        let installing = tokio::spawn(async move {
+            let installed = group.raft.install_full_snapshot(vote, snapshot).await;
+            drop(receiving);
+            installed
+        });
+        let response = installing.await.map_err(raft_failed)?.map_err(raft_failed)?;
         failpoint!("sidecar::peer::snapshot_installed");
         Ok(Response::new(proto::SnapshotResponse { vote: Some(wire::vote(&response.vote)) }))
     }

@@ -113,13 +113,14 @@ impl RemoteStateMachine {
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(RETRY_LAST);
         };
-        if response.next_index != last + 1 || response.answers.len() != expected {
+        if response.answers.len() != expected {
             return Err(self.fatal(&format!(
-                "the engine answered position {} with {} answers to entries {first} to {last}",
-                response.next_index,
+                "the engine gave {} answers instead of {expected} to entries {first} to {last}",
                 response.answers.len()
             )));
         }
+        // It may be ahead: then it has applied the rest of it before, see [`Feeder`].
+        self.progress.submit(response.next_index);
         Stage::Apply.since(started);
         failpoint!("sidecar::state_machine::after_apply");
         // Before anybody gets an answer.
@@ -200,24 +201,29 @@ impl RaftStateMachine<TypeConfig> for RemoteStateMachine {
                 return Err(io::Error::other("a snapshot that was not received cannot be installed"));
             }
         };
-        self.feeder.close().await;
         let next_index = meta.last_log_id.map_or(0, |id| id.index() + 1);
-        let position = self
-            .engine
-            .until_done("activate snapshot", |engine| async move {
-                match engine.activate(token).await {
-                    Ok(position) => Ok(position),
-                    // The answer to an earlier attempt may have been lost after it had worked.
-                    Err(status) if is_final(status.code()) => match engine.position().await? {
-                        position if position.next_index == next_index => Ok(position),
-                        _ => Err(status),
-                    },
-                    Err(status) => Err(status),
-                }
-            })
-            .await
-            .map_err(|status| self.fatal(&format!("the engine cannot make the received snapshot live: {status}")))?;
-        self.feeder.begin(position.next_index).await;
+        let activate = self.engine.until_done_within(ENGINE_GONE_DEADLINE, "activate snapshot", |engine| async move {
+            match engine.activate(token).await {
+                Ok(position) => Ok(position),
+                // An engine that has all of it needs no snapshot: the answer to an earlier attempt may have been lost after it
+                // had worked.
+                Err(status) if is_final(status.code()) => match engine.position().await? {
+                    position if position.next_index >= next_index => Ok(position),
+                    _ => Err(status),
+                },
+                Err(status) => Err(status),
+            }
+        });
+        let position =
+            self.feeder.replace(activate).await.map_err(|status| {
+                self.fatal(&format!("the engine cannot make the received snapshot live: {status}"))
+            })?;
+        if position.next_index < next_index {
+            return Err(
+                self.fatal(&format!("the engine stands at {} with a snapshot up to {next_index}", position.next_index))
+            );
+        }
+        self.progress.submit(position.next_index);
         self.progress.set_applied(meta.last_log_id);
         tracing::info!(next_index = position.next_index, "the snapshot is live");
         Ok(())

@@ -27,6 +27,30 @@ struct State {
     staged: Option<(Position, Vec<Bytes>)>,
     group: u32,
     owned_slots: u32,
+    /// Orders to activate are refused for the moment, and counted.
+    activation_is_held: bool,
+    activations_held: usize,
+    /// What an order to activate does is done, but its answer is lost; once.
+    next_activation_is_lost: bool,
+    /// Its process dies and another one stands here when the next stream is opened.
+    loses_at_next_stream: Option<u64>,
+    /// The staged snapshot goes live right before the next request on a stream, as one that waited before it in the queue.
+    activates_at_next_request: bool,
+}
+
+impl State {
+    fn activate(&mut self) -> Result<Position, Status> {
+        let (position, payloads) = self.staged.take().ok_or_else(|| Status::failed_precondition("nothing staged"))?;
+        self.position = position;
+        self.payloads = payloads;
+        Ok(self.position.clone())
+    }
+
+    /// Back to what was durable. Every entry has one payload.
+    fn lose(&mut self, next_index: u64) {
+        self.payloads.truncate(usize::try_from(next_index).expect("small"));
+        self.position.next_index = next_index;
+    }
 }
 
 /// A server, in a runtime of its own so that it can be killed.
@@ -59,6 +83,48 @@ impl FakeEngine {
         (state.group, state.owned_slots) = (group, slots);
     }
 
+    /// Where it stands.
+    pub(crate) fn next_index(&self) -> u64 {
+        self.lock().position.next_index
+    }
+
+    /// Has received a snapshot with so many entries under the token 1.
+    pub(crate) fn stage(&self, entries: u64) {
+        let position = Position { next_index: entries, ..Position::default() };
+        self.lock().staged = Some((position, (0..entries).map(|_| Bytes::from_static(b"staged")).collect()));
+    }
+
+    /// Makes the staged snapshot live, as if an earlier process had ordered it.
+    pub(crate) fn activate_now(&self) {
+        self.lock().activate().expect("staged");
+    }
+
+    /// Its process dies with what is not durable, and is back at once.
+    pub(crate) fn lose(&self, next_index: u64) {
+        self.lock().lose(next_index);
+    }
+
+    pub(crate) fn lose_at_next_stream(&self, next_index: u64) {
+        self.lock().loses_at_next_stream = Some(next_index);
+    }
+
+    pub(crate) fn activate_at_next_request(&self) {
+        self.lock().activates_at_next_request = true;
+    }
+
+    pub(crate) fn lose_next_activation(&self) {
+        self.lock().next_activation_is_lost = true;
+    }
+
+    pub(crate) fn hold_activation(&self, hold: bool) {
+        self.lock().activation_is_held = hold;
+    }
+
+    /// How many orders to activate were refused for the moment.
+    pub(crate) fn activations_held(&self) -> usize {
+        self.lock().activations_held
+    }
+
     /// Serves on a socket until what it returns is dropped: then it is gone at once, with its connections.
     pub(crate) async fn serve(&self, socket: &Path) -> Serving {
         let runtime =
@@ -80,6 +146,9 @@ impl FakeEngine {
 
     fn apply_one(&self, request: ApplyRequest) -> Result<ApplyResponse, Status> {
         let mut state = self.lock();
+        if std::mem::take(&mut state.activates_at_next_request) {
+            state.activate()?;
+        }
         let mut answers = Vec::new();
         for entry in request.entries {
             let next = state.position.next_index;
@@ -118,6 +187,11 @@ impl StateMachine for FakeEngine {
     }
 
     async fn apply(&self, requests: Request<Streaming<ApplyRequest>>) -> Result<Response<Answers>, Status> {
+        let mut state = self.lock();
+        if let Some(next_index) = state.loses_at_next_stream.take() {
+            state.lose(next_index);
+        }
+        drop(state);
         let engine = self.clone();
         let answers = requests.into_inner().map(move |request| engine.apply_one(request?));
         Ok(Response::new(Box::pin(answers)))
@@ -160,10 +234,15 @@ impl StateMachine for FakeEngine {
 
     async fn activate_snapshot(&self, _: Request<StagedSnapshot>) -> Result<Response<Position>, Status> {
         let mut state = self.lock();
-        let (position, payloads) = state.staged.take().ok_or_else(|| Status::failed_precondition("nothing staged"))?;
-        state.position = position;
-        state.payloads = payloads;
-        Ok(Response::new(state.position.clone()))
+        if state.activation_is_held {
+            state.activations_held += 1;
+            return Err(Status::unavailable("not now"));
+        }
+        let position = state.activate()?;
+        match std::mem::take(&mut state.next_activation_is_lost) {
+            true => Err(Status::unavailable("the answer is lost")),
+            false => Ok(Response::new(position)),
+        }
     }
 
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<EngineStatus>, Status> {

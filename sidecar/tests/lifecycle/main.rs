@@ -6,6 +6,7 @@ mod cluster;
 mod engine;
 mod kill;
 mod placement;
+mod position;
 
 use std::time::{Duration, Instant};
 
