@@ -24,8 +24,11 @@ healthy() { docker compose --profile join up --detach --no-build --wait --wait-t
 
 have curl || apt_install curl
 
-first=$(leader 1)
-[ -n "$first" ] || die "no leader in: $(in_node 1 raftkv status --json)"
+deadline=$((SECONDS + 60))
+until first=$(leader 1) && [ -n "$first" ]; do
+    [ $SECONDS -lt $deadline ] || die "no leader in: $(in_node 1 raftkv status --json)"
+    sleep 0.2
+done
 second=$((first % 3 + 1)) third=$(((first + 1) % 3 + 1))
 put "$first" one
 docker compose kill "node$first" 2>/dev/null

@@ -15,6 +15,9 @@ stand_in() {
     chmod +x "$work/bin/$1"
 }
 
+# ended_with CODE OTHER: what a process does that ends by itself once the other one serves.
+ended_with() { echo "until grep -qs '$2 started' '$work/log'; do sleep 0.02; done; exit $1"; }
+
 # What a well-behaved process does. The sleeps are short so that the shell acts on signals soon.
 SERVE='trap "log stopped; exit 0" TERM INT; log started; while :; do sleep 0.05; done'
 
@@ -45,7 +48,7 @@ ends_with() {
 
 # No process of ours is left behind.
 nothing_left() {
-    local deadline=$((SECONDS + 5))
+    local deadline=$((SECONDS + 20))
     while pgrep -f "$work/bin/" >/dev/null; do
         [ $SECONDS -lt $deadline ] || { note "still running: $(pgrep -af "$work/bin/")"; return 1; }
         sleep 0.05
@@ -72,7 +75,7 @@ a_command_is_run_in_its_place() {
 }
 
 it_ends_with_the_engines_code() {
-    stand_in raftkv-engine 'sleep 0.2; exit 65'
+    stand_in raftkv-engine "$(ended_with 65 raftkv-sidecar)"
     stand_in raftkv-sidecar "$SERVE"
     start
     ends_with 65 && until_logged 'raftkv-sidecar stopped' && nothing_left
@@ -80,7 +83,7 @@ it_ends_with_the_engines_code() {
 
 it_ends_with_the_sidecars_code() {
     stand_in raftkv-engine "$SERVE"
-    stand_in raftkv-sidecar 'sleep 0.2; exit 75'
+    stand_in raftkv-sidecar "$(ended_with 75 raftkv-engine)"
     start
     ends_with 75 && until_logged 'raftkv-engine stopped' && nothing_left
 }
@@ -135,7 +138,7 @@ a_process_that_does_not_stop_is_killed() {
     until_logged 'raftkv-sidecar started' && until_logged 'raftkv-engine started'
     local before=$SECONDS
     kill -TERM "$pid"
-    ends_with 137 && until_logged 'raftkv-sidecar stopped' && nothing_left && [ $((SECONDS - before)) -lt 5 ]
+    ends_with 137 && until_logged 'raftkv-sidecar stopped' && nothing_left && [ $((SECONDS - before)) -lt 30 ]
 }
 
 a_second_signal_reaches_both() {
@@ -153,7 +156,7 @@ a_second_signal_reaches_both() {
     local before=$SECONDS code=0
     wait "$pid" || code=$?
     [ "$code" = 143 ] || [ "$code" = 0 ] || return 1
-    nothing_left && [ $((SECONDS - before)) -lt 10 ]
+    nothing_left && [ $((SECONDS - before)) -lt 25 ]
 }
 
 a_signal_at_any_moment_of_the_start_stops_it() {

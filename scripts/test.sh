@@ -39,18 +39,22 @@ else
     printf '\n%s\n' "############ NO DOCKER ENGINE ANSWERS: EVERY CONTAINER TEST IS SKIPPED ############" >&2
 fi
 
-section "Tests of the workspace"
-start=$SECONDS
 cd "$ROOT"
 if need_cargo_tool nextest; then
+    section "Build the tests"
+    cargo nextest run --release --locked --workspace --no-run
+    section "Tests of the workspace"
+    start=$SECONDS
     cargo nextest run --release --locked --workspace --no-fail-fast --profile "${RAFTKV_NEXTEST_PROFILE:-default}"
 else
-    note "cargo-nextest cannot be installed: going on with cargo test"
+    section "Tests of the workspace, with cargo test: cargo-nextest cannot be installed"
+    start=$SECONDS
     # One at a time: clusters side by side would starve each other.
     cargo test --release --locked --workspace --no-fail-fast -- --test-threads 1
 fi
-cargo test --release --locked --workspace --doc --quiet
 took "$start"
+section "Examples in the documentation of the code"
+cargo test --release --locked --workspace --doc --quiet
 
 "$ROOT/scripts/fuzz.sh" "${RAFTKV_FUZZ_SECONDS:-60}"
 "$ROOT/scripts/instructions.sh"
