@@ -6,12 +6,12 @@ use std::time::Duration;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use openraft::ServerState;
 use openraft::metrics::WaitError;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::route::{CHANGE, DESTROY, READ, route};
 use super::{BOOTSTRAP_CLAIM_HEADER, CallError, Changed, FORWARDED_HEADER, Json, ManagementClient, Problem};
 use crate::kill::{Killed, Killer};
 use crate::leadership::{Elections, Leadership, Reason, TransferError, known_leader, metrics_of, reachable_leader};
@@ -50,21 +50,20 @@ pub struct Management {
 /// What `confirm` has to say where all keys go.
 const DELETE_ALL_KEYS: &str = "delete-all-keys";
 
-/// All routes. Changes take GET, too, as in the system this one answers for; only what destroys data does not.
+/// All routes: methods, parameters, handler.
 pub fn router(management: Management) -> axum::Router {
     axum::Router::new()
-        .route("/join", get(join).post(join))
-        .route("/leave", get(leave).post(leave))
-        .route("/transfer-leader", get(transfer).post(transfer))
-        .route("/snapshot", get(snapshot).post(snapshot))
-        .route("/kill", post(kill))
-        .route("/status", get(status))
-        .route("/health", get(ready))
-        .route("/readyz", get(ready))
-        .route("/livez", get(live))
-        .route("/metrics", get(metrics))
+        .route("/join", route(CHANGE, &["peerID", "peerAddress"], join))
+        .route("/leave", route(CHANGE, &["peerID", "force"], leave))
+        .route("/transfer-leader", route(CHANGE, &["to"], transfer))
+        .route("/snapshot", route(CHANGE, &[], snapshot))
+        .route("/kill", route(DESTROY, &["peerID", "confirm"], kill))
+        .route("/status", route(READ, &[], status))
+        .route("/health", route(READ, &[], ready))
+        .route("/readyz", route(READ, &[], ready))
+        .route("/livez", route(READ, &[], live))
+        .route("/metrics", route(READ, &[], metrics))
         .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
         .with_state(management)
 }
 
@@ -129,7 +128,7 @@ async fn leave(
     let name = required("peerID", query.peer_id)?;
     let force = match query.force.as_deref() {
         None | Some("false" | "0") => false,
-        Some("" | "true" | "1") => true,
+        Some("true" | "1") => true,
         Some(_) => return Err(bad_request("force is true or false")),
     };
     let deadline = Instant::now() + CHANGE_DEADLINE;
@@ -148,12 +147,12 @@ async fn kill(
 ) -> Answer<Response> {
     let query = parameters(query)?;
     let confirmed = match query.confirm.as_deref() {
-        None | Some("") => false,
+        None => false,
         Some(DELETE_ALL_KEYS) => true,
         Some(_) => return Err(bad_request(format!("confirm is {DELETE_ALL_KEYS}, or not there"))),
     };
     let identity = &at.node.identity;
-    let name = query.peer_id.filter(|name| !name.is_empty()).unwrap_or_else(|| identity.name.clone());
+    let name = query.peer_id.unwrap_or_else(|| identity.name.clone());
     if name != identity.name && name != identity.raft_id.to_string() {
         return forward_kill(&at, &name, confirmed, is_forwarded(&headers)).await;
     }
@@ -193,7 +192,7 @@ async fn transfer(
     headers: HeaderMap,
     query: Result<Query<TransferQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Answer<Json<Changed>> {
-    let to = parameters(query)?.to.filter(|to| !to.is_empty());
+    let to = parameters(query)?.to;
     let group = running(&at.node)?;
     let before = metrics_of(&group);
     if before.state != ServerState::Leader {
@@ -321,10 +320,6 @@ async fn not_found() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "no_such_route", "there is nothing at this path")
 }
 
-async fn method_not_allowed() -> Problem {
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "GET or POST")
-}
-
 fn changed(outcome: MembershipOutcome) -> Response {
     let pending = outcome.is_pending();
     let status = if pending { StatusCode::ACCEPTED } else { StatusCode::OK };
@@ -353,7 +348,7 @@ fn parameters<T>(query: Result<Query<T>, axum::extract::rejection::QueryRejectio
 }
 
 fn required(name: &str, value: Option<String>) -> Answer<String> {
-    value.filter(|value| !value.is_empty()).ok_or_else(|| bad_request(format!("the parameter {name} is missing")))
+    value.ok_or_else(|| bad_request(format!("the parameter {name} is missing")))
 }
 
 fn check_address(address: &str) -> Answer<()> {

@@ -5,6 +5,7 @@ mod handlers;
 mod json;
 mod metrics;
 mod problem;
+mod route;
 mod server;
 
 pub use client::{CallError, ManagementClient};

@@ -171,7 +171,12 @@ impl TestNode {
     }
 
     pub(crate) async fn post(&self, path: &str) -> Result<Changed, String> {
-        let response = self.http.post(format!("http://{}{path}", self.management)).send().await;
+        self.post_body(path, "").await
+    }
+
+    pub(crate) async fn post_body(&self, path: &str, body: &'static str) -> Result<Changed, String> {
+        let request = self.http.post(format!("http://{}{path}", self.management)).body(body);
+        let response = request.send().await;
         let response = response.map_err(|error| error.to_string())?;
         let status = response.status();
         let body = response.text().await.map_err(|error| error.to_string())?;

@@ -31,7 +31,8 @@ async fn a_killed_node_is_out_wiped_and_comes_back_as_another() {
     write(&nodes[0], "a").await;
     let error = nodes[0].post("/kill?peerID=n9").await.expect_err("nobody");
     assert!(error.contains("404") && error.contains("no_such_member"), "{error}");
-    assert_eq!(nodes[0].get("/kill").await.0, 405, "a look must never destroy");
+    let (status, body) = nodes[0].get("/kill").await;
+    assert!(status == 405 && body.contains(r#""detail":"POST""#), "a look must never destroy: {status} {body}");
 
     // The leader, through another: it has to hand over first.
     let before = settled(&nodes.iter().collect::<Vec<_>>(), &["n1", "n2", "n3"]).await.node;
@@ -67,6 +68,29 @@ async fn the_last_node_goes_only_when_nothing_is_lost_or_that_was_said() {
 
     let error = node.post("/kill").await.expect_err("not confirmed");
     assert!(error.contains("409") && error.contains("unconfirmed") && error.contains("1 keys"), "{error}");
+    // What is not understood to its end is not done at all: each of these, half read, means this node.
+    for (path, why) in [
+        ("/kill?peerid=n3&confirm=delete-all-keys", "unknown parameter peerid"),
+        ("/kill?peerID=&confirm=delete-all-keys", "peerID must not be empty"),
+        ("/kill?confirm=delete-all-keys&peerID", "peerID must not be empty"),
+        ("/kill?peerID=n1&peerID=n3&confirm=delete-all-keys", "peerID is given more than once"),
+        ("/leave?peerID=n1&forced=true", "unknown parameter forced"),
+        ("/leave?peerID=n1&force=", "force must not be empty"),
+        ("/join?peerID=n1&peerAddress=", "peerAddress must not be empty"),
+        ("/transfer-leader?to=", "to must not be empty"),
+        ("/transfer-leader?peerID=n1", "unknown parameter peerID"),
+        ("/snapshot?wait=true", "unknown parameter wait"),
+    ] {
+        let error = node.post(path).await.expect_err(path);
+        assert!(error.contains("400") && error.contains(why), "{path}: {error}");
+    }
+    let error = node.post_body("/kill", "peerID=n3&confirm=delete-all-keys").await.expect_err("a form");
+    assert!(error.contains("400") && error.contains("a body is not read here"), "{error}");
+    for path in ["/status", "/health", "/readyz", "/livez", "/metrics"] {
+        let (status, body) = node.get(&format!("{path}?node=n3")).await;
+        assert!(status == 400 && body.contains("unknown parameter node"), "{path}: {status} {body}");
+        assert_eq!(node.get(path).await.0, 200, "{path}");
+    }
     let error = node.post("/kill?confirm=yes").await.expect_err("not the right word");
     assert!(error.contains("400") && error.contains("delete-all-keys"), "{error}");
     node.engine.owns(2, 100);
