@@ -93,7 +93,7 @@ impl<B: Backend> App<B> {
     pub(crate) fn context(&self, parts: &Parts, query: &mut Query) -> Result<RequestContext, Problem> {
         let timeout = match query.take_text("timeout")? {
             None => self.config.default_timeout,
-            Some(text) => parse_timeout(&text)?.min(self.config.max_timeout),
+            Some(text) => parse_timeout(&text, self.config.max_timeout)?,
         };
         let consistency = match query.take_text("consistency")? {
             Some(name) => parse_consistency(&name)?,
@@ -211,18 +211,26 @@ fn parse_consistency(name: &str) -> Result<Consistency, Problem> {
     }
 }
 
-/// Milliseconds, or a number with `ms`, `s` or `m`.
-fn parse_timeout(text: &str) -> Result<Duration, Problem> {
+/// Milliseconds, or a number with `ms`, `s` or `m`; at most `longest`.
+fn parse_timeout(text: &str, longest: Duration) -> Result<Duration, Problem> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let factor = match unit {
         "" | "ms" => 1,
         "s" => 1_000,
         "m" => 60_000,
-        _ => return Err(invalid("timeout", "it is not like 500, 500ms, 2s or 1m")),
+        _ => return Err(invalid("timeout", "it is not like 500ms, 2s or 1m; a number without a unit is milliseconds")),
     };
     match number.parse::<u64>() {
-        Ok(n) if n > 0 => Ok(Duration::from_millis(n.saturating_mul(factor))),
+        Ok(n) if n > 0 => {
+            let asked = Duration::from_millis(n.saturating_mul(factor));
+            if asked <= longest {
+                return Ok(asked);
+            }
+            let longest_ms = longest.as_millis() as u64;
+            let why = format!("the longest that is granted here is {longest_ms}ms");
+            Err(Problem { limit: Some(longest_ms), ..invalid("timeout", &why) })
+        }
         _ => Err(invalid("timeout", "it is not a positive number")),
     }
 }
@@ -231,15 +239,24 @@ fn parse_timeout(text: &str) -> Result<Duration, Problem> {
 mod tests {
     use super::*;
 
+    const MINUTE: Duration = Duration::from_secs(60);
+
     #[test]
     fn a_timeout_has_a_unit_or_is_in_milliseconds() {
         for (text, millis) in [("250", 250), ("250ms", 250), ("2s", 2_000), ("1m", 60_000)] {
-            assert_eq!(parse_timeout(text).unwrap(), Duration::from_millis(millis));
+            assert_eq!(parse_timeout(text, MINUTE).unwrap(), Duration::from_millis(millis));
         }
         for text in ["", "0", "-1", "s", "1h", "1.5s", "99999999999999999999", "1 s"] {
-            assert_eq!(parse_timeout(text).unwrap_err().code, "invalid_parameter", "{text}");
+            assert_eq!(parse_timeout(text, MINUTE).unwrap_err().code, "invalid_parameter", "{text}");
         }
-        assert!(parse_timeout("18446744073709551615m").is_ok(), "saturates; the maximum cuts it");
+        for text in ["60001", "60001ms", "61s", "2m", "18446744073709551615m"] {
+            let problem = parse_timeout(text, MINUTE).unwrap_err();
+            assert_eq!((problem.status.as_u16(), problem.limit), (400, Some(60_000)), "{text}");
+            assert!(problem.detail.contains("60000ms"), "{}", problem.detail);
+        }
+        for text in ["60000", "60s"] {
+            assert_eq!(parse_timeout(text, MINUTE), Ok(MINUTE), "{text}");
+        }
     }
 
     #[test]

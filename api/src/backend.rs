@@ -128,6 +128,16 @@ pub enum BackendError {
     Partial(Vec<Result<Outcome, BackendError>>),
 }
 
+impl BackendError {
+    /// What happened, without the kind of error: for messages beside which the kind is told, as a status or in another error.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Unavailable(reason) | Self::OutcomeUnknown(reason) | Self::DeadlineExceeded(reason) => reason.clone(),
+            error => error.to_string(),
+        }
+    }
+}
+
 /// Members of a group, for the Arima surface.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Membership {

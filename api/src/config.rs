@@ -9,7 +9,7 @@ use raftkv_kv::Limits;
 /// How long a request may take when it does not say: longer than an election, shorter than a client's patience.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The longest `?timeout=` that is granted; a longer one is cut to it.
+/// The longest `?timeout=` that is granted; a longer one is refused, 400.
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long the outcome of a request with an `Idempotency-Key` is kept.

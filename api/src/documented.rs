@@ -38,6 +38,9 @@ impl Form {
         let response = ResponseBuilder::new().description(meaning(status));
         let json = |name| Content::new(Some(Ref::from_schema_name(name)));
         match self {
+            Self::Error | Self::Text if status == HEAD_TOO_LARGE => {
+                response.content("application/problem+json", json("ProblemBody"))
+            }
             Self::Problem => response.content("application/problem+json", json("ProblemBody")),
             Self::Error => response.content("application/json", json("ErrorBody")),
             Self::Text => {
@@ -68,6 +71,9 @@ fn meaning(status: u16) -> &'static str {
         415 => "A body of this type is not taken here.",
         421 => "The key is another group's, and no router is known here: nothing was done.",
         422 => "The Idempotency-Key was used with another request: nothing was done.",
+        431 => {
+            "The head is too large: nothing was done. The body is a problem on every surface, because the path was not read."
+        }
         429 => "Shed before any work: try again.",
         500 => "A fault of the server.",
         503 => "Not now; definitely not applied.",
@@ -77,8 +83,10 @@ fn meaning(status: u16) -> &'static str {
     }
 }
 
+/// Refused before its path is known, and so the same on all surfaces.
+const HEAD_TOO_LARGE: u16 = 431;
 /// Of every request for keys.
-const ANY: &[u16] = &[400, 413, 421, 429, 500, 503];
+const ANY: &[u16] = &[400, 413, 421, 429, HEAD_TOO_LARGE, 500, 503];
 /// Of every request with a body, and of every one that may be passed on with one.
 const BODY: &[u16] = &[408, 504];
 /// Of every write.
@@ -92,7 +100,7 @@ const CONDITIONAL: &[u16] = &[412];
 /// Of a listing and of the results of a batch, which are there in two forms.
 const NEGOTIATED: &[u16] = &[406];
 /// What Arima tells where others tell 400, 404, 406, 409, 412, 413 or 415.
-const ARIMA: &[u16] = &[421, 422, 429, 500, 503];
+const ARIMA: &[u16] = &[421, 422, 429, HEAD_TOO_LARGE, 500, 503];
 
 macro_rules! documented {
     ($($(#[$doc:meta])* $name:ident = $form:ident($($list:expr),*);)*) => {$(

@@ -34,7 +34,7 @@ pub struct DoorArgs {
     /// How long a request may take that does not say so itself. [default: 5s]
     #[arg(long, env = "RAFTKV_REQUEST_TIMEOUT")]
     request_timeout: Option<String>,
-    /// How long a request may ask for. [default: 1m]
+    /// The longest `?timeout=` that a request may ask for; a longer one is refused. [default: 1m]
     #[arg(long, env = "RAFTKV_MAX_REQUEST_TIMEOUT")]
     max_request_timeout: Option<String>,
     /// Time to answer what is in flight when asked to stop. [default: 8s]

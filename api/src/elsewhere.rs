@@ -113,16 +113,21 @@ impl Elsewhere {
                 Ok(Ok(answer)) => {
                     self.next.store(at, Ordering::Relaxed);
                     metrics::counter!("raftkv_http_forwarded_total").increment(1);
-                    let (mut parts, body) = answer.into_parts();
-                    remove_of_connection(&mut parts.headers);
-                    return Ok(Response::from_parts(parts, Body::new(body)));
+                    let (mut answered, body) = answer.into_parts();
+                    // The answer to HEAD tells the length of a body that does not come with it.
+                    let length = answered.headers.get(header::CONTENT_LENGTH).cloned();
+                    remove_of_connection(&mut answered.headers);
+                    if let Some(length) = length.filter(|_| parts.method == Method::HEAD) {
+                        answered.headers.insert(header::CONTENT_LENGTH, length);
+                    }
+                    return Ok(Response::from_parts(answered, Body::new(body)));
                 }
                 Ok(Err(error)) if error.is_connect() => why = format!("{router}: {}", with_causes(&error)),
                 Ok(Err(error)) => return Err(broken(parts, format!("{router}: {}", with_causes(&error)))),
                 Err(_) => return Err(broken(parts, format!("{router} did not answer in time"))),
             }
         }
-        let detail = format!("the key is not this group's, and no router can be reached: {why}");
+        let detail = format!("other groups of the store are asked through a router, and none can be reached: {why}");
         Err(BackendError::Unavailable(detail).into())
     }
 }
@@ -190,7 +195,8 @@ fn remove_of_connection(headers: &mut HeaderMap<HeaderValue>) {
 
 /// The request was sent and its answer did not come.
 fn broken(parts: &Parts, detail: String) -> Problem {
-    if matches!(parts.method, Method::GET | Method::HEAD) {
+    // Ravel's clients read by POST.
+    if matches!(parts.method, Method::GET | Method::HEAD) || parts.uri.path() == "/get" {
         return BackendError::Unavailable(detail).into();
     }
     let has_key = parts.headers.contains_key(IDEMPOTENCY_KEY);

@@ -20,6 +20,7 @@ mod elsewhere;
 mod fields;
 mod fingerprint;
 mod front;
+mod head;
 mod native;
 mod negotiate;
 mod observe;

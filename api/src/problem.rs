@@ -174,6 +174,24 @@ impl Problem {
 
     /// The answer of the native surface.
     pub fn into_native_response(self) -> Response {
+        let body = self.native_body();
+        let response = reply(self.status, PROBLEM_JSON, body);
+        self.with_headers(response)
+    }
+
+    /// The native answer in bytes, as the last one of a connection that no HTTP library writes to any more; without its body for a
+    /// HEAD request.
+    pub(crate) fn into_last_answer(self, is_head: bool) -> Vec<u8> {
+        let body = self.native_body();
+        let head = format!(
+            "HTTP/1.1 {}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            self.status,
+            body.len()
+        );
+        [head.as_bytes(), if is_head { &[] } else { &body }].concat()
+    }
+
+    fn native_body(&self) -> Vec<u8> {
         let body = ProblemBody {
             kind: format!("urn:raftkv:problem:{}", self.code),
             title: self.status.canonical_reason().unwrap_or("Error"),
@@ -187,9 +205,7 @@ impl Problem {
             current_revision: self.current_revision,
         };
         // A struct of texts and numbers always has a JSON form.
-        let body = serde_json::to_vec(&body).unwrap_or_default();
-        let response = reply(self.status, PROBLEM_JSON, body);
-        self.with_headers(response)
+        serde_json::to_vec(&body).unwrap_or_default()
     }
 
     /// Adds the headers that any surface's form of this problem carries.
@@ -215,7 +231,8 @@ impl Problem {
 
 impl From<BackendError> for Problem {
     fn from(error: BackendError) -> Self {
-        let detail = error.to_string();
+        // The code says of which kind it is.
+        let detail = error.reason();
         match error {
             BackendError::Unavailable(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail).retryable(Some(SOON))

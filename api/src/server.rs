@@ -16,6 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::body::{BodyLimits, Budget, GuardedBody, Share};
 use crate::front::Front;
+use crate::head::Refused;
 use crate::once;
 use crate::problem::Problem;
 use crate::surface::Surface;
@@ -37,6 +39,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The longest a connection goes without being looked at for timeouts.
 const MAX_TICK: Duration = Duration::from_secs(1);
 
+/// How long a client whose head was refused may continue to send before its connection is reset, and how much.
+const LINGER: Duration = Duration::from_secs(2);
+const MAX_LINGER_BYTES: usize = 1024 * 1024;
+
 /// What connections and requests are held to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpLimits {
@@ -44,7 +50,7 @@ pub struct HttpLimits {
     pub max_connections: usize,
     /// Requests being worked on. More are answered 429 with Retry-After, before any work; health checks never are.
     pub max_in_flight: usize,
-    /// The head of a request, in bytes; more is answered 431.
+    /// The head of a request, in bytes; more is answered 431, and the connection is closed.
     pub max_header_bytes: usize,
     /// The body of a request, in bytes; more is answered 413.
     pub max_body_bytes: usize,
@@ -182,16 +188,18 @@ async fn connection(stream: TcpStream, shared: &Arc<Shared>, draining: Cancellat
     let service = service_fn(|request| {
         let shared = Arc::clone(shared);
         let watch = Arc::clone(&watch);
+        // At once: before its answer is first asked for, the connection may be read from.
+        watch.request_begins();
         async move {
-            watch.request_begins();
             let response = answer(&shared, request).await;
             watch.request_ends();
             Ok::<_, Infallible>(response)
         }
     });
-    let io = TokioIo::new(Watched { stream, watch: Arc::clone(&watch) });
-    let serving = http1::Builder::new().max_header_size(shared.limits.max_header_bytes).serve_connection(io, service);
-    let mut serving = pin!(serving);
+    let max_head = shared.limits.max_header_bytes;
+    let io = TokioIo::new(Watched::new(stream, &watch, max_head));
+    // Beyond our own limit, which is told in words.
+    let mut serving = http1::Builder::new().max_header_size(max_head.saturating_mul(2)).serve_connection(io, service);
     let tick = shared.limits.tick();
     let mut timer = pin!(tokio::time::sleep(tick));
     let mut shutdown = pin!(draining.cancelled());
@@ -200,7 +208,10 @@ async fn connection(stream: TcpStream, shared: &Arc<Shared>, draining: Cancellat
         tokio::select! {
             biased;
             result = &mut serving => {
-                if let Err(e) = result {
+                if let Some((stream, refused)) = serving.into_parts().io.into_inner().into_refused() {
+                    metrics::counter!("raftkv_http_connections_cut_total", "reason" => "bad_head").increment(1);
+                    refuse(stream, refused).await;
+                } else if let Err(e) = result {
                     // The client's doing: a request that is no HTTP, or a connection that broke.
                     tracing::debug!(error = %e, "connection ended");
                     metrics::counter!("raftkv_http_connections_cut_total", "reason" => "error").increment(1);
@@ -216,9 +227,30 @@ async fn connection(stream: TcpStream, shared: &Arc<Shared>, draining: Cancellat
             }
             () = &mut shutdown, if !is_draining => {
                 is_draining = true;
-                serving.as_mut().graceful_shutdown();
+                std::pin::Pin::new(&mut serving).graceful_shutdown();
             }
         }
+    }
+}
+
+/// Answers a head that no handler is shown, and ends the connection. The path may not be known: the form is the native one.
+async fn refuse(mut stream: TcpStream, refused: Refused) {
+    let answer = refused.why.problem().into_last_answer(refused.is_head);
+    let answered = async {
+        stream.write_all(&answer).await?;
+        stream.shutdown().await?;
+        // A connection that is closed with bytes unread is reset, and the client may not get to read its answer.
+        let (mut left, mut scratch) = (MAX_LINGER_BYTES, [0; 4096]);
+        while left > 0 {
+            match stream.read(&mut scratch).await? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        Ok::<_, io::Error>(())
+    };
+    if let Ok(Err(error)) = tokio::time::timeout(LINGER, answered).await {
+        tracing::debug!(%error, "the client of a refused head went away");
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::HttpLimits;
+use crate::head::{HeadScan, Refused};
 
 /// Between requests.
 const IDLE: u8 = 0;
@@ -90,11 +91,18 @@ impl Watch {
         }
     }
 
-    fn bytes_arrived(&self) {
-        if self.phase.load(Ordering::Relaxed) == IDLE {
+    /// Whether these are the first of a head.
+    fn bytes_arrived(&self) -> bool {
+        let is_first = self.phase.load(Ordering::Relaxed) == IDLE;
+        if is_first {
             self.since.store(self.now(), Ordering::Relaxed);
             self.phase.store(HEAD, Ordering::Relaxed);
         }
+        is_first
+    }
+
+    fn is_busy(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) == BUSY
     }
 
     fn wrote<T>(&self, poll: &Poll<T>) {
@@ -113,18 +121,54 @@ impl Watch {
     }
 }
 
-/// A stream that tells its [`Watch`] what happens.
+/// A stream that tells its [`Watch`] what happens, and ends for its reader before a head that must be refused.
 pub(crate) struct Watched {
-    pub(crate) stream: TcpStream,
-    pub(crate) watch: Arc<Watch>,
+    stream: TcpStream,
+    watch: Arc<Watch>,
+    heads: HeadScan,
+    refused: Option<Refused>,
+}
+
+impl Watched {
+    /// `max_head_bytes` is the limit of a request's head.
+    pub(crate) fn new(stream: TcpStream, watch: &Arc<Watch>, max_head_bytes: usize) -> Self {
+        Self { stream, watch: Arc::clone(watch), heads: HeadScan::new(max_head_bytes), refused: None }
+    }
+
+    /// The stream, with the head that its reader was not shown. To be answered when the reader is done.
+    pub(crate) fn into_refused(self) -> Option<(TcpStream, Refused)> {
+        Some((self.stream, self.refused?))
+    }
+
+    /// What the reader is told instead of what comes after a refused head.
+    fn end(&self) -> Poll<io::Result<()>> {
+        match self.watch.is_busy() {
+            // It would take the end for a client that went away, and drop the request before. It reads again when that is answered.
+            true => Poll::Pending,
+            false => Poll::Ready(Ok(())),
+        }
+    }
 }
 
 impl AsyncRead for Watched {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.refused.is_some() {
+            return self.end();
+        }
         let before = buf.filled().len();
         let poll = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.watch.bytes_arrived();
+        if buf.filled().len() == before {
+            return poll;
+        }
+        if self.watch.bytes_arrived() {
+            self.heads.resume();
+        }
+        if let Err(refused) = self.heads.look(&buf.filled()[before..]) {
+            self.refused = Some(refused);
+            buf.set_filled(before + refused.after);
+            if refused.after == 0 {
+                return self.end();
+            }
         }
         poll
     }
@@ -156,6 +200,10 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.refused.is_some() {
+            // There is one more answer to write.
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

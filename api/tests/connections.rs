@@ -106,11 +106,97 @@ async fn bodies_in_memory_are_bounded_together() {
 #[tokio::test]
 async fn a_head_that_is_too_large_or_no_http_is_refused() {
     let server = with(HttpLimits { max_header_bytes: 8 * 1024, ..HttpLimits::default() }).await;
-    let reply = server.send("GET", "/v1/kv/k", &[("x", &"x".repeat(20_000))], b"").await;
-    assert_eq!(reply.status, 431);
+    let long_path = format!("/v1/kv/{}", "k".repeat(37_000));
+    let longest_path = format!("/v1/kv/{}", "k".repeat(500_000));
+    let long = "x".repeat(20_000);
+    for (path, headers, limit) in [
+        ("/v1/kv/k", vec![("x", long.as_str())], 8 * 1024),
+        (&long_path, vec![], 8 * 1024),
+        // Beyond what the HTTP library reads of a head.
+        (&longest_path, vec![], 8 * 1024),
+        ("/v1/kv/k", vec![("x", "y"); 120], 100),
+        // One that is known to have another surface is told so as well: its head was not read.
+        ("/get-val?key=k", vec![("x", "y"); 120], 100),
+    ] {
+        let mut connection = server.connect().await;
+        let reply = connection.send("PUT", path, &headers, b"a body that is not read").await;
+        assert_eq!(reply.problem(431), "head_too_large", "{path:.20}");
+        assert_eq!((reply.json()["limit"].clone(), reply.header("connection")), (limit.into(), Some("close")));
+        assert!(connection.reply(false).await.is_none(), "then closed");
+        let mut connection = server.connect().await;
+        let head = connection.send("HEAD", path, &headers, b"").await;
+        assert_eq!(head.status, 431, "{path:.20}");
+        assert!(connection.reply(false).await.is_none(), "no body, then closed");
+    }
+    let fits = server.send("GET", "/healthz", &[("x", &"x".repeat(8_000))], b"").await;
+    assert_eq!(fits.status, 200);
     let mut connection = server.connect().await;
     connection.write(b"\x16\x03\x01\x02\x00 this is no HTTP\r\n\r\n").await;
     assert!(connection.reply(false).await.is_none_or(|reply| reply.status == 400));
+    assert_eq!(server.memory.writes(), 0);
+}
+
+#[tokio::test]
+async fn a_request_with_two_lengths_is_refused_and_so_is_what_comes_after_it() {
+    let server = Server::start().await;
+    let good = "PUT /v1/kv/good HTTP/1.1\r\nhost: t\r\ncontent-length: 1\r\n\r\nx";
+    let smuggled = "PUT /v1/kv/smuggled HTTP/1.1\r\nhost: t\r\ncontent-length: 1\r\n\r\nx";
+    for (lengths, code) in [
+        ("content-length: 4\r\ntransfer-encoding: chunked", "ambiguous_length"),
+        ("Transfer-Encoding: chunked\r\nx: y\r\nContent-Length: 4", "ambiguous_length"),
+        ("content-length: 4\r\ncontent-length: 5", "invalid_content_length"),
+        ("content-length: 0x4", "invalid_content_length"),
+    ] {
+        let bad = format!("PUT /v1/kv/bad HTTP/1.1\r\nhost: t\r\n{lengths}\r\n\r\n0\r\n\r\n{smuggled}");
+        for before in ["", good, &good.repeat(3)] {
+            let writes = server.memory.writes();
+            let mut connection = server.connect().await;
+            connection.write(format!("{before}{bad}").as_bytes()).await;
+            // Those before it are answered.
+            for _ in 0..before.len() / good.len() {
+                assert_eq!(connection.reply(false).await.unwrap().status, 200, "{lengths}");
+            }
+            let reply = connection.reply(false).await.expect("an answer");
+            assert_eq!((reply.problem(400).as_str(), reply.header("connection")), (code, Some("close")), "{lengths}");
+            assert!(connection.reply(false).await.is_none(), "then closed");
+            assert_eq!(server.memory.writes() - writes, before.len() / good.len(), "{lengths}");
+        }
+        // Cut into single bytes, and after a request on the same connection.
+        let mut connection = server.connect().await;
+        connection.stream.set_nodelay(true).unwrap();
+        assert_eq!(connection.send("GET", "/healthz", &[], b"").await.status, 200);
+        for byte in bad.as_bytes() {
+            // The server may have closed by now.
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut connection.stream, &[*byte]).await;
+        }
+        assert_eq!(connection.reply(false).await.expect("an answer").problem(400), code, "{lengths}");
+    }
+    assert_eq!(server.get("/v1/kv/bad").await.status, 404);
+    assert_eq!(server.get("/v1/kv/smuggled").await.status, 404);
+    // Each by itself is fine, on one connection.
+    let mut connection = server.connect().await;
+    for _ in 0..2 {
+        connection
+            .write(b"PUT /v1/kv/k HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n")
+            .await;
+        assert_eq!(connection.reply(false).await.expect("an answer").status, 200);
+        assert_eq!(connection.send("PUT", "/v1/kv/k", &[], b"x").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_bad_head_does_not_take_the_request_before_it_along() {
+    let server = Server::start().await;
+    server.memory.stall();
+    let mut connection = server.connect().await;
+    connection.write(b"PUT /v1/kv/k HTTP/1.1\r\nhost: t\r\ncontent-length: 1\r\n\r\nx").await;
+    until("the write waits", || server.memory.waiting() == 1).await;
+    connection.write(b"PUT /v1/kv/k HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n").await;
+    connection.stays_silent(SHORT).await;
+    server.memory.go_on();
+    assert_eq!(connection.reply(false).await.expect("an answer").status, 200);
+    assert_eq!(connection.reply(false).await.expect("an answer").problem(400), "ambiguous_length");
+    assert!(connection.reply(false).await.is_none(), "then closed");
 }
 
 #[tokio::test]

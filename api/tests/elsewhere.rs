@@ -56,6 +56,8 @@ async fn every_surface_is_answered_by_the_router() {
     assert_eq!((put.status, put.json()["created"].clone()), (200, json!(true)));
     let got = send(node, "GET", "/v1/kv/a%2Fb", &[], b"").await;
     assert_eq!((got.status, got.json()), (200, json!({"n": 1})));
+    let head = send(node, "HEAD", "/v1/kv/a%2Fb", &[], b"").await;
+    assert_eq!((head.status, head.header("content-length")), (200, Some("7")));
     let list = send(node, "GET", "/v1/kv?prefix=a/", &[], b"").await;
     assert_eq!(list.json()["entries"][0]["key"], "a/b");
     let batch = json!({"operations": [{"op": "put", "key": "c", "value": 2}]}).to_string();
@@ -103,4 +105,6 @@ async fn without_a_router_nothing_was_done_and_with_a_dying_one_it_is_not_known(
     assert_eq!((unknown.status, unknown.json()["outcome"].clone()), (504, json!("unknown")));
     let read: crate::support::Reply = send(node, "GET", "/v1/kv/a", &[], b"").await;
     assert_eq!(read.status, 503);
+    // A read is one, whatever its method.
+    assert_eq!(send(node, "POST", "/get", &[], b"{\"key\":\"a\"}").await.status, 503);
 }

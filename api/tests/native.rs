@@ -189,7 +189,8 @@ async fn consistency_and_timeout_are_asked_for() {
         ("/v1/kv/k?consistency=quorum&timeout=2s", vec![], "quorum"),
         // An older name.
         ("/v1/kv/k?consistency=lease", vec![], "linearizable"),
-        ("/v1/kv/k?timeout=99999999", vec![("raftkv-consistency", "stale")], "stale"),
+        // A number without a unit is milliseconds.
+        ("/v1/kv/k?timeout=60000", vec![("raftkv-consistency", "stale")], "stale"),
         ("/v1/kv/k?consistency=linearizable", vec![("raftkv-consistency", "stale")], "linearizable"),
     ] {
         let get = server.send("GET", path, &headers, b"").await;
@@ -198,6 +199,8 @@ async fn consistency_and_timeout_are_asked_for() {
     for (path, code) in [
         ("/v1/kv/k?consistency=eventual", "invalid_parameter"),
         ("/v1/kv/k?timeout=soon", "invalid_parameter"),
+        ("/v1/kv/k?timeout=60001", "invalid_parameter"),
+        ("/v1/kv?timeout=2m", "invalid_parameter"),
         ("/v1/kv/k?timeout=1&timeout=2", "invalid_parameter"),
         ("/v1/kv/k?consistncy=stale", "unknown_parameter"),
         ("/v1/kv/k?timeout=%zz", "malformed_uri"),

@@ -130,7 +130,7 @@ pub(crate) struct ClientArgs {
         default_value = "http://127.0.0.1:8080"
     )]
     pub(crate) endpoint: Endpoints,
-    /// Give up on a request after this long
+    /// Give up on a request after this long, like 500ms, 2s or 1m; a unit is needed
     #[arg(long, value_name = "DURATION", default_value = "10s")]
     timeout: HumanDuration,
 }

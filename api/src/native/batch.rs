@@ -144,7 +144,7 @@ pub(crate) async fn handle<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Bod
         description = "JSON or MsgPack by `Content-Type`."
     ),
     params(
-        ("timeout" = Option<String>, Query, description = "Milliseconds, or like `2s`."),
+        ("timeout" = Option<String>, Query, description = "Like `500ms`, `2s` or `1m`; a bare number is milliseconds. More than the server grants, a minute by default, is 400."),
         ("Idempotency-Key" = Option<String>, Header, description = "Requests with the same one are applied once."),
     ),
     responses(

@@ -62,7 +62,7 @@ pub(crate) async fn handle<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Bod
     params(
         ("key" = String, Path, description = "Percent-encoded bytes; slashes may be encoded or not."),
         ("consistency" = Option<String>, Query, description = "`linearizable` (default), `quorum` (assumes nothing about clocks) or `stale`."),
-        ("timeout" = Option<String>, Query, description = "Milliseconds, or like `2s`."),
+        ("timeout" = Option<String>, Query, description = "Like `500ms`, `2s` or `1m`; a bare number is milliseconds. More than the server grants, a minute by default, is 400."),
         ("If-None-Match" = Option<String>, Header, description = "ETags the client has: 304 when one is current."),
         ("If-Match" = Option<String>, Header, description = "ETags of which the value must have one, or `*`; a weak one never matches: else 412."),
     ),
@@ -145,7 +145,7 @@ pub(crate) async fn head_value<B: Backend>(app: &App<B>, parts: &Parts, key: Key
     put, path = "/v1/kv/{key}", tag = "native",
     params(
         ("key" = String, Path, description = "Percent-encoded bytes; slashes may be encoded or not."),
-        ("timeout" = Option<String>, Query, description = "Milliseconds, or like `2s`."),
+        ("timeout" = Option<String>, Query, description = "Like `500ms`, `2s` or `1m`; a bare number is milliseconds. More than the server grants, a minute by default, is 400."),
         ("If-Match" = Option<String>, Header, description = "The ETag the key must have, or `*`: it must exist."),
         ("If-None-Match" = Option<String>, Header, description = "Only `*`: the key must not exist."),
         ("Idempotency-Key" = Option<String>, Header, description = "Requests with the same one are applied once."),
@@ -185,7 +185,7 @@ pub(crate) async fn put_value<B: Backend>(
     delete, path = "/v1/kv/{key}", tag = "native",
     params(
         ("key" = String, Path, description = "Percent-encoded bytes; slashes may be encoded or not."),
-        ("timeout" = Option<String>, Query, description = "Milliseconds, or like `2s`."),
+        ("timeout" = Option<String>, Query, description = "Like `500ms`, `2s` or `1m`; a bare number is milliseconds. More than the server grants, a minute by default, is 400."),
         ("If-Match" = Option<String>, Header, description = "The ETag the key must have."),
         ("Idempotency-Key" = Option<String>, Header, description = "Requests with the same one are applied once."),
     ),

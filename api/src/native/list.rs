@@ -92,7 +92,7 @@ pub(crate) async fn handle<B: Backend>(app: Arc<App<B>>, parts: Parts, _body: Bo
         ("cursor" = Option<String>, Query, description = "From the page before, with the same prefix, start and end."),
         ("keys_only" = Option<bool>, Query, description = "Leave the values out."),
         ("consistency" = Option<String>, Query, description = "`linearizable` (default), `quorum` (assumes nothing about clocks) or `stale`."),
-        ("timeout" = Option<String>, Query, description = "Milliseconds, or like `2s`."),
+        ("timeout" = Option<String>, Query, description = "Like `500ms`, `2s` or `1m`; a bare number is milliseconds. More than the server grants, a minute by default, is 400."),
     ),
     responses(
         (status = 200, description = "A page, as JSON or as MsgPack by `Accept`.", content(
