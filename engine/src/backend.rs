@@ -203,11 +203,12 @@ impl Backend for EngineBackend {
 }
 
 /// Whether a node in this state can answer requests; if not, why.
-fn check_ready(status: &ConsensusStatus) -> Result<(), &'static str> {
+fn check_ready(status: &ConsensusStatus) -> Result<(), &str> {
     match status.role.as_str() {
         "waiting" => Err("this node has not joined a cluster yet"),
         "removed" => Err("this node was removed from its cluster"),
         "learner" => Err("this node is still catching up"),
+        _ if !status.not_ready.is_empty() => Err(&status.not_ready),
         _ if status.leader_raft_id == 0 => Err("no leader is known"),
         _ => Ok(()),
     }
@@ -239,5 +240,7 @@ mod tests {
         for (role, leader) in [("follower", 0), ("candidate", 0), ("learner", 7), ("waiting", 0), ("removed", 7)] {
             assert!(check_ready(&status(role, leader)).is_err(), "{role}");
         }
+        let behind = ConsensusStatus { not_ready: "entries stand still".to_owned(), ..status("follower", 7) };
+        assert_eq!(check_ready(&behind), Err("entries stand still"));
     }
 }

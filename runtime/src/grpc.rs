@@ -5,12 +5,14 @@
 mod channel;
 mod endpoint;
 mod listener;
+mod meter;
 
 use std::time::Duration;
 
 pub use channel::{ChannelOptions, connect, connect_lazy};
 pub use endpoint::{Endpoint, EndpointError};
 pub use listener::{Connection, Listener, ListenerError};
+pub use meter::{Meter, Reading, connect_lazy_metered};
 
 /// Flow-control window of a stream. Large enough that neither a batch of entries nor a snapshot ever waits for a
 /// window update; the defaults of HTTP/2 (64 KiB) would stall each of them.

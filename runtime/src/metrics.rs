@@ -27,6 +27,11 @@ const SIZE_BUCKETS: &[f64] = &[
     16_777_216.0,
 ];
 
+/// The value of a gauge whose value is not known: its series is not rendered, and comes back with its next value.
+///
+/// A gauge that keeps its last value, or falls to zero, reads as if that were the case now.
+pub const UNKNOWN: f64 = f64::NAN;
+
 static INSTALLED: OnceLock<Installed> = OnceLock::new();
 
 struct Installed {
@@ -73,7 +78,30 @@ pub fn render() -> String {
         return String::new();
     };
     record_process(installed.since);
-    installed.handle.render()
+    without_unknown(&installed.handle.render())
+}
+
+/// Leaves out the series that are [`UNKNOWN`], and what is said of a metric that has no other.
+fn without_unknown(text: &str) -> String {
+    let mut known = String::with_capacity(text.len());
+    let mut about = String::new();
+    for line in text.lines() {
+        if line.starts_with('#') {
+            // A metric begins with its help, where there is one, and its type.
+            if line.starts_with("# HELP") || !about.starts_with("# HELP") {
+                about.clear();
+            }
+            about.push_str(line);
+            about.push('\n');
+        } else if !line.ends_with(" NaN") && !line.is_empty() {
+            known.push_str(&std::mem::take(&mut about));
+            known.push_str(line);
+            known.push('\n');
+        } else if line.is_empty() {
+            about.clear();
+        }
+    }
+    known
 }
 
 fn describe_process() {
@@ -115,6 +143,22 @@ mod tests {
         assert_eq!(resident_from_status("Name:\tx\nVmRSS:\t    1234 kB\nVmData:\t 1 kB\n"), Some(1234 * 1024));
         assert_eq!(resident_from_status("Name:\tx\n"), None);
         assert_eq!(resident_from_status("VmRSS: many kB"), None);
+    }
+
+    #[test]
+    fn a_gauge_that_is_not_known_has_no_series_until_it_is() {
+        let text = "# HELP lag Entries.\n# TYPE lag gauge\nlag{member=\"a\"} NaN\nlag{member=\"b\"} 3\n\n# HELP age Seconds.\n\
+                    # TYPE age gauge\nage NaN\n\n# TYPE puts counter\nputs 7\n";
+        let expected = "# HELP lag Entries.\n# TYPE lag gauge\nlag{member=\"b\"} 3\n# TYPE puts counter\nputs 7\n";
+        assert_eq!(without_unknown(text), expected);
+
+        install().expect("install");
+        metrics::gauge!("test_age_seconds").set(2.0);
+        assert!(render().contains("test_age_seconds 2"));
+        metrics::gauge!("test_age_seconds").set(UNKNOWN);
+        assert!(!render().contains("test_age_seconds"), "{}", render());
+        metrics::gauge!("test_age_seconds").set(3.0);
+        assert!(render().contains("test_age_seconds 3"));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use raftkv_proto::consensus::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::forward::LeaderForwarder;
+use crate::leadership;
 use crate::node::{Group, Node};
 use crate::types::{Member, NodeId};
 
@@ -49,9 +50,13 @@ impl ReadBarriers {
             None => refused(RefusedReason::NoLeader, "this node is in no cluster yet"),
             Some(group) => match group.raft.as_leader() {
                 Ok(_) => self.ask(&group, request.mode(), timeout).await,
+                Err(_) if let Some(why) = leadership::outage(&self.node, &group) => {
+                    refused(RefusedReason::NoMajority, why)
+                }
                 Err(forward) => match (forward.leader_id, forward.leader_node) {
                     (Some(leader), Some(member)) if leader != self.node.identity.raft_id => {
-                        self.forward(&group, leader, &member, request, timeout).await
+                        let outcome = self.forward(&group, leader, &member, request, timeout).await;
+                        reachable(&group, outcome)
                     }
                     _ => refused(RefusedReason::NoLeader, "no leader is known"),
                 },
@@ -81,6 +86,12 @@ impl ReadBarriers {
             && let Some(next_index) = group.lease.read_index(group)
         {
             return Outcome::NextIndex(next_index);
+        }
+        // A leader that is stuck still confirms reads.
+        if !leadership::has_quorum_contact(group)
+            && let Some(why) = leadership::outage(&self.node, group)
+        {
+            return refused(RefusedReason::NoMajority, why);
         }
         let (reply, answer) = oneshot::channel();
         let asked = async {
@@ -113,6 +124,19 @@ impl ReadBarriers {
             Ok(Err(_)) => refused(RefusedReason::NoLeader, "the leader cannot be reached"),
             Err(_) => refused(RefusedReason::NoLeader, "the leader did not answer in time"),
         }
+    }
+}
+
+/// A read that has to wait for entries which do not come is refused at once.
+fn reachable(group: &Group, outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::NextIndex(next_index)
+            if next_index > group.progress.submitted_next()
+                && leadership::is_left_behind(group, &leadership::metrics_of(group)) =>
+        {
+            refused(RefusedReason::NoMajority, "entries of the leader make no progress on their way to this node")
+        }
+        outcome => outcome,
     }
 }
 

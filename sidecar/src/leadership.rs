@@ -12,6 +12,7 @@ use raftkv_runtime::shutdown::Shutdown;
 use tokio::time::Instant;
 
 use crate::management::ManagementClient;
+use crate::network::Trouble;
 use crate::node::{Group, Node, Phase};
 use crate::types::{LeaderId, LogId, Member, NodeId, TypeConfig, Vote};
 
@@ -32,6 +33,8 @@ const TRANSFER_ROUND: Duration = Duration::from_millis(1_200);
 /// A leader that announced a transfer takes no writes until another leads (openraft never takes the announcement back).
 /// After so many failed rounds it steps down by itself.
 const ROUNDS_BEFORE_STEP_DOWN: u32 = 3;
+/// An election is over within so many longest election timeouts, also after a split vote.
+const OUTAGE_AFTER: u32 = 4;
 /// A member whose last acknowledgement is not older counts as alive.
 pub const ALIVE_WITHIN: Duration = Duration::from_millis(1_500);
 
@@ -46,6 +49,8 @@ pub enum Reason {
     Stopping,
     /// It is no longer a member.
     Removed,
+    /// It led, and its entries made no progress at a majority.
+    Standstill,
 }
 
 /// Whether this node stands for election: only while no reason speaks against it.
@@ -125,12 +130,51 @@ pub fn known_leader(metrics: &RaftMetrics<TypeConfig>) -> Option<NodeId> {
 ///
 /// A node that is cut off still knows who led; whoever asks whether it can serve must not be told so.
 pub fn reachable_leader(node: &Node, group: &Group, metrics: &RaftMetrics<TypeConfig>) -> Option<NodeId> {
-    let leader = known_leader(metrics)?;
-    let reachable = match metrics.state {
-        ServerState::Leader => has_quorum_contact(group),
-        _ => node.leader_silent_for() <= ALIVE_WITHIN,
-    };
-    reachable.then_some(leader)
+    outlook(node, group, metrics).ok()
+}
+
+/// The same, with the reason where there is none. Readiness, status, metrics and log lines all ask here.
+pub fn outlook(node: &Node, group: &Group, metrics: &RaftMetrics<TypeConfig>) -> Result<NodeId, &'static str> {
+    let leader = known_leader(metrics).ok_or("no leader is known")?;
+    if metrics.state == ServerState::Leader {
+        return match (has_quorum_contact(group), group.peers.work.is_stuck()) {
+            (false, _) => Err("this leader has lost contact with a majority"),
+            (true, true) => Err("entries of this leader make no progress at a majority"),
+            (true, false) => Ok(leader),
+        };
+    }
+    if node.leader_silent_for() > ALIVE_WITHIN {
+        return Err("the leader has not been heard for a while");
+    }
+    match group.peers.work.told_by(metrics.vote.leader_id) {
+        Trouble::NoMajority => Err("the leader reaches no majority"),
+        Trouble::None | Trouble::Standstill => Ok(leader),
+    }
+}
+
+/// Whether entries of the leader make no progress on their way to this node, as the leader says.
+pub fn is_left_behind(group: &Group, metrics: &RaftMetrics<TypeConfig>) -> bool {
+    metrics.state != ServerState::Leader && group.peers.work.told_by(metrics.vote.leader_id) == Trouble::Standstill
+}
+
+/// Why nothing that needs a leader can be done, where that has been so for longer than an election takes: who waits would only
+/// wait in vain. `None` also while an election may be under way.
+pub fn outage(node: &Node, group: &Group) -> Option<&'static str> {
+    let metrics = group.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let patience = Duration::from_millis(group.raft.config().election_timeout_max) * OUTAGE_AFTER;
+    if metrics.state == ServerState::Leader {
+        return match ack_age(&metrics) {
+            Some(age) if age >= patience => Some("the leader has lost contact with a majority"),
+            _ if group.peers.work.is_stuck() => Some("entries of the leader make no progress at a majority"),
+            _ => None,
+        };
+    }
+    if node.leader_silent_for() >= patience {
+        return Some("no leader has been heard for longer than an election takes");
+    }
+    let told = group.peers.work.told_by(metrics.vote.leader_id);
+    (told == Trouble::NoMajority).then_some("the leader reaches no majority")
 }
 
 /// Milliseconds are enough: since when each member has been silent, on the leader.
@@ -370,12 +414,12 @@ impl Leadership {
 ///
 /// openraft has no call for it. Granting another voter a vote in the next term does it, as if that voter had asked: it is
 /// durable like any vote, and should that voter really stand in that term, it is the same vote.
-async fn step_down(group: &Group) {
+pub(crate) async fn step_down(group: &Group) {
     let metrics = metrics_of(group);
     let Some(other) = metrics.membership_config.voter_ids().find(|voter| *voter != metrics.id) else {
         return;
     };
-    tracing::warn!(term = metrics.current_term, "leadership cannot be given away: stepping down");
+    tracing::warn!(term = metrics.current_term, "stepping down: leadership cannot be given to a named successor");
     let leader_id = LeaderId { term: metrics.current_term + 1, node_id: other };
     let request = VoteRequest {
         vote: Vote { leader_id, committed: false },

@@ -43,6 +43,7 @@ pub(crate) async fn narrate(group: Arc<Group>, node: Node) {
             }
             told = now;
         }
+        group.peers.follow(&server.membership_config);
         let voters: Vec<NodeId> = server.membership_config.voter_ids().collect();
         let current: Vec<(String, bool)> =
             server.membership_config.nodes().map(|(id, member)| (member.to_string(), voters.contains(id))).collect();

@@ -1,6 +1,6 @@
 //! [`PeerService`]: answers the other members' sidecars.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::stream::BoxStream;
@@ -19,10 +19,10 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::barrier::ReadBarriers;
 use crate::lifecycle::Lifecycle;
-use crate::network::SnapshotData;
+use crate::network::{SnapshotData, Trouble};
 use crate::node::{Group, Node};
 use crate::proposals::Proposals;
-use crate::types::{SnapshotMeta, TypeConfig};
+use crate::types::{LeaderId, SnapshotMeta, TypeConfig};
 use crate::wire::{self, WireError};
 
 /// Requests of one stream that are worked on at the same time; beyond that the stream waits.
@@ -114,18 +114,30 @@ impl RaftService for PeerService {
     ) -> Result<Response<Self::AppendStream>, Status> {
         let group = self.checked_group(request.metadata())?;
         // A request that cannot be read ends the stream: what comes after it must not be appended without it.
-        let requests = tokio_stream::StreamExt::map_while(request.into_inner(), |request| {
-            let parsed = request
-                .map_err(|status| status.to_string())
-                .and_then(|request| wire::parse_append_request(request).map_err(|error: WireError| error.to_string()));
+        // What the leader says of itself counts once openraft has accepted the message.
+        let said: Arc<Mutex<Option<(LeaderId, Trouble)>>> = Arc::default();
+        let saying = said.clone();
+        let requests = tokio_stream::StreamExt::map_while(request.into_inner(), move |request| {
+            let parsed = request.map_err(|status| status.to_string()).and_then(|request| {
+                let trouble = request.leader_trouble.map(Trouble::of_code);
+                let parsed = wire::parse_append_request(request).map_err(|error: WireError| error.to_string())?;
+                if let Some(trouble) = trouble {
+                    *saying.lock().unwrap_or_else(PoisonError::into_inner) = Some((parsed.vote.leader_id, trouble));
+                }
+                Ok(parsed)
+            });
             parsed.inspect_err(|error| tracing::debug!(error, "the append stream ends")).ok()
         });
         let (outcomes, node) = (group.raft.stream_append(Box::pin(requests)), self.node.clone());
+        let work = group.peers.work.clone();
         // For so long openraft refuses votes after it has heard from a leader.
         let promise = Duration::from_millis(group.raft.config().election_timeout_max);
         let responses = outcomes.map(move |outcome| {
             if matches!(outcome, Ok(Ok(_))) {
                 node.note_leader();
+                if let Some((leader, trouble)) = said.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                    work.heard(leader, trouble);
+                }
             }
             outcome.map(|outcome| wire::append_response(outcome, promise)).map_err(raft_failed)
         });

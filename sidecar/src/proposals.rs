@@ -35,6 +35,9 @@ impl Proposals {
             Err(refused) => refused,
             Ok(group) => match group.raft.as_leader() {
                 Ok(_) => self.propose_locally(&group, request).await,
+                Err(_) if let Some(why) = leadership::outage(&self.node, &group) => {
+                    refused(RefusedReason::NoMajority, why)
+                }
                 Err(forward) => match (forward.leader_id, forward.leader_node) {
                     (Some(leader), Some(member)) if leader != self.node.identity.raft_id => {
                         self.forward(&group, leader, &member, request).await
@@ -76,8 +79,11 @@ impl Proposals {
             return refused(RefusedReason::TooLarge, &format!("a log entry holds {MAX_PAYLOAD_BYTES} bytes at most"));
         }
         // Without it a leader that is cut off would take entries it can never commit: unknown outcomes for nothing.
-        if !leadership::has_quorum_contact(group) {
-            return refused(RefusedReason::NoLeader, "the leader has lost contact with a majority");
+        if !leadership::has_quorum_contact(group) || group.peers.work.is_stuck() {
+            return match leadership::outage(&self.node, group) {
+                Some(why) => refused(RefusedReason::NoMajority, why),
+                None => refused(RefusedReason::NoLeader, "the leader has lost contact with a majority"),
+            };
         }
         match tokio::time::timeout(timeout, group.combiner.propose(group, payload, callers, timeout)).await {
             Ok(Ok(outcome)) => outcome,

@@ -26,6 +26,7 @@ use crate::log_store::LogStore;
 use crate::management::{self, Management, ManagementClient};
 use crate::membership::Membership;
 use crate::node::Node;
+use crate::outlook;
 use crate::peer_service::PeerService;
 use crate::proposals::Proposals;
 use crate::registration::{Registrar, Registration};
@@ -186,6 +187,7 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
         Ok(())
     });
     tasks.spawn(ended(leadership.clone().watch(working.clone())));
+    tasks.spawn(ended(outlook::watch(node.clone(), working.clone())));
     tasks.spawn(ended(compaction::run(node.clone(), limits, working.clone())));
     tasks.spawn(ended(removal::watch(node.clone(), client.clone(), working.clone())));
     tasks.spawn(ended(killer.clone().resume()));

@@ -6,9 +6,11 @@ use openraft::{RaftMetrics, ServerState};
 use raftkv_proto::consensus::{ConsensusStatus, Member as WireMember};
 use serde::{Deserialize, Serialize};
 
-use crate::leadership::{Elections, Reason, matched_next, metrics_of, quorum_ack_age, reachable_leader};
+use crate::leadership::{
+    Elections, Reason, is_left_behind, matched_next, metrics_of, outlook, quorum_ack_age, reachable_leader,
+};
 use crate::lifecycle::Waiting;
-use crate::node::{Group, Node};
+use crate::node::{Group, Node, Phase};
 use crate::types::TypeConfig;
 
 /// Version of this program.
@@ -38,7 +40,7 @@ pub struct NodeDocument {
     pub name: String,
     /// Below 2^53: any JSON reader can hold it.
     pub raft_id: u64,
-    /// leader, follower, candidate, learner, waiting or removed.
+    /// leader, follower, candidate (also a leader that has lost its majority), learner, waiting or removed.
     pub role: String,
     /// The newest term seen.
     pub term: u64,
@@ -108,7 +110,7 @@ pub struct MemberDocument {
     pub group_address: String,
     /// On the leader: up to where its log is known to match.
     pub matched_index: Option<u64>,
-    /// On the leader: entries it is behind.
+    /// On the leader, of a member that has answered it: entries it is behind.
     pub lag: Option<u64>,
 }
 
@@ -122,15 +124,37 @@ pub struct WaitingDocument {
     pub claim: Option<u64>,
 }
 
-/// leader, follower, candidate, learner or removed.
-pub fn role(group: &Group, metrics: &RaftMetrics<TypeConfig>) -> &'static str {
+/// leader, follower, candidate, learner or removed. A leader that has lost its majority is a candidate: it stands, and nobody
+/// follows.
+pub fn role(node: &Node, group: &Group, metrics: &RaftMetrics<TypeConfig>) -> &'static str {
     match metrics.state {
-        ServerState::Leader => "leader",
+        ServerState::Leader if reachable_leader(node, group, metrics).is_some() => "leader",
+        ServerState::Leader => "candidate",
         _ if Elections::of(group).is_forbidden_by(Reason::Removed) => "removed",
         ServerState::Candidate => "candidate",
         ServerState::Follower => "follower",
         ServerState::Learner | ServerState::Shutdown => "learner",
     }
+}
+
+/// Why this node could not serve a linearizable request just now.
+pub fn not_ready(node: &Node) -> Option<&'static str> {
+    let group = match node.phase() {
+        Phase::Waiting => return Some("in no cluster yet"),
+        Phase::Stopping(_) => return Some("stopping"),
+        Phase::Running(group) => group,
+    };
+    if !*node.engine.connected().borrow() {
+        return Some("the engine is gone");
+    }
+    if Elections::of(&group).is_forbidden_by(Reason::Removed) {
+        return Some("removed from the cluster");
+    }
+    let metrics = metrics_of(&group);
+    if let Err(why) = outlook(node, &group, &metrics) {
+        return Some(why);
+    }
+    is_left_behind(&group, &metrics).then_some("entries of the leader make no progress on their way to this node")
 }
 
 /// For the engine and its clients. Does not ask the engine.
@@ -149,7 +173,8 @@ pub async fn consensus_status(node: &Node) -> ConsensusStatus {
     let next = |index: Option<u64>| index.map_or(0, |index| index + 1);
     let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
     status.cluster_id = group.cluster_id.clone();
-    status.role = role(&group, &metrics).to_owned();
+    status.role = role(node, &group, &metrics).to_owned();
+    status.not_ready = not_ready(node).unwrap_or_default().to_owned();
     status.term = metrics.current_term;
     status.leader_raft_id = reachable_leader(node, &group, &metrics).unwrap_or(0);
     status.last_log_next_index = next(metrics.last_log_index);
@@ -206,7 +231,8 @@ pub async fn status_document(node: &Node, waiting: Option<Waiting>) -> StatusDoc
             .into_iter()
             .map(|member| MemberDocument {
                 matched_index: if leads { index(member.matched_next_index) } else { None },
-                lag: leads.then(|| last_next.saturating_sub(member.matched_next_index)),
+                lag: (leads && member.matched_next_index > 0)
+                    .then(|| last_next.saturating_sub(member.matched_next_index)),
                 name: member.name,
                 raft_id: member.raft_id,
                 voter: member.voter,

@@ -143,6 +143,7 @@ pub fn append_request(request: AppendEntriesRequest<TypeConfig>) -> proto::Appen
         prev_log_id: request.prev_log_id.as_ref().map(log_id),
         entries: request.entries.into_iter().map(entry).collect(),
         leader_commit: request.leader_commit.as_ref().map(log_id),
+        leader_trouble: None,
     }
 }
 

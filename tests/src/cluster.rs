@@ -1,7 +1,7 @@
 //! [`Cluster`]: nodes that form one group, as processes on loopback addresses of their own.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use crate::binaries::binary_in;
 use crate::contents::Contents;
 use crate::files::tail;
+use crate::lan::Lan;
 use crate::loopback::Loopback;
 use crate::node::Node;
 use crate::partition::{Flow, FlowCounts, Partition, Weather};
@@ -41,6 +42,8 @@ pub struct ClusterBuilder {
     /// Where the programs are, if not where the others are.
     programs: Option<PathBuf>,
     partitionable: bool,
+    /// Each node is a host of its own on this network.
+    lan: Option<Arc<Lan>>,
     supervised: bool,
     /// Nodes of other groups of the same store, which had the numbers before these.
     named_after: usize,
@@ -95,6 +98,12 @@ impl ClusterBuilder {
     /// Puts a proxy in front of each raft port, so that nodes can be cut off.
     pub fn partitionable(mut self) -> Self {
         self.partitionable = true;
+        self
+    }
+
+    /// Puts each node on this network, as a host of its own.
+    pub fn lan(mut self, lan: Arc<Lan>) -> Self {
+        self.lan = Some(lan);
         self
     }
 
@@ -158,6 +167,7 @@ impl Cluster {
             env: Vec::new(),
             programs: None,
             partitionable: false,
+            lan: None,
             supervised: true,
             named_after: 0,
             registers: None,
@@ -171,7 +181,7 @@ impl Cluster {
         let name = format!("node{}", self.settings.named_after + index);
         let dir = root.join(format!("n{index}"));
         fs::create_dir(&dir)?;
-        let ip = self.loopback.node(index);
+        let ip = self.ip(index);
         let raft = SocketAddr::from((ip, RAFT_PORT));
         let raft_advertised = match self.settings.partitionable {
             true => SocketAddr::from((self.loopback.proxy(index), RAFT_PORT)),
@@ -194,6 +204,10 @@ impl Cluster {
             sidecar: process("raftkv-sidecar", "sidecar")?,
             name,
         });
+        if let Some(lan) = &self.settings.lan {
+            node.engine.set_wrapper(lan.wrapper(index));
+            node.sidecar.set_wrapper(lan.wrapper(index));
+        }
         self.configure(&node);
         if self.settings.partitionable {
             let proxy =
@@ -210,9 +224,23 @@ impl Cluster {
         Ok(node)
     }
 
+    fn ip(&self, index: usize) -> Ipv4Addr {
+        match &self.settings.lan {
+            Some(lan) => lan.node(index),
+            None => self.loopback.node(index),
+        }
+    }
+
+    /// Gives a node that is down another address for its peers, which it has from its next start on.
+    pub fn move_raft(&self, node: &Node, to_port: u16) {
+        let address = SocketAddr::from((node.raft.ip(), to_port)).to_string();
+        node.sidecar.set_env("RAFTKV_RAFT_LISTEN", &address);
+        node.sidecar.set_env("RAFTKV_RAFT_ADVERTISE", &address);
+    }
+
     fn configure(&self, node: &Node) {
         let join: Vec<_> = (1..=self.settings.nodes)
-            .map(|index| SocketAddr::from((self.loopback.node(index), MANAGEMENT_PORT)).to_string())
+            .map(|index| SocketAddr::from((self.ip(index), MANAGEMENT_PORT)).to_string())
             .collect();
         let bootstrap = if node.index == 1 { "true" } else { "false" };
         for process in [&node.engine, &node.sidecar] {

@@ -33,6 +33,7 @@
 //! | `RAFTKV_TEST_IMAGE` | image of the container tests; without it they say that they test nothing |
 //! | `RAFTKV_REQUIRE_DOCKER` | 1: a missing Docker engine or image is a failure |
 //! | `RAFTKV_REQUIRE_FUSE` | 1: a machine on which the disks of [`faultfs`] cannot be mounted is a failure |
+//! | `RAFTKV_REQUIRE_NETNS` | 1: a machine on which no network namespaces can be made ([`Lan`]) is a failure |
 //! | `RAFTKV_PLANTED_BIN_DIR` | where the programs with planted bugs and failpoints are; else in `planted` beside the others |
 //! | `RAFTKV_REQUIRE_PLANTED` | 1: that there are none is a failure |
 //! | `RAFTKV_TEST_POWER_LOSSES` | how often the power fails in each of those tests (8) |
@@ -52,6 +53,7 @@ mod failpoints;
 pub mod faultfs;
 mod files;
 mod group_peer;
+mod lan;
 mod linearizability;
 mod load;
 mod local;
@@ -84,6 +86,7 @@ pub use contents::Contents;
 pub use failpoints::{Deaths, Failpoints};
 pub use files::{allocated_bytes, tail};
 pub use group_peer::{GroupPeer, Held};
+pub use lan::Lan;
 pub use linearizability::{History, Operation};
 pub use load::{Load, LoadReport};
 pub use local::{LocalCluster, LocalNode, LocalRouter, LocalState, signal};

@@ -34,6 +34,8 @@ pub struct Process {
 #[derive(Debug, Default)]
 struct State {
     env: Vec<(String, String)>,
+    /// A program that starts this one, with its arguments.
+    wrapper: Vec<String>,
     child: Option<Child>,
     /// Whether a supervisor should see to it that it runs.
     wanted: bool,
@@ -79,6 +81,11 @@ impl Process {
         let mut state = self.state();
         state.env.retain(|(known, _)| known != name);
         state.env.push((name.to_owned(), value.into()));
+    }
+
+    /// Has its next starts made by another program, which becomes this one; its arguments come first.
+    pub(crate) fn set_wrapper(&self, wrapper: Vec<String>) {
+        self.state().wrapper = wrapper;
     }
 
     /// Starts it, unless it runs.
@@ -215,7 +222,14 @@ impl Process {
         let log = || File::options().create(true).append(true).open(&self.log);
         let out = log().with_context(|| format!("open {}", self.log.display()))?;
         let err = log().with_context(|| format!("open {}", self.log.display()))?;
-        let child = Command::new(&self.program)
+        let mut command = match state.wrapper.split_first() {
+            Some((wrapper, _)) => Command::new(wrapper),
+            None => Command::new(&self.program),
+        };
+        if let Some((_, arguments)) = state.wrapper.split_first() {
+            command.args(arguments).arg(&self.program);
+        }
+        let child = command
             .env_clear()
             .envs(state.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())

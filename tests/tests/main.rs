@@ -12,6 +12,7 @@ mod faultfs;
 mod lease;
 mod local;
 mod membership;
+mod paths;
 mod planted;
 mod power_loss;
 mod shards;

@@ -32,7 +32,8 @@ const LONGEST_REFUSAL_WAIT: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct PendingRead {
     pub(super) deadline: Instant,
-    pub(super) passed: oneshot::Sender<()>,
+    /// Or why it cannot be served, now and for a while.
+    pub(super) passed: oneshot::Sender<Result<(), String>>,
 }
 
 /// A barrier without an answer yet, and the reads that came before it left.
@@ -201,18 +202,33 @@ impl Lane {
                 self.release();
             }
             Some(Outcome::Refused(refused)) => {
+                if refused.reason() == RefusedReason::NoMajority {
+                    self.refuse(at, &refused.message);
+                    return;
+                }
                 let reason = match refused.reason() {
                     _ if !refused.message.is_empty() => refused.message,
                     RefusedReason::NoLeader => "no leader".to_owned(),
                     RefusedReason::Overloaded => "the leader has too much waiting".to_owned(),
                     RefusedReason::ShuttingDown => "the sidecar is stopping".to_owned(),
-                    RefusedReason::TooLarge | RefusedReason::DiskFull | RefusedReason::Unspecified => {
-                        "refused".to_owned()
-                    }
+                    RefusedReason::TooLarge
+                    | RefusedReason::DiskFull
+                    | RefusedReason::NoMajority
+                    | RefusedReason::Unspecified => "refused".to_owned(),
                 };
                 self.ask_again(at, reason, now);
             }
             None => self.ask_again(at, "the sidecar answered nothing".to_owned(), now),
+        }
+    }
+
+    /// There is no leader, and has not been one for longer than an election takes: asking again is for clients.
+    fn refuse(&mut self, at: usize, reason: &str) {
+        metrics::counter!("raftkv_engine_barriers_refused_total").increment(1);
+        self.trouble.note(reason.to_owned());
+        for read in self.sent.remove(at).into_iter().flat_map(|sent| sent.reads) {
+            // Its reader may have left.
+            let _ = read.passed.send(Err(reason.to_owned()));
         }
     }
 
@@ -241,7 +257,7 @@ impl Lane {
             }
             for read in confirmed.reads.drain(..) {
                 // Its reader may have left.
-                let _ = read.passed.send(());
+                let _ = read.passed.send(Ok(()));
             }
             false
         });

@@ -84,7 +84,7 @@ impl Barriers {
     /// Returns once a read of the store has the freshness asked for.
     ///
     /// # Errors
-    /// `Unavailable` at the deadline: a node cut off from its group says so instead of serving something old.
+    /// `Unavailable` at the deadline, and at once while the group is known to have no leader: a node cut off from its group says so instead of serving something old.
     pub async fn wait(&self, consistency: Consistency, deadline: Instant) -> Result<(), BackendError> {
         let lane = match consistency {
             Consistency::Stale => return Ok(()),
@@ -101,7 +101,7 @@ impl Barriers {
             return Err(BackendError::ShuttingDown);
         }
         match tokio::time::timeout_at(deadline.into(), waiter).await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(passed)) => passed.map_err(BackendError::Unavailable),
             Ok(Err(_)) => Err(BackendError::ShuttingDown),
             Err(_) => Err(BackendError::Unavailable(self.trouble.explain("no read barrier before the deadline"))),
         }

@@ -14,11 +14,11 @@ use tokio::time::Instant;
 use super::route::{CHANGE, DESTROY, READ, route};
 use super::{BOOTSTRAP_CLAIM_HEADER, CallError, Changed, FORWARDED_HEADER, Json, ManagementClient, Problem};
 use crate::kill::{Killed, Killer};
-use crate::leadership::{Elections, Leadership, Reason, TransferError, known_leader, metrics_of, reachable_leader};
+use crate::leadership::{Leadership, TransferError, known_leader, metrics_of};
 use crate::lifecycle::Lifecycle;
 use crate::membership::{Membership, MembershipOutcome};
-use crate::node::{Group, Node, Phase};
-use crate::status::{StatusDocument, status_document};
+use crate::node::{Group, Node};
+use crate::status::{StatusDocument, not_ready, status_document};
 use crate::types::TypeConfig;
 
 /// After this a change answers 202 and goes on.
@@ -285,25 +285,6 @@ async fn ready(State(at): State<Management>) -> Response {
             (StatusCode::SERVICE_UNAVAILABLE, Json(Health { status: "unavailable", detail: Some(why) })).into_response()
         }
     }
-}
-
-/// Why this node could not serve a linearizable request just now.
-fn not_ready(node: &Node) -> Option<&'static str> {
-    let group = match node.phase() {
-        Phase::Waiting => return Some("in no cluster yet"),
-        Phase::Stopping(_) => return Some("stopping"),
-        Phase::Running(group) => group,
-    };
-    if !*node.engine.connected().borrow() {
-        return Some("the engine is gone");
-    }
-    if Elections::of(&group).is_forbidden_by(Reason::Removed) {
-        return Some("removed from the cluster");
-    }
-    if reachable_leader(node, &group, &metrics_of(&group)).is_none() {
-        return Some("no leader can be reached");
-    }
-    None
 }
 
 async fn live() -> Json<Health> {

@@ -19,13 +19,13 @@ use raftkv_runtime::clock::boottime_ns;
 use raftkv_runtime::failpoint;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::peers::{Lane, Peers, RaftClient};
+use super::peers::{Lane, Moves, Peers, RaftClient};
 use super::pump::{Sent, pump};
 use crate::types::{Member, NodeId, TypeConfig, Vote};
 use crate::wire::{self, AppendOutcome};
 
-/// How long a peer may take to answer an append that is under way: far longer than an fsync on a busy disk, and then
-/// the stream is made anew.
+/// How long a peer may take to answer an append that is under way while nothing of it moves: far longer than an fsync on a busy
+/// disk, and then the stream is opened again.
 const APPEND_RESPONSE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a snapshot transfer may stand still (the receiver makes it durable before it answers).
 const SNAPSHOT_STALL_DEADLINE: Duration = Duration::from_secs(120);
@@ -57,7 +57,8 @@ pub struct Outgoing {
 pub struct PeerNetwork {
     peers: Peers,
     target: NodeId,
-    address: String,
+    /// Where it was when this was made; where it is now is looked up each time.
+    first_address: String,
     lane: Lane,
     /// Kept open between heartbeats: a message on a stream costs a fraction of a call. Gone after any trouble.
     heartbeats: Option<HeartbeatStream>,
@@ -65,17 +66,22 @@ pub struct PeerNetwork {
 
 /// One append after the other, each answered before the next.
 struct HeartbeatStream {
+    address: String,
     requests: tokio::sync::mpsc::Sender<proto::AppendRequest>,
     responses: tonic::Streaming<proto::AppendResponse>,
 }
 
 impl PeerNetwork {
     pub(super) fn new(peers: Peers, target: NodeId, member: &Member, lane: Lane) -> Self {
-        Self { peers, target, address: member.raft_address.clone(), lane, heartbeats: None }
+        Self { peers, target, first_address: member.raft_address.clone(), lane, heartbeats: None }
+    }
+
+    fn address(&self) -> String {
+        self.peers.address_of(self.target).unwrap_or_else(|| self.first_address.clone())
     }
 
     fn client(&self, lane: Lane) -> Result<RaftClient, Unreachable<TypeConfig>> {
-        self.peers.client(&self.address, lane).map_err(|error| Unreachable::new(&error))
+        self.peers.client(&self.address(), lane).map_err(|error| Unreachable::new(&error))
     }
 
     /// A call that is small and urgent, within `deadline`.
@@ -101,16 +107,19 @@ impl PeerNetwork {
     ) -> Result<AppendOutcome, RPCError<TypeConfig>> {
         // Taken out: whatever goes wrong or is cancelled below, an answer that is still on its way must never be taken
         // for the answer to the next request.
-        let kept = self.heartbeats.take();
+        let address = self.address();
+        let kept = self.heartbeats.take().filter(|kept| kept.address == address);
         let exchange = async {
             let mut stream = match kept {
                 Some(stream) => stream,
-                None => self.open_heartbeats().await?,
+                None => self.open_heartbeats(address).await?,
             };
             request.leader_commit = self.peers.progress.gate(request.leader_commit);
             let leader = request.vote.leader_id;
+            let mut request = wire::append_request(request);
+            request.leader_trouble = Some(self.peers.work.trouble_for(self.target).code());
             let sent_ns = boottime_ns();
-            if stream.requests.send(wire::append_request(request)).await.is_err() {
+            if stream.requests.send(request).await.is_err() {
                 return Err(Unreachable::from_string("the heartbeat stream was closed").into());
             }
             match stream.responses.message().await {
@@ -137,12 +146,13 @@ impl PeerNetwork {
         Ok(outcome)
     }
 
-    async fn open_heartbeats(&self) -> Result<HeartbeatStream, RPCError<TypeConfig>> {
+    async fn open_heartbeats(&self, address: String) -> Result<HeartbeatStream, RPCError<TypeConfig>> {
         let (requests, receiver) = tokio::sync::mpsc::channel(1);
-        let mut client = self.client(Lane::Heartbeat)?;
+        let mut client =
+            self.peers.client(&address, Lane::Heartbeat).map_err(|error| Unreachable::<TypeConfig>::new(&error))?;
         let opening = client.append(self.peers.request(self.target, ReceiverStream::new(receiver)));
         let responses = opening.await.map_err(|status| Unreachable::new(&status))?.into_inner();
-        Ok(HeartbeatStream { requests, responses })
+        Ok(HeartbeatStream { address, requests, responses })
     }
 }
 
@@ -185,6 +195,8 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
                 return Ok(outcomes.filter_map(std::future::ready).boxed());
             }
 
+            // Before the address is looked up: a change in between is not missed.
+            let mut moves = self.peers.moves_of(self.target);
             let mut client = self.client(self.lane)?;
             // In flight = sent and not answered: only then a silent peer is overdue.
             let in_flight = std::sync::Arc::new(Sent::default());
@@ -194,40 +206,22 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
             let (peers, target) = (self.peers.clone(), self.target);
             let request = self.peers.request(self.target, ReceiverStream::new(receiver));
             let open = client.append(request);
-            let responses = match tokio::time::timeout(APPEND_RESPONSE_DEADLINE, open).await {
-                Ok(Ok(response)) => response.into_inner(),
-                Ok(Err(status)) => return Err(Unreachable::new(&status).into()),
-                Err(elapsed) => return Err(Unreachable::new(&elapsed).into()),
+            let responses = tokio::select! {
+                opened = tokio::time::timeout(APPEND_RESPONSE_DEADLINE, open) => match opened {
+                    Ok(Ok(response)) => response.into_inner(),
+                    Ok(Err(status)) => return Err(Unreachable::new(&status).into()),
+                    Err(elapsed) => return Err(Unreachable::new(&elapsed).into()),
+                },
+                () = moves.next() => return Err(moved()),
             };
-            let outcomes =
-                futures::stream::unfold(Some((responses, in_flight, peers, pump)), move |state| async move {
-                    let (mut responses, in_flight, peers, pump) = state?;
-                    // Wait without a deadline until something is in flight, then with one.
-                    let next = tokio::select! {
-                        biased;
-                        next = responses.next() => Some(next),
-                        () = in_flight.any() => None,
-                    };
-                    let next = match next {
-                        Some(next) => next,
-                        None => match tokio::time::timeout(APPEND_RESPONSE_DEADLINE, responses.next()).await {
-                            Ok(next) => next,
-                            Err(elapsed) => return Some((Err(Unreachable::new(&elapsed).into()), None)),
-                        },
-                    };
-                    match next? {
-                        Ok(response) => {
-                            if let Some((leader, sent_ns)) = in_flight.answered() {
-                                peers.note_ack(target, leader, sent_ns, &response);
-                            }
-                            match wire::parse_append_response(response) {
-                                Ok(outcome) => Some((Ok(outcome), Some((responses, in_flight, peers, pump)))),
-                                Err(error) => Some((Err(NetworkError::new(&error).into()), None)),
-                            }
-                        }
-                        Err(status) => Some((Err(Unreachable::new(&status).into()), None)),
-                    }
-                });
+            let stream = AppendStream { responses, in_flight, peers, target, moves, pump };
+            let outcomes = futures::stream::unfold(Some(stream), |stream| async move {
+                let mut stream = stream?;
+                match stream.next().await? {
+                    Ok(outcome) => Some((Ok(outcome), Some(stream))),
+                    Err(error) => Some((Err(error), None)),
+                }
+            });
             Ok(outcomes.boxed())
         })
     }
@@ -287,6 +281,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         let parts = futures::stream::once(std::future::ready(begin)).chain(chunks);
 
         let mut client = self.client(Lane::Snapshot)?;
+        let _under_way = self.peers.snapshot_begins(self.target);
         let call = client.snapshot(self.peers.request(self.target, parts));
         let (mut call, mut cancel) = (std::pin::pin!(call), std::pin::pin!(cancel.fuse()));
         let response = loop {
@@ -332,6 +327,65 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         let last = BACKOFF[BACKOFF.len() - 1];
         Some(Backoff::new(BACKOFF.into_iter().chain(std::iter::repeat(last))))
     }
+}
+
+/// Appends on their way to a peer, and its answers.
+struct AppendStream {
+    responses: tonic::Streaming<proto::AppendResponse>,
+    in_flight: std::sync::Arc<Sent>,
+    peers: Peers,
+    target: NodeId,
+    moves: Moves,
+    /// Ends with the stream.
+    #[allow(dead_code)]
+    pump: AbortOnDrop,
+}
+
+impl AppendStream {
+    /// The next answer; `None` once the peer has ended the stream.
+    async fn next(&mut self) -> Option<Result<AppendOutcome, RPCError<TypeConfig>>> {
+        let mut looked: Option<Option<(u64, u64)>> = None;
+        let response = loop {
+            let is_waiting = looked.is_some();
+            tokio::select! {
+                biased;
+                next = self.responses.next() => break next?,
+                () = self.moves.next() => return Some(Err(moved())),
+                // Without a deadline until something is in flight, then with one.
+                () = self.in_flight.any(), if !is_waiting => {
+                    looked = Some(None);
+                    continue;
+                }
+                () = tokio::time::sleep(APPEND_RESPONSE_DEADLINE / 2), if is_waiting => {}
+            }
+            // A large append on a slow link takes longer, and is not to be begun again.
+            let now = self.acknowledged().await;
+            if looked.flatten().is_some_and(|before| now.is_none_or(|now| now <= before)) {
+                return Some(Err(Unreachable::from_string("an append is not answered and does not move").into()));
+            }
+            looked = Some(now.or(Some((0, 0))));
+        };
+        Some(match response {
+            Ok(response) => {
+                if let Some((leader, sent_ns)) = self.in_flight.answered() {
+                    self.peers.note_ack(self.target, leader, sent_ns, &response);
+                }
+                wire::parse_append_response(response).map_err(|error| NetworkError::new(&error).into())
+            }
+            Err(status) => Err(Unreachable::new(&status).into()),
+        })
+    }
+
+    /// The connection, and its bytes that the peer's host has acknowledged.
+    async fn acknowledged(&self) -> Option<(u64, u64)> {
+        let (peers, target) = (self.peers.clone(), self.target);
+        let read = tokio::task::spawn_blocking(move || peers.entries_reading(target)).await.ok()?;
+        read.map(|reading| (reading.connection, reading.acknowledged))
+    }
+}
+
+fn moved() -> RPCError<TypeConfig> {
+    Unreachable::from_string("the member has another address, or its connection is made again").into()
 }
 
 /// A task that does not outlive its stream.

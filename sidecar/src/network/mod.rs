@@ -3,9 +3,11 @@
 mod client;
 mod peers;
 mod pump;
+mod work;
 
 pub use client::{Outgoing, PeerNetwork, SnapshotData};
 pub use peers::{Lane, Peers, RaftClient};
+pub use work::{Trouble, Work};
 
 use openraft::network::RaftNetworkFactory;
 

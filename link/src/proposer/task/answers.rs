@@ -122,6 +122,16 @@ impl Task {
                     "no session was opened".to_owned()
                 }
             },
+            Proposed::Refused(refused) if refused.reason() == RefusedReason::NoMajority => {
+                let reason = describe(&refused);
+                self.peer.figures().refused.increment(1);
+                self.trouble.note(reason.clone());
+                while self.has_requests() {
+                    let Some(request) = self.waiting.pop_front() else { break };
+                    request.answer(Err(BackendError::Unavailable(reason.clone())));
+                }
+                return;
+            }
             Proposed::Refused(refused) => describe(&refused),
             Proposed::Unknown(unknown) => unknown.message,
         };
@@ -188,6 +198,13 @@ impl Task {
             batch.fail(&BackendError::Internal(reason));
             return;
         }
+        if refused.reason() == RefusedReason::NoMajority && !self.batches[at].maybe_applied {
+            // There is no leader, and has not been one for longer than an election takes: asking again is for clients.
+            let batch = self.batches.swap_remove(at);
+            self.trouble.note(reason.clone());
+            batch.fail(&BackendError::Unavailable(reason));
+            return;
+        }
         if refused.reason() == RefusedReason::DiskFull && !self.batches[at].maybe_applied {
             let batch = self.batches.swap_remove(at);
             self.on_disk_full(batch, reason, now);
@@ -238,6 +255,7 @@ fn describe(refused: &Refused) -> String {
         RefusedReason::ShuttingDown => "the node is stopping".to_owned(),
         RefusedReason::TooLarge => "the proposal is larger than a log entry may be".to_owned(),
         RefusedReason::DiskFull => "the disk is nearly full".to_owned(),
+        RefusedReason::NoMajority => "no leader with a majority".to_owned(),
         RefusedReason::Unspecified => "refused".to_owned(),
     }
 }
