@@ -172,8 +172,7 @@ fn meta(addresses: Vec<String>) -> Result<Vec<String>, ConfigError> {
         let reason = "must name at least one node of the first group, such as node1:50053";
         return Err(ConfigError::invalid("RAFTKV_META", reason));
     }
-    addresses.iter().try_for_each(|address| tcp("RAFTKV_META", address).map(|_| ()))?;
-    Ok(addresses)
+    raftkv_runtime::settings::addresses("RAFTKV_META", None, Some(addresses))
 }
 
 #[cfg(test)]
@@ -209,9 +208,10 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused_with_its_name() {
-        let cases: [(&[&str], &str); 9] = [
+        let cases: [(&[&str], &str); 10] = [
             (&[], "RAFTKV_META"),
             (&["--meta", "node1"], "RAFTKV_META"),
+            (&["--meta", "node1:0"], "RAFTKV_META"),
             (&["--meta", "a:1", "--replicas", "0"], "RAFTKV_REPLICAS"),
             (&["--meta", "a:1", "--replicas", "many"], "RAFTKV_REPLICAS"),
             (&["--meta", "a:1", "--move-rate", "1"], "RAFTKV_MOVE_RATE"),

@@ -32,6 +32,7 @@ pub mod grpc;
 pub mod metrics;
 pub mod panic;
 pub mod planted;
+pub mod reminder;
 pub mod settings;
 pub mod shutdown;
 pub mod stage;

@@ -59,10 +59,13 @@ pub fn host_name() -> Option<String> {
 /// When it cannot.
 pub fn check_name(setting: &str, name: &str) -> Result<(), ConfigError> {
     let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if name.len() <= MAX_NAME_BYTES && name.chars().all(sound) {
+    // Names of dots alone are directories, and no host has one.
+    let dots = name.chars().all(|c| c == '.');
+    if name.len() <= MAX_NAME_BYTES && name.chars().all(sound) && !dots {
         return Ok(());
     }
-    let reason = format!("{name:?}: at most {MAX_NAME_BYTES} letters, digits, dots, dashes and underscores");
+    let reason =
+        format!("{name:?}: at most {MAX_NAME_BYTES} letters, digits, dots, dashes and underscores, not dots alone");
     Err(ConfigError::invalid(setting, reason))
 }
 
@@ -78,23 +81,106 @@ pub fn tcp(setting: &str, address: &str) -> Result<Endpoint, ConfigError> {
     }
 }
 
-/// An address under which others are to find this process: as [`tcp`], with a port.
+/// An address under which others are to find this process: as [`tcp`], with a port, and no address that only means "every
+/// interface" or "everybody".
 ///
 /// # Errors
-/// As of [`tcp`], and for port 0.
+/// As of [`tcp`], for port 0, and for a host that names no machine.
 pub fn advertised(setting: &str, address: Option<String>) -> Result<Option<String>, ConfigError> {
+    let Some(address) = with_port(setting, address)? else { return Ok(None) };
+    match unreachable(&address) {
+        Some(why) => Err(ConfigError::invalid(setting, format!("{address:?}: {why}"))),
+        None => Ok(Some(address)),
+    }
+}
+
+fn with_port(setting: &str, address: Option<String>) -> Result<Option<String>, ConfigError> {
     let Some(address) = address else { return Ok(None) };
     tcp(setting, &address)?;
-    if address.ends_with(":0") {
+    if port(&address) == Some(0) {
         return Err(ConfigError::invalid(setting, format!("{address:?}: nobody can reach port 0")));
     }
     Ok(Some(address))
 }
 
+fn port(address: &str) -> Option<u16> {
+    address.rsplit_once(':')?.1.parse().ok()
+}
+
+/// Why no other process can reach this host:port, if that can be told without asking anybody.
+pub fn unreachable(address: &str) -> Option<&'static str> {
+    const EVERY_INTERFACE: &str = "this is every interface of whoever reads it and names no machine; give the host name or the address of this one";
+    const MANY: &str = "nobody can connect to a multicast or broadcast address";
+    let (host, _) = address.rsplit_once(':')?;
+    if port(address) == Some(0) {
+        return Some("nobody can reach port 0");
+    }
+    let ip: Option<std::net::IpAddr> = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        // A zone, as in fe80::1%eth0, belongs to the system.
+        Some(host) => match host.split('%').next().unwrap_or_default().parse::<std::net::Ipv6Addr>() {
+            Ok(ip) => Some(ip.to_canonical()),
+            Err(_) => return Some("what is in brackets is no IPv6 address"),
+        },
+        None => host.parse().ok(),
+    };
+    match ip {
+        Some(ip) if ip.is_unspecified() => Some(EVERY_INTERFACE),
+        Some(std::net::IpAddr::V4(ip)) if ip.is_broadcast() => Some(MANY),
+        Some(ip) if ip.is_multicast() => Some(MANY),
+        // The system reads these as numbers, too: 0, 0.0, 0x0, 000.0.0.0.
+        None if host.split('.').all(is_zero) => Some(EVERY_INTERFACE),
+        None if host.chars().all(|c| c == '.') => Some("no host has this name"),
+        _ => None,
+    }
+}
+
+fn is_zero(part: &str) -> bool {
+    let digits = part.strip_prefix("0x").or_else(|| part.strip_prefix("0X")).unwrap_or(part);
+    !digits.is_empty() && digits.bytes().all(|digit| digit == b'0')
+}
+
+/// How often a name that did not resolve is tried again at most.
+const RESOLVE_SELDOM: std::time::Duration = std::time::Duration::from_secs(600);
+/// And at first.
+const RESOLVE_AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
+/// For one answer of the resolver.
+const RESOLVE_DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Says in the log when an advertised host name does not resolve here, with the setting that says otherwise, and when it does;
+/// to be run as a task, which then ends. A name may come to resolve later, or only elsewhere: this is no error.
+pub async fn watch_advertised(setting: &str, address: &str) {
+    let mut pauses = crate::reminder::Pauses::new(RESOLVE_AGAIN, RESOLVE_SELDOM);
+    let mut reminder = crate::reminder::Reminder::default();
+    let mut failed = false;
+    loop {
+        let why = match tokio::time::timeout(RESOLVE_DEADLINE, tokio::net::lookup_host(address)).await {
+            Ok(Ok(mut found)) => match found.next() {
+                Some(_) if failed => {
+                    tracing::info!("the advertised address {address} resolves now");
+                    return;
+                }
+                Some(_) => return,
+                None => "it has no address".to_owned(),
+            },
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {RESOLVE_DEADLINE:?}"),
+        };
+        failed = true;
+        let text = format!(
+            "the advertised address {address} does not resolve here ({why}): others will not reach this node by it. Set {setting}, \
+             or make the name known"
+        );
+        if let Some(again) = reminder.due(&text) {
+            tracing::warn!("{text}{again}");
+        }
+        tokio::time::sleep(pauses.wait()).await;
+    }
+}
+
 /// Addresses of others, from a list with commas or the file's: each once, in order.
 ///
 /// # Errors
-/// As of [`advertised`].
+/// As of [`tcp`], and for port 0.
 pub fn addresses(setting: &str, flag: Option<String>, file: Option<Vec<String>>) -> Result<Vec<String>, ConfigError> {
     let given = match text(flag, None) {
         Some(list) => list.split(',').map(str::to_owned).collect(),
@@ -102,7 +188,7 @@ pub fn addresses(setting: &str, flag: Option<String>, file: Option<Vec<String>>)
     };
     let mut addresses: Vec<String> = Vec::new();
     for address in given {
-        if let Some(address) = advertised(setting, text(Some(address), None))?
+        if let Some(address) = with_port(setting, text(Some(address), None))?
             && !addresses.contains(&address)
         {
             addresses.push(address);
@@ -165,16 +251,54 @@ mod tests {
     }
 
     #[test]
+    fn what_names_no_machine_is_not_advertised() {
+        for address in [
+            "0.0.0.0:1",
+            "[::]:1",
+            "[::0]:1",
+            "[::ffff:0.0.0.0]:1",
+            "0:1",
+            "0.0:1",
+            "0x0:1",
+            "255.255.255.255:1",
+            "224.0.0.1:1",
+            "[ff02::1]:1",
+            "[node1]:1",
+            "..:1",
+            "a:0",
+            "a:00",
+        ] {
+            assert!(unreachable(address).is_some(), "{address}");
+            assert!(advertised("SETTING", some(address)).is_err(), "{address}");
+        }
+        for address in
+            ["node1:1", "127.0.0.1:1", "localhost:1", "[::1]:1", "[fe80::1%eth0]:1", "10.0.0.0:1", "a.b:1", "0a:1"]
+        {
+            assert_eq!(unreachable(address), None, "{address}");
+            assert!(advertised("SETTING", some(address)).is_ok(), "{address}");
+        }
+        // Where this process connects itself, it is the system's to judge.
+        assert!(addresses("SETTING", some("0.0.0.0:1"), None).is_ok());
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused_with_its_name() {
         let errors = [
             parsed::<u16>("SETTING", some("many"), None).err(),
             switch("SETTING", some("maybe"), None).err(),
             check_name("SETTING", "a b").err(),
+            check_name("SETTING", ".").err(),
+            check_name("SETTING", "..").err(),
+            check_name("SETTING", "a/b").err(),
+            check_name("SETTING", "a\u{7}b").err(),
             check_name("SETTING", &"a".repeat(MAX_NAME_BYTES + 1)).err(),
             tcp("SETTING", "unix:/a").err(),
             tcp("SETTING", "a").err(),
             advertised("SETTING", some("a:0")).err(),
+            advertised("SETTING", some("0.0.0.0:8088")).err(),
+            advertised("SETTING", some("[::]:8088")).err(),
             addresses("SETTING", some("a:1,b"), None).err(),
+            addresses("SETTING", some("a:1,b:0"), None).err(),
             bytes_within("SETTING", 0, 10).err(),
             bytes_within("SETTING", 11, 10).err(),
         ];

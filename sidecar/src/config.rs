@@ -412,6 +412,9 @@ mod tests {
     fn what_makes_no_sense_is_refused_and_named() {
         assert!(refused(&[]).contains("NODE_ID"));
         assert!(refused(&["node_id=a b"]).contains("NODE_ID"));
+        assert!(refused(&["node_id=.."]).contains("NODE_ID"));
+        assert!(refused(&["node_id=n", "raft_advertise=0.0.0.0:8088"]).contains("RAFTKV_RAFT_ADVERTISE"));
+        assert!(refused(&["node_id=n", "group_advertise=[::]:50053"]).contains("RAFTKV_GROUP_ADVERTISE"));
         assert!(refused(&["node_id=n", "bootstrap=maybe"]).contains("BOOTSTRAP"));
         assert!(refused(&["node_id=n", "read_lease=maybe"]).contains("RAFTKV_READ_LEASE"));
         assert!(refused(&["node_id=n", "join_addr=node2"]).contains("JOIN_ADDR"));
