@@ -13,14 +13,14 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use raftkv_kv::SlotSet;
 use raftkv_tests::{
-    Cluster, Deaths, Failpoints, Load, Registers, Seed, Shards, Tolerance, eventually, eventually_within, figure,
-    full_from_env, planted_programs,
+    BulkLoad, Cluster, Deaths, Failpoints, Load, Registers, Seed, Shards, Tolerance, eventually, eventually_within,
+    figure, full_from_env, planted_programs,
 };
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use group::{CLIENTS, Cycle, DEATH_PATIENCE, ENOUGH, Group, KEYS, equal, progress};
+use group::{CLIENTS, Cycle, DEATH_PATIENCE, ENOUGH, Group, KEYS, equal, leave_behind, progress};
 use places::Role::{self, Follower, Leader};
 use places::{Event, MOVE_PLACES, PLACES, SWAP_RENAMES, Side, place};
 
@@ -123,6 +123,57 @@ async fn an_engine_that_dies_while_it_changes_the_pointer_has_one_state_or_the_o
         }
     }
     group.finish("of engines at the pointer", start.elapsed()).await
+}
+
+/// The engine of a follower dies when it is told to make a received snapshot live. It comes back with less than its sidecar has seen
+/// applied, and with the snapshot; while its sidecar is refused for the moment, it might bring the engine the lost entries, and
+/// the snapshot go live between two of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_lost_entries_and_gets_a_snapshot_is_brought_one_thing_at_a_time() -> anyhow::Result<()> {
+    let Some(programs) = planted_programs()? else { return Ok(()) };
+    let builder = Cluster::builder().programs(programs).env("RAFTKV_LOG_RETAIN", "256KiB");
+    let cluster = builder.start().await?;
+    let leader = cluster.leader().await?;
+    let follower = cluster.others(&leader).into_iter().next().context("a follower")?;
+    let all = [cluster.node(1).client(), cluster.node(2).client(), cluster.node(3).client()];
+    let kept: Vec<_> = cluster.others(&follower).iter().map(|node| node.client()).collect();
+    // Several messages of them, all in the memory of the engines.
+    let lost = BulkLoad { puts: 160, keys: 160, value_bytes: 64 * 1024, batch: 1, prefix: "lost/".to_owned() };
+    lost.run(&all).await?;
+    equal(cluster.nodes()).await?;
+    follower.kill();
+    let missed = BulkLoad { puts: 16, keys: 16, prefix: "missed/".to_owned(), ..lost.clone() };
+    let (left, written) =
+        tokio::join!(leave_behind(&cluster, cluster.nodes(), &follower), async { missed.run(&kept).await });
+    written?;
+    left?;
+
+    let place = "engine::swap::requested";
+    let deaths = Deaths::of(follower.engine());
+    follower.engine().set_env("FAILPOINTS", format!("{place}=1*die"));
+    follower.start()?;
+    let refusals = "engine::swap::requested=5*return(not now); engine::store::before_commit=sleep(500)";
+    follower.engine().set_env("FAILPOINTS", refusals);
+    eventually_within(DEATH_PATIENCE, "the engine dies there", || async {
+        deaths.at(place)?;
+        deaths.start_again()
+    })
+    .await?;
+    let starts = follower.sidecar().starts();
+    follower.engine().set_env("FAILPOINTS", "");
+    eventually("the snapshot is live", || async {
+        ensure!(follower.sidecar().starts() == starts, "the sidecar has ended: {:?}", follower.sidecar().exits());
+        ensure!(std::fs::read_to_string(follower.sidecar().log())?.contains("the snapshot is live"), "not yet");
+        Ok(())
+    })
+    .await?;
+    Failpoints::of_engine(&follower).set("engine::store::before_commit=off").await?;
+    eventually("the node is ready again", || follower.ready()).await?;
+    equal(cluster.nodes()).await?;
+    ensure!(follower.sidecar().starts() == starts, "the sidecar has ended: {:?}", follower.sidecar().exits());
+    lost.check(&follower.client(), 16).await?;
+    missed.check(&follower.client(), 4).await?;
+    cluster.finish().await
 }
 
 /// What could not be written or made durable is not tried again: the process ends, and comes back with what it had.

@@ -29,11 +29,7 @@ const NUDGE: Duration = Duration::from_millis(100);
 pub(super) const ENOUGH: u64 = 40;
 /// What a process ends with when the disk fails.
 const EXIT_IO: i32 = 74;
-/// And when it asks to be started again.
-const EXIT_TEMPFAIL: i32 = 75;
 const SIGKILL: i32 = 9;
-/// What a sidecar says whose engine has died between receiving a snapshot and making it live.
-const LOST_SNAPSHOT: &str = "no snapshot is staged";
 
 /// The process of a node that a failpoint belongs to.
 fn process_of<'a>(node: &'a Node, name: &str) -> &'a Process {
@@ -125,7 +121,8 @@ impl Group {
 
         if place.event == Event::Install {
             let away = if role == Leader { &follower } else { &victim };
-            self.leave_behind(away).await?;
+            away.kill();
+            leave_behind(&self.cluster, self.nodes(), away).await?;
             if role == Leader {
                 failpoints_of(&victim, place.name).set(&orders).await?;
                 away.start()?;
@@ -177,23 +174,6 @@ impl Group {
             Event::Change => {
                 self.fourth.start()?;
             }
-        }
-        Ok(())
-    }
-
-    /// Kills a node and waits until nobody has the log any more that it would need.
-    async fn leave_behind(&self, away: &Node) -> anyhow::Result<()> {
-        away.kill();
-        // It has no more than the leader has by now; what it said of itself before may be too little.
-        let last = self.cluster.leader().await?.status().await?.node.last_log;
-        for node in self.nodes().iter().filter(|node| node.index() != away.index()) {
-            eventually("the log is purged beyond what a node has that is away", || async {
-                node.compact().await?.success()?;
-                let purged = node.status().await?.node.purged;
-                ensure!(purged > last, "up to {purged:?}, it has {last:?}");
-                Ok(())
-            })
-            .await?;
         }
         Ok(())
     }
@@ -287,26 +267,20 @@ impl Group {
         self.right(registers, load, &prefix).await.map(drop)
     }
 
-    /// A sidecar whose engine died with a received snapshot starts again, and says why. No other last word is tolerated.
-    fn only_lost_snapshots_are_fatal(&mut self) -> anyhow::Result<()> {
+    /// Whatever the other process of a node does: who was not killed never ends.
+    fn nobody_else_ended(&self) -> anyhow::Result<()> {
         for node in self.cluster.nodes() {
-            // Nothing was started here.
-            let Ok(logs) = node.logs() else { continue };
-            let is_last_word = |line: &&str| line.contains("fatal:") || line.contains("panic");
-            let other = logs.lines().filter(is_last_word).find(|line| !line.contains(LOST_SNAPSHOT));
-            ensure!(other.is_none(), "{} logged: {other:?}", node.name());
             for process in [node.engine(), node.sidecar()] {
                 let exits = process.exits();
-                let odd = exits.iter().find(|exit| exit.signal != Some(SIGKILL) && exit.code != Some(EXIT_TEMPFAIL));
+                let odd = exits.iter().find(|exit| exit.signal != Some(SIGKILL));
                 ensure!(odd.is_none(), "{} ended as {odd:?}", process.name());
             }
         }
-        self.cluster.expect_fatal();
         Ok(())
     }
 
-    pub(super) async fn finish(mut self, of: &str, took: Duration) -> anyhow::Result<()> {
-        self.only_lost_snapshots_are_fatal()?;
+    pub(super) async fn finish(self, of: &str, took: Duration) -> anyhow::Result<()> {
+        self.nobody_else_ended()?;
         figure(&format!("crash and recovery cycles {of}"), self.cycles);
         figure(
             &format!("crash and recovery cycles a minute {of}"),
@@ -317,6 +291,22 @@ impl Group {
         figure(&format!("longest wait of a client {of}"), format!("{:.1?}", self.longest));
         self.cluster.finish().await
     }
+}
+
+/// Waits until none of `nodes` has the log any more that a node would need which was killed.
+pub(super) async fn leave_behind(cluster: &Cluster, nodes: &[Arc<Node>], away: &Node) -> anyhow::Result<()> {
+    // It has no more than the leader has by now; what it said of itself before may be too little.
+    let last = cluster.leader().await?.status().await?.node.last_log;
+    for node in nodes.iter().filter(|node| node.index() != away.index()) {
+        eventually("the log is purged beyond what a node has that is away", || async {
+            node.compact().await?.success()?;
+            let purged = node.status().await?.node.purged;
+            ensure!(purged > last, "up to {purged:?}, it has {last:?}");
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 /// Waits until all nodes have applied the same; then their states must have the same hash.
