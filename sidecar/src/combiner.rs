@@ -233,7 +233,8 @@ async fn write(group: &Group, mut entry: Vec<Waiting>, on_commit: impl FnOnce())
     }
     let (responder, committed, completed) = ProgressResponder::new();
     if let Err(fatal) = group.raft.client_write_ff(command, Some(responder)).await {
-        return answer_all(entry, &refused(RefusedReason::ShuttingDown, &fatal.to_string()));
+        tracing::debug!(%fatal, "an entry was proposed while consensus stops");
+        return answer_all(entry, &refused(RefusedReason::ShuttingDown, "this node is stopping"));
     }
     let written = async {
         if committed.await.is_ok() {
@@ -258,7 +259,10 @@ async fn write(group: &Group, mut entry: Vec<Waiting>, on_commit: impl FnOnce())
         Ok(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => {
             answer_all(entry, &refused(RefusedReason::NoLeader, "this node does not lead (any more)"));
         }
-        Ok(Ok(Err(error))) => answer_all(entry, &unknown(&error.to_string())),
+        Ok(Ok(Err(error))) => {
+            tracing::debug!(%error, "an entry was proposed and given up");
+            answer_all(entry, &unknown("leadership moved before the entry was applied"));
+        }
         Ok(Err(_)) => answer_all(entry, &unknown("consensus stopped before the entry was applied")),
         Err(_) => answer_all(entry, &unknown("the entry was not applied in time")),
     }

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use openraft::ServerState;
 use openraft::metrics::WaitError;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::route::{CHANGE, DESTROY, READ, route};
@@ -239,37 +240,49 @@ async fn snapshot(State(at): State<Management>) -> Answer<Json<Changed>> {
     let Some(target) = applied else {
         return Ok(Json(Changed { result: "nothing is applied yet".to_owned(), pending: false }));
     };
-    make_durable(&group, target.index()).await?;
+    make_durable(&group, at.node.engine.connected(), target.index()).await?;
     Ok(Json(Changed { result: format!("the state is durable up to index {}", target.index()), pending: false }))
 }
 
-/// Has the engine make its state durable, until that reaches `target`.
-async fn make_durable(group: &Group, target: u64) -> Answer<()> {
+/// Has the engine make its state durable, until that reaches `target`. At once an error when the engine does not answer: then it
+/// could only be waited for.
+async fn make_durable(group: &Group, mut engine: watch::Receiver<bool>, target: u64) -> Answer<()> {
     let is_durable = |metrics: &openraft::RaftMetrics<TypeConfig>| {
         metrics.snapshot.as_ref().is_some_and(|snapshot| snapshot.index() >= target)
     };
     if is_durable(&metrics_of(group)) {
         return Ok(());
     }
-    let deadline = Instant::now() + SNAPSHOT_DEADLINE;
-    loop {
-        // Not heard while the engine is at it already, maybe since before `target` was applied: so it is said again.
-        group.raft.trigger().snapshot().await.map_err(|error| stopped(&error))?;
-        let patience = SNAPSHOT_AGAIN.min(deadline.saturating_duration_since(Instant::now()));
-        match group.raft.wait(Some(patience)).metrics(is_durable, "snapshot on request").await {
-            Ok(_) => return Ok(()),
-            Err(WaitError::Timeout(..)) if Instant::now() < deadline => {}
-            Err(WaitError::Timeout(..)) => {
-                let detail = format!("the state is not durable up to index {target} after {SNAPSHOT_DEADLINE:?}");
-                return Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, "unknown", detail));
+    let asked = async {
+        loop {
+            // Not heard while the engine is at it already, maybe since before `target` was applied: so it is said again.
+            group.raft.trigger().snapshot().await.map_err(|error| stopping(&error))?;
+            match group.raft.wait(Some(SNAPSHOT_AGAIN)).metrics(is_durable, "snapshot on request").await {
+                Ok(_) => return Ok(()),
+                Err(WaitError::Timeout(..)) => {}
+                Err(error @ WaitError::ShuttingDown) => return Err(stopping(&error)),
             }
-            Err(error @ WaitError::ShuttingDown) => return Err(stopped(&error)),
         }
+    };
+    tokio::select! {
+        // First: what is asked of an engine that is gone would wait in it until it is back.
+        biased;
+        _ = engine.wait_for(|answers| !answers) => Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "engine_gone",
+            "the engine of this node does not answer, so nothing can be made durable: try again when it does",
+        )),
+        done = tokio::time::timeout(SNAPSHOT_DEADLINE, asked) => done.unwrap_or_else(|_| {
+            let detail = format!("the state is not durable up to index {target} after {SNAPSHOT_DEADLINE:?}");
+            Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, "unknown", detail))
+        }),
     }
 }
 
-fn stopped(error: &dyn std::fmt::Display) -> Problem {
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopped", error.to_string())
+/// Consensus has stopped, which ends the process elsewhere. Why is for the log: nobody who asks can use it.
+fn stopping(error: &dyn std::fmt::Display) -> Problem {
+    tracing::debug!(%error, "asked while consensus stops");
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "this node is stopping")
 }
 
 async fn status(State(at): State<Management>, headers: HeaderMap) -> Json<StatusDocument> {

@@ -64,6 +64,24 @@ async fn one_node_forms_a_cluster_and_resumes_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_that_cannot_be_made_durable_because_the_engine_is_gone_is_refused_at_once() {
+    let base = tempfile::tempdir().expect("directory");
+    let mut node = TestNode::new(base.path(), "n1").await;
+    node.start(true, &[]).await;
+    settled(&[&node], &["n1"]).await;
+    write(&node, "a").await;
+    node.stop_engine();
+    eventually("its end is noticed", || async { (node.get("/readyz").await.0 == 503).then_some(()) }).await;
+    let began = Instant::now();
+    let error = node.post("/snapshot").await.expect_err("nobody could make it durable");
+    assert!(error.contains("503") && error.contains("engine_gone"), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    node.start_engine().await;
+    eventually("it is made durable", || async { node.post("/snapshot").await.ok() }).await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fourth_node_joins_whatever_its_flags_say_and_leaves() {
     let base = tempfile::tempdir().expect("directory");
     let mut nodes = three(base.path()).await;
