@@ -249,4 +249,15 @@ mod tests {
             assert!(parse(line).is_err(), "{line}");
         }
     }
+
+    #[test]
+    fn its_variables_are_known_to_the_other_programs() {
+        fn check(command: &clap::Command) {
+            for name in command.get_arguments().filter_map(clap::Arg::get_env) {
+                assert!(name.to_str().is_some_and(raftkv_runtime::variables::is_known), "{name:?}");
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
 }

@@ -114,3 +114,11 @@ fn a_large_value_fits_into_a_batch() {
     let config = Config::merge(flags(&["--max-value-bytes", "8MiB"]), File::default()).expect("sound");
     assert!(config.door.limits.max_batch_bytes > config.door.limits.max_value_bytes);
 }
+
+#[test]
+fn its_variables_are_known_to_the_other_programs() {
+    let command = <Args as clap::CommandFactory>::command();
+    for name in command.get_arguments().filter_map(clap::Arg::get_env) {
+        assert!(name.to_str().is_some_and(raftkv_runtime::variables::is_known), "{name:?}");
+    }
+}

@@ -4,7 +4,7 @@ use clap::Parser;
 use raftkv_engine::config::{Args, Config};
 use raftkv_engine::run::{Listeners, RunError, run};
 use raftkv_runtime::shutdown::Shutdown;
-use raftkv_runtime::{exit, file_limit, metrics, panic, telemetry, wipe, workers};
+use raftkv_runtime::{exit, file_limit, metrics, panic, telemetry, variables, wipe, workers};
 
 /// HTTP is most of a node's work; the store and the sidecar need the other half.
 const SHARE_OF_CORES: f64 = 0.5;
@@ -23,13 +23,15 @@ fn main() {
     let config = Config::resolve(args).unwrap_or_else(|error| exit::fatal(exit::USAGE, error));
     telemetry::init(&config.log, config.log_format).unwrap_or_else(|error| exit::fatal(exit::USAGE, error));
     metrics::install().unwrap_or_else(|error| exit::fatal(exit::SOFTWARE, error));
-    file_limit::raise();
+    variables::warn_of_unknown();
+    file_limit::raise_for(config.door.http_limits().max_connections);
     let runtime = workers::runtime(SHARE_OF_CORES).unwrap_or_else(|error| exit::fatal(error.exit_code(), error));
     if let Err(error) = runtime.block_on(start(config)) {
         exit::fatal(error.exit_code(), error);
     }
     // A listing that nobody waits for any more may still be reading.
     runtime.shutdown_background();
+    telemetry::flush();
 }
 
 async fn start(config: Config) -> Result<(), RunError> {

@@ -235,4 +235,12 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn its_variables_are_known_to_the_other_programs() {
+        let command = <Args as clap::CommandFactory>::command();
+        for name in command.get_arguments().filter_map(clap::Arg::get_env) {
+            assert!(name.to_str().is_some_and(raftkv_runtime::variables::is_known), "{name:?}");
+        }
+    }
 }

@@ -4,7 +4,7 @@ use clap::Parser;
 use raftkv_router::config::{Args, Config};
 use raftkv_router::run::{RunError, bind, run};
 use raftkv_runtime::shutdown::Shutdown;
-use raftkv_runtime::{exit, file_limit, metrics, panic, telemetry, workers};
+use raftkv_runtime::{exit, file_limit, metrics, panic, telemetry, variables, workers};
 
 /// As an engine, for both are mostly HTTP: on a machine of its own, TOKIO_WORKER_THREADS gives it more.
 const SHARE_OF_CORES: f64 = 0.5;
@@ -23,12 +23,14 @@ fn main() {
     let config = Config::resolve(args).unwrap_or_else(|error| exit::fatal(exit::USAGE, error));
     telemetry::init(&config.log, config.log_format).unwrap_or_else(|error| exit::fatal(exit::USAGE, error));
     metrics::install().unwrap_or_else(|error| exit::fatal(exit::SOFTWARE, error));
-    file_limit::raise();
+    variables::warn_of_unknown();
+    file_limit::raise_for(config.door.http_limits().max_connections);
     let runtime = workers::runtime(SHARE_OF_CORES).unwrap_or_else(|error| exit::fatal(error.exit_code(), error));
     if let Err(error) = runtime.block_on(start(config)) {
         exit::fatal(error.exit_code(), error);
     }
     runtime.shutdown_background();
+    telemetry::flush();
 }
 
 async fn start(config: Config) -> Result<(), RunError> {

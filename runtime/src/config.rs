@@ -38,8 +38,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A number of bytes: `512MiB`, `1g` (10⁹), `1GiB` (2³⁰), `1000`.
-pub use bytesize::ByteSize;
+pub use crate::byte_size::ByteSize;
 
 /// The flag that names the file. Flatten it into a process' arguments.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -162,11 +161,17 @@ impl fmt::Display for HumanDuration {
     }
 }
 
+/// A text that is no span of time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a time: write a number with its unit, as 5s, 250ms or 1m 30s")]
+pub struct NotATime;
+
 impl FromStr for HumanDuration {
-    type Err = humantime::DurationError;
+    type Err = NotATime;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        humantime::parse_duration(text).map(Self)
+        // Its own error tells of its parser's steps.
+        humantime::parse_duration(text).map(Self).map_err(|_| NotATime)
     }
 }
 

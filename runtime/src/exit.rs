@@ -35,6 +35,7 @@ pub fn fatal(code: ExitCode, message: impl Display) -> ! {
     }
     if tracing::dispatcher::has_been_set() {
         tracing::error!(code, "fatal: {message}");
+        crate::telemetry::flush();
     } else {
         // Before telemetry is up there is nobody but the terminal to tell; it may be gone, too.
         let _ = writeln!(std::io::stderr(), "fatal: {message}");

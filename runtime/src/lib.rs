@@ -21,9 +21,11 @@
 //! ```
 
 pub mod busy_poll;
+mod byte_size;
 pub mod clock;
 pub mod config;
 pub mod directory;
+pub mod disk;
 pub mod exit;
 pub mod failpoints;
 pub mod file_limit;
@@ -37,5 +39,6 @@ pub mod settings;
 pub mod shutdown;
 pub mod stage;
 pub mod telemetry;
+pub mod variables;
 pub mod wipe;
 pub mod workers;

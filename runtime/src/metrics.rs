@@ -59,6 +59,7 @@ pub fn install() -> Result<(), MetricsError> {
         .set_buckets(SIZE_BUCKETS)?
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS_BUCKETS)?
         .install_recorder()?;
+    crate::telemetry::publish_lost();
     let upkeep = handle.clone();
     // A thread and not a task: metrics are installed before there is a runtime, and outlive it.
     std::thread::Builder::new().name("metrics-upkeep".to_owned()).spawn(move || {

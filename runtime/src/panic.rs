@@ -17,6 +17,7 @@ pub fn abort_on_panic() {
         let backtrace = Backtrace::force_capture();
         if tracing::dispatcher::has_been_set() {
             tracing::error!(thread, place, %backtrace, "panic: {message}");
+            crate::telemetry::flush();
         } else {
             let _ = writeln!(std::io::stderr(), "panic in thread {thread} at {place}: {message}\n{backtrace}");
         }

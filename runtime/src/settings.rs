@@ -31,8 +31,18 @@ pub fn parsed<T: FromStr<Err: Display>>(
     file: Option<T>,
 ) -> Result<Option<T>, ConfigError> {
     let Some(value) = text(flag, None) else { return Ok(file) };
-    let read = value.parse().map_err(|error| ConfigError::invalid(setting, format!("{value:?}: {error}")))?;
+    let read =
+        value.parse().map_err(|error: T::Err| ConfigError::invalid(setting, format!("{value:?}: {}", said(&error))))?;
     Ok(Some(read))
+}
+
+/// An error of a parser, where it is one of the standard library in words about the setting.
+fn said(error: &impl Display) -> String {
+    match error.to_string().as_str() {
+        "invalid digit found in string" => "not a whole number".to_owned(),
+        "number too large to fit in target type" => "too large".to_owned(),
+        other => other.to_owned(),
+    }
 }
 
 /// Yes or no, in the words that people use.
@@ -241,6 +251,17 @@ mod tests {
             assert_eq!(switch("S", some(word), None).expect("known"), Some(on), "{word}");
         }
         assert_eq!(switch("S", None, Some(true)).expect("the file's"), Some(true));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_without_the_parsers_words() {
+        fn why<T: FromStr<Err: Display>>(value: &str) -> String {
+            parsed::<T>("SETTING", some(value), None).err().map(|error| error.to_string()).unwrap_or_default()
+        }
+        assert!(why::<crate::config::ByteSize>("lots").contains("\"lots\": not a size: write"));
+        assert!(why::<crate::config::HumanDuration>("soon").contains("\"soon\": not a time: write"));
+        assert!(why::<usize>("lots").contains("\"lots\": not a whole number"));
+        assert!(why::<u16>("70000").contains("too large"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The consensus process of a RaftKV node.
 
-use raftkv_runtime::{exit, metrics, panic, shutdown::Shutdown, telemetry, wipe, workers};
+use raftkv_runtime::{exit, file_limit, metrics, panic, shutdown::Shutdown, telemetry, variables, wipe, workers};
 use raftkv_sidecar::config::{Args, Config};
 use raftkv_sidecar::identity::IdentityError;
 use raftkv_sidecar::run::{Listeners, RunError, run};
@@ -8,6 +8,9 @@ use raftkv_sidecar::wal::WalError;
 
 /// Raft is one task after the other; more threads only help where many peers and engines talk at once.
 const SHARE_OF_CORES: f64 = 0.25;
+
+/// Peers, the engine, and operators and monitoring on the management port.
+const EXPECTED_CONNECTIONS: usize = 256;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -21,9 +24,12 @@ fn main() {
     let config = Config::resolve(args).unwrap_or_else(|error| exit::fatal(exit::USAGE, error));
     telemetry::init(&config.log, config.log_format).unwrap_or_else(|error| exit::fatal(exit::USAGE, error));
     metrics::install().unwrap_or_else(|error| exit::fatal(exit::SOFTWARE, error));
+    variables::warn_of_unknown();
+    file_limit::raise_for(EXPECTED_CONNECTIONS);
     let runtime = workers::runtime(SHARE_OF_CORES).unwrap_or_else(|error| exit::fatal(error.exit_code(), error));
     runtime.block_on(start(config));
     runtime.shutdown_background();
+    telemetry::flush();
 }
 
 async fn start(config: Config) {

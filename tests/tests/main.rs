@@ -20,5 +20,6 @@ mod shards_faults;
 mod shards_grow;
 mod snapshot;
 mod soak;
+mod startup;
 mod suite;
 mod wrong_cluster;
