@@ -104,7 +104,9 @@ impl RunError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Listen { .. } | Self::Listener(_) | Self::Io { .. } => exit::IO,
-            Self::Store(StoreError::Corrupt(_)) => exit::DATA,
+            // Of another version: as little use as damage, and as little mended by a restart.
+            Self::Store(StoreError::Corrupt(_) | StoreError::Unsupported(_)) => exit::DATA,
+            Self::Store(StoreError::Inconsistent(_)) => exit::SOFTWARE,
             Self::Store(_) => exit::IO,
             Self::Killed => exit::TEMPFAIL,
             Self::Internal(_) => exit::SOFTWARE,

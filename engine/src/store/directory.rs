@@ -12,7 +12,7 @@
 //! Any other one is a snapshot that was being received, or was replaced: it is removed when the store is opened.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -31,6 +31,8 @@ const STAGED_LINE: &str = "raftkv-staged 1";
 const DAMAGED: &str = "DAMAGED";
 /// First line of `CURRENT`: the format of the directory.
 const FORMAT_LINE: &str = "raftkv-store 1";
+/// What it begins with, whatever the format.
+const FORMAT_NAME: &str = "raftkv-store ";
 
 /// A process that was just killed may need a moment to let go of the lock.
 const LOCK_ATTEMPTS: u32 = 20;
@@ -44,6 +46,12 @@ pub(super) struct Directory {
 
 fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StoreError {
     move |source| StoreError::Io { action, path: path.to_owned(), source }
+}
+
+/// Whether `CURRENT` is whole and of another format than this version's.
+fn is_other_format(text: &str) -> bool {
+    let Some(version) = text.lines().next().and_then(|line| line.strip_prefix(FORMAT_NAME)) else { return false };
+    text.ends_with('\n') && version.parse::<u32>().is_ok_and(|version| format!("{FORMAT_NAME}{version}") != FORMAT_LINE)
 }
 
 /// Makes the names in a directory durable.
@@ -98,7 +106,9 @@ impl Directory {
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return self.adopt(),
-            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => return Err(self.unreadable(&path)),
+            Err(error) if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::IsADirectory) => {
+                return Err(self.damaged(&path));
+            }
             Err(error) => return Err(io("read", &path)(error)),
         };
         let number = text
@@ -108,14 +118,18 @@ impl Directory {
             .and_then(|number| number.parse().ok());
         match number {
             Some(number) => Ok(Some(number)),
-            None => Err(self.unreadable(&path)),
+            None if is_other_format(&text) => Err(StoreError::Unsupported(format!(
+                "{} does not begin with `{FORMAT_LINE}`: it was written by another version of the engine. Run that one",
+                path.display()
+            ))),
+            None => Err(self.damaged(&path)),
         }
     }
 
-    fn unreadable(&self, path: &Path) -> StoreError {
-        StoreError::Unsupported(format!(
-            "{} does not read `{FORMAT_LINE}` and the name of a generation: it was written by another version of the \
-             engine, or damaged. To let this node fetch everything anew from its group, remove {}",
+    fn damaged(&self, path: &Path) -> StoreError {
+        StoreError::Corrupt(format!(
+            "{} does not read `{FORMAT_LINE}` and the name of a generation. To let this node fetch everything from its group, \
+             remove {}",
             path.display(),
             self.root.display()
         ))
@@ -129,7 +143,7 @@ impl Directory {
         match numbers.as_slice() {
             [] => Ok(None),
             [number] => Ok(Some(*number)),
-            several => Err(StoreError::Unsupported(format!(
+            several => Err(StoreError::Corrupt(format!(
                 "{} has the generations {several:?} but no file CURRENT that says which one is live",
                 self.root.display()
             ))),
@@ -308,12 +322,19 @@ mod tests {
         directory.set_current(3).unwrap();
         assert_eq!(directory.current().unwrap(), Some(3));
         assert_eq!(directory.next_number().unwrap(), 4);
-        for bad in ["", "gen-3\n", "raftkv-store 2\ngen-3\n", "raftkv-store 1\ngen-x\n", "raftkv-store 1\ngen-3"] {
+        let damage =
+            ["", "\n", "gen-3\n", "raftkv-store 1\ngen-x\n", "raftkv-store 1\ngen-3", "raftkv-store", "\0\0\0\0"];
+        for bad in damage {
             fs::write(root.path().join(CURRENT), bad).unwrap();
-            assert!(matches!(directory.current(), Err(StoreError::Unsupported(_))), "{bad:?}");
+            assert!(matches!(directory.current(), Err(StoreError::Corrupt(_))), "{bad:?}");
         }
         fs::write(root.path().join(CURRENT), [0xff, 0xfe]).unwrap();
+        assert!(matches!(directory.current(), Err(StoreError::Corrupt(_))));
+        fs::write(root.path().join(CURRENT), "raftkv-store 2\ngen-3\n").unwrap();
         assert!(matches!(directory.current(), Err(StoreError::Unsupported(_))));
+        fs::remove_file(root.path().join(CURRENT)).unwrap();
+        fs::create_dir(root.path().join(CURRENT)).unwrap();
+        assert!(matches!(directory.current(), Err(StoreError::Corrupt(_))));
     }
 
     #[test]
@@ -323,7 +344,7 @@ mod tests {
         fs::create_dir(directory.generation(2)).unwrap();
         assert_eq!(directory.current().unwrap(), Some(2));
         fs::create_dir(directory.generation(3)).unwrap();
-        assert!(matches!(directory.current(), Err(StoreError::Unsupported(_))));
+        assert!(matches!(directory.current(), Err(StoreError::Corrupt(_))));
     }
 
     #[test]
