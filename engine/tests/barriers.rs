@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::{Stack, deadline_in};
+use crate::support::{Stack, deadline_in, until};
 use raftkv_api::{BackendError, Consistency};
 use raftkv_engine::barrier::Barriers;
 use raftkv_proto::consensus::RefusedReason;
@@ -22,15 +22,17 @@ async fn a_read_never_uses_a_barrier_that_left_before_it_came() {
     let applied = watch::Sender::new(100);
     let barriers = barriers(&stack, &applied);
     // The first barrier is noted at once and answered late, but before the next one leaves because of that; later ones
-    // are answered at once, but only when allowed.
+    // are answered at once, but only when allowed: the first of them with all that is committed, the rest with less.
     let (first_answer, second_allowed) = (Duration::from_millis(30), Arc::new(AtomicBool::new(false)));
+    let answered = Arc::new(AtomicUsize::new(0));
     let mut first = true;
-    let allowed = Arc::clone(&second_allowed);
+    let (allowed, answers) = (Arc::clone(&second_allowed), Arc::clone(&answered));
     stack.sidecar.barrier(move |committed| {
         if std::mem::take(&mut first) {
             (first_answer, Ok(committed))
         } else if allowed.load(Ordering::SeqCst) {
-            (Duration::ZERO, Ok(committed))
+            let next_index = if answers.fetch_add(1, Ordering::SeqCst) == 0 { committed } else { 120 };
+            (Duration::ZERO, Ok(next_index))
         } else {
             (Duration::ZERO, Err(RefusedReason::NoLeader))
         }
@@ -40,9 +42,7 @@ async fn a_read_never_uses_a_barrier_that_left_before_it_came() {
         let barriers = barriers.clone();
         async move { barriers.wait(Consistency::Linearizable, deadline_in(PATIENT)).await }
     });
-    while stack.sidecar.barriers() == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until("its barrier is under way", || stack.sidecar.barriers() > 0).await;
     // A write is acknowledged while that barrier is under way, and only then a read is asked.
     stack.sidecar.commit(150);
     let late = tokio::spawn({
@@ -50,11 +50,17 @@ async fn a_read_never_uses_a_barrier_that_left_before_it_came() {
         async move { barriers.wait(Consistency::Linearizable, deadline_in(PATIENT)).await }
     });
     early.await.expect("reader").expect("its barrier was answered");
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    // Its own barriers leave after that answer, and are refused.
+    let seen = stack.sidecar.barriers();
+    until("it asks again and again", || stack.sidecar.barriers() >= seen + 3).await;
     assert!(!late.is_finished(), "the answer to the early barrier says nothing about the late read");
 
     second_allowed.store(true, Ordering::SeqCst);
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    until("its barrier is answered", || answered.load(Ordering::SeqCst) > 0).await;
+    // Answers come in their order: once a read that needs less is served, the late one has its answer, too.
+    applied.send_replace(120);
+    barriers.wait(Consistency::Linearizable, deadline_in(PATIENT)).await.expect("served");
+    tokio::task::yield_now().await;
     assert!(!late.is_finished(), "the store has not applied that far");
     applied.send_replace(150);
     late.await.expect("reader").expect("served");
@@ -166,9 +172,7 @@ async fn a_barrier_that_hangs_does_not_hold_up_later_reads() {
         let barriers = barriers.clone();
         async move { barriers.wait(Consistency::Linearizable, deadline_in(PATIENT)).await }
     });
-    while stack.sidecar.barriers() == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until("its barrier is under way", || stack.sidecar.barriers() > 0).await;
     let asked = Instant::now();
     barriers.wait(Consistency::Linearizable, deadline_in(PATIENT)).await.expect("served by the next barrier");
     assert!(asked.elapsed() < Duration::from_secs(1));

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::support::{Fate, TestSidecar};
+use crate::support::{Fate, TestSidecar, until};
 use raftkv_engine::config::{Args, Config};
 use raftkv_engine::run::{Listeners, RunError, run};
 use raftkv_proto::consensus::ConsensusStatus;
@@ -180,9 +180,7 @@ async fn a_request_in_flight_when_the_engine_is_stopped_is_answered() {
         let (client, url) = (engine.client.clone(), engine.url("/v1/kv/a"));
         async move { client.put(url).header("content-type", "text/plain").body("2").send().await }
     });
-    while sidecar.proposals() == before {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until("it comes to the sidecar", || sidecar.proposals() > before).await;
     // The sidecar outlives the engine, as in a container.
     let stopping = Instant::now();
     engine.stop().await;

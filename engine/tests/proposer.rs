@@ -1,11 +1,11 @@
 //! The proposer against a sidecar that loses, repeats, reorders and refuses, with the real store behind it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::support::{Fate, Stack, deadline_in, key, seeded, set};
+use crate::support::{Fate, Stack, deadline_in, key, seeded, set, until};
 use raftkv_api::BackendError;
 use raftkv_engine::proposer::{MAX_BATCHES_IN_FLIGHT, Proposer};
 use raftkv_kv::{Op, Outcome, Proposal};
@@ -284,14 +284,15 @@ async fn a_write_without_an_answer_is_unknown_at_its_deadline_and_does_not_hold_
     let proposer = proposer(&stack);
     proposer.propose(vec![set("first", "1")], deadline_in(PATIENT)).await.expect("written");
     stack.sidecar.fate(|_| Fate::Silent);
-    let silent = (0..MAX_BATCHES_IN_FLIGHT).map(|n| {
-        let proposer = proposer.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_millis(20) * n as u32).await;
-            proposer.propose(vec![set(&format!("s{n}"), "1")], deadline_in(Duration::from_millis(300))).await
-        })
-    });
-    for write in silent.collect::<Vec<_>>() {
+    let mut silent = Vec::new();
+    for n in 0..MAX_BATCHES_IN_FLIGHT {
+        let (proposer, before) = (proposer.clone(), stack.sidecar.proposals());
+        silent.push(tokio::spawn(async move {
+            proposer.propose(vec![set(&format!("s{n}"), "1")], deadline_in(Duration::from_millis(500))).await
+        }));
+        until("it has a batch of its own", || stack.sidecar.proposals() > before).await;
+    }
+    for write in silent {
         let answer = write.await.expect("writer");
         assert!(matches!(answer, Err(BackendError::OutcomeUnknown(_))), "{answer:?}");
     }
@@ -304,18 +305,36 @@ async fn a_sequence_that_was_given_up_is_stale_when_it_arrives_late() {
     let stack = Stack::start().await;
     let proposer = proposer(&stack);
     proposer.propose(vec![set("first", "1")], deadline_in(PATIENT)).await.expect("written");
-    stack.sidecar.fate(|_| Fate::Late(Duration::from_millis(600)));
+    // The sequence of the last batch, and the mark that came with it: no lower sequence is repeated any more.
+    let (sequence, mark) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let noted = |fate: Fate| {
+        let (sequence, mark) = (Arc::clone(&sequence), Arc::clone(&mark));
+        stack.sidecar.fate(move |proposal| {
+            if let Proposal::Batch(batch) = proposal {
+                sequence.store(batch.sequence, Ordering::SeqCst);
+                mark.store(batch.acknowledged_below, Ordering::SeqCst);
+            }
+            fate
+        });
+    };
+    noted(Fate::Held);
     let answer = proposer.propose(vec![set("late", "1")], deadline_in(Duration::from_millis(100))).await;
     assert!(matches!(answer, Err(BackendError::OutcomeUnknown(_))), "{answer:?}");
+    let given_up = sequence.load(Ordering::SeqCst);
 
-    stack.sidecar.fate(|_| Fate::Apply);
+    noted(Fate::Apply);
     // Its slot may be freed a moment after its writer was told; from then on the mark is above it.
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    proposer.propose(vec![set("late", "2")], deadline_in(PATIENT)).await.expect("written");
+    let (mut writes, by) = (0, deadline_in(PATIENT));
+    while mark.load(Ordering::SeqCst) <= given_up {
+        assert!(Instant::now() < by, "its sequence is never given up");
+        proposer.propose(vec![set("late", "2")], by).await.expect("written");
+        writes += 1;
+    }
+    stack.sidecar.let_go();
     stack.sidecar.settle().await;
     let entry = stack.store.get(&key("late")).expect("read").expect("there");
     assert_eq!(entry.value, Some(raftkv_kv::Value::text("2", &Default::default()).expect("small")));
-    assert_eq!(stack.store.revision(), 2, "the late one changed nothing");
+    assert_eq!(stack.store.revision(), 1 + writes, "the late one changed nothing");
 }
 
 #[tokio::test]
@@ -339,9 +358,7 @@ async fn a_batch_that_is_being_repeated_is_never_outrun_by_so_many_that_its_answ
         let proposer = proposer.clone();
         async move { proposer.propose(vec![set("stuck", "1")], deadline_in(PATIENT)).await }
     });
-    while stack.sidecar.proposals() < 3 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until("it is under way", || stack.sidecar.proposals() >= 3).await;
     // More than the state machine keeps answers of, each a batch of its own.
     let others = tokio::spawn(async move {
         for n in 0..1_500 {
@@ -423,7 +440,7 @@ async fn when_stopped_what_is_in_flight_finishes_and_new_writes_are_refused() {
             tokio::spawn(async move { proposer.propose(vec![set(&format!("k{n}"), "v")], deadline_in(PATIENT)).await })
         })
         .collect();
-    tokio::time::sleep(Duration::from_millis(30)).await;
+    until("a batch is under way", || stack.sidecar.proposals() >= 2).await;
     stop.trigger();
     task.await.expect("ends");
     for write in writes {
@@ -441,9 +458,7 @@ async fn when_the_grace_period_ends_writes_in_flight_are_unknown() {
     proposer.propose(vec![set("first", "1")], deadline_in(PATIENT)).await.expect("written");
     stack.sidecar.fate(|_| Fate::Silent);
     let write = tokio::spawn(async move { proposer.propose(vec![set("a", "v")], deadline_in(PATIENT)).await });
-    while stack.sidecar.proposals() < 3 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until("it is under way", || stack.sidecar.proposals() >= 3).await;
     stop.trigger();
     task.await.expect("ends");
     let answer = write.await.expect("writer");

@@ -22,7 +22,7 @@ use raftkv_proto::state_machine::state_machine_client::StateMachineClient;
 use raftkv_proto::state_machine::{ApplyRequest, Entry, GetPositionRequest, entry};
 use raftkv_runtime::grpc::{ChannelOptions, Endpoint, Listener, connect_lazy, server};
 use raftkv_runtime::shutdown::Shutdown;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::Channel;
@@ -49,6 +49,8 @@ pub enum Fate {
     BreakNotApplied,
     /// Never answered, never applied.
     Silent,
+    /// Applied and answered once the test says so, with [`TestSidecar::let_go`].
+    Held,
     /// Hours pass by the replicated clock, so that sessions expire; then applied and answered.
     ClockJump,
 }
@@ -94,6 +96,8 @@ struct Shared {
     /// Operations (by key) whose proposal met an ambiguous fate.
     ambiguous: Mutex<HashSet<Bytes>>,
     proposals: AtomicUsize,
+    /// Whether held proposals may go on.
+    let_go: watch::Sender<bool>,
     /// Proposals that are being met, late ones included.
     busy: AtomicUsize,
     barriers: AtomicUsize,
@@ -143,6 +147,7 @@ impl TestSidecar {
             committed: AtomicU64::new(next_index),
             ambiguous: Mutex::default(),
             proposals: AtomicUsize::new(0),
+            let_go: watch::Sender::new(false),
             busy: AtomicUsize::new(0),
             barriers: AtomicUsize::new(0),
             leases: Mutex::default(),
@@ -173,6 +178,11 @@ impl TestSidecar {
 
     pub fn set_status(&self, status: ConsensusStatus) {
         *self.shared.status.lock().expect("lock") = status;
+    }
+
+    /// Held proposals are applied and answered from now on.
+    pub fn let_go(&self) {
+        self.shared.let_go.send_replace(true);
     }
 
     /// What barriers are answered with: as if others had committed up to there.
@@ -287,6 +297,10 @@ impl TestSidecar {
             }
             Fate::BreakNotApplied => Err(broken()),
             Fate::Silent => Ok(None),
+            Fate::Held => {
+                self.shared.let_go.subscribe().wait_for(|let_go| *let_go).await.expect("the sender is in `shared`");
+                Ok(Some(Proposed::Applied(self.apply(payload, 0).await)))
+            }
         }
     }
 }
@@ -356,7 +370,10 @@ impl Consensus for TestSidecar {
                 let (pause, answer) = (sidecar.shared.behaviour.lock().expect("lock").barrier)(committed);
                 let sender = sender.clone();
                 tokio::spawn(async move {
-                    tokio::time::sleep(pause).await;
+                    // Those without a pause are answered in their order.
+                    if !pause.is_zero() {
+                        tokio::time::sleep(pause).await;
+                    }
                     let answer = match answer {
                         Ok(next_index) => Ok(Barrier::NextIndex(next_index)),
                         // There is no other way to say in this type that the stream shall break.

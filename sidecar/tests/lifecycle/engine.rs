@@ -36,6 +36,8 @@ struct State {
     loses_at_next_stream: Option<u64>,
     /// The staged snapshot goes live right before the next request on a stream, as one that waited before it in the queue.
     activates_at_next_request: bool,
+    /// How often it was asked for its position.
+    asked: usize,
 }
 
 impl State {
@@ -75,6 +77,11 @@ pub(crate) struct FakeEngine {
 impl FakeEngine {
     pub(crate) fn payloads(&self) -> Vec<Bytes> {
         self.lock().payloads.clone()
+    }
+
+    /// How often it was asked for its position so far.
+    pub(crate) fn asked(&self) -> usize {
+        self.lock().asked
     }
 
     /// Says from now on that its group has this id in a sharded store, and owns so many slots.
@@ -183,7 +190,9 @@ impl StateMachine for FakeEngine {
     type SnapshotOutStream = Chunks;
 
     async fn get_position(&self, _: Request<GetPositionRequest>) -> Result<Response<Position>, Status> {
-        Ok(Response::new(self.lock().position.clone()))
+        let mut state = self.lock();
+        state.asked += 1;
+        Ok(Response::new(state.position.clone()))
     }
 
     async fn apply(&self, requests: Request<Streaming<ApplyRequest>>) -> Result<Response<Answers>, Status> {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -139,8 +138,10 @@ async fn an_empty_sidecar_does_not_use_an_engine_that_has_data() {
     node.start(true, &[]).await;
     let status = eventually("it answers", || node.status()).await;
     assert_eq!(status.node.role, "waiting");
-    // Longer than a node listens before it forms a cluster.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    // It asks the engine ten times a second: longer than a node listens before it forms a cluster.
+    let asked = node.engine.asked();
+    eventually("it asks its engine again and again", || async { (node.engine.asked() >= asked + 30).then_some(()) })
+        .await;
     assert_eq!(node.status().await.expect("status").node.role, "waiting");
     node.engine = Default::default();
     node.stop_engine();
