@@ -26,14 +26,19 @@ pub fn create_durable(dir: &Path) -> io::Result<()> {
         match fs::create_dir(dir) {
             // The node's other process was faster.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
-            other => other?,
+            other => other.map_err(|error| told("make the directory", dir, &error))?,
         }
     }
     // Also of one that is there: whoever made it may have been killed before it came to this.
     match File::open(parent).and_then(|parent| parent.sync_all()) {
         Err(error) if existed && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-        other => other,
+        other => other.map_err(|error| told("make durable what is in", parent, &error)),
     }
+}
+
+/// The same kind of error, with the deed and the path: the system's own words name neither.
+fn told(deed: &str, path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{deed} {}: {error}", path.display()))
 }
 
 #[cfg(test)]
@@ -48,7 +53,9 @@ mod tests {
         create_durable(&dir).expect("there already");
         assert!(dir.is_dir());
         fs::write(root.path().join("file"), "").expect("file");
-        assert!(create_durable(&root.path().join("file/below")).is_err());
+        let error = create_durable(&root.path().join("file/below")).expect_err("a file is in the way");
+        let told = format!("make the directory {}: ", root.path().join("file").display());
+        assert!(error.kind() == io::ErrorKind::AlreadyExists && error.to_string().starts_with(&told), "{error}");
         assert!(create_durable(&root.path().join("file")).is_err());
     }
 }

@@ -43,6 +43,11 @@ pub fn fatal(code: ExitCode, message: impl Display) -> ! {
     std::process::exit(code)
 }
 
+/// As [`fatal`], with all that the error's sources say.
+pub fn fatal_error(code: ExitCode, error: &(dyn std::error::Error + 'static)) -> ! {
+    fatal(code, crate::reason::chain(error))
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::Command;

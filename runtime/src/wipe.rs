@@ -96,6 +96,14 @@ pub async fn ordered(data_dir: &Path, part: Part) {
 /// otherwise bring its entries to the fresh engine. A crash in the middle leaves the order, and the next start goes on.
 /// Blocks for as long as that takes, 20 seconds at most.
 pub fn carry_out(data_dir: &Path, part: Part) -> io::Result<bool> {
+    let told = |error: io::Error| {
+        let dir = part.dir(data_dir);
+        io::Error::new(error.kind(), format!("remove what is in {}: {error}", dir.display()))
+    };
+    obey(data_dir, part).map_err(told)
+}
+
+fn obey(data_dir: &Path, part: Part) -> io::Result<bool> {
     if !is_ordered(data_dir, part) {
         return Ok(false);
     }
