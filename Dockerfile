@@ -41,6 +41,10 @@ RUN groupadd --gid 10001 raftkv && \
     install -d -o raftkv -g raftkv -m 750 /var/lib/raftkv
 COPY --from=binaries /out/ /usr/local/bin/
 COPY --chmod=755 entrypoint.sh /usr/local/bin/entrypoint.sh
+# Where `raftkv` finds what runs in its container, whichever that is: the first of each that listens, a node's or a
+# router's. A node's RAFTKV_ROUTER tells it of the routers.
+ENV RAFTKV_ENDPOINT=http://127.0.0.1:8080,http://127.0.0.1:8000 \
+    RAFTKV_MANAGEMENT=http://127.0.0.1:6000,http://127.0.0.1:8000
 # How long the allocator keeps memory that is not in use, in milliseconds: docs/configuration.md.
 ENV MIMALLOC_PURGE_DELAY=10000
 USER raftkv

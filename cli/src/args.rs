@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use raftkv_runtime::config::HumanDuration;
+use raftkv_runtime::deadlines;
 
+use crate::asked::Asked;
 use crate::bench::BenchArgs;
-use crate::client::Endpoints;
+use crate::client::{Client, Endpoints};
 use crate::completion::CompletionArgs;
 use crate::health::HealthArgs;
 use crate::keys::{DeleteArgs, GetArgs, ListArgs, PutArgs};
@@ -17,6 +19,15 @@ use crate::store::{
     GroupAddArgs, GroupListArgs, GroupRemoveArgs, GroupWeightArgs, OperationCancelArgs, OperationListArgs,
     OperationShowArgs, OperationWatchArgs, RebalanceArgs, SlotsArgs,
 };
+
+/// What a request for keys gets from the server that names no deadline.
+const SERVER_DEFAULT: Duration = Duration::from_secs(5);
+/// The longest deadline that it may name.
+const SERVER_MOST: Duration = Duration::from_secs(60);
+/// Longer than a node waits for its engine before it tells of itself alone.
+const STATUS: Duration = Duration::from_secs(2);
+/// How much longer than the server we wait: for connecting, and for the way there and back.
+pub(crate) const MARGIN: Duration = Duration::from_secs(3);
 
 /// RaftKV: a replicated key-value store you can curl.
 #[derive(Debug, Parser)]
@@ -130,14 +141,27 @@ pub(crate) struct ClientArgs {
         default_value = "http://127.0.0.1:8080"
     )]
     pub(crate) endpoint: Endpoints,
-    /// Give up on a request after this long, like 500ms, 2s or 1m; a unit is needed
-    #[arg(long, value_name = "DURATION", default_value = "10s")]
-    timeout: HumanDuration,
+    /// Time for the server to answer a request, like 500ms, 2s or 1m; a unit is needed [default: 5s, at most 1m]
+    #[arg(long, value_name = "DURATION")]
+    timeout: Option<HumanDuration>,
 }
 
 impl ClientArgs {
-    pub(crate) fn timeout(&self) -> Duration {
-        self.timeout.get()
+    /// For keys and values. Waits longer than the server takes, so that the server's own answer is seen.
+    pub(crate) fn client(&self) -> Client {
+        let server = self.timeout.map_or(SERVER_DEFAULT, |asked| asked.get());
+        Client::new(Asked::Api, self.endpoint.clone(), server + MARGIN)
+    }
+
+    /// For the probe of readiness, which takes no time to speak of.
+    pub(crate) fn probe(&self) -> Client {
+        Client::new(Asked::Readiness, self.endpoint.clone(), self.timeout.map_or(SERVER_DEFAULT, |asked| asked.get()))
+    }
+
+    /// Tells the server its deadline, as a parameter after `?` or `&`; nothing for the server's own default.
+    pub(crate) fn deadline(&self, before: char) -> String {
+        let asked = self.timeout.map(|asked| asked.get().clamp(Duration::from_millis(1), SERVER_MOST));
+        asked.map(|asked| format!("{before}timeout={}ms", asked.as_millis())).unwrap_or_default()
     }
 }
 
@@ -147,14 +171,25 @@ pub(crate) struct ManagementArgs {
     /// Management address of any node; several, separated by commas, are tried in turn
     #[arg(long, env = "RAFTKV_MANAGEMENT", value_name = "URL[,URL]", default_value = "http://127.0.0.1:6000")]
     pub(crate) management: Endpoints,
-    /// Give up on a request after this long
-    #[arg(long, value_name = "DURATION", default_value = "10s")]
-    timeout: HumanDuration,
+    /// Give up on a request after this long [default: longer than the node takes]
+    #[arg(long, value_name = "DURATION")]
+    timeout: Option<HumanDuration>,
 }
 
 impl ManagementArgs {
-    pub(crate) fn timeout(&self) -> Duration {
-        self.timeout.get()
+    /// The same, at other addresses.
+    pub(crate) fn at(self, management: Endpoints) -> Self {
+        Self { management, ..self }
+    }
+
+    /// For looking how a node is: one that takes longer has no say.
+    pub(crate) fn probe(&self) -> Duration {
+        self.timeout.map_or(STATUS, |asked| asked.get())
+    }
+
+    /// For requests that take a node so long at most. One that is forwarded takes longer.
+    pub(crate) fn timeout(&self, server: Duration) -> Duration {
+        self.timeout.map_or(server + deadlines::FORWARD_MARGIN + MARGIN, |asked| asked.get())
     }
 }
 
@@ -221,6 +256,60 @@ mod tests {
     }
 
     #[test]
+    fn we_wait_longer_than_the_server_takes() {
+        #[derive(Parser)]
+        struct Reaches {
+            #[command(flatten)]
+            management: ManagementArgs,
+            #[command(flatten)]
+            client: OnlyClient,
+        }
+        #[derive(clap::Args)]
+        struct OnlyClient {
+            /// Under another name, for both have one.
+            #[arg(long = "server")]
+            server: Option<HumanDuration>,
+        }
+        let parse = |line: &str| Reaches::try_parse_from(line.split_whitespace()).expect("a line");
+        let management = |line: &str| parse(line).management;
+        // A node that forwards waits a margin longer than the node that does it.
+        for server in [deadlines::CHANGE, deadlines::TRANSFER, deadlines::SNAPSHOT] {
+            let waits = management("x").timeout(server);
+            assert!(waits > server + deadlines::FORWARD_MARGIN, "{waits:?} for {server:?}");
+        }
+        assert_eq!(management("x --timeout 7s").timeout(deadlines::CHANGE), Duration::from_secs(7));
+        let client = |line: &str| {
+            let endpoint = "a:1".parse().expect("an address");
+            ClientArgs { endpoint, timeout: parse(line).client.server }.deadline('?')
+        };
+        assert_eq!(client("x"), "", "the server has its own default");
+        assert_eq!(client("x --server 2s"), "?timeout=2000ms");
+        assert_eq!(client("x --server 1h"), "?timeout=60000ms");
+    }
+
+    #[test]
+    fn json_is_asked_for_in_one_way_everywhere() {
+        // All that take --json as a form of output; put's is the form of its value.
+        for line in [
+            "local",
+            "status",
+            "group list",
+            "operation list",
+            "operation show 7",
+            "slots",
+            "rebalance --dry-run",
+            "bench",
+            "get a",
+            "put a b",
+            "delete a",
+            "list",
+        ] {
+            parse(&format!("raftkv {line} -o json")).expect(line);
+            parse(&format!("raftkv {line} --output text")).expect(line);
+        }
+    }
+
+    #[test]
     fn contradictions_are_refused() {
         for line in [
             "raftkv",
@@ -247,6 +336,13 @@ mod tests {
             "raftkv node join node4",
         ] {
             assert!(parse(line).is_err(), "{line}");
+        }
+        // As an empty shell variable gives it: an empty name must not come to mean the node that is asked.
+        for before in ["node kill", "node remove", "node transfer", "node join", "group remove", "group add", "slots"] {
+            let words = ["raftkv"].into_iter().chain(before.split(' ')).chain([""]);
+            let after: &[&str] = if before == "node join" { &["10.0.0.4:8088"] } else { &[] };
+            let parsed = Cli::try_parse_from(words.chain(after.iter().copied()));
+            assert!(parsed.is_err(), "{before} ''");
         }
     }
 

@@ -37,12 +37,12 @@ pub(crate) async fn run(args: BenchArgs) -> Result<(), Failure> {
     let mut reports = Vec::new();
     for workload in &args.workload {
         let report = measure(&args, &target, *workload, &keyspace).await?;
-        if !args.json {
+        if !args.format.is_json() {
             output::line(&report)?;
         }
         reports.push(report);
     }
-    if args.json {
+    if args.format.is_json() {
         output::line(serde_json::to_string(&reports).map_err(Failure::failed)?)?;
     }
     verdict(&reports)

@@ -13,6 +13,7 @@ use hyper_util::rt::TokioExecutor;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use serde::Deserialize;
 
+use crate::asked::Asked;
 use crate::failure::Failure;
 
 /// What stays as it is in a path segment or a query value: RFC 3986's unreserved characters.
@@ -89,17 +90,26 @@ impl Answer {
         tag.trim_start_matches("W/").trim_matches('"').parse().ok()
     }
 
+    /// What programs tell problems apart by; every problem of ours has one.
+    pub(crate) fn code(&self) -> Option<String> {
+        let is_error = self.status.is_client_error() || self.status.is_server_error();
+        is_error.then(|| Problem::of(self).code).flatten()
+    }
+
     /// Why it is not a success, with the exit code that fits.
     pub(crate) fn failure(&self) -> Failure {
-        let problem: Problem = serde_json::from_slice(&self.body).unwrap_or_default();
+        let problem = Problem::of(self);
         let said = problem.detail.or(problem.error).or(problem.message).or(problem.title);
         let said = said.unwrap_or_else(|| String::from_utf8_lossy(&self.body).trim().to_owned());
         let mut message =
             if said.is_empty() { self.status.to_string() } else { format!("{}: {said}", self.status.as_u16()) };
-        if let Some(code) = problem.code {
-            message = format!("{message} ({code})");
+        let is_unknown = problem.outcome.as_deref() == Some("unknown");
+        // Said once: by the server's words, else by ours; the code would say it a third time.
+        let says_so = said.contains("outcome") && said.contains("unknown");
+        if let Some(code) = problem.code.filter(|code| !(says_so && code.contains("unknown"))) {
+            message.push_str(&format!(" ({code})"));
         }
-        if problem.outcome.as_deref() == Some("unknown") {
+        if is_unknown && !says_so {
             message.push_str("; the outcome is unknown: it may have been applied, or may still be");
         }
         match self.status {
@@ -122,27 +132,42 @@ struct Problem {
     message: Option<String>,
 }
 
+impl Problem {
+    fn of(answer: &Answer) -> Self {
+        serde_json::from_slice(&answer.body).unwrap_or_default()
+    }
+}
+
 /// Sends requests to the first address that is able to serve them.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
+    asked: Asked,
     endpoints: Endpoints,
     timeout: Duration,
     http: hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>,
 }
 
 impl Client {
-    pub(crate) fn new(endpoints: Endpoints, timeout: Duration) -> Self {
+    /// `timeout` must lie above the time that the server takes at most, or its own answer is never seen.
+    pub(crate) fn new(asked: Asked, endpoints: Endpoints, timeout: Duration) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT.min(timeout)));
         let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
-        Self { endpoints, timeout, http }
+        Self { asked, endpoints, timeout, http }
     }
 
-    /// Sends to each address in turn until one answers anything but 503.
+    /// Where it sends to.
+    pub(crate) fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+
+    /// Sends to each address in turn until one answers.
     ///
-    /// A refused connection and a 503 mean that the request was definitely not applied, so going on to the next address
-    /// is safe for writes, too. A connection that breaks later is not: then the outcome is unknown, and reported.
+    /// A refused connection means that the request was not sent, and the next address is tried. A 503 means that it was
+    /// definitely not applied: the next node is tried, too, but not the next router, which may be one of another store.
+    /// If none does better, the first answer counts, not what later addresses are. A connection that breaks after the
+    /// request was sent ends a change: the outcome is unknown, and reported.
     pub(crate) async fn send(
         &self,
         method: Method,
@@ -150,18 +175,38 @@ impl Client {
         headers: &[(HeaderName, HeaderValue)],
         body: Bytes,
     ) -> Result<Answer, Failure> {
-        let mut last = Failure::unavailable("no address given");
+        let mut refused: Option<Failure> = None;
+        let (mut silent, mut lost) = (Vec::new(), Vec::new());
         for endpoint in self.endpoints.urls() {
-            match self.send_to(endpoint, &method, path, headers, body.clone()).await? {
-                Attempt::Answered(answer) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
-                    last = answer.failure();
-                    last.message = format!("{endpoint}: {}", last.message);
+            let answer = match self.send_to(endpoint, &method, path, headers, body.clone()).await? {
+                Attempt::Answered(answer) => answer,
+                Attempt::NotReached(why) => {
+                    silent.push(why);
+                    continue;
                 }
-                Attempt::Answered(answer) => return Ok(answer),
-                Attempt::NotReached(failure) => last = failure,
+                // It may have been done; what changes nothing may be asked elsewhere.
+                Attempt::Lost(why) if method.is_safe() => {
+                    lost.push(why);
+                    continue;
+                }
+                Attempt::Lost(why) => return Err(Failure::unavailable(why)),
+            };
+            if let Err(stranger) = self.asked.recognise(endpoint, &method, &answer) {
+                return Err(refused.unwrap_or(stranger));
             }
+            if answer.status != StatusCode::SERVICE_UNAVAILABLE || self.asked == Asked::Router {
+                return Ok(answer);
+            }
+            refused.get_or_insert_with(|| {
+                let failure = answer.failure();
+                Failure { message: format!("{endpoint}: {}", failure.message), ..failure }
+            });
         }
-        Err(last)
+        let nobody = || match lost.is_empty() {
+            true => Failure::not_reached(silent.join("; ")),
+            false => Failure::unavailable([lost, silent].concat().join("; ")),
+        };
+        Err(refused.unwrap_or_else(nobody))
     }
 
     /// As [`send`](Self::send), without headers and body.
@@ -195,22 +240,22 @@ impl Client {
         match tokio::time::timeout(self.timeout, exchange).await {
             Ok(Ok(answer)) => Ok(Attempt::Answered(answer)),
             Ok(Err(ExchangeError::Http { source })) if source.is_connect() => {
-                Ok(Attempt::NotReached(Failure::unavailable(format!("{endpoint}: cannot connect{}", causes(&source)))))
+                Ok(Attempt::NotReached(not_reached(endpoint, &source)))
             }
-            Ok(Err(error)) => Err(Failure::unavailable(format!("{endpoint}: {error}; {}", unknown(method)))),
-            Err(_) => Err(Failure::unavailable(format!(
-                "{endpoint}: no answer within {:?}; {}",
-                self.timeout,
-                unknown(method)
-            ))),
+            Ok(Err(error)) => Ok(Attempt::Lost(format!("{endpoint}: {error}; {}", unknown(method)))),
+            Err(_) => {
+                Ok(Attempt::Lost(format!("{endpoint}: no answer within {:?}; {}", self.timeout, unknown(method))))
+            }
         }
     }
 }
 
 enum Attempt {
     Answered(Answer),
-    /// The request was not sent.
-    NotReached(Failure),
+    /// The request was not sent; why.
+    NotReached(String),
+    /// It was sent, and no whole answer came; why.
+    Lost(String),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -224,8 +269,19 @@ enum ExchangeError {
     Body(#[from] hyper::Error),
 }
 
+/// Why no connection was made, in the words of who looks for the cause: the name, the port, the network.
+fn not_reached(endpoint: &str, error: &hyper_util::client::legacy::Error) -> String {
+    let causes = causes(error);
+    let host = endpoint.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_default();
+    // hyper's connector says so, and keeps the resolver's own error.
+    match causes.contains("dns error") {
+        true => format!("{endpoint}: cannot resolve {host}"),
+        false => format!("{endpoint}: cannot connect{causes}"),
+    }
+}
+
 /// What a lost answer means.
-fn unknown(method: &Method) -> &'static str {
+pub(crate) fn unknown(method: &Method) -> &'static str {
     if method.is_safe() { "try again" } else { "the outcome is unknown: it may have been applied" }
 }
 
@@ -279,7 +335,14 @@ mod tests {
 
         let lost = answer(StatusCode::GATEWAY_TIMEOUT, r#"{"title":"Timeout","outcome":"unknown"}"#).failure();
         assert_eq!(lost.code, 69);
-        assert!(lost.message.contains("unknown"), "{}", lost.message);
+        assert_eq!(lost.message.matches("unknown").count(), 1, "{}", lost.message);
+        for told in [
+            r#"{"detail":"the outcome is unknown: the connection broke","code":"outcome_unknown","outcome":"unknown"}"#,
+            r#"{"detail":"outcome unknown: the connection broke","code":"unknown"}"#,
+        ] {
+            let told = answer(StatusCode::GATEWAY_TIMEOUT, told).failure();
+            assert_eq!(told.message.matches("unknown").count(), 1, "{}", told.message);
+        }
 
         assert_eq!(answer(StatusCode::BAD_REQUEST, "plain text").failure().message, "400: plain text");
     }
@@ -299,15 +362,29 @@ mod tests {
             address
         }
         let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address");
-        let waiting = serve("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n").await;
-        let serving = serve("HTTP/1.1 200 OK\r\ncontent-length: 2\r\netag: \"7\"\r\n\r\nhi").await;
+        let waiting = serve("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 43\r\n\r\n{\"code\":\"unavailable\",\"detail\":\"no leader\"}").await;
+        let serving = serve("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nraftkv-node: a\r\netag: \"7\"\r\n\r\nhi").await;
+        let foreign = serve("HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\nhi").await;
+        let client = |asked, addresses: String| {
+            Client::new(asked, addresses.parse().expect("addresses"), Duration::from_secs(10))
+        };
 
-        let all: Endpoints = format!("{nobody},{waiting},{serving}").parse().expect("addresses");
-        let answer = Client::new(all, Duration::from_secs(10)).get("/").await.expect("the third serves");
+        let answer =
+            client(Asked::Api, format!("{nobody},{waiting},{serving}")).get("/").await.expect("the third serves");
         assert_eq!((answer.body.as_ref(), answer.revision()), (b"hi".as_ref(), Some(7)));
 
-        let none: Endpoints = format!("{nobody},{waiting}").parse().expect("addresses");
-        let failure = Client::new(none, Duration::from_secs(10)).get("/").await.expect_err("none serves");
-        assert_eq!(failure.code, 69);
+        // What answered first counts, whatever stands behind the addresses after it.
+        for others in [format!("{nobody},{waiting}"), format!("{waiting},{nobody}"), format!("{waiting},{foreign}")] {
+            let failure = client(Asked::Api, others).get("/").await.expect_err("none serves");
+            assert_eq!(failure.code, 69);
+            assert!(failure.message.contains("no leader (unavailable)"), "{}", failure.message);
+        }
+        // Another router may be one of another store.
+        let answer = client(Asked::Router, format!("{nobody},{waiting},{serving}")).get("/").await.expect("answered");
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        let failure = client(Asked::Api, format!("{foreign},{serving}")).get("/").await.expect_err("a web server");
+        assert!(failure.code == 69 && failure.message.contains("is not RaftKV's HTTP API"), "{failure:?}");
+        let failure = client(Asked::Api, "nosuch.invalid:1".to_owned()).get("/").await.expect_err("no such host");
+        assert!(failure.message.ends_with("cannot resolve nosuch.invalid"), "{failure:?}");
     }
 }

@@ -3,7 +3,6 @@
 use hyper::StatusCode;
 
 use crate::args::ClientArgs;
-use crate::client::Client;
 use crate::failure::Failure;
 use crate::output;
 
@@ -16,8 +15,7 @@ pub(crate) struct HealthArgs {
 
 /// Asks `/readyz`, which both the HTTP API and the management API answer.
 pub(crate) async fn run(args: HealthArgs) -> Result<(), Failure> {
-    let client = Client::new(args.client.endpoint.clone(), args.client.timeout());
-    let answer = client.get("/readyz").await?;
+    let answer = args.client.probe().get("/readyz").await?;
     if answer.status != StatusCode::OK {
         return Err(answer.failure());
     }

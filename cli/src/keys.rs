@@ -12,7 +12,7 @@ use raftkv_kv::Value;
 use serde::Deserialize;
 
 use crate::args::ClientArgs;
-use crate::client::{Answer, Client, encode};
+use crate::client::{Answer, encode};
 use crate::consistency::Consistency;
 use crate::failure::Failure;
 use crate::output::{self, Format};
@@ -23,6 +23,8 @@ const MSGPACK: HeaderValue = HeaderValue::from_static("application/msgpack");
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 const ANY: HeaderValue = HeaderValue::from_static("*");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// A value that is bytes, and no text: these bytes in base64.
+const BYTES: &str = "bytes_base64";
 /// Entries asked for at a time when everything is listed.
 const PAGE: u64 = 1_000;
 
@@ -132,8 +134,9 @@ pub(crate) struct ListArgs {
 
 /// Prints a value.
 pub(crate) async fn get(args: GetArgs) -> Result<(), Failure> {
-    let client = client(&args.client);
-    let path = format!("{}?consistency={}", path(&args.key)?, args.consistency.name());
+    let client = args.client.client();
+    let deadline = args.client.deadline('&');
+    let path = format!("{}?consistency={}{deadline}", path(&args.key)?, args.consistency.name());
     // MsgPack is the value itself: nothing is lost on the way to our own JSON.
     let headers: &[_] = if args.output == Format::Json { &[(ACCEPT, MSGPACK)] } else { &[] };
     let answer = client.send(Method::GET, &path, headers, Bytes::new()).await?;
@@ -152,7 +155,8 @@ pub(crate) async fn put(args: PutArgs) -> Result<(), Failure> {
         headers.push((IF_NONE_MATCH, ANY));
     }
     conditions(&mut headers, args.if_revision, args.idempotency_key.as_deref())?;
-    let answer = client(&args.client).send(Method::PUT, &path(&args.key)?, &headers, body).await?;
+    let path = format!("{}{}", path(&args.key)?, args.client.deadline('?'));
+    let answer = args.client.client().send(Method::PUT, &path, &headers, body).await?;
     done(&answer, args.output, |outcome| {
         format!("{} at revision {}", if outcome.created { "created" } else { "stored" }, outcome.revision)
     })
@@ -162,19 +166,21 @@ pub(crate) async fn put(args: PutArgs) -> Result<(), Failure> {
 pub(crate) async fn delete(args: DeleteArgs) -> Result<(), Failure> {
     let mut headers = Vec::new();
     conditions(&mut headers, args.if_revision, args.idempotency_key.as_deref())?;
-    let answer = client(&args.client).send(Method::DELETE, &path(&args.key)?, &headers, Bytes::new()).await?;
+    let path = format!("{}{}", path(&args.key)?, args.client.deadline('?'));
+    let answer = args.client.client().send(Method::DELETE, &path, &headers, Bytes::new()).await?;
     let answer = found(answer, &args.key)?;
     done(&answer, args.output, |outcome| format!("deleted at revision {}", outcome.revision))
 }
 
 /// Prints keys, page after page.
 pub(crate) async fn list(args: ListArgs) -> Result<(), Failure> {
-    let client = client(&args.client);
+    let client = args.client.client();
     let mut left = args.limit.unwrap_or(u64::MAX);
     let mut cursor: Option<String> = None;
     let mut stdout = std::io::BufWriter::new(std::io::stdout().lock());
     loop {
-        let mut path = format!("/v1/kv?limit={}&consistency={}", left.min(PAGE), args.consistency.name());
+        let deadline = args.client.deadline('&');
+        let mut path = format!("/v1/kv?limit={}&consistency={}{deadline}", left.min(PAGE), args.consistency.name());
         if !args.prefix.is_empty() {
             path.push_str(&format!("&prefix={}", encode(&args.prefix)));
         }
@@ -190,15 +196,17 @@ pub(crate) async fn list(args: ListArgs) -> Result<(), Failure> {
         }
         let page: Page = serde_json::from_slice(&answer.body)
             .map_err(|error| Failure::failed(format!("the listing cannot be understood: {error}")))?;
-        for entry in &page.entries {
+        let count = page.entries.len() as u64;
+        for entry in page.entries {
+            let entry = with_bytes(entry);
             match args.output {
                 Format::Json => writeln!(stdout, "{entry}")?,
-                Format::Text => writeln!(stdout, "{}", entry_text(entry))?,
+                Format::Text => writeln!(stdout, "{}", entry_text(&entry))?,
             }
         }
         // What there is so far is shown before the next page is waited for.
         stdout.flush()?;
-        left = left.saturating_sub(page.entries.len() as u64);
+        left = left.saturating_sub(count);
         cursor = page.next_cursor;
         if cursor.is_none() || left == 0 {
             return Ok(());
@@ -219,10 +227,6 @@ struct Page {
 struct Outcome {
     revision: u64,
     created: bool,
-}
-
-fn client(args: &ClientArgs) -> Client {
-    Client::new(args.endpoint.clone(), args.timeout())
 }
 
 fn path(key: &str) -> Result<String, Failure> {
@@ -273,7 +277,10 @@ fn conditions(
 
 fn found(answer: Answer, key: &str) -> Result<Answer, Failure> {
     match answer.status {
-        StatusCode::NOT_FOUND => Err(Failure::failed(format!("no such key: {key}"))),
+        // With its code: that there is nothing at this path says nothing about the key.
+        StatusCode::NOT_FOUND if answer.code().as_deref() == Some("key_not_found") => {
+            Err(Failure::failed(format!("no such key: {key}")))
+        }
         status if status.is_success() => Ok(answer),
         _ => Err(answer.failure()),
     }
@@ -299,13 +306,26 @@ fn entry_json(key: &str, answer: &Answer) -> Result<String, Failure> {
     let revision = answer.revision().unwrap_or_default();
     let created =
         answer.headers.get("raftkv-create-revision").and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    let value = match Value::from_stored(answer.body.clone()).to_json() {
-        Some(json) => format!("\"value\":{}", String::from_utf8_lossy(&json)),
-        // What JSON cannot say exactly.
-        None => format!("\"value_base64\":\"{}\"", STANDARD.encode(&answer.body)),
+    let value = Value::from_stored(answer.body.clone());
+    let value = match (value.to_json(), value.as_bin()) {
+        (Some(json), _) => format!("\"value\":{}", String::from_utf8_lossy(&json)),
+        (None, Some(bytes)) => format!("\"{BYTES}\":\"{}\"", STANDARD.encode(bytes)),
+        // What JSON cannot say exactly, as MsgPack.
+        (None, None) => format!("\"value_base64\":\"{}\"", STANDARD.encode(&answer.body)),
     };
     let created = created.map(|revision| format!(",\"create_revision\":{revision}")).unwrap_or_default();
     Ok(format!("{{\"key\":{name},{value},\"revision\":{revision}{created}}}"))
+}
+
+/// A listing has every value that JSON cannot say as MsgPack. One that is just bytes is shown as these bytes.
+fn with_bytes(mut entry: serde_json::Value) -> serde_json::Value {
+    let msgpack = entry.get("value_base64").and_then(|value| STANDARD.decode(value.as_str()?).ok());
+    let bytes = msgpack.and_then(|msgpack| Some(STANDARD.encode(Value::from_stored(msgpack).as_bin()?)));
+    if let (Some(bytes), Some(fields)) = (bytes, entry.as_object_mut()) {
+        fields.remove("value_base64");
+        fields.insert(BYTES.to_owned(), bytes.into());
+    }
+    entry
 }
 
 /// An entry of a listing as a line: the key, and after a tab the value.
@@ -314,7 +334,10 @@ fn entry_text(entry: &serde_json::Value) -> String {
         |name: &str| entry.get(name).map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
     let base64 = |name: &str| text(name).map(|value| format!("base64:{value}"));
     let key = text("key").or_else(|| base64("key_base64")).unwrap_or_default();
-    match text("value").or_else(|| base64("value_base64")) {
+    match text("value")
+        .or_else(|| base64(BYTES))
+        .or_else(|| text("value_base64").map(|value| format!("msgpack:{value}")))
+    {
         Some(value) => format!("{key}\t{value}"),
         None => key,
     }
@@ -331,10 +354,11 @@ mod tests {
         for (entry, line) in [
             (serde_json::json!({"key": "a", "value": "text", "revision": 1}), "a\ttext"),
             (serde_json::json!({"key": "a", "value": {"n": [1, 2.5, null]}}), "a\t{\"n\":[1,2.5,null]}"),
-            (serde_json::json!({"key_base64": "/w==", "value_base64": "xAA="}), "base64:/w==\tbase64:xAA="),
+            (serde_json::json!({"key_base64": "/w==", "value_base64": "xAH/"}), "base64:/w==\tbase64:/w=="),
+            (serde_json::json!({"key": "a", "value_base64": "gcQB/wE="}), "a\tmsgpack:gcQB/wE="),
             (serde_json::json!({"key": "a", "revision": 1}), "a"),
         ] {
-            assert_eq!(entry_text(&entry), line);
+            assert_eq!(entry_text(&with_bytes(entry)), line);
         }
     }
 
@@ -352,13 +376,20 @@ mod tests {
         assert_eq!(text, r#"{"key":"a\"b","value":"hi","revision":7,"create_revision":3}"#);
         // Bytes have no exact form in JSON.
         let bytes = entry_json("k", &answer(b"\xc4\x01\xff")).expect("json");
-        assert_eq!(bytes, r#"{"key":"k","value_base64":"xAH/","revision":7,"create_revision":3}"#);
+        assert_eq!(bytes, r#"{"key":"k","bytes_base64":"/w==","revision":7,"create_revision":3}"#);
     }
 
     #[test]
     fn a_missing_key_is_exit_code_1() {
-        let answer = Answer { status: StatusCode::NOT_FOUND, headers: HeaderMap::new(), body: Bytes::new() };
-        let failure = found(answer, "greeting").expect_err("404");
+        let answer = |body: &'static str| Answer {
+            status: StatusCode::NOT_FOUND,
+            headers: HeaderMap::new(),
+            body: Bytes::from_static(body.as_bytes()),
+        };
+        let failure = found(answer(r#"{"code":"key_not_found"}"#), "greeting").expect_err("404");
         assert_eq!((failure.code, failure.message.as_str()), (1, "no such key: greeting"));
+        let failure =
+            found(answer(r#"{"code":"no_such_route","detail":"there is nothing"}"#), "greeting").expect_err("404");
+        assert!(!failure.message.contains("no such key"), "{failure:?}");
     }
 }

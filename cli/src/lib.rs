@@ -1,10 +1,12 @@
 //! The `raftkv` command: a local cluster, client commands, administration and a benchmark.
 
 mod args;
+mod asked;
 mod bench;
 mod client;
 mod completion;
 mod consistency;
+mod environment;
 mod failure;
 mod health;
 mod keys;
@@ -19,16 +21,15 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
 use raftkv_runtime::exit;
 
-use args::{Cli, Command, GroupCommand, NodeCommand, OperationCommand};
+use args::{Command, GroupCommand, NodeCommand, OperationCommand};
 use failure::Failure;
 
 /// Parses the arguments, does what they ask, and gives the exit code: 0 done, 1 not found or failed, 64 the arguments
 /// make no sense, 69 nobody (able to serve) answered, 130 interrupted while watching something that goes on.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match environment::parse(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version come this way, too; they go to stdout and are no error.

@@ -110,7 +110,7 @@ async fn become_healthy_and_serve(
     healthy?;
     board.now_serving();
 
-    if args.json {
+    if args.format.is_json() {
         output::line(board.to_json())?;
     } else {
         output::line(welcome(plan, directory))?;

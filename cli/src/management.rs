@@ -7,6 +7,7 @@ use hyper::{Method, StatusCode};
 use serde::Deserialize;
 
 use crate::args::ManagementArgs;
+use crate::asked::Asked;
 use crate::client::{Answer, Client, Endpoints};
 use crate::failure::Failure;
 
@@ -68,14 +69,20 @@ pub(crate) struct Management {
 }
 
 impl Management {
-    pub(crate) fn new(args: &ManagementArgs) -> Self {
-        Self { client: Client::new(args.management.clone(), args.timeout()) }
+    /// For requests that take a node so long at most.
+    pub(crate) fn new(args: &ManagementArgs, server: Duration) -> Self {
+        Self { client: Client::new(Asked::Management, args.management.clone(), args.timeout(server)) }
+    }
+
+    /// For looking.
+    pub(crate) fn for_status(args: &ManagementArgs) -> Self {
+        Self { client: Client::new(Asked::Management, args.management.clone(), args.probe()) }
     }
 
     /// One node, named by its address in the list of members.
     pub(crate) fn at(address: &str, timeout: Duration) -> Result<Self, Failure> {
         let endpoints: Endpoints = address.parse().map_err(Failure::failed)?;
-        Ok(Self { client: Client::new(endpoints, timeout) })
+        Ok(Self { client: Client::new(Asked::Management, endpoints, timeout) })
     }
 
     /// The status as text for programs, and parsed.
@@ -84,9 +91,16 @@ impl Management {
         if answer.status != StatusCode::OK {
             return Err(answer.failure());
         }
-        let parsed = serde_json::from_slice::<serde_json::Value>(&answer.body)
-            .and_then(|raw| Ok((raw.clone(), serde_json::from_value(raw)?)));
-        parsed.map_err(|error| Failure::failed(format!("the status cannot be understood: {error}")))
+        let raw: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        if !raw.get("node").is_some_and(serde_json::Value::is_object) {
+            let endpoints = self.client.endpoints();
+            return Err(Failure::stranger(format!(
+                "what answers at {endpoints} is not a node: its status has no node"
+            )));
+        }
+        let parsed = serde_json::from_value(raw.clone());
+        let parsed = parsed.map_err(|error| Failure::failed(format!("the status cannot be understood: {error}")))?;
+        Ok((raw, parsed))
     }
 
     /// Asks for a change; anything but success is a failure.

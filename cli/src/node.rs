@@ -3,15 +3,18 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use hyper::StatusCode;
 use raftkv_runtime::config::HumanDuration;
+use raftkv_runtime::deadlines;
 use tokio::time::{Instant, sleep};
 
 use crate::args::ManagementArgs;
-use crate::client::encode;
-use crate::failure::Failure;
+use crate::client::{Endpoints, encode};
+use crate::failure::{Cause, Failure};
 use crate::management::{Management, Status, said};
 use crate::output;
+use crate::store::Router;
 
 /// How often to look whether an accepted change is done.
 const POLL: Duration = Duration::from_millis(500);
@@ -36,8 +39,10 @@ A new node first catches up, then votes. One that lost its disk comes back under
 self.")]
 pub(crate) struct JoinArgs {
     /// The node's name, its NODE_ID
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
     /// host:port of its raft listener, as the other nodes reach it
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     raft_addr: String,
     #[command(flatten)]
     wait: WaitArgs,
@@ -48,6 +53,7 @@ pub(crate) struct JoinArgs {
 #[command(after_help = "Example:\n  raftkv node remove node4")]
 pub(crate) struct RemoveArgs {
     /// The node's name
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
     #[command(flatten)]
     wait: WaitArgs,
@@ -63,6 +69,7 @@ The node leaves its group, deletes its data and its log, and starts anew, empty.
 when the group owns nothing. A node that cannot be reached can only be removed.")]
 pub(crate) struct KillArgs {
     /// The node's name
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
     /// Do not ask
     #[arg(long)]
@@ -79,6 +86,7 @@ pub(crate) struct KillArgs {
 #[command(after_help = "Examples:\n  raftkv node transfer\n  raftkv node transfer node2")]
 pub(crate) struct TransferArgs {
     /// Who shall lead; any other node when not given
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: Option<String>,
     #[command(flatten)]
     wait: WaitArgs,
@@ -92,8 +100,25 @@ pub(crate) struct SnapshotArgs {
     wait: WaitArgs,
 }
 
+/// The same arguments with addresses of nodes, where those of a router are given, as in a router's container: of the
+/// group that `name` is a member of.
+async fn reach(args: WaitArgs, name: Option<&str>) -> Result<WaitArgs, Failure> {
+    let given = args.management.management.clone();
+    match Management::for_status(&args.management).status().await {
+        Err(failure) if failure.cause == Cause::Stranger => {
+            let router = Router::at(given, args.management.timeout(deadlines::ROUTER_DOCUMENT));
+            let (_, view) = router.cluster().await.map_err(|_| failure)?;
+            let nodes: Endpoints = view.managed_at(name)?.join(",").parse().map_err(Failure::failed)?;
+            Ok(WaitArgs { management: args.management.at(nodes), ..args })
+        }
+        // What the request itself meets tells more.
+        _ => Ok(args),
+    }
+}
+
 /// Adds a node.
 pub(crate) async fn join(args: JoinArgs) -> Result<(), Failure> {
+    let wait = reach(args.wait, None).await?;
     let path = format!("/join?peerID={}&peerAddress={}", encode(&args.name), encode(&args.raft_addr));
     let name = args.name;
     let progress = |status: &Status| {
@@ -107,11 +132,12 @@ pub(crate) async fn join(args: JoinArgs) -> Result<(), Failure> {
             None => Progress::Waiting(format!("{name} is not a member yet")),
         }
     };
-    change(&args.wait, &path, progress).await
+    change(&wait, deadlines::CHANGE, &path, progress).await
 }
 
 /// Removes a node.
 pub(crate) async fn remove(args: RemoveArgs) -> Result<(), Failure> {
+    let wait = reach(args.wait, Some(&args.name)).await?;
     let path = format!("/leave?peerID={}", encode(&args.name));
     let name = args.name;
     let progress = |status: &Status| {
@@ -121,7 +147,7 @@ pub(crate) async fn remove(args: RemoveArgs) -> Result<(), Failure> {
             Progress::Done(format!("{name} is no member any more"))
         }
     };
-    change(&args.wait, &path, progress).await
+    change(&wait, deadlines::CHANGE, &path, progress).await
 }
 
 /// Kills a node.
@@ -130,6 +156,7 @@ pub(crate) async fn kill(args: KillArgs) -> Result<(), Failure> {
     if !(args.yes || args.yes_delete_all_keys) {
         confirm(&format!("Delete everything that {name} has? Type its name to go on: "), &name)?;
     }
+    let wait = reach(args.wait, Some(&name)).await?;
     let confirmed = if args.yes_delete_all_keys { "&confirm=delete-all-keys" } else { "" };
     let path = format!("/kill?peerID={}{confirmed}", encode(&name));
     let progress = |status: &Status| {
@@ -139,7 +166,7 @@ pub(crate) async fn kill(args: KillArgs) -> Result<(), Failure> {
             Progress::Done(format!("{name} is no member any more and is wiped"))
         }
     };
-    let killed = change(&args.wait, &path, progress).await;
+    let killed = change(&wait, deadlines::CHANGE, &path, progress).await;
     killed.map_err(|mut failure| {
         if failure.message.contains("confirm=delete-all-keys") {
             failure.message.push_str("; here: --yes-delete-all-keys");
@@ -162,6 +189,7 @@ fn confirm(question: &str, expected: &str) -> Result<(), Failure> {
 
 /// Hands leadership over.
 pub(crate) async fn transfer(args: TransferArgs) -> Result<(), Failure> {
+    let wait = reach(args.wait, args.name.as_deref()).await?;
     let path = match &args.name {
         Some(name) => format!("/transfer-leader?to={}", encode(name)),
         None => "/transfer-leader".to_owned(),
@@ -169,7 +197,7 @@ pub(crate) async fn transfer(args: TransferArgs) -> Result<(), Failure> {
     // Without a name any other leader will do: know who leads now.
     let before = match &args.name {
         Some(_) => None,
-        None => Management::new(&args.wait.management).status().await?.1.node.leader,
+        None => Management::for_status(&wait.management).status().await?.1.node.leader,
     };
     let progress = |status: &Status| match (&status.node.leader, &args.name) {
         (Some(leader), Some(name)) if leader == name => Progress::Done(format!("{leader} leads")),
@@ -177,19 +205,20 @@ pub(crate) async fn transfer(args: TransferArgs) -> Result<(), Failure> {
         (Some(leader), _) => Progress::Waiting(format!("{leader} still leads")),
         (None, _) => Progress::Waiting("nobody leads at the moment".to_owned()),
     };
-    change(&args.wait, &path, progress).await
+    change(&wait, deadlines::TRANSFER, &path, progress).await
 }
 
 /// Has a snapshot taken.
 pub(crate) async fn snapshot(args: SnapshotArgs) -> Result<(), Failure> {
-    let (_, before) = Management::new(&args.wait.management).status().await?;
+    let wait = reach(args.wait, None).await?;
+    let (_, before) = Management::for_status(&wait.management).status().await?;
     let wanted = before.node.applied_index;
     let progress = |status: &Status| match (status.node.snapshot_index, wanted) {
         (Some(index), Some(wanted)) if index >= wanted => Progress::Done(format!("snapshot at index {index}")),
         (_, None) => Progress::Done("nothing to take a snapshot of".to_owned()),
         _ => Progress::Waiting("taking the snapshot".to_owned()),
     };
-    change(&args.wait, "/snapshot", progress).await
+    change(&wait, deadlines::SNAPSHOT, "/snapshot", progress).await
 }
 
 /// How far an accepted change has come.
@@ -199,14 +228,21 @@ enum Progress {
 }
 
 /// Asks for the change; when it was accepted but is not done yet (202), waits until the status shows it.
-async fn change(args: &WaitArgs, path: &str, progress: impl Fn(&Status) -> Progress) -> Result<(), Failure> {
-    let management = Management::new(&args.management);
-    let answer = management.post(path).await?;
+///
+/// `server`: how long the node that does it takes at most.
+async fn change(
+    args: &WaitArgs,
+    server: Duration,
+    path: &str,
+    progress: impl Fn(&Status) -> Progress,
+) -> Result<(), Failure> {
+    let answer = Management::new(&args.management, server).post(path).await?;
     if answer.status != StatusCode::ACCEPTED || args.wait.get().is_zero() {
         return output::line(said(&answer));
     }
     let deadline = Instant::now() + args.wait.get();
     let spinner = output::spinner(said(&answer));
+    let management = Management::for_status(&args.management);
     loop {
         // A node that does not answer for a moment, for an election say, does not undo what was accepted.
         let waiting = match management.status().await {

@@ -17,6 +17,24 @@ pub(crate) enum Format {
     Json,
 }
 
+/// Of commands whose text is a table or a report: `--json`, or as everywhere `-o json`.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct JsonArgs {
+    /// Print JSON, for programs; the same as -o json
+    #[arg(long)]
+    json: bool,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+impl JsonArgs {
+    /// Whether JSON is asked for, either way.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json || self.output == Format::Json
+    }
+}
+
 /// A line on stdout.
 pub(crate) fn line(text: impl std::fmt::Display) -> Result<(), Failure> {
     writeln!(std::io::stdout(), "{text}")?;

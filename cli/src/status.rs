@@ -6,13 +6,14 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, Table, presets};
 use futures::future::join_all;
 use raftkv_runtime::config::HumanDuration;
+use raftkv_runtime::deadlines;
 use serde_json::json;
 
 use crate::args::ManagementArgs;
 use crate::client::Endpoints;
-use crate::failure::Failure;
+use crate::failure::{Cause, Failure};
 use crate::management::{Management, Member, Status};
-use crate::output::{self, bytes, thousands};
+use crate::output::{self, JsonArgs, bytes, thousands};
 use crate::store::{Router, StoreStatus};
 
 /// Clears the terminal and goes to its corner.
@@ -31,11 +32,13 @@ Examples:
   raftkv status --watch --interval 500ms
   raftkv status --router 10.0.0.9:8000    every group of the store
 
-LAG counts the log entries that a node has yet to receive.")]
+LAG counts the log entries that a node has yet to receive; - where the leader has not heard from it.
+
+Each member is asked at its own address. Where that cannot be reached from here, the asked node's view is shown. Exits
+with 1 when no leader is known, or when a member can be reached and does not answer.")]
 pub(crate) struct StatusArgs {
-    /// Print JSON: one object, with what each node said
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: JsonArgs,
     /// Show it again and again
     #[arg(long)]
     watch: bool,
@@ -53,46 +56,50 @@ pub(crate) struct StatusArgs {
 pub(crate) async fn run(args: StatusArgs) -> Result<(), Failure> {
     loop {
         // Who watches wants to see it come back, too.
-        let text = match (see(&args).await, args.watch) {
-            (Ok(text), _) => text,
-            (Err(failure), true) => failure.message,
+        let (text, is_well) = match (see(&args).await, args.watch) {
+            (Ok(seen), _) => seen,
+            (Err(failure), true) => (failure.message, false),
             (Err(failure), false) => return Err(failure),
         };
-        if args.watch && !args.json && std::io::stdout().is_terminal() {
+        if args.watch && !args.format.is_json() && std::io::stdout().is_terminal() {
             std::io::stdout().write_all(CLEAR)?;
         }
         output::line(text)?;
         if !args.watch {
-            return Ok(());
+            // All there is to say was said.
+            return if is_well { Ok(()) } else { Err(Failure::failed("")) };
         }
         tokio::time::sleep(args.interval.get()).await;
     }
 }
 
-/// The store that a router is of, or the group that a node is of.
-async fn see(args: &StatusArgs) -> Result<String, Failure> {
+/// The store that a router is of, or the group that a node is of; and whether nothing is wrong with it.
+async fn see(args: &StatusArgs) -> Result<(String, bool), Failure> {
     if let Some(router) = &args.router {
         return see_store(router, args).await;
     }
     match look(&args.management).await {
-        Ok(group) => Ok(if args.json { group.to_json() } else { group.to_text() }),
-        // A router has no status of a node: its address was given for a management address.
-        Err(failure) if failure.code != raftkv_runtime::exit::UNAVAILABLE => {
+        Ok(group) => Ok((if args.format.is_json() { group.to_json() } else { group.to_text() }, group.is_well())),
+        // A router has no status of a node: its address may have been given for a management address.
+        Err(failure) if failure.cause == Cause::Stranger => {
             see_store(&args.management.management, args).await.map_err(|_| failure)
         }
         Err(failure) => Err(failure),
     }
 }
 
-async fn see_store(router: &Endpoints, args: &StatusArgs) -> Result<String, Failure> {
-    let store = StoreStatus::look(&Router::at(router.clone(), args.management.timeout())).await?;
-    Ok(if args.json { store.to_json() } else { store.to_text() })
+async fn see_store(router: &Endpoints, args: &StatusArgs) -> Result<(String, bool), Failure> {
+    let timeout = args.management.timeout(deadlines::ROUTER_DOCUMENT);
+    let store = StoreStatus::look(&Router::at(router.clone(), timeout)).await?;
+    Ok((if args.format.is_json() { store.to_json() } else { store.to_text() }, true))
 }
 
 /// What was found out about a group.
 #[derive(Debug)]
 struct Group {
     cluster_id: Option<String>,
+    /// The leader, as the asked node knows it.
+    leader: Option<String>,
     nodes: Vec<Seen>,
 }
 
@@ -101,35 +108,55 @@ struct Group {
 struct Seen {
     member: Member,
     /// What it said, as it said it and parsed; or why it did not.
-    answer: Result<(serde_json::Value, Status), String>,
+    answer: Result<(serde_json::Value, Status), Silence>,
+}
+
+/// Why a member said nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Silence {
+    reason: String,
+    /// Its address leads nowhere from here: that says nothing about the member.
+    is_not_reached: bool,
 }
 
 /// Asks any node for the members, then each of them.
 async fn look(args: &ManagementArgs) -> Result<Group, Failure> {
-    let (raw, mut first) = Management::new(args).status().await?;
+    let (raw, mut first) = Management::for_status(args).status().await?;
     if first.members.is_empty() {
         // In no cluster yet: there is only itself to show.
         let member = Member { name: first.node.name.clone(), ..Member::default() };
         return Ok(Group {
             cluster_id: first.cluster_id.clone(),
+            leader: None,
             nodes: vec![Seen { member, answer: Ok((raw, first)) }],
         });
     }
     // In the same order whoever answers: a table that is watched must not jump about.
     first.members.sort_by(|a, b| a.name.cmp(&b.name));
-    let nodes = join_all(first.members.iter().map(|member| ask(member.clone(), args.timeout()))).await;
-    Ok(Group { cluster_id: first.cluster_id, nodes })
+    let (raw, asked) = (&raw, &first);
+    let nodes = join_all(first.members.iter().map(|member| async move {
+        let is_asked_already = member.raft_id.is_some() && member.raft_id == asked.node.raft_id;
+        match is_asked_already {
+            true => Seen { member: member.clone(), answer: Ok((raw.clone(), asked.clone())) },
+            false => ask(member.clone(), args.probe()).await,
+        }
+    }));
+    let nodes = nodes.await;
+    Ok(Group { cluster_id: first.cluster_id, leader: first.node.leader, nodes })
 }
 
+/// A member that does not answer must not keep the others' answers from being shown.
 async fn ask(member: Member, timeout: Duration) -> Seen {
-    let answer = match &member.management_address {
-        None => Err("no management address known".to_owned()),
+    let asked = match &member.management_address {
+        None => Err(Failure::not_reached("no management address known")),
         Some(address) => match Management::at(address, timeout) {
-            Ok(management) => management.status().await.map_err(|failure| failure.message),
-            Err(failure) => Err(failure.message),
+            Ok(management) => management.status().await,
+            Err(failure) => Err(failure),
         },
     };
-    Seen { member, answer }
+    let silence =
+        |failure: Failure| Silence { reason: failure.message, is_not_reached: failure.cause == Cause::NotReached };
+    Seen { member, answer: asked.map_err(silence) }
 }
 
 impl Group {
@@ -139,19 +166,30 @@ impl Group {
         said.filter(|status| status.node.role.as_deref() == Some("leader")).max_by_key(|status| status.node.term)
     }
 
+    /// The leader's name: as it says itself, or as the asked node knows.
+    fn leader_name(&self) -> Option<&str> {
+        let itself = self.leader().and_then(|status| status.node.name.as_deref());
+        itself.or(self.leader.as_deref())
+    }
+
+    /// Somebody leads, and no member that can be reached keeps silent.
+    fn is_well(&self) -> bool {
+        let is_silent = |seen: &Seen| seen.answer.as_ref().is_err_and(|silence| !silence.is_not_reached);
+        self.leader_name().is_some() && !self.nodes.iter().any(is_silent)
+    }
+
     fn to_json(&self) -> String {
         let nodes: Vec<_> = self
             .nodes
             .iter()
             .map(|seen| match &seen.answer {
                 Ok((raw, _)) => json!({"name": seen.member.name, "reachable": true, "status": raw}),
-                Err(reason) => {
-                    json!({"name": seen.member.name, "reachable": false, "error": reason})
+                Err(silence) => {
+                    json!({"name": seen.member.name, "reachable": false, "error": silence.reason})
                 }
             })
             .collect();
-        let leader = self.leader().and_then(|status| status.node.name.as_deref());
-        json!({"cluster_id": self.cluster_id, "leader": leader, "nodes": nodes}).to_string()
+        json!({"cluster_id": self.cluster_id, "leader": self.leader_name(), "nodes": nodes}).to_string()
     }
 
     fn to_text(&self) -> String {
@@ -163,7 +201,10 @@ impl Group {
             table.add_row(self.row(seen));
             let name = or_unknown(seen.member.name.clone());
             match &seen.answer {
-                Err(reason) => notes.push(format!("{name} is unreachable: {reason}")),
+                Err(silence) if silence.is_not_reached => {
+                    notes.push(format!("{name} cannot be reached from here: {}", silence.reason));
+                }
+                Err(silence) => notes.push(format!("{name} does not answer: {}", silence.reason)),
                 Ok((_, status)) => {
                     if status.node.engine.connected == Some(false) {
                         notes.push(format!("{name}: the engine does not answer its sidecar"));
@@ -182,8 +223,10 @@ impl Group {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
-        if self.leader().is_none() {
-            notes.push("no leader is known".to_owned());
+        match (self.leader(), &self.leader) {
+            (None, None) => notes.push("no leader is known".to_owned()),
+            (None, Some(name)) => notes.push(format!("{name} leads, as the asked node says")),
+            (Some(_), _) => {}
         }
         let cluster = or_unknown(self.cluster_id.clone());
         let mut text = format!("cluster {cluster}\n{table}");
@@ -200,7 +243,12 @@ impl Group {
         let lag = number(self.lag(seen));
         let Ok((_, status)) = &seen.answer else {
             let unknown = || UNKNOWN.to_owned();
-            return [name, "unreachable".to_owned(), unknown(), unknown(), lag, unknown(), unknown(), unknown(), http];
+            // What the asked node knows of it.
+            let role = match self.leader_name() {
+                Some(leader) if seen.member.name.as_deref() == Some(leader) => "leader (unreachable)",
+                _ => "unreachable",
+            };
+            return [name, role.to_owned(), unknown(), unknown(), lag, unknown(), unknown(), unknown(), http];
         };
         let node = &status.node;
         let mut role = or_unknown(node.role.clone());
@@ -262,6 +310,7 @@ mod tests {
             let status = serde_json::from_value(raw.clone()).expect("status");
             Ok((raw, status))
         };
+        let silent = |is_not_reached, reason: &str| Err(Silence { reason: reason.to_owned(), is_not_reached });
         let member = |id: u64| Member {
             name: Some(format!("node{id}")),
             raft_id: Some(id),
@@ -270,10 +319,11 @@ mod tests {
         };
         Group {
             cluster_id: Some("c1".to_owned()),
+            leader: Some("node1".to_owned()),
             nodes: vec![
                 Seen { member: member(1), answer: answered(leader) },
                 Seen { member: member(2), answer: answered(follower) },
-                Seen { member: member(3), answer: Err("connection refused".to_owned()) },
+                Seen { member: member(3), answer: silent(true, "connection refused") },
             ],
         }
     }
@@ -284,10 +334,33 @@ mod tests {
         for part in ["cluster c1", "leader", "follower", "unreachable", "12,345", "1.0 MiB", "127.0.0.1:8082"] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
-        assert!(text.contains("node3 is unreachable: connection refused"), "{text}");
+        assert!(text.contains("node3 cannot be reached from here: connection refused"), "{text}");
         assert!(text.contains("node2: the engine does not answer"), "{text}");
         assert!(text.contains("node1: the disk is nearly full (2.0 KiB free)"), "{text}");
         assert!(!text.contains("no leader"), "{text}");
+    }
+
+    #[test]
+    fn what_cannot_be_seen_from_here_is_not_the_clusters_state() {
+        let mut group = group();
+        assert!(group.is_well());
+        // Only a follower can be asked, as from a host that does not know the others' names.
+        group.nodes[0].answer = Err(Silence { reason: "cannot resolve node1".to_owned(), is_not_reached: true });
+        let text = group.to_text();
+        assert!(text.contains("node1 leads, as the asked node says") && !text.contains("no leader"), "{text}");
+        assert!(text.contains("node1 cannot be reached from here: cannot resolve node1"), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&group.to_json()).expect("json");
+        assert_eq!(json["leader"], "node1");
+        assert!(group.is_well());
+        group.leader = None;
+        assert!(group.to_text().contains("no leader is known") && !group.is_well());
+    }
+
+    #[test]
+    fn a_member_that_hangs_is_told_and_counts() {
+        let mut group = group();
+        group.nodes[2].answer = Err(Silence { reason: "no answer within 2s".to_owned(), is_not_reached: false });
+        assert!(group.to_text().contains("node3 does not answer: no answer within 2s") && !group.is_well());
     }
 
     #[test]

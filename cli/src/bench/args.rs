@@ -6,6 +6,7 @@ use super::workload::{Distribution, Workload};
 use crate::client::Endpoints;
 use crate::consistency::Consistency;
 use crate::failure::Failure;
+use crate::output::JsonArgs;
 
 /// Arguments of `raftkv bench`.
 #[derive(Debug, Clone, clap::Args)]
@@ -76,9 +77,8 @@ pub(crate) struct BenchArgs {
     /// Makes keys and values repeatable [default: random]
     #[arg(long)]
     pub(super) seed: Option<u64>,
-    /// Print JSON
-    #[arg(long)]
-    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) format: JsonArgs,
 }
 
 impl BenchArgs {

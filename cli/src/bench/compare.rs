@@ -59,7 +59,7 @@ pub(super) async fn run(args: &BenchArgs, keyspace: &Arc<Keyspace>) -> Result<()
             // Whoever goes first has the cooler machine: take turns at that, too.
             for turn in 0..targets.len() {
                 let report = measure(args, &targets[(round + turn) % targets.len()], *workload, keyspace).await?;
-                if !args.json {
+                if !args.format.is_json() {
                     output::line(format!("round {}: {report}", round + 1))?;
                 }
                 rounds.push(report);
@@ -68,7 +68,7 @@ pub(super) async fn run(args: &BenchArgs, keyspace: &Arc<Keyspace>) -> Result<()
         }
         summary.push(Comparison::of(*workload, &rounds[first..]));
     }
-    if args.json {
+    if args.format.is_json() {
         let outcome = Outcome { summary: &summary, rounds: &rounds };
         output::line(serde_json::to_string(&outcome).map_err(Failure::failed)?)?;
     } else {

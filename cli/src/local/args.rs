@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use raftkv_runtime::config::HumanDuration;
 
+use crate::output::JsonArgs;
+
 /// The HTTP port of the first node, where curl examples expect it.
 pub(super) const DEFAULT_HTTP_PORT: u16 = 8080;
 /// Size of a group that survives the loss of one node.
@@ -23,6 +25,8 @@ Examples:
   raftkv local --http-port 0 --json        any free ports, told as one line of JSON
   raftkv local --nodes 1 --dir ./data      one node, with its data here
   raftkv local --groups 2 --nodes 1        two groups of one node, behind a router on port 8080
+
+With --json it prints one line, once all is healthy and the keys are shared evenly, and nothing else.
 
 The directory keeps data, logs (NODE/engine.log, NODE/sidecar.log, ROUTER/router.log) and ports: starting on it again
 resumes the same cluster. DIR/cluster.json always says which processes run, and where.")]
@@ -46,9 +50,8 @@ pub(crate) struct LocalArgs {
     /// Default 8080, or what the directory has
     #[arg(long, value_name = "PORT")]
     pub(super) http_port: Option<u16>,
-    /// Print one line of JSON once all is healthy and the keys are shared evenly, and nothing else
-    #[arg(long)]
-    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) format: JsonArgs,
     /// Leave processes that died dead
     #[arg(long)]
     pub(super) no_restart: bool,

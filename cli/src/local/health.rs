@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::board::Board;
 use super::plan::Plan;
 use super::process::tail;
+use crate::asked::Asked;
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::store::Router;
@@ -95,7 +96,9 @@ pub(super) async fn wait(
 }
 
 fn subjects(plan: &Plan) -> Result<Vec<Subject>, Failure> {
-    let client = |http: String| Ok::<_, Failure>(Client::new(http.parse().map_err(Failure::usage)?, ASK_TIMEOUT));
+    let client = |http: String| {
+        Ok::<_, Failure>(Client::new(Asked::Readiness, http.parse().map_err(Failure::usage)?, ASK_TIMEOUT))
+    };
     let nodes = plan.live().map(|node| {
         let logs = ["engine.log", "sidecar.log"].map(|log| node.dir.join(log)).to_vec();
         Ok(Subject { name: node.name.clone(), client: client(node.http())?, logs })

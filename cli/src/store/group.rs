@@ -1,5 +1,6 @@
 //! `raftkv group`: the groups of a store.
 
+use clap::builder::NonEmptyStringValueParser;
 use serde_json::{Value, json};
 
 use super::operation::{accepted, remark};
@@ -7,14 +8,13 @@ use super::router::{Router, RouterArgs};
 use super::status::StoreStatus;
 use super::view::OperationView;
 use crate::failure::Failure;
-use crate::output;
+use crate::output::{self, JsonArgs};
 
 /// Arguments of `raftkv group list`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct GroupListArgs {
-    /// Print what the router says, as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: JsonArgs,
     /// Show groups that were removed, too
     #[arg(long)]
     all: bool,
@@ -32,9 +32,9 @@ The nodes form a group of their own already, without keys. Nodes that are starte
 they register themselves.")]
 pub(crate) struct GroupAddArgs {
     /// host:port of the nodes for routers, of at least one node of the group
-    #[arg(required = true, value_delimiter = ',', value_name = "ADDRESS")]
+    #[arg(required = true, value_delimiter = ',', value_name = "ADDRESS", value_parser = NonEmptyStringValueParser::new())]
     addresses: Vec<String>,
-    /// A name for people [default: group-ID]
+    /// A name for people [default: groupID]
     #[arg(long)]
     name: Option<String>,
     /// Its part of the slots, relative to the other groups
@@ -57,6 +57,7 @@ Its slots move to the other groups first, with their keys. Then its nodes can be
 `raftkv node kill`.")]
 pub(crate) struct GroupRemoveArgs {
     /// Its name or id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     group: String,
     /// Remove it even when it is the last one, and with it every key there is
     #[arg(long)]
@@ -78,6 +79,7 @@ Examples:
 Slots move at the next `raftkv rebalance`.")]
 pub(crate) struct GroupWeightArgs {
     /// Its name or id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     group: String,
     /// Its part of the slots, relative to the other groups
     weight: u32,
@@ -88,8 +90,11 @@ pub(crate) struct GroupWeightArgs {
 /// Lists the groups.
 pub(crate) async fn list(args: GroupListArgs) -> Result<(), Failure> {
     let (raw, view) = Router::new(&args.router).cluster().await?;
-    if args.json {
-        return output::line(raw.get("groups").unwrap_or(&Value::Null));
+    if args.format.is_json() {
+        let is_shown = |group: &&Value| args.all || group.get("state").is_none_or(|state| state != "removed");
+        let groups: Vec<_> =
+            raw.get("groups").and_then(Value::as_array).into_iter().flatten().filter(is_shown).collect();
+        return output::line(json!(groups));
     }
     output::line(StoreStatus::groups_table(&view, args.all))
 }

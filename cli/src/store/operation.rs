@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::router::{Router, RouterArgs};
 use super::view::{OperationView, plain};
 use crate::failure::Failure;
-use crate::output::{self, bytes, thousands};
+use crate::output::{self, JsonArgs, bytes, thousands};
 
 /// How often to ask how far it is.
 const POLL: Duration = Duration::from_millis(500);
@@ -23,9 +23,8 @@ const INTERRUPTED: i32 = 130;
 /// Arguments of `raftkv operation list`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct OperationListArgs {
-    /// Print what the router says, as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: JsonArgs,
     #[command(flatten)]
     router: RouterArgs,
 }
@@ -35,9 +34,8 @@ pub(crate) struct OperationListArgs {
 pub(crate) struct OperationShowArgs {
     /// The operation's number
     id: u64,
-    /// Print what the router says, as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: JsonArgs,
     #[command(flatten)]
     router: RouterArgs,
 }
@@ -67,7 +65,7 @@ pub(crate) struct OperationWatchArgs {
 /// Lists operations.
 pub(crate) async fn list(args: OperationListArgs) -> Result<(), Failure> {
     let raw: serde_json::Value = Router::new(&args.router).get("/v1/cluster/operations").await?;
-    if args.json {
+    if args.format.is_json() {
         return output::line(raw);
     }
     output::line(table(&operations(raw)?))
@@ -76,7 +74,7 @@ pub(crate) async fn list(args: OperationListArgs) -> Result<(), Failure> {
 /// Shows one operation.
 pub(crate) async fn show(args: OperationShowArgs) -> Result<(), Failure> {
     let raw: serde_json::Value = Router::new(&args.router).get(&path(args.id)).await?;
-    if args.json {
+    if args.format.is_json() {
         return output::line(raw);
     }
     let operation: OperationView = serde_json::from_value(raw).map_err(Failure::failed)?;
@@ -135,12 +133,10 @@ async fn until_over(router: &Router, id: u64) -> Result<OperationView, Failure> 
         over = over => over,
         interrupted = tokio::signal::ctrl_c() => {
             interrupted?;
-            Err(Failure {
-                code: INTERRUPTED,
-                message: format!(
-                    "operation {id} goes on. `raftkv operation watch {id}` shows it, `raftkv operation cancel {id}` ends it"
-                ),
-            })
+            let message = format!(
+                "operation {id} goes on. `raftkv operation watch {id}` shows it, `raftkv operation cancel {id}` ends it"
+            );
+            Err(Failure { code: INTERRUPTED, ..Failure::failed(message) })
         }
     };
     bar.finish_and_clear();

@@ -9,7 +9,7 @@ use super::operation::accepted;
 use super::router::{Router, RouterArgs};
 use super::view::{OperationView, plain};
 use crate::failure::Failure;
-use crate::output::{self, thousands};
+use crate::output::{self, JsonArgs, thousands};
 
 /// Arguments of `raftkv rebalance`.
 #[derive(Debug, Clone, clap::Args)]
@@ -30,9 +30,8 @@ pub(crate) struct RebalanceArgs {
     /// Do not wait until it is done
     #[arg(long)]
     no_wait: bool,
-    /// Print the plan of a dry run as JSON
-    #[arg(long, requires = "dry_run")]
-    json: bool,
+    #[command(flatten)]
+    format: JsonArgs,
     #[command(flatten)]
     router: RouterArgs,
 }
@@ -52,7 +51,12 @@ pub(crate) async fn run(args: RebalanceArgs) -> Result<(), Failure> {
     let router = Router::new(&args.router);
     if args.dry_run {
         let plan: Value = router.post("/v1/cluster/rebalance", &json!({"dry_run": true})).await?;
-        return output::line(if args.json { plan.to_string() } else { table(plan)? });
+        return output::line(if args.format.is_json() { plan.to_string() } else { table(plan)? });
+    }
+    if args.format.is_json() {
+        return Err(Failure::usage(
+            "--json is for --dry-run; `raftkv operation show ID --json` tells of what was begun",
+        ));
     }
     if args.rate.is_some_and(|rate| rate.0 == 0) {
         return Err(Failure::usage("--rate must not be zero"));

@@ -3,14 +3,21 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use hyper::Method;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::{Method, StatusCode};
 use raftkv_runtime::config::HumanDuration;
+use raftkv_runtime::deadlines;
 use serde::de::DeserializeOwned;
 
 use super::view::{ClusterView, GroupView};
+use crate::args::MARGIN;
+use crate::asked::Asked;
 use crate::client::{Answer, Client, Endpoints};
 use crate::failure::Failure;
+
+/// Longer than adding a group takes, which takes longest: reading, asking its nodes, and writing.
+const LONGEST: Duration =
+    Duration::from_secs(2 * deadlines::ROUTER_DOCUMENT.as_secs() + deadlines::ROUTER_LOOK.as_secs() + MARGIN.as_secs());
 
 /// How an administration command reaches the store.
 #[derive(Debug, Clone, clap::Args)]
@@ -24,73 +31,63 @@ pub(crate) struct RouterArgs {
         default_value = "http://127.0.0.1:8000,http://127.0.0.1:8080"
     )]
     router: Endpoints,
-    /// Give up on a request after this long
-    #[arg(long, value_name = "DURATION", default_value = "10s")]
-    timeout: HumanDuration,
+    /// Give up on a request after this long [default: longer than the router takes]
+    #[arg(long, value_name = "DURATION")]
+    timeout: Option<HumanDuration>,
 }
 
 /// Talks to any router of a store.
 #[derive(Debug, Clone)]
 pub(crate) struct Router {
     client: Client,
-    endpoints: Endpoints,
 }
 
 impl Router {
     pub(crate) fn new(args: &RouterArgs) -> Self {
-        Self::at(args.router.clone(), args.timeout.get())
+        Self::at(args.router.clone(), args.timeout.map_or(LONGEST, |asked| asked.get()))
     }
 
     pub(crate) fn at(endpoints: Endpoints, timeout: Duration) -> Self {
-        Self { client: Client::new(endpoints.clone(), timeout), endpoints }
+        Self { client: Client::new(Asked::Router, endpoints, timeout) }
     }
 
     /// What there is.
     pub(crate) async fn cluster(&self) -> Result<(serde_json::Value, ClusterView), Failure> {
         let raw: serde_json::Value = self.get("/v1/cluster").await?;
+        if !raw.get("groups").is_some_and(serde_json::Value::is_array) {
+            let endpoints = self.client.endpoints();
+            let message = format!("what answers at {endpoints} is not a router: its store has no groups");
+            return Err(Failure::stranger(message));
+        }
         let view = serde_json::from_value(raw.clone()).map_err(not_understood)?;
         Ok((raw, view))
     }
 
-    /// The group of that name, or with that id.
+    /// The group of that name, or with that id, that takes part.
     pub(crate) async fn group(&self, name_or_id: &str) -> Result<GroupView, Failure> {
         let (_, view) = self.cluster().await?;
-        view.find(name_or_id).cloned()
+        view.find_live(name_or_id).cloned()
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.parse(self.client.get(path).await?)
+        parse(self.client.get(path).await?)
     }
 
     pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &serde_json::Value) -> Result<T, Failure> {
         let kind = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-        self.parse(self.client.send(Method::POST, path, &kind, Bytes::from(body.to_string())).await?)
+        parse(self.client.send(Method::POST, path, &kind, Bytes::from(body.to_string())).await?)
     }
 
     pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.parse(self.client.send(Method::DELETE, path, &[], Bytes::new()).await?)
-    }
-
-    fn parse<T: DeserializeOwned>(&self, answer: Answer) -> Result<T, Failure> {
-        if is_no_route(&answer) {
-            let endpoints = &self.endpoints;
-            return Err(Failure::unavailable(format!(
-                "what answers at {endpoints} is not a router; name one with --router or RAFTKV_ROUTER_ENDPOINT"
-            )));
-        }
-        if !answer.status.is_success() {
-            return Err(answer.failure());
-        }
-        serde_json::from_slice(&answer.body).map_err(not_understood)
+        parse(self.client.send(Method::DELETE, path, &[], Bytes::new()).await?)
     }
 }
 
-/// Whether there is nothing at all at that path, as on a node. What a router does not find it says in another way.
-fn is_no_route(answer: &Answer) -> bool {
-    let problem: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-    let code = problem.get("code").and_then(serde_json::Value::as_str);
-    let is_missing = matches!(answer.status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED);
-    is_missing && matches!(code, None | Some("unknown_path" | "no_such_route" | "method_not_allowed"))
+fn parse<T: DeserializeOwned>(answer: Answer) -> Result<T, Failure> {
+    if !answer.status.is_success() {
+        return Err(answer.failure());
+    }
+    serde_json::from_slice(&answer.body).map_err(not_understood)
 }
 
 fn not_understood(error: serde_json::Error) -> Failure {
@@ -99,31 +96,19 @@ fn not_understood(error: serde_json::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use hyper::HeaderMap;
-
     use super::*;
-
-    fn answer(status: StatusCode, body: &'static str) -> Answer {
-        Answer { status, headers: HeaderMap::new(), body: Bytes::from_static(body.as_bytes()) }
-    }
 
     fn router() -> Router {
         Router::at("127.0.0.1:1".parse().expect("address"), Duration::from_secs(1))
     }
 
-    #[test]
-    fn a_node_is_told_from_a_router_that_does_not_find_something() {
-        let parse = |answer| router().parse::<serde_json::Value>(answer).expect_err("no success");
-        let node = parse(answer(StatusCode::NOT_FOUND, r#"{"code":"unknown_path","detail":"nothing here"}"#));
-        assert!(node.code == 69 && node.message.contains("--router"), "{node:?}");
-        let other = parse(answer(StatusCode::NOT_FOUND, "<html>"));
-        assert_eq!(other.code, 69);
-        let missing = parse(answer(StatusCode::NOT_FOUND, r#"{"code":"unknown_operation","detail":"no operation 9"}"#));
-        assert_eq!((missing.code, missing.message.as_str()), (1, "404: no operation 9 (unknown_operation)"));
-    }
-
     #[tokio::test]
     async fn nobody_there_is_unavailable() {
         assert_eq!(router().cluster().await.expect_err("nobody").code, 69);
+    }
+
+    #[test]
+    fn we_wait_longer_than_a_router_takes() {
+        assert!(LONGEST > deadlines::ROUTER_DOCUMENT * 2 + deadlines::ROUTER_LOOK);
     }
 }

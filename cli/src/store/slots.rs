@@ -1,5 +1,6 @@
 //! `raftkv slots`: which group has which slots, or a key.
 
+use clap::builder::NonEmptyStringValueParser;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Deserialize;
 use serde_json::Value;
@@ -8,7 +9,7 @@ use super::router::{Router, RouterArgs};
 use super::view::{ClusterView, plain};
 use crate::client::encode;
 use crate::failure::Failure;
-use crate::output::{self, thousands};
+use crate::output::{self, JsonArgs, thousands};
 
 /// Arguments of `raftkv slots`.
 #[derive(Debug, Clone, clap::Args)]
@@ -19,10 +20,10 @@ Examples:
   raftkv slots '{user1}.cart'   only what is in braces counts: such keys stay together")]
 pub(crate) struct SlotsArgs {
     /// A key
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     key: Option<String>,
-    /// Print what the router says, as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: JsonArgs,
     #[command(flatten)]
     router: RouterArgs,
 }
@@ -44,7 +45,7 @@ pub(crate) async fn run(args: SlotsArgs) -> Result<(), Failure> {
         None => "/v1/cluster/slots".to_owned(),
     };
     let raw: Value = router.get(&path).await?;
-    if args.json {
+    if args.format.is_json() {
         return output::line(raw);
     }
     let (_, view) = router.cluster().await?;

@@ -79,14 +79,49 @@ pub(crate) struct OperationView {
 }
 
 impl ClusterView {
+    /// The group of that name, or with that id, that takes part.
+    pub(crate) fn find_live(&self, name_or_id: &str) -> Result<&GroupView, Failure> {
+        let found = self.find(name_or_id)?;
+        if found.state != "removed" {
+            return Ok(found);
+        }
+        let (id, name) = (found.id, &found.name);
+        let mut message = format!("group {id} ({name}) was removed");
+        match self.groups.iter().find(|group| group.state != "removed" && group.name == *name) {
+            Some(now) => message.push_str(&format!("; {name} is the name of group {} now: say `{name}`", now.id)),
+            None => message.push_str(&format!("; there are: {}", self.live_names())),
+        }
+        Err(Failure::failed(message))
+    }
+
+    fn live_names(&self) -> String {
+        let live = self.groups.iter().filter(|group| group.state != "removed");
+        live.map(|group| group.name.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
     /// The group of that name, or with that id; one that takes part before one that was removed.
     pub(crate) fn find(&self, name_or_id: &str) -> Result<&GroupView, Failure> {
         let fits = |group: &&GroupView| group.name == name_or_id || group.id.to_string() == name_or_id;
         let live = self.groups.iter().filter(|group| group.state != "removed").find(fits);
         live.or_else(|| self.groups.iter().find(fits)).ok_or_else(|| {
-            let names: Vec<_> = self.groups.iter().map(|group| group.name.as_str()).collect();
-            Failure::failed(format!("there is no group {name_or_id:?}; there are: {}", names.join(", ")))
+            Failure::failed(format!("there is no group {name_or_id:?}; there are: {}", self.live_names()))
         })
+    }
+
+    /// Where the nodes of one group are managed: of the group that has a member called `name`, else of the only one.
+    pub(crate) fn managed_at(&self, name: Option<&str>) -> Result<Vec<String>, Failure> {
+        let live: Vec<_> = self.groups.iter().filter(|group| group.state != "removed").collect();
+        let text = |member: &Value, field: &str| member.get(field).and_then(Value::as_str).map(str::to_owned);
+        let has = |group: &&&GroupView| group.members.iter().any(|member| text(member, "name").as_deref() == name);
+        let group = match (name.and_then(|_| live.iter().find(has)), live.as_slice()) {
+            (Some(group), _) | (None, [group]) => group,
+            (None, _) => {
+                let told = name.map(|name| format!("no group has a member called {name:?}")).unwrap_or_default();
+                let what = if told.is_empty() { "the router has several groups".to_owned() } else { told };
+                return Err(Failure::failed(format!("{what}: name a node with --management or RAFTKV_MANAGEMENT")));
+            }
+        };
+        Ok(group.members.iter().filter_map(|member| text(member, "management_address")).collect())
     }
 
     /// Whether the group of that name was removed, and there is no other of that name.
@@ -170,12 +205,30 @@ mod tests {
     fn a_group_is_found_by_name_or_id_and_a_removed_one_last() {
         let view = cluster();
         assert_eq!((view.find("g2").expect("live").id, view.find("3").expect("id").id), (2, 3));
+        // What a number meant before must not be done to another group, nor be told as done.
+        assert_eq!(view.find_live("g2").expect("live").id, 2);
+        let removed = view.find_live("3").expect_err("removed");
+        assert!(removed.code == 1 && removed.message.contains("group 3 (g2) was removed; g2 is the name of group 2"));
         assert!(!view.is_removed("g2") && !view.is_removed("g9"), "one of the name is left, or never was");
         assert!(ClusterView { groups: view.groups[2..].to_vec(), ..ClusterView::default() }.is_removed("g2"));
         let missing = view.find("g9").expect_err("no such group");
         assert!(missing.code == 1 && missing.message.contains("g1, g2"), "{missing:?}");
         assert_eq!(view.groups[0].member_names(), ["g1n1*", "g1n2"]);
         assert_eq!(view.groups[1].member_names(), ["g2n1"]);
+    }
+
+    #[test]
+    fn the_group_of_a_node_is_found_for_its_management() {
+        let view = json!({"groups": [
+            {"id": 1, "name": "g1", "state": "active", "members": [{"name": "a", "management_address": "a:6000"}]},
+            {"id": 2, "name": "g2", "state": "removed", "members": [{"name": "b", "management_address": "old:6000"}]},
+            {"id": 3, "name": "g3", "state": "active", "members": [{"name": "b", "management_address": "b:6000"}]}]});
+        let mut view: ClusterView = serde_json::from_value(view).expect("a view");
+        assert_eq!(view.managed_at(Some("b")).expect("a member"), ["b:6000"]);
+        assert!(view.managed_at(Some("c")).expect_err("nobody").message.contains("\"c\""));
+        assert!(view.managed_at(None).expect_err("several").message.contains("--management"));
+        view.groups.pop();
+        assert_eq!(view.managed_at(None).expect("the only one"), ["a:6000"]);
     }
 
     #[test]
