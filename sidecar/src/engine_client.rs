@@ -74,7 +74,7 @@ impl EngineClient {
             } else if changed {
                 let reason = match answer {
                     Ok(Ok(_)) => String::new(),
-                    Ok(Err(status)) => status.message().to_owned(),
+                    Ok(Err(status)) => raftkv_runtime::reason::call(&status, ""),
                     Err(_) => format!("no answer within {PROBE_TIMEOUT:?}"),
                 };
                 tracing::warn!(reason, "the engine is gone");

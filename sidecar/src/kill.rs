@@ -302,7 +302,7 @@ impl Killer {
     async fn engine_status(&self) -> Result<EngineStatus, KillError> {
         match tokio::time::timeout(ENGINE_DEADLINE, self.node.engine.status()).await {
             Ok(Ok(status)) => Ok(status),
-            Ok(Err(status)) => Err(KillError::Engine(status.message().to_owned())),
+            Ok(Err(status)) => Err(KillError::Engine(raftkv_runtime::reason::call(&status, ""))),
             Err(_) => Err(KillError::Engine(format!("no answer within {ENGINE_DEADLINE:?}"))),
         }
     }

@@ -21,12 +21,12 @@ fn main() {
         let _ = error.print();
         std::process::exit(if error.use_stderr() { exit::USAGE } else { 0 })
     });
-    let config = Config::resolve(args).unwrap_or_else(|error| exit::fatal(exit::USAGE, error));
-    telemetry::init(&config.log, config.log_format).unwrap_or_else(|error| exit::fatal(exit::USAGE, error));
-    metrics::install().unwrap_or_else(|error| exit::fatal(exit::SOFTWARE, error));
+    let config = Config::resolve(args).unwrap_or_else(|error| exit::fatal_error(exit::USAGE, &error));
+    telemetry::init(&config.log, config.log_format).unwrap_or_else(|error| exit::fatal_error(exit::USAGE, &error));
+    metrics::install().unwrap_or_else(|error| exit::fatal_error(exit::SOFTWARE, &error));
     variables::warn_of_unknown();
     file_limit::raise_for(EXPECTED_CONNECTIONS);
-    let runtime = workers::runtime(SHARE_OF_CORES).unwrap_or_else(|error| exit::fatal(error.exit_code(), error));
+    let runtime = workers::runtime(SHARE_OF_CORES).unwrap_or_else(|error| exit::fatal_error(error.exit_code(), &error));
     runtime.block_on(start(config));
     runtime.shutdown_background();
     telemetry::flush();
@@ -34,20 +34,20 @@ fn main() {
 
 async fn start(config: Config) {
     let shutdown = Shutdown::new();
-    shutdown.signals().unwrap_or_else(|error| exit::fatal(exit::IO, error));
+    shutdown.signals().unwrap_or_else(|error| exit::fatal_error(exit::IO, &error));
     match wipe::carry_out(config.data_dir(), wipe::Part::Sidecar) {
         Ok(true) => tracing::warn!("this node was killed: its log and its identity are wiped, it starts anew"),
         Ok(false) => {}
         Err(error) => exit::fatal(exit::IO, format!("wipe a killed node: {error}")),
     }
     // The Unix sockets are in the data directory, which the first start makes.
-    raftkv_runtime::directory::create_durable(&config.dir).unwrap_or_else(|error| exit::fatal(exit::IO, error));
-    let listeners = Listeners::bind(&config).await.unwrap_or_else(|error| exit::fatal(exit::IO, error));
+    raftkv_runtime::directory::create_durable(&config.dir).unwrap_or_else(|error| exit::fatal_error(exit::IO, &error));
+    let listeners = Listeners::bind(&config).await.unwrap_or_else(|error| exit::fatal_error(exit::IO, &error));
     #[cfg(feature = "failpoints")]
     raftkv_runtime::failpoints::listen(&config.data_dir().join("sidecar.failpoints"))
-        .unwrap_or_else(|error| exit::fatal(exit::IO, error));
+        .unwrap_or_else(|error| exit::fatal_error(exit::IO, &error));
     if let Err(error) = run(config, listeners, shutdown).await {
-        exit::fatal(exit_code(&error), error);
+        exit::fatal_error(exit_code(&error), &error);
     }
 }
 

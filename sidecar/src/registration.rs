@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use raftkv_runtime::reason;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::Identity;
@@ -127,7 +128,7 @@ impl Registrar {
     }
 
     async fn ask_one(&self, router: &str) -> Result<Assignment, RegistrationError> {
-        let no_answer = |error: reqwest::Error| RegistrationError::NoAnswer(deepest(&error));
+        let no_answer = |error: reqwest::Error| RegistrationError::NoAnswer(reason::connection(&error, router));
         let request = self.http.post(format!("http://{router}{ROUTE}")).timeout(ASK_TIMEOUT).json(&self.registration);
         let response = request.send().await.map_err(no_answer)?;
         let status = response.status();
@@ -151,15 +152,6 @@ impl Registrar {
             false => Err(RegistrationError::NoAnswer(detail)),
         }
     }
-}
-
-/// The innermost cause says most: "connection refused", not "error sending request".
-fn deepest(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }
 
 #[cfg(test)]

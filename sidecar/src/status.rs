@@ -110,7 +110,7 @@ pub struct MemberDocument {
     pub group_address: String,
     /// On the leader: up to where its log is known to match.
     pub matched_index: Option<u64>,
-    /// On the leader, of a member that has answered it: entries it is behind.
+    /// On the leader: entries it is behind; none until the member has answered this leader.
     pub lag: Option<u64>,
 }
 
@@ -231,8 +231,8 @@ pub async fn status_document(node: &Node, waiting: Option<Waiting>) -> StatusDoc
             .into_iter()
             .map(|member| MemberDocument {
                 matched_index: if leads { index(member.matched_next_index) } else { None },
-                lag: (leads && member.matched_next_index > 0)
-                    .then(|| last_next.saturating_sub(member.matched_next_index)),
+                // Not the whole log for one that this leader has not heard from: that is not known.
+                lag: lag(leads, last_next, member.matched_next_index),
                 name: member.name,
                 raft_id: member.raft_id,
                 voter: member.voter,
@@ -244,6 +244,11 @@ pub async fn status_document(node: &Node, waiting: Option<Waiting>) -> StatusDoc
             .collect(),
         waiting: waiting.map(|waiting| WaitingDocument { bootstrap: waiting.bootstrap, claim: waiting.claim }),
     }
+}
+
+/// Entries that a member is behind, as a leader knows; `matched_next` is 0 where it knows nothing of the member.
+fn lag(leads: bool, last_next: u64, matched_next: u64) -> Option<u64> {
+    (leads && matched_next > 0).then(|| last_next.saturating_sub(matched_next))
 }
 
 async fn engine_document(node: &Node) -> EngineDocument {
@@ -263,5 +268,18 @@ async fn engine_document(node: &Node) -> EngineDocument {
             http_address: Some(status.http_address).filter(|address| !address.is_empty()),
         },
         _ => EngineDocument { connected, ..EngineDocument::default() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lag_of_a_member_that_was_not_heard_from_is_not_known() {
+        assert_eq!(lag(true, 91, 0), None, "not the whole log");
+        assert_eq!(lag(true, 91, 84), Some(7));
+        assert_eq!(lag(true, 91, 91), Some(0));
+        assert_eq!(lag(false, 91, 84), None, "a follower knows nothing");
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use raftkv_runtime::reason;
 use serde::de::DeserializeOwned;
 
 use super::{BOOTSTRAP_CLAIM_HEADER, Changed, FORWARDED_HEADER, Problem};
@@ -14,7 +15,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// For a status: a node that takes longer has no say.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Added to a change's own deadline, so that the other side answers first.
-const CHANGE_MARGIN: Duration = Duration::from_secs(2);
+const CHANGE_MARGIN: Duration = raftkv_runtime::deadlines::FORWARD_MARGIN;
 
 /// A client for all nodes. Cheap to clone. Host names are resolved at each new connection.
 #[derive(Debug, Clone)]
@@ -128,26 +129,19 @@ impl ManagementClient {
     }
 
     async fn answer<T: DeserializeOwned>(address: &str, request: reqwest::RequestBuilder) -> Result<T, CallError> {
-        let no_answer =
-            |error: &dyn std::error::Error| CallError::NoAnswer { address: address.to_owned(), reason: deepest(error) };
-        let response = request.send().await.map_err(|error| no_answer(&error))?;
+        let no_answer = |why: String| CallError::NoAnswer { address: address.to_owned(), reason: why };
+        let not_reached = |error: reqwest::Error| no_answer(reason::connection(&error, address));
+        let response = request.send().await.map_err(not_reached)?;
         let status = response.status();
-        let body = response.bytes().await.map_err(|error| no_answer(&error))?;
+        let body = response.bytes().await.map_err(not_reached)?;
         if status.is_success() {
-            return serde_json::from_slice(&body).map_err(|error| no_answer(&error));
+            let stranger =
+                |error: serde_json::Error| no_answer(format!("not a RaftKV node: its answer makes no sense: {error}"));
+            return serde_json::from_slice(&body).map_err(stranger);
         }
         match serde_json::from_slice::<Problem>(&body) {
             Ok(problem) => Err(CallError::Refused(problem)),
             Err(_) => Err(CallError::NoAnswer { address: address.to_owned(), reason: format!("it answered {status}") }),
         }
     }
-}
-
-/// The innermost cause says most: "connection refused", not "error sending request".
-fn deepest(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use openraft::ServerState;
 use openraft::metrics::WaitError;
+use raftkv_runtime::deadlines;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -23,11 +24,11 @@ use crate::status::{StatusDocument, not_ready, status_document};
 use crate::types::TypeConfig;
 
 /// After this a change answers 202 and goes on.
-const CHANGE_DEADLINE: Duration = Duration::from_secs(10);
+const CHANGE_DEADLINE: Duration = deadlines::CHANGE;
 /// For handing leadership over.
-const TRANSFER_DEADLINE: Duration = Duration::from_secs(5);
+const TRANSFER_DEADLINE: Duration = deadlines::TRANSFER;
 /// For the engine to make its state durable.
-const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(30);
+const SNAPSHOT_DEADLINE: Duration = deadlines::SNAPSHOT;
 /// How often it is asked to.
 const SNAPSHOT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -117,7 +118,7 @@ async fn join(
         true => at.membership.join_forwarded(&name, &address, deadline).await,
         false => at.membership.join(&name, &address, deadline).await,
     };
-    Ok(changed(outcome.map_err(|error| error.to_problem())?))
+    Ok(changed(&name, outcome.map_err(|error| error.to_problem())?))
 }
 
 async fn leave(
@@ -137,7 +138,7 @@ async fn leave(
         true => at.membership.remove_forwarded(&name, force, deadline).await,
         false => at.membership.remove(&name, force, deadline).await,
     };
-    Ok(changed(outcome.map_err(|error| error.to_problem())?))
+    Ok(changed(&name, outcome.map_err(|error| error.to_problem())?))
 }
 
 /// Takes a node out of its group and wipes it; without a name, this one. Another one is asked itself.
@@ -314,10 +315,10 @@ async fn not_found() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, "no_such_route", "there is nothing at this path")
 }
 
-fn changed(outcome: MembershipOutcome) -> Response {
+fn changed(name: &str, outcome: MembershipOutcome) -> Response {
     let pending = outcome.is_pending();
     let status = if pending { StatusCode::ACCEPTED } else { StatusCode::OK };
-    (status, Json(Changed { result: outcome.to_string(), pending })).into_response()
+    (status, Json(Changed { result: outcome.told_of(name), pending })).into_response()
 }
 
 fn running(node: &Node) -> Answer<Arc<Group>> {

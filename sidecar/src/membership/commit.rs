@@ -86,10 +86,14 @@ pub(super) async fn commit(
             }
         }
         Err(RaftError::APIError(ClientWriteError::ForwardToLeader(error))) => {
-            Err(MembershipError::NoLeader(error.to_string()))
+            // openraft's own words are a dump of its structures.
+            Err(MembershipError::NoLeader(match error.leader_node {
+                Some(leader) => format!("{} leads now, no longer this node", leader.name),
+                None => "this node does not lead any more".to_owned(),
+            }))
         }
-        Err(RaftError::APIError(error @ ClientWriteError::LogEntryDiscarded(_))) => {
-            Err(MembershipError::Unknown(error.to_string()))
+        Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => {
+            Err(MembershipError::Unknown("another leader discarded the entry of this change".to_owned()))
         }
         Err(RaftError::Fatal(error)) => Err(MembershipError::Unknown(error.to_string())),
     }

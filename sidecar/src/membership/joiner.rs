@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use raftkv_proto::WIRE_VERSION;
 use raftkv_proto::raft::{AdoptRequest, IdentifyRequest, Identity as PeerIdentity};
+use raftkv_runtime::reason;
 
 use super::MembershipError;
 use crate::network::{Peers, RaftClient};
@@ -19,9 +20,10 @@ pub(super) async fn identify(raft_address: &str) -> Result<(RaftClient, PeerIden
     let unreachable =
         |reason: String| MembershipError::Unreachable(format!("{raft_address} does not answer: {reason}"));
     let asked = tokio::time::timeout(DIAL_DEADLINE, async {
-        let mut client = Peers::dial(raft_address).await.map_err(|error| unreachable(error.to_string()))?;
+        let mut client =
+            Peers::dial(raft_address).await.map_err(|error| unreachable(reason::connection(&error, raft_address)))?;
         let identity = client.identify(IdentifyRequest {}).await;
-        let identity = identity.map_err(|status| unreachable(status.message().to_owned()))?.into_inner();
+        let identity = identity.map_err(|status| unreachable(reason::call(&status, raft_address)))?.into_inner();
         Ok((client, identity))
     });
     asked.await.unwrap_or_else(|_| Err(unreachable(format!("no answer within {DIAL_DEADLINE:?}"))))
@@ -54,7 +56,7 @@ pub(super) async fn adopt(client: &mut RaftClient, group: &Group, raft_id: NodeI
     match tokio::time::timeout(ADOPT_DEADLINE, client.adopt(request)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(status)) => {
-            Err(MembershipError::Unreachable(format!("the node refuses to be adopted: {}", status.message())))
+            Err(MembershipError::Unreachable(format!("the node refuses to be adopted: {}", reason::call(&status, ""))))
         }
         Err(_) => Err(MembershipError::Unreachable(format!("the node was not adopted within {ADOPT_DEADLINE:?}"))),
     }

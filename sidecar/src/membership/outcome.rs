@@ -42,6 +42,22 @@ impl MembershipOutcome {
     }
 }
 
+impl MembershipOutcome {
+    /// With the name of the member that was asked for, for people.
+    pub fn told_of(&self, name: &str) -> String {
+        match self {
+            Self::Joined { replaced } if replaced.is_empty() => format!("{name} joined"),
+            Self::Joined { replaced } => format!("{name} replaced {}", replaced.join(", ")),
+            Self::AlreadyVoter => format!("{name} is a voter already"),
+            Self::CatchingUp { matched, last } => format!("{name} is a learner, catching up: {matched} of {last}"),
+            Self::Removed => format!("{name} is removed"),
+            // A leader of version 0.1.0 leaves the name out.
+            Self::Forwarded { result, .. } if result.contains(name) => result.clone(),
+            Self::Forwarded { result, .. } => format!("{name}: {result}"),
+        }
+    }
+}
+
 impl fmt::Display for MembershipOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -112,6 +128,25 @@ impl From<MembershipError> for tonic::Status {
             409 => Self::failed_precondition(text),
             504 => Self::deadline_exceeded(text),
             _ => Self::unavailable(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outcome_is_told_with_the_members_name_once() {
+        let forwarded = |result: &str| MembershipOutcome::Forwarded { result: result.to_owned(), pending: false };
+        for (outcome, told) in [
+            (MembershipOutcome::Joined { replaced: Vec::new() }, "n4 joined"),
+            (MembershipOutcome::Removed, "n4 is removed"),
+            (MembershipOutcome::AlreadyVoter, "n4 is a voter already"),
+            (forwarded("removed"), "n4: removed"),
+            (forwarded("n4 is removed"), "n4 is removed"),
+        ] {
+            assert_eq!(outcome.told_of("n4"), told);
         }
     }
 }
