@@ -1,7 +1,7 @@
 //! [`ShardMap`]: which group owns which slot; [`MapWatch`]: the newest one that this router knows.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use raftkv_kv::{MoveId, SLOTS, SlotSet, slot_of};
@@ -168,12 +168,15 @@ pub struct MapWatch {
 struct Shared {
     map: watch::Sender<Option<Arc<ShardMap>>>,
     refresh: Notify,
+    /// Why no map is known.
+    explanation: Mutex<Option<String>>,
 }
 
 impl MapWatch {
     /// None is known yet.
     pub fn new() -> Self {
-        Self { shared: Arc::new(Shared { map: watch::Sender::new(None), refresh: Notify::new() }) }
+        let shared = Shared { map: watch::Sender::new(None), refresh: Notify::new(), explanation: Mutex::default() };
+        Self { shared: Arc::new(shared) }
     }
 
     /// The newest one.
@@ -191,6 +194,16 @@ impl MapWatch {
             }
             is_newer
         })
+    }
+
+    /// Control plane: why no map is known, for those who ask for one; `None` = no reason is known.
+    pub fn explain(&self, reason: Option<String>) {
+        *self.shared.explanation.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    /// Data plane: why no map is known.
+    pub fn explanation(&self) -> Option<String> {
+        self.shared.explanation.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Told of every map that is set from now on.

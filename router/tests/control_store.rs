@@ -16,6 +16,7 @@ use raftkv_proto::group::{
     DescribeRequest, Description, ExportPage, ExportRequest, GetSystemKeyRequest, ListRequest, ListResponse, Member,
     ReadRequest, ReadResponse, SystemKey,
 };
+use raftkv_router::cluster::ClusterState;
 use raftkv_router::cluster::records::{OperationKind, OperationState};
 use raftkv_router::cluster::rejected::RejectedCode;
 use raftkv_router::cluster::store::{ClusterStore, StoreError};
@@ -239,9 +240,44 @@ async fn nodes_of_another_store_are_no_meta_group() {
     group.apply(&Proposal::System(adopt).encode());
     let stop = Shutdown::new();
     let (store, maps) = store(&address, "r", &stop);
+    let error = store.open(std::slice::from_ref(&address), 3, soon()).await.unwrap_err();
+    let says = |error: &StoreError| matches!(error, StoreError::NotMeta(why) if why.contains("group 4 of store"));
+    assert!(says(&error), "{error}");
+    // Nor do requests that come meanwhile read or change what is there.
+    let read = store.read(soon()).await.unwrap_err();
+    assert!(says(&read), "{read}");
+    let changed = store.update(soon(), |state| state.enqueue(OperationKind::Rebalance {}, None, 1)).await.unwrap_err();
+    assert!(says(&changed), "{changed}");
+    assert!(maps.current().is_none() && maps.explanation().unwrap().contains("group 4"), "nothing is served by it");
+    assert!(group.state.lock().unwrap().keys.is_empty(), "a document was written into another store's group");
+
+    // Where a version before this one wrote a document there, it is not taken for a store.
+    let left = ClusterState::init(7, vec!["a:1".to_owned()], 3).encode();
+    group.state.lock().unwrap().keys.insert(Bytes::from_static(b"cluster"), (1, left.into()));
     let error = store.open(&[address], 3, soon()).await.unwrap_err();
-    assert!(matches!(&error, StoreError::NotMeta(why) if why.contains("group 4")), "{error}");
-    assert!(maps.current().is_none(), "nothing is served by it");
+    assert!(says(&error) && maps.current().is_none(), "{error}");
+    stop.trigger();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_was_made_by_half_is_finished_and_one_without_its_document_is_not_replaced() {
+    let (group, address) = TestGroup::start(4).await;
+    let stop = Shutdown::new();
+    let (router, maps) = store(&address, "r", &stop);
+    assert!(matches!(router.read(soon()).await, Err(StoreError::Unavailable(_))), "nothing was found yet");
+    // Its router died between the document and the group's adoption.
+    let document = Bytes::from(ClusterState::init(7, vec![address.clone()], 3).encode());
+    group.state.lock().unwrap().keys.insert(Bytes::from_static(b"cluster"), (1, document));
+    let addresses = [address.clone()];
+    assert_eq!(router.open(&addresses, 3, soon()).await.unwrap().state.store, 7);
+    assert_eq!(group.state.lock().unwrap().ownership.store, 7);
+    assert_eq!(maps.current().unwrap().store, 7);
+
+    group.state.lock().unwrap().keys.clear();
+    let (late, _) = store(&address, "late", &stop);
+    let error = late.open(&addresses, 3, soon()).await.unwrap_err();
+    assert!(matches!(&error, StoreError::NotMeta(why) if why.contains("document is missing")), "{error}");
+    assert!(group.state.lock().unwrap().keys.is_empty(), "another store was begun over the keys of the first");
     stop.trigger();
 }
 
@@ -252,7 +288,9 @@ async fn every_change_takes_place_once_or_not_at_all_though_answers_are_lost() {
     let (group, address) = TestGroup::start(seed).await;
     let stop = Shutdown::new();
     let routers: Vec<_> = (0..3).map(|number| store(&address, &format!("r{number}"), &stop).0).collect();
-    routers[0].open(std::slice::from_ref(&address), 3, soon()).await.unwrap();
+    for router in &routers {
+        router.open(std::slice::from_ref(&address), 3, soon()).await.unwrap();
+    }
     group.set_faults(true);
     // Each router asks for rebalances and cancels its own: a change that was made twice would show.
     let work = routers.iter().cloned().enumerate().map(|(number, store)| async move {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use raftkv_kv::{Ownership, SlotSet, slot_of};
 use raftkv_proto::group::group_client::GroupClient;
-use raftkv_proto::group::{Consistency, DescribeRequest, Description, ListRequest};
+use raftkv_proto::group::{Consistency, DescribeRequest, Description, GetSystemKeyRequest, ListRequest};
 use tonic::transport::{Channel, Endpoint};
 
 /// Longer than an election.
@@ -48,6 +48,13 @@ impl GroupPeer {
         let description = self.client.describe(DescribeRequest {}).await?.into_inner();
         let ownership = Ownership::decode(&description.ownership).context("decode the ownership")?;
         Ok((description, ownership))
+    }
+
+    /// The version of a system key, linearizable; 0 = there is none.
+    pub async fn system_key(&mut self, key: &'static str) -> anyhow::Result<u64> {
+        let key = bytes::Bytes::from_static(key.as_bytes());
+        let request = GetSystemKeyRequest { key, timeout_ms: TIMEOUT.as_millis() as u32 };
+        Ok(self.client.get_system_key(request).await?.into_inner().version)
     }
 
     /// The slots that the group serves, linearizable.

@@ -175,25 +175,44 @@ impl Shards {
 
     /// Starts one more router.
     pub fn add_router(&mut self) -> anyhow::Result<()> {
+        let router = self.router_of(1)?;
+        if let Some(supervisor) = &self.supervisor {
+            supervisor.add(Arc::clone(&router.process));
+        }
+        router.process.start()?;
+        self.routers.push(router);
+        Ok(())
+    }
+
+    /// Starts a router that takes group number `group` for the one that holds the map. It is not one of
+    /// [`routers`](Self::routers), and is killed when it is dropped.
+    pub fn misled_router(&self, group: usize) -> anyhow::Result<Router> {
+        let router = self.router_of(group)?;
+        router.process.start()?;
+        Ok(router)
+    }
+
+    /// The addresses of a group, as routers are told them.
+    pub fn meta(&self, group: usize) -> String {
+        let meta: Vec<_> = self.group(group).nodes().iter().map(|node| node.group_address().to_string()).collect();
+        meta.join(",")
+    }
+
+    /// The next router, not started yet.
+    fn router_of(&self, group: usize) -> anyhow::Result<Router> {
         let index = self.routers.len() + 1;
         let name = format!("router{index}");
         let http = self.router_address(index);
         let root = self.dir.as_ref().context("the store is over")?.path();
         let process = Arc::new(Process::new(name.clone(), binary("raftkv-router")?, root.join(format!("{name}.log"))));
-        let meta: Vec<_> = self.group(1).nodes().iter().map(|node| node.group_address().to_string()).collect();
-        process.set_env("RAFTKV_META", meta.join(","));
+        process.set_env("RAFTKV_META", self.meta(group));
         process.set_env("RAFTKV_HTTP_LISTEN", http.to_string());
         process.set_env("RAFTKV_ROUTER_ID", &name);
         process.set_env("RAFTKV_REPLICAS", self.settings.nodes.to_string());
         for (name, value) in &self.settings.router_env {
             process.set_env(name, value);
         }
-        if let Some(supervisor) = &self.supervisor {
-            supervisor.add(Arc::clone(&process));
-        }
-        process.start()?;
-        self.routers.push(Router { name, http, process });
-        Ok(())
+        Ok(Router { name, http, process })
     }
 
     /// Group number `number`, from 1; the first holds the map.

@@ -1,10 +1,11 @@
-//! Nodes of different clusters never mix, and no node forms a second cluster beside one that is there.
+//! Nodes of different clusters never mix, and nobody forms a second cluster, or store, beside one that is there.
 
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use raftkv_proto::WIRE_VERSION;
-use raftkv_tests::{Cluster, eventually, eventually_within};
+use raftkv_tests::{Cluster, Shards, eventually, eventually_within};
+use reqwest::StatusCode;
 use tonic::Code;
 
 /// A node that was removed asks the others every three seconds.
@@ -133,4 +134,37 @@ async fn a_node_that_was_removed_does_not_disturb_the_group() -> anyhow::Result<
     let after = leader.status().await?.node;
     ensure!(after.term == term && after.leads(), "the term went from {term} to {}: {after:?}", after.term);
     cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_router_that_is_told_of_the_second_group_makes_no_store_of_it() -> anyhow::Result<()> {
+    let shards = Shards::builder().nodes(1).start().await?;
+    let store = shards.admin().cluster().await?;
+    let router = shards.misled_router(2)?;
+    let mut peer = shards.group(2).node(1).group_peer()?;
+    eventually("it says why it shows no store", || async {
+        let shown = router.client().get_path("/v1/cluster").await?.expect(StatusCode::SERVICE_UNAVAILABLE)?.to_string();
+        ensure!(shown.contains("these nodes are group 2 of store") && shown.contains("first group"), "{shown}");
+        Ok(())
+    })
+    .await?;
+    let ready = router.client().get_path("/readyz").await?.expect(StatusCode::SERVICE_UNAVAILABLE)?.to_string();
+    ensure!(ready.contains("these nodes are group 2 of store"), "{ready}");
+    ensure!(router.admin().rebalance().await.is_err(), "it accepted a change");
+    ensure!(router.client().put_with("k", "v", "?timeout=300ms", None).await.acked().is_err(), "it served a key");
+    for key in ["cluster", "routers"] {
+        ensure!(peer.system_key(key).await? == 0, "it wrote the document {key} into the second group");
+    }
+    let (_, ownership) = peer.describe().await?;
+    ensure!(ownership.group == 2, "{ownership:?}");
+
+    // With the right nodes it finds the store that is there.
+    router.process().kill();
+    router.process().set_env("RAFTKV_META", shards.meta(1));
+    router.process().start()?;
+    eventually("it is ready", || router.ready()).await?;
+    let found = router.admin().cluster().await?;
+    ensure!(found.epoch == store.epoch && found.groups.len() == 2, "{found:?}");
+    router.client().put("k", "v").await?.acked()?;
+    shards.finish().await
 }

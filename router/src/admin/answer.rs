@@ -75,7 +75,8 @@ pub(super) fn store(error: StoreError) -> Problem {
     let detail = error.to_string();
     match error {
         StoreError::Rejected(reason) => rejected(&reason),
-        StoreError::Unavailable(_) => Problem {
+        // Settings that name other nodes than those of the first group: told in the log once, and by /readyz.
+        StoreError::Unavailable(_) | StoreError::NotMeta(_) => Problem {
             retryable: true,
             retry_after: Some(SOON),
             ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail)
@@ -84,7 +85,7 @@ pub(super) fn store(error: StoreError) -> Problem {
             outcome: ProblemOutcome::Unknown,
             ..Problem::new(StatusCode::GATEWAY_TIMEOUT, "outcome_unknown", detail)
         },
-        StoreError::State(_) | StoreError::NotMeta(_) | StoreError::Refused(_) => {
+        StoreError::State(_) | StoreError::Refused(_) => {
             tracing::error!(error = %detail, "answering 500");
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
         }

@@ -138,7 +138,7 @@ impl Members {
     }
 
     fn map(&self) -> Result<std::sync::Arc<ShardMap>, BackendError> {
-        self.maps.current().ok_or_else(super::no_map)
+        self.maps.current().ok_or_else(|| super::no_map(&self.maps))
     }
 }
 

@@ -84,7 +84,7 @@ impl ShardedBackend {
         if let Some(map) = self.shared.maps.current() {
             return Ok(map);
         }
-        self.shared.maps.newer_than(0, deadline).await.ok_or_else(no_map)
+        self.shared.maps.newer_than(0, deadline).await.ok_or_else(|| no_map(&self.shared.maps))
     }
 
     /// Waits until it makes sense to ask for a slot again; the group to ask, if not the one that the map says.
@@ -299,12 +299,13 @@ impl Backend for ShardedBackend {
 
     async fn ready(&self) -> Result<(), BackendError> {
         // How the groups are is told by /v1/cluster: one that is down must not take this router from the others' clients.
-        self.shared.maps.current().map(|_| ()).ok_or_else(no_map)
+        self.shared.maps.current().map(|_| ()).ok_or_else(|| no_map(&self.shared.maps))
     }
 }
 
-fn no_map() -> BackendError {
-    BackendError::Unavailable("the shard map is not known yet: no meta group answered".to_owned())
+fn no_map(maps: &MapWatch) -> BackendError {
+    let reason = maps.explanation().unwrap_or_else(|| "no meta group answered".to_owned());
+    BackendError::Unavailable(format!("the shard map is not known yet: {reason}"))
 }
 
 /// The groups where keys of these slots are, or may be in a moment. Rising.

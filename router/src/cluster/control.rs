@@ -128,7 +128,7 @@ async fn follow(store: ClusterStore, maps: MapWatch, config: ClusterConfig, atte
                 tracing::info!(store = format_args!("{id:016x}"), epoch, groups, "found the store");
                 break;
             }
-            Err(error) => tell(&error, &mut was_told),
+            Err(error) => tell("this router has no store yet", &error, &mut was_told),
         }
         tokio::select! {
             () = stop.wait() => return,
@@ -153,7 +153,7 @@ async fn follow(store: ClusterStore, maps: MapWatch, config: ClusterConfig, atte
         match read {
             Ok(_) if was_told.take().is_some() => tracing::info!("the meta group answers again"),
             Ok(_) => {}
-            Err(error) => tell(&error, &mut was_told),
+            Err(error) => tell("the cluster document cannot be read; the last map is kept", &error, &mut was_told),
         }
     }
     if let Err(error) = attendance.await {
@@ -162,7 +162,7 @@ async fn follow(store: ClusterStore, maps: MapWatch, config: ClusterConfig, atte
 }
 
 /// Says what is wrong, once.
-fn tell(error: &StoreError, was_told: &mut Option<String>) {
+fn tell(consequence: &str, error: &StoreError, was_told: &mut Option<String>) {
     let text = error.to_string();
     // The details of an outage change with every try.
     let kind = match error {
@@ -170,7 +170,7 @@ fn tell(error: &StoreError, was_told: &mut Option<String>) {
         _ => text.clone(),
     };
     if was_told.as_deref() != Some(kind.as_str()) {
-        tracing::warn!("the cluster document cannot be read; the last map is kept: {text}");
+        tracing::warn!("{consequence}: {text}");
         *was_told = Some(kind);
     }
 }

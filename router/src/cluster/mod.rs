@@ -16,6 +16,7 @@ pub mod hold;
 mod lease;
 mod mover;
 mod pace;
+mod place;
 pub mod placement;
 pub mod plan;
 mod presence;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use raftkv_api::BackendError;
 use raftkv_kv::{Refusal, SystemAnswer, SystemCommand};
 
+use super::place::{Misplaced, Place, place};
 use super::rejected::Rejected;
 use super::state::{ClusterState, META_GROUP, StateError};
 use crate::group::GroupClient;
@@ -22,6 +23,9 @@ const MOST_CONFLICTS: usize = 64;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two looks at a document whose write has an unknown outcome.
 const UNKNOWN_PAUSE: Duration = Duration::from_millis(50);
+/// All nodes of the meta group get this long to say what they are, before a store is made of them: one that is gone must
+/// not use up the time of the rest.
+const PLACE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// One version of the document.
 #[derive(Debug, Clone)]
@@ -68,12 +72,30 @@ struct Shared {
     router: String,
     /// The newest one seen.
     latest: Mutex<Option<Versioned>>,
+    opening: Mutex<Opening>,
+}
+
+/// Whether the store was found. Until then nothing is read or changed: the configured addresses may be anything.
+#[derive(Debug)]
+enum Opening {
+    NotYet,
+    /// The nodes are not a meta group, as far as is known now.
+    Refused(String),
+    Open,
 }
 
 impl ClusterStore {
     /// Of the group behind `meta`. `router` signs what is written; what is read is told to `maps`.
     pub fn new(meta: GroupClient, maps: MapWatch, router: String) -> Self {
-        Self { shared: Arc::new(Shared { meta, maps, router, latest: Mutex::new(None) }) }
+        Self {
+            shared: Arc::new(Shared {
+                meta,
+                maps,
+                router,
+                latest: Mutex::new(None),
+                opening: Mutex::new(Opening::NotYet),
+            }),
+        }
     }
 
     /// The newest version that this router has seen. It may be old.
@@ -98,40 +120,105 @@ impl ClusterStore {
     }
 
     /// Makes the store, or finds it; after this the meta group is a part of it. Safe to repeat, and for many routers at
-    /// once: the first document that is written fixes the store's id.
+    /// once: the first document that is written fixes the store's id. Until it has succeeded once, everything else here
+    /// fails.
+    ///
+    /// # Errors
+    /// [`StoreError::NotMeta`] when the nodes are another group than the first one of a store: nothing was written then.
     pub async fn open(
         &self,
         addresses: &[String],
         replicas: usize,
         deadline: Instant,
     ) -> Result<Versioned, StoreError> {
-        let found = match self.read_document(deadline).await? {
-            Some(found) => found,
-            None => {
-                self.create(addresses, replicas, deadline).await?;
-                self.read_document(deadline)
-                    .await?
-                    .ok_or_else(|| StoreError::Refused("it was written and is not there".to_owned()))?
-            }
+        let opened = self.find_or_make(addresses, replicas, deadline).await;
+        let told = match &opened {
+            Ok(_) => None,
+            Err(error) => Some(error.to_string()),
         };
-        let adopt = SystemCommand::Adopt { store: found.state.store, group: META_GROUP, keep: true };
-        match self.shared.meta.system(adopt, deadline).await.map_err(unavailable)? {
-            SystemAnswer::Done => {}
-            SystemAnswer::Refused(refusal) => {
-                return Err(StoreError::NotMeta(format!(
-                    "the nodes configured as meta group keep the document of store {:016x} and are not its first group: \
-                     {refusal}",
-                    found.state.store
-                )));
+        {
+            let mut opening = self.shared.opening.lock().unwrap_or_else(PoisonError::into_inner);
+            match (&opened, &*opening) {
+                (Ok(_), _) => *opening = Opening::Open,
+                (Err(_), Opening::Open) => {}
+                (Err(StoreError::NotMeta(reason)), _) => *opening = Opening::Refused(reason.clone()),
+                (Err(_), _) => *opening = Opening::NotYet,
             }
-            other => return Err(StoreError::Refused(format!("an answer that does not fit: {other:?}"))),
         }
+        self.shared.maps.explain(told);
+        let found = opened?;
         self.publish(&found);
         Ok(found)
     }
 
+    async fn find_or_make(
+        &self,
+        addresses: &[String],
+        replicas: usize,
+        deadline: Instant,
+    ) -> Result<Versioned, StoreError> {
+        let found = match self.read_document(deadline).await? {
+            Some(found) => {
+                self.check_place(deadline).await?;
+                found
+            }
+            None => self.make(addresses, replicas, deadline).await?,
+        };
+        let adopt = SystemCommand::Adopt { store: found.state.store, group: META_GROUP, keep: true };
+        match self.shared.meta.system(adopt, deadline).await.map_err(unavailable)? {
+            SystemAnswer::Done => Ok(found),
+            // It became a part of another store since it was looked at.
+            SystemAnswer::Refused(Refusal::OtherIdentity { store, group }) if group != META_GROUP => {
+                Err(Misplaced::other(addresses, store, group).into())
+            }
+            SystemAnswer::Refused(refusal) => Err(StoreError::NotMeta(format!(
+                "the nodes configured as meta group keep the document of store {:016x} and are not its first group: \
+                 {refusal}",
+                found.state.store
+            ))),
+            other => Err(StoreError::Refused(format!("an answer that does not fit: {other:?}"))),
+        }
+    }
+
+    /// Whether the node in use belongs to a first group, as far as it has applied the log. Spares the group an entry that
+    /// would be refused, each time that a router asks again.
+    async fn check_place(&self, deadline: Instant) -> Result<(), StoreError> {
+        let described = self.shared.meta.describe(deadline).await;
+        let address = self.shared.meta.target().unwrap_or_default();
+        place(&[(address, described)])?;
+        Ok(())
+    }
+
+    /// Makes the document of a new store, but only in a group that is in no store.
+    ///
+    /// The document comes first and the group's adoption second, in that order: whoever finds the document of a router that
+    /// died in between adopts the group under the same id.
+    async fn make(&self, addresses: &[String], replicas: usize, deadline: Instant) -> Result<Versioned, StoreError> {
+        let described = self.shared.meta.describe_all(deadline.min(Instant::now() + PLACE_TIMEOUT)).await;
+        let place = place(&described)?;
+        match place {
+            Some(Place::Free) => self.create(addresses, replicas, deadline).await?,
+            // Another router made it at this moment; its document is there then.
+            Some(Place::First(_)) => {}
+            None => return Err(StoreError::Unavailable("no node of it is in a cluster".to_owned())),
+        }
+        self.read_document(deadline).await?.ok_or_else(|| match place {
+            Some(Place::First(store)) => StoreError::NotMeta(format!(
+                "the nodes are the first group of store {store:016x}, whose cluster document is missing"
+            )),
+            _ => StoreError::Refused("it was written and is not there".to_owned()),
+        })
+    }
+
     /// The document as it is now (linearizable).
     pub async fn read(&self, deadline: Instant) -> Result<Versioned, StoreError> {
+        match &*self.shared.opening.lock().unwrap_or_else(PoisonError::into_inner) {
+            Opening::Open => {}
+            Opening::NotYet => {
+                return Err(StoreError::Unavailable("this router has not found its store yet".to_owned()));
+            }
+            Opening::Refused(reason) => return Err(StoreError::NotMeta(reason.clone())),
+        }
         let found = self.read_document(deadline).await?;
         let found = found.ok_or_else(|| StoreError::NotMeta("the meta group has no cluster document".to_owned()))?;
         self.publish(&found);
@@ -284,6 +371,12 @@ enum Put {
     Done(u64),
     Conflict,
     Doubt(String),
+}
+
+impl From<Misplaced> for StoreError {
+    fn from(misplaced: Misplaced) -> Self {
+        Self::NotMeta(misplaced.to_string())
+    }
 }
 
 fn unavailable(error: BackendError) -> StoreError {

@@ -128,6 +128,11 @@ impl GroupClient {
         self.shared.nodes.set_configured(addresses);
     }
 
+    /// The address in use.
+    pub fn target(&self) -> Option<String> {
+        self.shared.nodes.target().map(|node| node.address)
+    }
+
     /// All addresses, configured and learned.
     pub fn addresses(&self) -> Vec<String> {
         self.shared.nodes.addresses()
