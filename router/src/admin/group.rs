@@ -14,15 +14,13 @@ use serde::{Deserialize, Serialize};
 use super::answer::{Refused, json, no_store, rejected, store};
 use super::operation::begun;
 use super::request::{self, Query, number};
-use super::{ADMIN_TIMEOUT, answer};
+use super::{ADMIN_TIMEOUT, LOOK_TIMEOUT, answer};
 use crate::cluster::change::NewGroup;
 use crate::cluster::records::{GroupId, GroupRecord, GroupState, MoveRecord};
 use crate::cluster::rejected::Rejected;
 use crate::cluster::{ClusterState, ControlPlane, RouterView};
 use crate::group::GroupClient;
 
-/// A group gets this long to say how it is; one that does not is shown as not reachable.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 /// A group that is to be added gets this long.
 const ADD_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -167,13 +165,7 @@ impl From<&MoveRecord> for MoveView {
 pub(super) async fn cluster(State(plane): State<ControlPlane>, request: Request) -> Result<Response, Refused> {
     let (parts, _) = request.into_parts();
     Query::of(&parts).finish()?;
-    let (found, meta_reachable) = match plane.store().read(Instant::now() + LOOK_TIMEOUT).await {
-        Ok(found) => (found, true),
-        Err(error) => match plane.store().latest() {
-            Some(latest) => (latest, false),
-            None => return Err(store(error).into()),
-        },
-    };
+    let (found, meta_reachable) = super::look(&plane).await?;
     let state = &found.state;
     let view = ClusterView {
         store: format!("{:016x}", state.store),
@@ -193,7 +185,7 @@ pub(super) async fn cluster(State(plane): State<ControlPlane>, request: Request)
 pub(super) async fn list(State(plane): State<ControlPlane>, request: Request) -> Result<Response, Refused> {
     let (parts, _) = request.into_parts();
     Query::of(&parts).finish()?;
-    let found = super::read(&plane).await?;
+    let (found, _) = super::look(&plane).await?;
     Ok(json(StatusCode::OK, &Groups { groups: views(&plane, &found.state).await }))
 }
 

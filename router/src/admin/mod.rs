@@ -22,6 +22,8 @@ use utoipa::OpenApi;
 use crate::cluster::ControlPlane;
 use crate::cluster::store::Versioned;
 
+/// The meta group gets this long to say how things are; then the last that is known is shown.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 /// A client's change of the document gets this long.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -91,6 +93,18 @@ fn not_allowed(allow: &'static str) -> impl Fn() -> std::future::Ready<Refused> 
 
 async fn read(plane: &ControlPlane) -> Result<Versioned, Problem> {
     plane.store().read(Instant::now() + ADMIN_TIMEOUT).await.map_err(answer::store)
+}
+
+/// The document for who only looks at it: the newest, and whether it is the newest for sure. Where the meta group does not
+/// answer, the last that this router has seen: its requests are routed by that, too.
+async fn look(plane: &ControlPlane) -> Result<(Versioned, bool), Problem> {
+    match plane.store().read(Instant::now() + LOOK_TIMEOUT).await {
+        Ok(found) => Ok((found, true)),
+        Err(error) => match plane.store().latest() {
+            Some(latest) => Ok((latest, false)),
+            None => Err(answer::store(error)),
+        },
+    }
 }
 
 /// For people: milliseconds since the Unix epoch.

@@ -67,7 +67,7 @@ pub(super) async fn register(State(plane): State<ControlPlane>, request: Request
 pub(super) async fn list(State(plane): State<ControlPlane>, request: Request) -> Result<Response, Refused> {
     let (parts, _) = request.into_parts();
     Query::of(&parts).finish()?;
-    let found = super::read(&plane).await?;
+    let (found, _) = super::look(&plane).await?;
     let view = |(name, node): (&String, &NodeRecord)| NodeView {
         name: name.clone(),
         group: node.group,

@@ -43,7 +43,8 @@ pub(super) struct Slot {
     key: Option<String>,
 }
 
-/// The owner of every slot; or with `key` the slot of a key and its owner.
+/// The owner of every slot; or with `key` the slot of a key and its owner. While the meta group does not answer, by the last
+/// map that this router knows.
 #[utoipa::path(
     get, path = "/v1/cluster/slots", tag = "cluster",
     params(("key" = Option<String>, Query, description = "A key, percent-encoded.")),
@@ -54,7 +55,7 @@ pub(super) async fn all(State(plane): State<ControlPlane>, request: Request) -> 
     let mut query = Query::of(&parts);
     let key = query.take("key");
     query.finish()?;
-    let found = super::read(&plane).await?;
+    let (found, _) = super::look(&plane).await?;
     Ok(match key {
         Some(key) => {
             let slot = one_of(&found.state, slot_of(&key));
@@ -84,7 +85,7 @@ pub(super) async fn one(
         let detail = format!("slot {slot} does not exist; the last is {}", SLOTS - 1);
         return Err(Problem::bad_request("invalid_path", detail).into());
     }
-    let found = super::read(&plane).await?;
+    let (found, _) = super::look(&plane).await?;
     Ok(json(StatusCode::OK, &one_of(&found.state, slot)))
 }
 
