@@ -78,7 +78,7 @@ pub(crate) async fn run(args: LocalArgs) -> Result<(), Failure> {
         })
         .collect();
 
-    let outcome = become_healthy_and_serve(&args, &plan, &directory, had, &board, &shutdown).await;
+    let outcome = become_healthy_and_serve(&args, &mut plan, &directory, had, &board, &shutdown).await;
 
     // Whatever happened: nothing that was started stays behind.
     shutdown.trigger();
@@ -94,7 +94,7 @@ pub(crate) async fn run(args: LocalArgs) -> Result<(), Failure> {
 
 async fn become_healthy_and_serve(
     args: &LocalArgs,
-    plan: &Plan,
+    plan: &mut Plan,
     directory: &Directory,
     had_groups: usize,
     board: &Board,
@@ -107,7 +107,9 @@ async fn become_healthy_and_serve(
         () = shutdown.wait() => return Ok(()),
     };
     spinner.finish_and_clear();
-    healthy?;
+    let removed = healthy?;
+    board.set_removed(&removed);
+    plan.nodes.iter_mut().for_each(|node| node.removed = removed.contains(&node.name));
     board.now_serving();
 
     if args.format.is_json() {
@@ -123,31 +125,37 @@ fn welcome(plan: &Plan, directory: &Directory) -> String {
     let count = |count: usize, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
     let groups = plan.group_names().len();
     let mut text = match plan.routers.len() {
-        0 => format!("RaftKV is up: {} nodes, one group.\n\n", plan.live().count()),
+        0 => format!("RaftKV is up: {}, one group.\n\n", count(plan.serving().count(), "node")),
         routers => format!(
             "RaftKV is up: {} of {}, {}.\n\n",
             count(groups, "group"),
-            count(plan.live().count(), "node"),
+            count(plan.serving().count(), "node"),
             count(routers, "router")
         ),
     };
     for router in &plan.routers {
         text.push_str(&format!("  {:<8} http://{}\n", router.name, router.http()));
     }
-    for node in plan.live() {
+    for node in plan.serving() {
         let management = node.management();
         text.push_str(&format!("  {:<8} http://{:<18} management http://{management}\n", node.name, node.http()));
     }
     for node in plan.nodes.iter().filter(|node| node.killed) {
         text.push_str(&format!("  {:<8} was killed and stays out; --revive starts it again, empty\n", node.name));
     }
+    for node in plan.nodes.iter().filter(|node| node.removed) {
+        let (name, raft) = (&node.name, node.raft());
+        text.push_str(&format!(
+            "  {name:<8} was removed from its group and stays out; `raftkv node join {name} {raft}` takes it in again\n"
+        ));
+    }
     let mut fronts: Vec<_> = plan.routers.iter().map(|router| (router.http_port, router.http())).collect();
     if fronts.is_empty() {
-        fronts = plan.live().map(|node| (node.http_port, node.http())).collect();
+        fronts = plan.serving().map(|node| (node.http_port, node.http())).collect();
     }
     let (Some((port, first)), Some((_, last))) = (fronts.first(), fronts.last()) else { return text };
     let endpoint = if *port == args::DEFAULT_HTTP_PORT { String::new() } else { format!(" --endpoint {first}") };
-    let status = match (plan.routers.is_empty(), plan.live().next()) {
+    let status = match (plan.routers.is_empty(), plan.serving().next()) {
         (true, Some(node)) if node.management_port != plan::DEFAULT_MANAGEMENT_PORT => {
             format!(" --management {}", node.management())
         }

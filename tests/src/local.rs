@@ -74,6 +74,9 @@ pub struct LocalNode {
     /// It was killed, and is not started again.
     #[serde(default)]
     pub killed: bool,
+    /// It was out of its group when the cluster was started.
+    #[serde(default)]
+    pub removed: bool,
 }
 
 impl LocalNode {
@@ -86,7 +89,17 @@ impl LocalNode {
 impl LocalCluster {
     /// Starts one with `nodes` nodes in each group and waits for the line of JSON.
     pub async fn start(nodes: usize, arguments: &[&str]) -> anyhow::Result<Self> {
-        let dir = tempfile::Builder::new().prefix("rkl").tempdir()?;
+        Self::launch(tempfile::Builder::new().prefix("rkl").tempdir()?, nodes, arguments).await
+    }
+
+    /// Stops it as [`stop`](Self::stop) does, then starts it again on its directory.
+    pub async fn restart(mut self, nodes: usize, arguments: &[&str]) -> anyhow::Result<Self> {
+        self.end().await?;
+        let dir = std::mem::replace(&mut self.dir, tempfile::tempdir()?);
+        Self::launch(dir, nodes, arguments).await
+    }
+
+    async fn launch(dir: TempDir, nodes: usize, arguments: &[&str]) -> anyhow::Result<Self> {
         let program = binary("raftkv")?;
         let errors = std::fs::File::create(dir.path().join("stderr"))?;
         let mut child = std::process::Command::new(&program)
@@ -124,6 +137,10 @@ impl LocalCluster {
 
     /// Sends SIGTERM and waits for the end; fails unless it ended with code 0 and left no process behind.
     pub async fn stop(mut self) -> anyhow::Result<()> {
+        self.end().await
+    }
+
+    async fn end(&mut self) -> anyhow::Result<()> {
         let before = self.state()?;
         let mut child = self.child.take().context("it runs")?;
         signal(child.id(), Signal::TERM)?;

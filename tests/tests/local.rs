@@ -2,6 +2,7 @@
 
 use anyhow::{Context, anyhow, ensure};
 use raftkv_tests::{Client, Contents, LocalCluster, LocalNode, eventually, signal};
+use reqwest::StatusCode;
 use rustix::process::Signal;
 
 fn pid(node: &LocalNode, role: &str) -> anyhow::Result<u32> {
@@ -92,5 +93,42 @@ async fn two_groups_share_the_keys_behind_a_router_that_is_restarted() -> anyhow
         client.get("k7").await?.success()
     })
     .await?;
+    cluster.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_removed_stays_out_and_holds_up_no_later_start() -> anyhow::Result<()> {
+    let cluster = LocalCluster::start(3, &[]).await?;
+    let [first, second, third] = &cluster.printed.nodes[..] else { anyhow::bail!("{:?}", cluster.printed) };
+    first.client().put("k", "v").await?.acked()?;
+    let path = format!("/leave?peerID={}", second.name);
+    let management = Client::new(&third.management);
+    eventually("it is removed", || async {
+        let answer = management.post(&path, "text/plain", String::new()).await?;
+        // Asked again it is not a member.
+        ensure!(answer.status.is_success() || answer.status == StatusCode::NOT_FOUND, "{answer}");
+        let status: serde_json::Value = management.get_path("/status").await?.json()?;
+        ensure!(status["members"].as_array().is_some_and(|members| members.len() == 2), "{status}");
+        Ok(())
+    })
+    .await?;
+
+    let cluster = cluster.restart(3, &["--ready-timeout", "40s"]).await?;
+    let [first, second, third] = &cluster.printed.nodes[..] else { anyhow::bail!("{:?}", cluster.printed) };
+    ensure!(second.removed && !first.removed && !third.removed, "{:?}", cluster.printed);
+    ensure!(cluster.state()? == cluster.printed, "cluster.json and the line that was printed differ");
+    first.client().put("k", "w").await?.acked()?;
+    ensure!(third.client().get("k").await?.text()? == "w");
+    // It runs, so that it can be taken in again.
+    let path = format!("/join?peerID={}&peerAddress={}", second.name, second.raft);
+    Client::new(&first.management).post(&path, "text/plain", String::new()).await?.success()?;
+    eventually("it serves again", || async {
+        let answer = second.client().get("k").await?.success()?;
+        ensure!(answer.text()? == "w");
+        Ok(())
+    })
+    .await?;
+    let cluster = cluster.restart(3, &[]).await?;
+    ensure!(cluster.printed.nodes.iter().all(|node| !node.removed), "{:?}", cluster.printed);
     cluster.stop().await
 }

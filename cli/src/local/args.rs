@@ -47,7 +47,7 @@ pub(crate) struct LocalArgs {
     #[arg(long, value_name = "DIR", env = "RAFTKV_LOCAL_DIR")]
     pub(super) dir: Option<PathBuf>,
     /// HTTP port of the first router, or node where there is none; the others count up, routers first; 0 = any free ports.
-    /// Default 8080, or what the directory has
+    /// Default 8080, or what the directory has; routers that are added to it get 8000 and up
     #[arg(long, value_name = "PORT")]
     pub(super) http_port: Option<u16>,
     #[command(flatten)]

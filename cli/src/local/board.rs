@@ -1,5 +1,6 @@
 //! [`Board`]: what runs where, told in `cluster.json`.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -31,6 +32,9 @@ pub(super) struct NodeState {
     /// It was killed: out of its group, without data, and not started again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) killed: bool,
+    /// It was out of its group when the cluster was started: it runs, and serves nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) removed: bool,
 }
 
 /// A shard router.
@@ -72,6 +76,7 @@ impl Board {
                 sidecar_pid: None,
                 dir: node.dir.clone(),
                 killed: node.killed,
+                removed: node.removed,
             })
             .collect();
         let routers = plan
@@ -106,6 +111,15 @@ impl Board {
         if let Some(node) = self.lock().state.nodes.get_mut(node) {
             node.killed = true;
         }
+        self.store_or_say();
+    }
+
+    /// Nodes turned out to have been removed from their groups.
+    pub(super) fn set_removed(&self, names: &BTreeSet<String>) {
+        if names.is_empty() {
+            return;
+        }
+        self.lock().state.nodes.iter_mut().for_each(|node| node.removed = names.contains(&node.name));
         self.store_or_say();
     }
 

@@ -1,5 +1,6 @@
-//! Waiting until every node and router serves, and all groups have their share.
+//! Waiting until every node and router serves that is to serve, and all groups have their share.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use super::process::tail;
 use crate::asked::Asked;
 use crate::client::Client;
 use crate::failure::Failure;
+use crate::management::Management;
 use crate::store::Router;
 
 /// Pause between two questions.
@@ -23,19 +25,22 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 struct Subject {
     name: String,
     client: Client,
+    /// Of a node: where it says whether it was removed from its group, after which it is rightly never ready.
+    management: Option<Management>,
     /// Shown when it does not get ready.
     logs: Vec<PathBuf>,
 }
 
 /// Returns when everybody said that they are ready and, after groups were added to the `had_groups` that were there, the
-/// slots are shared among all; fails when one cannot be or time is up.
+/// slots are shared among all; fails when one cannot be or time is up. A node that was removed from its group is not waited
+/// for: returns the names of those.
 pub(super) async fn wait(
     plan: &Plan,
     had_groups: usize,
     board: &Board,
     within: Duration,
     progress: &ProgressBar,
-) -> Result<(), Failure> {
+) -> Result<BTreeSet<String>, Failure> {
     let deadline = Instant::now() + within;
     let subjects = subjects(plan)?;
     let names: Vec<&str> = plan.group_names().into_keys().collect();
@@ -51,7 +56,7 @@ pub(super) async fn wait(
             return Err(Failure::failed(reason));
         }
         let asked = futures::future::join_all(subjects.iter().map(|subject| subject.client.get("/readyz"))).await;
-        let waiting: Vec<_> = subjects
+        let mut waiting: Vec<_> = subjects
             .iter()
             .zip(asked)
             .filter_map(|(subject, answer)| match answer {
@@ -60,19 +65,21 @@ pub(super) async fn wait(
                 Err(failure) => Some((subject, failure.message)),
             })
             .collect();
+        let removed = removed(waiting.iter().map(|(subject, _)| *subject)).await;
+        waiting.retain(|(subject, _)| !removed.contains(&subject.name));
         let late = Instant::now() >= deadline;
         match (waiting.first(), &router) {
-            (None, None) => return Ok(()),
+            (None, None) => return Ok(removed),
             (None, Some(router)) => {
                 let unsettled = match router.cluster().await {
                     Ok((_, cluster)) => {
-                        // What an operator removed is not waited for.
+                        // Nor are groups waited for that were removed.
                         let removed = names.iter().filter(|name| cluster.is_removed(name)).count();
                         cluster.unsettled(groups - removed)
                     }
                     Err(failure) => Some(failure.message),
                 };
-                let Some(reason) = unsettled else { return Ok(()) };
+                let Some(reason) = unsettled else { return Ok(removed) };
                 if late {
                     let message = format!("the groups did not share the keys within {within:?}: {reason}");
                     return Err(Failure::unavailable(message));
@@ -95,17 +102,31 @@ pub(super) async fn wait(
     }
 }
 
+/// Those of the nodes that say that their group has removed them. They find that out by asking the others, which takes some
+/// seconds after their start.
+async fn removed(nodes: impl Iterator<Item = &Subject>) -> BTreeSet<String> {
+    let ask = |subject: &Subject| {
+        let (name, management) = (subject.name.clone(), subject.management.clone());
+        async move {
+            let (_, status) = management?.status().await.ok()?;
+            (status.node.role.as_deref() == Some("removed")).then_some(name)
+        }
+    };
+    futures::future::join_all(nodes.map(ask)).await.into_iter().flatten().collect()
+}
+
 fn subjects(plan: &Plan) -> Result<Vec<Subject>, Failure> {
     let client = |http: String| {
         Ok::<_, Failure>(Client::new(Asked::Readiness, http.parse().map_err(Failure::usage)?, ASK_TIMEOUT))
     };
     let nodes = plan.live().map(|node| {
         let logs = ["engine.log", "sidecar.log"].map(|log| node.dir.join(log)).to_vec();
-        Ok(Subject { name: node.name.clone(), client: client(node.http())?, logs })
+        let management = Some(Management::at(&node.management(), ASK_TIMEOUT)?);
+        Ok(Subject { name: node.name.clone(), client: client(node.http())?, management, logs })
     });
     let routers = plan.routers.iter().map(|router| {
         let logs = vec![router.dir.join("router.log")];
-        Ok(Subject { name: router.name.clone(), client: client(router.http())?, logs })
+        Ok(Subject { name: router.name.clone(), client: client(router.http())?, management: None, logs })
     });
     nodes.chain(routers).collect()
 }

@@ -8,13 +8,16 @@ use raftkv_runtime::grpc::Endpoint;
 use serde::{Deserialize, Serialize};
 
 use super::args::{DEFAULT_HTTP_PORT, DEFAULT_NODES};
-use super::ports::{Ports, loopback};
+use super::ports::{PICKED, Ports, loopback};
 use crate::failure::Failure;
 
 /// The management port of the first node, where the other commands look when told nothing.
 pub(super) const DEFAULT_MANAGEMENT_PORT: u16 = 6000;
 /// The raft port of the first node.
 const DEFAULT_RAFT_PORT: u16 = 8088;
+/// The port of the first router of a cluster that began without one, whose nodes have the ports from 8080 on: a router's own
+/// default, where the other commands look first.
+const LATE_ROUTER_PORT: u16 = 8_000;
 /// The port of the first node for routers.
 const DEFAULT_GROUP_PORT: u16 = 50_053;
 /// The socket with the longest name in a node's directory.
@@ -55,6 +58,9 @@ pub(super) struct NodePlan {
     /// Not kept here: the node's directory says so.
     #[serde(skip)]
     pub(super) killed: bool,
+    /// Not kept here: its group says so. It runs, and serves nothing until it is taken in again.
+    #[serde(skip)]
+    pub(super) removed: bool,
 }
 
 /// One shard router.
@@ -83,8 +89,14 @@ impl Plan {
             (None, Some(offset)) if is_new => Ok(ports.fixed(DEFAULT_HTTP_PORT + offset)),
             _ => ports.any(),
         };
+        // One that was started on any free ports may be one of many: familiar ones would collide.
+        let had_any_ports = plan.nodes.iter().any(|node| PICKED.contains(&node.http_port));
         for number in plan.routers.len()..routers {
-            let http_port = http(&mut ports)?;
+            let late = u16::try_from(number).ok().and_then(|number| LATE_ROUTER_PORT.checked_add(number));
+            let http_port = match late {
+                Some(late) if !is_new && !had_any_ports && wanted.http_port.is_none() => ports.prefer(late)?,
+                _ => http(&mut ports)?,
+            };
             plan.routers.push(RouterPlan { name: format!("router{}", number + 1), http_port, dir: PathBuf::new() });
         }
         let is_sharded = !plan.routers.is_empty();
@@ -101,6 +113,7 @@ impl Plan {
                     group: group.clone(),
                     dir: PathBuf::new(),
                     killed: false,
+                    removed: false,
                 };
                 plan.nodes.push(node);
             }
@@ -194,6 +207,11 @@ impl Plan {
     /// The nodes that run.
     pub(super) fn live(&self) -> impl Iterator<Item = &NodePlan> {
         self.nodes.iter().filter(|node| !node.killed)
+    }
+
+    /// The nodes that serve, as far as is known: members of their groups.
+    pub(super) fn serving(&self) -> impl Iterator<Item = &NodePlan> {
+        self.live().filter(|node| !node.removed)
     }
 
     /// Whether every port can be had, so that a conflict is told before anything starts.

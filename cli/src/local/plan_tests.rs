@@ -80,6 +80,25 @@ fn groups_and_routers_may_be_added_to_what_there_is() {
 }
 
 #[test]
+fn routers_that_come_later_are_where_the_other_commands_look_for_them() {
+    let first = Plan::make(Path::new("/d"), None, wanted(None, Some(1), None, Some(18_080))).expect("plan");
+    let grow = || wanted(Some(2), None, Some(2), None);
+    // Unless something else has these ports on the machine that runs this test.
+    let taken: Vec<_> = [8_000, 8_001].map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err()).into();
+    let grown = Plan::make(Path::new("/d"), Some(first.clone()), grow()).expect("a second group");
+    for ((router, port), taken) in grown.routers.iter().zip([8_000, 8_001]).zip(taken) {
+        assert!(taken || router.http_port == port, "{router:?}");
+    }
+    assert_eq!(grown.nodes[0].http_port, 18_080, "what was there stays");
+    let _other = TcpListener::bind((Ipv4Addr::LOCALHOST, 8_000));
+    let beside = Plan::make(Path::new("/d"), Some(first), grow()).expect("beside another program");
+    assert!(PICKED.contains(&beside.routers[0].http_port), "{beside:?}");
+    let any = Plan::make(Path::new("/d"), None, wanted(None, Some(1), None, Some(0))).expect("plan");
+    let any = Plan::make(Path::new("/d"), Some(any), grow()).expect("a second group");
+    assert!(any.routers.iter().all(|router| PICKED.contains(&router.http_port)), "{any:?}");
+}
+
+#[test]
 fn a_plan_of_an_older_version_gets_what_it_lacks() {
     let old =
         r#"{"nodes":[{"name":"node1","group":"g1","http_port":28080,"management_port":26000,"raft_port":28088}]}"#;
