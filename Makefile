@@ -1,14 +1,14 @@
 # `make` lists the commands. Each installs what it needs, or says exactly what is missing.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-# How many groups `make up` starts. Not read by the shell itself: there, GROUPS is something else.
+# How many groups `make up` starts at least: a store that has more is started whole. Not read by the shell itself: there, GROUPS is something else.
 GROUPS ?= 2
 .PHONY: fuzz help up down clean check test soak verify fix bench bench-growth bench-paths instructions image dist
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-up: ## Build and start two groups and a router, in Docker or as processes (GROUPS=1: one plain group; GROUPS=3: a third)
+up: ## Build and start the store, two groups at least, in Docker or as processes (GROUPS=1: one plain group; GROUPS=3: a third)
 	@RAFTKV_GROUPS=$(GROUPS) scripts/up.sh
 
 down: ## Stop it; the data stays

@@ -2,7 +2,8 @@
 """The story of a stranger with a RaftKV cluster: writes here, reads there, over the RaftKV surface and the native one.
 
     pip install requests msgpack
-    python3 test_client.py [URL ...]            default: RAFTKV_ENDPOINTS, else http://127.0.0.1:8080, 8081 and 8082
+    python3 test_client.py [URL ...]            default: RAFTKV_ENDPOINTS, else those that answer of http://127.0.0.1:8000 and
+                                                8001, the routers, and 8080, 8081 and 8082, nodes
 
 Prints a line for each answer it checks, and ends with code 1 at the first wrong one. Uses keys under `test-client/`
 and leaves nothing behind when all goes well.
@@ -20,7 +21,8 @@ try:
 except ModuleNotFoundError as missing:
     sys.exit(f"{missing}. This needs two packages: pip install requests msgpack")
 
-DEFAULT_ENDPOINTS = "http://127.0.0.1:8080,http://127.0.0.1:8081,http://127.0.0.1:8082"
+# Where `make up` has routers, and nodes of the first group. A plain group has no routers.
+DEFAULT_ENDPOINTS = [f"http://127.0.0.1:{port}" for port in (8000, 8001, 8080, 8081, 8082)]
 # Longer than any deadline of the server's own.
 TIMEOUT = 30
 MSGPACK = "application/msgpack"
@@ -88,6 +90,25 @@ def that(what, holds, response=None, wanted="to hold"):
 
 def chapter(title):
     print(f"\n{title}")
+
+
+def those_that_answer(endpoints):
+    """Waits until any of them is ready to serve; which then are."""
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        found = []
+        for endpoint in endpoints:
+            try:
+                if http.get(f"{endpoint}/readyz", timeout=5).status_code == 200:
+                    found.append(endpoint)
+            except requests.RequestException:
+                pass
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            print(f"WRONG: none of {' '.join(endpoints)} serves; is there a cluster? make up", file=sys.stderr)
+            sys.exit(1)
+        time.sleep(0.2)
 
 
 def wait_until_up(nodes):
@@ -340,10 +361,11 @@ def tidy_up(nodes, prefix):
 
 
 def main():
-    given = sys.argv[1:] or os.environ.get("RAFTKV_ENDPOINTS", DEFAULT_ENDPOINTS).split(",")
-    if given[0] in ("-h", "--help"):
+    given = sys.argv[1:] or [url for url in os.environ.get("RAFTKV_ENDPOINTS", "").split(",") if url]
+    if given and given[0] in ("-h", "--help"):
         print(__doc__)
         return
+    given = given or those_that_answer(DEFAULT_ENDPOINTS)
     nodes = [(node if "://" in node else f"http://{node}").rstrip("/") for node in given]
     run = f"test-client/{uuid.uuid4().hex[:8]}"
     print(f"nodes: {' '.join(nodes)}")

@@ -1,26 +1,32 @@
 #!/usr/bin/env bash
-# The sharded store on the running compose cluster: two groups and a router, on data that was a plain group's before. The
+# The sharded store on the running compose cluster: two groups and two routers, on data that was a plain group's before. The
 # client's tour and the examples of the pages, a restart of every container in between; a third group joins while clients write; a
-# router is killed; everything is stopped in peace.
+# router is killed; everything is stopped gracefully; `make up` starts all of it, and says so when it cannot.
 #
 #   scripts/test-compose-shards.sh PYTHON      with what test_client.py needs
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
+# shellcheck source=scripts/store.sh
+. "$ROOT/scripts/store.sh"
 
 cd "$ROOT"
 python=${1:-python3}
 router="http://127.0.0.1:${RAFTKV_PORT_ROUTER:-8000}"
+router2="http://127.0.0.1:${RAFTKV_PORT_ROUTER_2:-8001}"
 nodes=("http://127.0.0.1:${RAFTKV_PORT_1:-8080}" "http://127.0.0.1:${RAFTKV_PORT_2:-8081}" "http://127.0.0.1:${RAFTKV_PORT_3:-8082}")
 passed=0
 ok() { passed=$((passed + 1)); echo "ok $passed  $*"; }
 
+raftkv=(docker compose exec -T router raftkv)
 # settled GROUPS: waits until so many groups have their share of the slots and nothing moves.
 settled() {
-    local deadline=$((SECONDS + 120))
-    until scripts/settled.sh "$router" "$1"; do
-        [ $SECONDS -lt $deadline ] || die "$1 groups are not settled: $(curl -sS --max-time 10 "$router/v1/cluster" 2>&1)"
+    local deadline=$((SECONDS + 120)) why
+    until why=$(unsettled "$1"); do
+        [ $SECONDS -lt $deadline ] || die "$1 groups are not settled: $why"
         sleep 0.2
     done
+    shares=$(store_groups | awk -F '|' '{ print ($5 > 16384 / '"$1"' - 4 && $5 < 16384 / '"$1"' + 4) ? "even" : $0 }' | uniq)
+    [ "$shares" = even ] || die "the slots are not shared evenly: $shares"
 }
 docs() {
     "$python" scripts/check-docs.py --phase "$1" --at "8000=${router#http://}" --at "8080=${nodes[0]#http://}" \
@@ -74,14 +80,43 @@ for number in $(seq "$count"); do read_at "$router" "grow-$number" "value $numbe
 ok "a third group joined while $count keys were written, each of which is there"
 
 docker compose kill router 2>/dev/null
+read_at "$router2" shards-1 "value 1"
+curl --silent --show-error --fail-with-body --max-time 40 --output /dev/null -X PUT "$router2/v1/kv/shards-2" -d "value 2"
 up --profile grow
 read_at "$router" shards-1 "value 1"
-ok "the router was killed; a new one needs nothing from it"
+ok "a router was killed; the other serves, and a new one needs nothing from it"
+
+# The README's "kill the leader", as it stands there.
+leader=$("${raftkv[@]}" slots greeting | sed 's/.*led by \([a-z0-9]*\).*/\1/')
+put greeting hello
+docker compose --profile grow kill "$leader" 2>/dev/null
+put greeting "still here"
+docker compose --profile grow up --detach --no-build --wait "$leader" >/dev/null 2>&1 || die "$leader did not come back"
+read_at "${nodes[0]}" greeting "still here"
+ok "$leader led the group of the key and was killed; the others go on"
 
 docker compose --profile grow stop >/dev/null 2>&1
-for service in router node1 node2 node3 node4 node5 node6 node7 node8 node9; do
+for service in router router2 node1 node2 node3 node4 node5 node6 node7 node8 node9; do
     code=$(docker inspect --format '{{.State.ExitCode}}' "$(docker compose --profile grow ps -aq "$service")")
     [ "$code" = 0 ] || die "$service ended with code $code when it was asked to stop"
 done
-ok "everything stopped in peace"
+ok "everything stopped gracefully"
+
+# `make up` knows which groups the store has, whatever is asked for.
+export RAFTKV_SKIP_IMAGE=1
+scripts/down.sh >/dev/null 2>&1
+if refused=$(RAFTKV_GROUPS=1 scripts/up.sh 2>&1); then die "a sharded store was started as a plain group: $refused"; fi
+case "$refused" in *"more than one group"*) ;; *) die "no reason is given: $refused" ;; esac
+told=$(RAFTKV_GROUPS=2 scripts/up.sh 2>&1) || die "make up failed: $told"
+case "$told" in *"3 groups are up"*) ;; *) die "three groups should be up: $told" ;; esac
+for number in $(seq 100); do read_at "$router" "shards-$number" "value $number"; done
+start=$SECONDS
+told=$(RAFTKV_GROUPS=2 scripts/up.sh 2>&1) || die "make up failed while all is up: $told"
+[ $((SECONDS - start)) -lt 20 ] || die "make up took $((SECONDS - start)) s while all was up"
+ok "make up starts all three groups, is done at once when they are up, and refuses to start one of them alone"
+
+docker compose --profile grow pause node7 node8 node9 >/dev/null 2>&1
+if told=$(RAFTKV_UP_SECONDS=5 RAFTKV_GROUPS=2 scripts/up.sh 2>&1); then die "make up says that all is well without a group: $told"; fi
+docker compose --profile grow unpause node7 node8 node9 >/dev/null 2>&1
+ok "make up fails while a group does not answer"
 echo "compose, sharded: $passed passed, 0 failed"

@@ -132,13 +132,14 @@ pub(crate) enum OperationCommand {
 /// How a client command reaches the store.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ClientArgs {
-    /// HTTP address of a node; several, separated by commas, are tried in turn
+    /// HTTP address of a node or router; several, separated by commas, are tried in turn
     #[arg(
         long,
         visible_alias = "endpoints",
         env = "RAFTKV_ENDPOINT",
         value_name = "URL[,URL]",
-        default_value = "http://127.0.0.1:8080"
+        // The first of `raftkv local`, or of the compose file; then the routers of the compose file.
+        default_value = "http://127.0.0.1:8080,http://127.0.0.1:8000,http://127.0.0.1:8001"
     )]
     pub(crate) endpoint: Endpoints,
     /// Time for the server to answer a request, like 500ms, 2s or 1m; a unit is needed [default: 5s, at most 1m]
@@ -151,11 +152,6 @@ impl ClientArgs {
     pub(crate) fn client(&self) -> Client {
         let server = self.timeout.map_or(SERVER_DEFAULT, |asked| asked.get());
         Client::new(Asked::Api, self.endpoint.clone(), server + MARGIN)
-    }
-
-    /// For the probe of readiness, which takes no time to speak of.
-    pub(crate) fn probe(&self) -> Client {
-        Client::new(Asked::Readiness, self.endpoint.clone(), self.timeout.map_or(SERVER_DEFAULT, |asked| asked.get()))
     }
 
     /// Tells the server its deadline, as a parameter after `?` or `&`; nothing for the server's own default.

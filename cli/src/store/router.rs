@@ -27,8 +27,8 @@ pub(crate) struct RouterArgs {
         long,
         env = "RAFTKV_ROUTER_ENDPOINT",
         value_name = "URL[,URL]",
-        // A router's own default, then that of `raftkv local`.
-        default_value = "http://127.0.0.1:8000,http://127.0.0.1:8080"
+        // The routers of the compose file, then that of `raftkv local`.
+        default_value = "http://127.0.0.1:8000,http://127.0.0.1:8001,http://127.0.0.1:8080"
     )]
     router: Endpoints,
     /// Give up on a request after this long [default: longer than the router takes]

@@ -16,7 +16,7 @@ use crate::output::{self, JsonArgs, thousands};
 #[command(after_help = "\
 Examples:
   raftkv slots                  which group has which slots
-  raftkv slots user/1           which slot and group a key belongs to
+  raftkv slots user/1           which slot and group a key belongs to, and who leads the group
   raftkv slots '{user1}.cart'   only what is in braces counts: such keys stay together")]
 pub(crate) struct SlotsArgs {
     /// A key
@@ -58,8 +58,12 @@ pub(crate) async fn run(args: SlotsArgs) -> Result<(), Failure> {
 fn of_key(key: &str, raw: &Value, view: &ClusterView) -> Result<String, Failure> {
     let slot = raw.get("slot").and_then(Value::as_u64);
     let slot = slot.ok_or_else(|| Failure::failed(format!("the router's answer has no slot: {raw}")))?;
-    let mut text =
-        format!("{key:?} is in slot {slot}, of {}", group_name(raw.get("group").unwrap_or(&Value::Null), view));
+    let group = raw.get("group").unwrap_or(&Value::Null);
+    let mut text = format!("{key:?} is in slot {slot}, of {}", group_name(group, view));
+    let leader = plain(group).and_then(|id| view.find(&id).ok()?.leader.clone());
+    if let Some(leader) = leader.filter(|leader| !leader.is_empty()) {
+        text.push_str(&format!(", led by {leader}"));
+    }
     if let Some(to) = raw.get("moving_to").filter(|to| !to.is_null()) {
         text.push_str(&format!(", on its way to {}", group_name(to, view)));
     }
@@ -126,6 +130,10 @@ mod tests {
         assert_eq!(text, r#""a b" is in slot 77, of west (id 1)"#);
         let moving = of_key("a", &json!({"slot": 77, "group": null, "moving_to": 1}), &view()).expect("told");
         assert_eq!(moving, r#""a" is in slot 77, of no group, on its way to west (id 1)"#);
+        let mut led = view();
+        led.groups[0].leader = Some("n2".to_owned());
+        let text = of_key("a", &json!({"slot": 77, "group": 1}), &led).expect("told");
+        assert_eq!(text, r#""a" is in slot 77, of west (id 1), led by n2"#);
         assert_eq!(of_key("a", &json!({}), &view()).expect_err("nothing told").code, 1);
     }
 }
