@@ -8,7 +8,7 @@ mod group;
 mod places;
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use raftkv_kv::SlotSet;
@@ -173,6 +173,53 @@ async fn an_engine_that_lost_entries_and_gets_a_snapshot_is_brought_one_thing_at
     ensure!(follower.sidecar().starts() == starts, "the sidecar has ended: {:?}", follower.sidecar().exits());
     lost.check(&follower.client(), 16).await?;
     missed.check(&follower.client(), 4).await?;
+    cluster.finish().await
+}
+
+/// A fourth node dies when it begins to get the data, and stays dead. It has no vote, so it goes at once, and nobody else waits for
+/// it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_joining_node_that_dies_is_removed_at_once_and_holds_up_nobody() -> anyhow::Result<()> {
+    let Some(programs) = planted_programs()? else { return Ok(()) };
+    let builder = Cluster::builder().programs(programs).env("RAFTKV_LOG_RETAIN", "256KiB").unsupervised();
+    let mut cluster = builder.start().await?;
+    let fourth = cluster.add_node().await?;
+    let data = BulkLoad { puts: 24, keys: 24, value_bytes: 64 * 1024, batch: 1, prefix: "data/".to_owned() };
+    data.run(&cluster.nodes()[..3].iter().map(|node| node.client()).collect::<Vec<_>>()).await?;
+    let leader = cluster.leader().await?;
+    eventually("only a snapshot helps who is new", || async {
+        leader.compact().await?.success()?;
+        ensure!(leader.status().await?.node.purged > Some(1), "the log is whole");
+        Ok(())
+    })
+    .await?;
+    let place = "sidecar::peer::before_snapshot";
+    let deaths = Deaths::of(fourth.sidecar());
+    fourth.sidecar().set_env("FAILPOINTS", format!("{place}=1*die"));
+    fourth.start()?;
+    eventually_within(DEATH_PATIENCE, "the fourth node dies there", || async { deaths.at(place) }).await?;
+    fourth.kill();
+    let status = leader.status().await?;
+    ensure!(status.members.len() == 4 && status.voters().len() == 3, "a learner: {:?}", status.members);
+
+    // Another change first: a voter that is asked to join again has nothing to wait for.
+    let other = cluster.others(&leader).into_iter().find(|node| node.index() <= 3).context("a voter")?;
+    let begin = Instant::now();
+    leader.join(&other).await?.success().context("another change")?;
+    leader.remove(fourth.name()).await?.success().context("the removal")?;
+    let took = begin.elapsed();
+    println!("both took {took:?}");
+    ensure!(took < Duration::from_secs(10), "it took {took:?}");
+    let status = leader.status().await?;
+    ensure!(status.members.len() == 3, "{:?}", status.members);
+    // The join that waited for it ends for good: it does not bring the node back.
+    eventually("the join has ended", || async {
+        let logs = std::fs::read_to_string(leader.sidecar().log())?;
+        ensure!(logs.contains("was removed before it had all data"), "not yet");
+        Ok(())
+    })
+    .await?;
+    ensure!(leader.status().await?.members.len() == 3, "it is back");
     cluster.finish().await
 }
 

@@ -37,22 +37,33 @@ fn view(group: &Group) -> Result<(View, Option<LogId>), MembershipError> {
     Ok((view, *stored.log_id()))
 }
 
-/// [`view`], once each member has answered this leader or has had the time to: a new leader has not heard of anybody yet,
-/// and must not take them for dead.
-pub(super) async fn settled_view(group: &Group, began: Instant) -> Result<(View, Option<LogId>), MembershipError> {
+/// Whose life a plan depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// All members.
+    All,
+    /// The voters: a learner is removed dead or alive.
+    Voters,
+}
+
+/// [`view`], once each member that is asked has answered this leader or has had the time to: a new leader has not heard of
+/// anybody yet, and must not take them for dead.
+pub(super) async fn settled_view(
+    group: &Group,
+    began: Instant,
+    asked: Asked,
+) -> Result<(View, Option<LogId>), MembershipError> {
     loop {
         let (view, at) = view(group)?;
-        if view.alive.len() == view.members.len() || began.elapsed() >= ALIVE_WITHIN {
+        let all_answered = match asked {
+            Asked::All => view.alive.len() == view.members.len(),
+            Asked::Voters => view.voters.is_subset(&view.alive),
+        };
+        if all_answered || began.elapsed() >= ALIVE_WITHIN {
             return Ok((view, at));
         }
         tokio::time::sleep(POLL).await;
     }
-}
-
-/// Ends a change that another leader began.
-pub(super) async fn finish_joint(group: &Group, at: Option<LogId>) -> Result<(), MembershipError> {
-    tracing::info!("membership: finishing a change that an earlier leader began");
-    commit(group, ChangeMembers::AddVoterIds(Default::default()), false, at).await.map(drop)
 }
 
 /// Proposes a change that was planned on the membership stored at `at`. False: it has changed since, plan again.
@@ -95,7 +106,10 @@ pub(super) async fn commit(
         Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => {
             Err(MembershipError::Unknown("another leader discarded the entry of this change".to_owned()))
         }
-        Err(RaftError::Fatal(error)) => Err(MembershipError::Unknown(error.to_string())),
+        Err(RaftError::Fatal(error)) => {
+            tracing::debug!(%error, "a change was asked for while consensus stops");
+            Err(MembershipError::Unknown("this node is stopping".to_owned()))
+        }
     }
 }
 

@@ -1,4 +1,8 @@
-//! [`Membership`]: changes who is a member. One change at a time, on the leader; asked elsewhere, it is forwarded there.
+//! [`Membership`]: changes who is a member, on the leader; asked elsewhere, it is forwarded there.
+//!
+//! One step is committed at a time. What takes long holds nobody up: while a joining node gets the data, other changes are made,
+//! its own removal included. Each step is planned on the membership that it is proposed with, so changes that are under way
+//! together see each other's steps and never overwrite them.
 
 mod commit;
 mod joiner;
@@ -13,7 +17,7 @@ use openraft::{ChangeMembers, ServerState};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use commit::{COMMIT_DEADLINE, POLL, commit, finish_joint, settled_view};
+use commit::{Asked, COMMIT_DEADLINE, POLL, commit, settled_view};
 use joiner::{adopt, check_joiner, identify};
 pub use outcome::{MembershipError, MembershipOutcome};
 use plan::{Step, View, is_caught_up, plan_join, plan_remove, promotion, removal};
@@ -21,10 +25,12 @@ use plan::{Step, View, is_caught_up, plan_join, plan_remove, promotion, removal}
 use crate::leadership::{Leadership, TransferError, known_leader, matched_next, metrics_of};
 use crate::management::{CallError, ManagementClient};
 use crate::node::{Group, Node};
-use crate::types::{Member, NodeId};
+use crate::types::{LogId, Member, NodeId};
 
 /// A learner that got nothing new for so long is given up; it stays a learner, and asking again goes on from there.
 const STALL_DEADLINE: Duration = Duration::from_secs(300);
+/// Changes under way at the same time; asking for more is refused. Each waits for one node.
+const MAX_JOBS: usize = 16;
 /// To hand leadership over before the leader itself is removed.
 const TRANSFER_DEADLINE: Duration = Duration::from_secs(3);
 
@@ -65,15 +71,16 @@ pub struct Membership {
     node: Node,
     leadership: Leadership,
     client: ManagementClient,
-    /// Held by the one change that is under way.
+    /// Held while a step is committed.
     turn: Arc<tokio::sync::Mutex<()>>,
-    job: Arc<Mutex<Option<Job>>>,
+    /// The changes under way, at most [`MAX_JOBS`].
+    jobs: Arc<Mutex<Vec<Job>>>,
 }
 
 impl Membership {
     /// Of this node's group.
     pub fn new(node: Node, leadership: Leadership, client: ManagementClient) -> Self {
-        Self { node, leadership, client, turn: Arc::default(), job: Arc::default() }
+        Self { node, leadership, client, turn: Arc::default(), jobs: Arc::default() }
     }
 
     /// Makes the node called `name` that listens at `raft_address` a voter. May be asked again at any time. Past the
@@ -129,15 +136,25 @@ impl Membership {
     /// On the leader: begins the change, or waits for the same one that is under way.
     async fn work(&self, group: Arc<Group>, change: Change, deadline: Instant) -> Outcome {
         let what = change.to_string();
-        if let Some(job) = self.current().filter(|job| job.what == what) {
-            return wait_for(job, deadline).await;
-        }
-        let Ok(turn) = tokio::time::timeout_at(deadline, self.turn.clone().lock_owned()).await else {
-            return Err(MembershipError::InProgress(self.current().map(|job| job.what).unwrap_or_default()));
-        };
         let (state, watched) = watch::channel(JobState::Working(None));
         let job = Job { what: what.clone(), state: watched };
-        *self.lock_job() = Some(job.clone());
+        let begun = {
+            let mut jobs = self.lock_jobs();
+            match jobs.iter().find(|job| job.what == what).cloned() {
+                Some(same) => Err(same),
+                None if jobs.len() >= MAX_JOBS => {
+                    let whats: Vec<_> = jobs.iter().map(|job| job.what.as_str()).collect();
+                    return Err(MembershipError::InProgress(whats.join(", ")));
+                }
+                None => {
+                    jobs.push(job.clone());
+                    Ok(())
+                }
+            }
+        };
+        if let Err(same) = begun {
+            return wait_for(same, deadline).await;
+        }
         let this = self.clone();
         // On its own: whoever asked may go away, the change must still end in a definite state.
         tokio::spawn(async move {
@@ -159,19 +176,35 @@ impl Membership {
                 Ok(outcome) => tracing::info!("membership: {what}: {outcome}"),
                 Err(error) => tracing::warn!("membership: {what}: {error}"),
             }
-            *this.lock_job() = None;
+            this.lock_jobs().retain(|job| job.what != what);
             state.send_replace(JobState::Done(outcome));
-            drop(turn);
         });
         wait_for(job, deadline).await
     }
 
-    fn current(&self) -> Option<Job> {
-        self.lock_job().clone()
+    fn lock_jobs(&self) -> std::sync::MutexGuard<'_, Vec<Job>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock_job(&self) -> std::sync::MutexGuard<'_, Option<Job>> {
-        self.job.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Commits one step, when no other one is being committed.
+    async fn step(
+        &self,
+        group: &Group,
+        change: ChangeMembers<NodeId, Member>,
+        retain: bool,
+        at: Option<LogId>,
+    ) -> Result<bool, MembershipError> {
+        let Ok(_turn) = tokio::time::timeout(COMMIT_DEADLINE, self.turn.lock()).await else {
+            let whats: Vec<_> = self.lock_jobs().iter().map(|job| job.what.clone()).collect();
+            return Err(MembershipError::InProgress(whats.join(", ")));
+        };
+        commit(group, change, retain, at).await
+    }
+
+    /// Ends a change that another leader began.
+    async fn finish_joint(&self, group: &Group, at: Option<LogId>) -> Result<(), MembershipError> {
+        tracing::info!("membership: finishing a change that an earlier leader began");
+        self.step(group, ChangeMembers::AddVoterIds(Default::default()), false, at).await.map(drop)
     }
 
     async fn run_join(
@@ -193,9 +226,17 @@ impl Membership {
         };
         let mut done = None;
         let mut progress = (0, Instant::now());
+        let mut was_member = false;
         let began = Instant::now();
         loop {
-            let (view, at) = settled_view(group, began).await?;
+            let (view, at) = settled_view(group, began, Asked::All).await?;
+            if was_member && !view.members.contains_key(&identity.raft_id) {
+                return Err(MembershipError::refused(
+                    "removed",
+                    format!("{joiner} was removed before it had all data"),
+                ));
+            }
+            was_member |= view.members.contains_key(&identity.raft_id);
             match plan_join(&view, identity.raft_id, &joiner)? {
                 Step::Done => return Ok(done.unwrap_or(MembershipOutcome::AlreadyVoter)),
                 Step::AddLearner(raft_id, member) => {
@@ -203,12 +244,13 @@ impl Membership {
                         adopt(&mut client, group, raft_id).await?;
                     }
                     let change = ChangeMembers::AddNodes([(raft_id, member)].into());
-                    if commit(group, change, true, at).await? {
+                    if self.step(group, change, true, at).await? {
+                        was_member = true;
                         tracing::info!(node = %joiner, raft_id, "is a learner now");
                     }
                 }
                 Step::Update(raft_id, member) => {
-                    if commit(group, ChangeMembers::SetNodes([(raft_id, member)].into()), true, at).await? {
+                    if self.step(group, ChangeMembers::SetNodes([(raft_id, member)].into()), true, at).await? {
                         tracing::info!(node = %joiner, raft_id, "has new addresses");
                         done.get_or_insert(MembershipOutcome::Joined { replaced: Vec::new() });
                     }
@@ -232,16 +274,16 @@ impl Membership {
                     }
                     let names = replaced.iter().filter_map(|old| view.members.get(old)).map(ToString::to_string);
                     let names: Vec<String> = names.collect();
-                    if commit(group, promotion(&view, raft_id, &replaced), false, at).await? {
+                    if self.step(group, promotion(&view, raft_id, &replaced), false, at).await? {
                         tracing::info!(node = %joiner, raft_id, replaced = ?names, "is a voter now");
                         self.forget(group, &view, &replaced, &joiner);
                         done = Some(MembershipOutcome::Joined { replaced: names });
                     }
                 }
                 Step::Remove(old) => {
-                    commit(group, removal(&view, &old), false, at).await?;
+                    self.step(group, removal(&view, &old), false, at).await?;
                 }
-                Step::FinishJoint => finish_joint(group, at).await?,
+                Step::FinishJoint => self.finish_joint(group, at).await?,
                 Step::TransferFirst => {
                     return Err(MembershipError::Unknown("the plan makes no sense".to_owned()));
                 }
@@ -252,10 +294,10 @@ impl Membership {
     async fn run_remove(&self, group: &Group, name: &str, force: bool) -> Outcome {
         let began = Instant::now();
         loop {
-            let (view, at) = settled_view(group, began).await?;
+            let (view, at) = settled_view(group, began, Asked::Voters).await?;
             match plan_remove(&view, name, force)? {
                 Step::Remove(targets) => {
-                    if commit(group, removal(&view, &targets), false, at).await? {
+                    if self.step(group, removal(&view, &targets), false, at).await? {
                         tracing::info!(name, ?targets, "is no member any more");
                         self.forget(group, &view, &targets, &self.node.identity.member());
                         return Ok(MembershipOutcome::Removed);
@@ -272,7 +314,7 @@ impl Membership {
                         }
                     }
                 }
-                _ => finish_joint(group, at).await?,
+                _ => self.finish_joint(group, at).await?,
             }
         }
     }
