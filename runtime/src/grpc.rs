@@ -2,6 +2,7 @@
 //!
 //! One set of HTTP/2 settings for both ends, fit for low latency and for snapshots at full speed.
 
+mod bulk;
 mod channel;
 mod endpoint;
 mod listener;
@@ -9,6 +10,7 @@ mod meter;
 
 use std::time::Duration;
 
+pub use bulk::{SentBytes, bulk};
 pub use channel::{ChannelOptions, connect, connect_lazy};
 pub use endpoint::{Endpoint, EndpointError};
 pub use listener::{Connection, Listener, ListenerError};

@@ -13,13 +13,12 @@ use raftkv_proto::raft::raft_server::{Raft as RaftService, RaftServer};
 use raftkv_proto::state_machine::SnapshotChunk;
 use raftkv_proto::{CLUSTER_ID_HEADER, MAX_MESSAGE_BYTES, TARGET_ID_HEADER, WIRE_VERSION, WIRE_VERSION_HEADER};
 use raftkv_runtime::failpoint;
-use tokio::sync::Semaphore;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::barrier::ReadBarriers;
 use crate::lifecycle::Lifecycle;
-use crate::network::{SnapshotData, Trouble};
+use crate::network::{Incoming, SnapshotData, Trouble};
 use crate::node::{Group, Node};
 use crate::proposals::Proposals;
 use crate::types::{LeaderId, SnapshotMeta, TypeConfig};
@@ -37,7 +36,7 @@ pub struct PeerService {
     proposals: Proposals,
     barriers: ReadBarriers,
     /// One snapshot comes in at a time.
-    receiving: Arc<Semaphore>,
+    incoming: Incoming,
 }
 
 impl PeerService {
@@ -48,7 +47,7 @@ impl PeerService {
         proposals: Proposals,
         barriers: ReadBarriers,
     ) -> RaftServer<Self> {
-        let service = Self { node, lifecycle, proposals, barriers, receiving: Arc::new(Semaphore::new(1)) };
+        let service = Self { node, lifecycle, proposals, barriers, incoming: Incoming::default() };
         RaftServer::new(service)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
@@ -167,9 +166,6 @@ impl RaftService for PeerService {
     ) -> Result<Response<proto::SnapshotResponse>, Status> {
         use proto::snapshot_part::Kind;
         let group = self.checked_group(request.metadata())?;
-        let Ok(receiving) = self.receiving.clone().try_acquire_owned() else {
-            return Err(Status::resource_exhausted("another snapshot is being received"));
-        };
         let mut parts = request.into_inner();
         let Some(proto::SnapshotPart { kind: Some(Kind::Begin(begin)) }) = parts.message().await? else {
             return Err(Status::invalid_argument("a snapshot begins with its description"));
@@ -179,11 +175,11 @@ impl RaftService for PeerService {
             last_log_id: begin.last_log_id.map(wire::parse_log_id).transpose()?,
             last_membership: wire::parse_stored_membership(&begin.membership)?,
         };
+        let receiving = self.incoming.begin(vote).await?;
         tracing::info!(from = %vote, up_to = ?meta.last_log_id.map(|id| id.index()), "receiving a snapshot");
         failpoint!("sidecar::peer::before_snapshot");
-        let started = std::time::Instant::now();
-        let staged = self.node.engine.snapshot_in(chunks(parts)).await?;
-        tracing::info!(took = ?started.elapsed(), "the snapshot is received and durable, installing");
+        let staged = receiving.run(self.node.engine.snapshot_in(chunks(parts, receiving.counter()))).await?;
+        let installing_turn = receiving.whole();
         failpoint!("sidecar::peer::snapshot_staged");
         let snapshot = openraft::alias::SnapshotOf::<TypeConfig, SnapshotData> {
             meta,
@@ -193,7 +189,7 @@ impl RaftService for PeerService {
         // that is done, no other snapshot is received, for it would take the place of this one in the engine.
         let installing = tokio::spawn(async move {
             let installed = group.raft.install_full_snapshot(vote, snapshot).await;
-            drop(receiving);
+            drop(installing_turn);
             installed
         });
         let response = installing.await.map_err(raft_failed)?.map_err(raft_failed)?;
@@ -281,9 +277,15 @@ where
 }
 
 /// The chunks inside the parts. Ends early at anything unreadable: the engine then misses the trailer and refuses.
-fn chunks(parts: Streaming<proto::SnapshotPart>) -> impl Stream<Item = SnapshotChunk> + Send + 'static {
-    tokio_stream::StreamExt::map_while(parts, |part| match part.ok()?.kind? {
-        proto::snapshot_part::Kind::Chunk(bytes) => SnapshotChunk::decode(bytes).ok(),
+fn chunks(
+    parts: Streaming<proto::SnapshotPart>,
+    count: impl Fn(usize) + Send + 'static,
+) -> impl Stream<Item = SnapshotChunk> + Send + 'static {
+    tokio_stream::StreamExt::map_while(parts, move |part| match part.ok()?.kind? {
+        proto::snapshot_part::Kind::Chunk(bytes) => {
+            count(bytes.len());
+            SnapshotChunk::decode(bytes).ok()
+        }
         proto::snapshot_part::Kind::Begin(_) => None,
     })
 }

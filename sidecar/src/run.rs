@@ -25,6 +25,7 @@ use crate::lifecycle::{Lifecycle, StartError};
 use crate::log_store::LogStore;
 use crate::management::{self, Management, ManagementClient};
 use crate::membership::Membership;
+use crate::network::PEER_SILENCE;
 use crate::node::Node;
 use crate::outlook;
 use crate::peer_service::PeerService;
@@ -176,7 +177,8 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
         Ok(())
     });
     let peers = PeerService::server(node.clone(), lifecycle.clone(), proposals.clone(), barriers.clone());
-    tasks.spawn(serve_grpc("peers", listeners.raft, grpc::server().add_service(peers), serving.clone()));
+    let mut server = grpc::server().http2_keepalive_timeout(Some(PEER_SILENCE));
+    tasks.spawn(serve_grpc("peers", listeners.raft, server.add_service(peers), serving.clone()));
     let consensus = ConsensusService::server(node.clone(), proposals, barriers, membership);
     tasks.spawn(serve_grpc("the engine", listeners.engine, grpc::server().add_service(consensus), serving.clone()));
 

@@ -1,6 +1,6 @@
 //! A snapshot on its way: damaged, cut short or of another format, it is refused and changes nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use futures::{StreamExt, TryStreamExt};
@@ -8,7 +8,7 @@ use raftkv_proto::state_machine::SnapshotChunk;
 use raftkv_proto::state_machine::snapshot_chunk::Kind;
 use raftkv_runtime::grpc::Endpoint;
 use raftkv_sidecar::engine_client::EngineClient;
-use raftkv_tests::{Cluster, Load, Process, Seed, binary, eventually_within, figure};
+use raftkv_tests::{BulkLoad, Cluster, Load, Process, Seed, Weather, binary, eventually_within, figure};
 use rand::RngExt;
 
 const PUTS: u64 = 3_000;
@@ -76,6 +76,41 @@ async fn a_damaged_snapshot_is_refused_and_leaves_nothing() -> anyhow::Result<()
     let position = client.activate(staged.token).await?;
     ensure!(position.next_index > 0);
     ensure!(client.status().await?.keys == PUTS, "{:?}", client.status().await?);
+    cluster.finish().await
+}
+
+/// What is on its way fills every buffer between the leader and a member for longer than a dead peer takes to be noticed, heartbeats
+/// of that connection included.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_arrives_over_a_link_that_takes_long_for_it() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().partitionable().env("RAFTKV_LOG_RETAIN", "256KiB").start().await?;
+    let clients: Vec<_> = cluster.nodes().iter().map(|node| node.client()).collect();
+    let data = BulkLoad { puts: 8, keys: 8, value_bytes: 64 * 1024, batch: 1, prefix: "data/".to_owned() };
+    data.run(&clients).await?;
+    let wiped = cluster.follower().await?;
+    wiped.wipe()?;
+    let leader = cluster.leader().await?;
+    eventually_within(Duration::from_secs(30), "only a snapshot helps who is empty", || async {
+        leader.compact().await?.success()?;
+        ensure!(leader.status().await?.node.purged > Some(1), "the log is whole");
+        Ok(())
+    })
+    .await?;
+    cluster.set_weather(Weather { bytes_per_second: data.bytes() / 12, ..Weather::default() });
+    let begin = Instant::now();
+    wiped.start()?;
+    eventually_within(Duration::from_secs(60), "the snapshot is live", || async {
+        ensure!(std::fs::read_to_string(wiped.sidecar().log())?.contains("the snapshot is live"), "not yet");
+        Ok(())
+    })
+    .await?;
+    figure("seconds for a snapshot over a slow link", format!("{:.1}", begin.elapsed().as_secs_f64()));
+    cluster.heal();
+    eventually_within(Duration::from_secs(30), "the wiped node is ready", || wiped.ready()).await?;
+    data.check(&wiped.client(), 1).await?;
+    let log = std::fs::read_to_string(cluster.leader().await?.sidecar().log())?;
+    let begun = log.lines().filter(|line| line.contains("sending a snapshot")).count();
+    ensure!(begun == 1 && log.contains("the snapshot has arrived"), "begun {begun} times");
     cluster.finish().await
 }
 

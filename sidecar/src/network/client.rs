@@ -14,21 +14,25 @@ use openraft::raft::{
 };
 use prost::Message;
 use raftkv_proto::raft as proto;
-use raftkv_proto::state_machine::SnapshotChunk;
+use raftkv_proto::state_machine::{SnapshotChunk, snapshot_chunk};
 use raftkv_runtime::clock::boottime_ns;
 use raftkv_runtime::failpoint;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::peers::{Lane, Moves, Peers, RaftClient};
 use super::pump::{Sent, pump};
+use super::transfer::Transfer;
 use crate::types::{Member, NodeId, TypeConfig, Vote};
 use crate::wire::{self, AppendOutcome};
 
 /// How long a peer may take to answer an append that is under way while nothing of it moves: far longer than an fsync on a busy
 /// disk, and then the stream is opened again.
 const APPEND_RESPONSE_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a snapshot transfer may stand still (the receiver makes it durable before it answers).
+/// How long a snapshot transfer may stand still: no byte leaves, or all have and the receiver makes it durable.
 const SNAPSHOT_STALL_DEADLINE: Duration = Duration::from_secs(120);
+/// Between two looks at how far it is.
+const SNAPSHOT_LOOK: Duration = Duration::from_secs(1);
 /// Appends read ahead of the connection.
 const APPEND_QUEUE: usize = 16;
 /// Waits between attempts to reach a peer that is gone.
@@ -62,6 +66,8 @@ pub struct PeerNetwork {
     lane: Lane,
     /// Kept open between heartbeats: a message on a stream costs a fraction of a call. Gone after any trouble.
     heartbeats: Option<HeartbeatStream>,
+    /// Snapshot transfers that failed, one after the other.
+    snapshots_failed: u32,
 }
 
 /// One append after the other, each answered before the next.
@@ -73,7 +79,7 @@ struct HeartbeatStream {
 
 impl PeerNetwork {
     pub(super) fn new(peers: Peers, target: NodeId, member: &Member, lane: Lane) -> Self {
-        Self { peers, target, first_address: member.raft_address.clone(), lane, heartbeats: None }
+        Self { peers, target, first_address: member.raft_address.clone(), lane, heartbeats: None, snapshots_failed: 0 }
     }
 
     fn address(&self) -> String {
@@ -266,12 +272,13 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         };
         let Outgoing { header, rest } = *outgoing;
         let begin = proto::SnapshotPart { kind: Some(proto::snapshot_part::Kind::Begin(begin)) };
-        let progress = std::sync::Arc::new(tokio::sync::Notify::new());
-        let moved = progress.clone();
+        let estimated_bytes = match &header.kind {
+            Some(snapshot_chunk::Kind::Header(header)) => header.estimated_bytes,
+            _ => 0,
+        };
         // A read error at the source ends the stream early; the receiver then misses the trailer and refuses it.
         let chunks = futures::stream::once(std::future::ready(Ok(header))).chain(rest);
         let chunks = tokio_stream::StreamExt::map_while(chunks, move |chunk| {
-            moved.notify_one();
             failpoint!("sidecar::network::snapshot_chunk");
             let chunk = chunk.inspect_err(|status| tracing::warn!(%status, "reading the snapshot broke off")).ok();
             chunk.map(|chunk| proto::SnapshotPart {
@@ -280,21 +287,38 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
         });
         let parts = futures::stream::once(std::future::ready(begin)).chain(chunks);
 
-        let mut client = self.client(Lane::Snapshot)?;
+        let address = self.address();
+        let (mut client, sent) = self.peers.bulk_client(&address).map_err(|error| Unreachable::new(&error))?;
+        let up_to = snapshot.meta.last_log_id.map(|id| id.index());
+        let mut transfer = Transfer::begin(&address, self.target, up_to, estimated_bytes, self.snapshots_failed);
         let _under_way = self.peers.snapshot_begins(self.target);
         let call = client.snapshot(self.peers.request(self.target, parts));
         let (mut call, mut cancel) = (std::pin::pin!(call), std::pin::pin!(cancel.fuse()));
         let response = loop {
             tokio::select! {
-                response = &mut call => break response.map_err(|status| Unreachable::new(&status))?,
-                closed = &mut cancel => return Err(closed.into()),
-                // Every chunk that moves starts the clock anew.
-                () = progress.notified() => {}
-                () = tokio::time::sleep(SNAPSHOT_STALL_DEADLINE) => {
-                    return Err(Unreachable::from_string("the snapshot transfer stands still").into());
+                response = &mut call => match response {
+                    Ok(response) => break response,
+                    Err(status) => {
+                        self.snapshots_failed += 1;
+                        transfer.failed(status.message());
+                        return Err(Unreachable::new(&status).into());
+                    }
+                },
+                closed = &mut cancel => {
+                    transfer.failed("this node does not lead any more, or replicates anew");
+                    return Err(closed.into());
+                }
+                () = tokio::time::sleep(SNAPSHOT_LOOK) => {
+                    if transfer.stands_still_for(sent.get(), Instant::now()) >= SNAPSHOT_STALL_DEADLINE {
+                        self.snapshots_failed += 1;
+                        transfer.failed("it stands still");
+                        return Err(Unreachable::from_string("the snapshot transfer stands still").into());
+                    }
                 }
             }
         };
+        self.snapshots_failed = 0;
+        transfer.done(sent.get());
         failpoint!("sidecar::network::after_snapshot");
         let vote = wire::parse_vote(response.into_inner().vote).map_err(|error| NetworkError::new(&error))?;
         Ok(SnapshotResponse::new(vote))

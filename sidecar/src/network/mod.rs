@@ -1,17 +1,24 @@
 //! How this node reaches the other members.
 
 mod client;
+mod incoming;
 mod peers;
 mod pump;
+mod transfer;
 mod work;
 
 pub use client::{Outgoing, PeerNetwork, SnapshotData};
+pub use incoming::{Incoming, Receiving};
 pub use peers::{Lane, Peers, RaftClient};
 pub use work::{Trouble, Work};
 
 use openraft::network::RaftNetworkFactory;
 
 use crate::types::{Member, NodeId, TypeConfig};
+
+/// How long a peer that has connected here may leave a ping unanswered. Its answer waits behind what it sends, and on a slow link a
+/// snapshot takes minutes; for whatever else may be wrong with a connection, the peer that made it has deadlines of its own.
+pub const PEER_SILENCE: std::time::Duration = std::time::Duration::from_secs(120);
 
 /// Gives openraft its clients: replication, heartbeats and snapshots each on a connection of their own, so that a large
 /// transfer never delays a heartbeat.

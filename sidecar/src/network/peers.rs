@@ -8,7 +8,7 @@ use raftkv_proto::raft::append_response::Outcome;
 use raftkv_proto::raft::{AppendResponse, raft_client};
 use raftkv_proto::{CLUSTER_ID_HEADER, MAX_MESSAGE_BYTES, TARGET_ID_HEADER, WIRE_VERSION, WIRE_VERSION_HEADER};
 use raftkv_runtime::clock::boottime_ns;
-use raftkv_runtime::grpc::{Meter, Reading, connect_lazy_metered};
+use raftkv_runtime::grpc::{Meter, Reading, SentBytes, bulk, connect_lazy_metered};
 use raftkv_runtime::stage::Stage;
 use tokio::sync::watch;
 use tonic::metadata::MetadataValue;
@@ -218,6 +218,12 @@ impl Peers {
     /// Gives up the connection of one lane to an address: the next client makes a new one.
     pub fn drop_connection(&self, address: &str, lane: Lane) {
         self.lock_channels().remove(&(address.to_owned(), lane));
+    }
+
+    /// A client on a connection of its own for a snapshot, and how much it has sent. Not kept: snapshots are rare.
+    pub fn bulk_client(&self, address: &str) -> Result<(RaftClient, SentBytes), tonic::transport::Error> {
+        let (channel, sent) = bulk(address)?;
+        Ok((Self::wrap(channel), sent))
     }
 
     /// A client on a connection of its own that is up, for talking to a node that may not be a member.

@@ -1,0 +1,88 @@
+//! [`Transfer`]: how a snapshot on its way to a member gets on, for the log and for the deadline.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::types::NodeId;
+
+/// Between two lines about a transfer that takes long.
+const TELL_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A transfer under way.
+pub(super) struct Transfer {
+    to: String,
+    target: NodeId,
+    began: Instant,
+    sent: u64,
+    moved_at: Instant,
+    told_at: Instant,
+    failed_before: u32,
+}
+
+impl Transfer {
+    /// A transfer begins, after so many that have failed.
+    pub(super) fn begin(
+        address: &str,
+        target: NodeId,
+        up_to: Option<u64>,
+        estimated_bytes: u64,
+        failed_before: u32,
+    ) -> Self {
+        let now = Instant::now();
+        let this =
+            Self { to: address.to_owned(), target, began: now, sent: 0, moved_at: now, told_at: now, failed_before };
+        if this.is_told() {
+            tracing::info!(
+                to = this.to,
+                raft_id = target,
+                ?up_to,
+                estimated_bytes,
+                failed_before,
+                "sending a snapshot"
+            );
+        }
+        this
+    }
+
+    /// So many bytes have left by now. Returns for how long none did; tells of progress now and then.
+    pub(super) fn stands_still_for(&mut self, sent: u64, now: Instant) -> Duration {
+        if sent != self.sent {
+            (self.sent, self.moved_at) = (sent, now);
+        }
+        if now - self.told_at >= TELL_INTERVAL {
+            self.told_at = now;
+            let (seconds, still) = ((now - self.began).as_secs(), (now - self.moved_at).as_secs());
+            tracing::info!(to = self.to, raft_id = self.target, sent, seconds, still, "still sending the snapshot");
+        }
+        now - self.moved_at
+    }
+
+    /// The member has it.
+    pub(super) fn done(&self, sent: u64) {
+        tracing::info!(to = self.to, raft_id = self.target, sent, took = ?self.began.elapsed(), "the snapshot has arrived");
+    }
+
+    /// It will be begun again, unless something else is to be done.
+    pub(super) fn failed(&self, reason: &str) {
+        if self.is_told() {
+            let (sent, failed_before) = (self.sent, self.failed_before);
+            let took = self.began.elapsed();
+            tracing::warn!(
+                to = self.to,
+                raft_id = self.target,
+                sent,
+                ?took,
+                failed_before,
+                reason,
+                "the snapshot did not arrive"
+            );
+        }
+    }
+
+    /// A member that is down is tried again several times a second: the first, the second, the fourth failure and so on are told,
+    /// and whatever took long.
+    fn is_told(&self) -> bool {
+        self.failed_before == 0 || self.failed_before.is_power_of_two() || self.began.elapsed() >= TELL_INTERVAL
+    }
+}
