@@ -130,7 +130,7 @@ impl<Q, A: 'static> StreamLink<Q, A> {
                 State::Pausing(pause) => {
                     ready!(pause.as_mut().poll_unpin(cx));
                     let (requests, receiver) = mpsc::channel(SEND_BUFFER);
-                    self.state = State::Opening { requests, opening: with_timeout((self.open)(receiver), &self.peer) };
+                    self.state = State::Opening { requests, opening: with_timeout((self.open)(receiver)) };
                 }
                 State::Opening { requests, opening } => match ready!(opening.poll_unpin(cx)) {
                     Ok(answers) => {
@@ -150,7 +150,7 @@ impl<Q, A: 'static> StreamLink<Q, A> {
                             return Poll::Ready(LinkEvent::Answer(answer));
                         }
                         Some(Err(status)) => status,
-                        None => Status::unavailable(format!("{} ended the stream", self.peer.name())),
+                        None => Status::unavailable("it ended the stream"),
                     };
                     self.pause();
                     return Poll::Ready(LinkEvent::Lost(status));
@@ -182,11 +182,11 @@ pub fn is_move(status: &Status) -> bool {
     status.code() == Code::Aborted
 }
 
-fn with_timeout<A: 'static>(opening: Opening<A>, peer: &Peer) -> Opening<A> {
-    let peer = peer.clone();
+fn with_timeout<A: 'static>(opening: Opening<A>) -> Opening<A> {
     tokio::time::timeout(OPEN_TIMEOUT, opening)
         .map(move |opened| {
-            let hung = || Status::unavailable(format!("{} does not accept the stream", peer.name()));
+            // A process that is stopped still accepts connections.
+            let hung = || Status::unavailable(format!("no answer within {OPEN_TIMEOUT:?}"));
             opened.unwrap_or_else(|_| Err(hung()))
         })
         .boxed()

@@ -103,7 +103,7 @@ impl Barriers {
         match tokio::time::timeout_at(deadline.into(), waiter).await {
             Ok(Ok(passed)) => passed.map_err(BackendError::Unavailable),
             Ok(Err(_)) => Err(BackendError::ShuttingDown),
-            Err(_) => Err(BackendError::Unavailable(self.trouble.explain("no read barrier before the deadline"))),
+            Err(_) => Err(BackendError::Unavailable(self.trouble.explain("no leader confirmed the read in time"))),
         }
     }
 }

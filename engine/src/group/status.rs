@@ -6,7 +6,7 @@ use tonic::Status;
 
 /// For calls that are answered once.
 pub(super) fn of_backend(error: BackendError) -> Status {
-    let text = error.to_string();
+    let text = error.reason();
     match error {
         BackendError::Unavailable(_) | BackendError::ShuttingDown => Status::unavailable(text),
         BackendError::Overloaded { .. } => Status::resource_exhausted(text),
@@ -27,7 +27,7 @@ pub(super) fn refused(error: &BackendError) -> ReadRefused {
         BackendError::DeadlineExceeded(_) => (ReadRefusedReason::Deadline, 0),
         _ => (ReadRefusedReason::Internal, 0),
     };
-    ReadRefused { reason: reason.into(), message: error.to_string(), retry_after_ms }
+    ReadRefused { reason: reason.into(), message: error.reason(), retry_after_ms }
 }
 
 pub(super) fn too_many_streams() -> Status {

@@ -145,10 +145,12 @@ impl Proposer {
             Ok(None) if waiter.give_up() => Err(BackendError::ShuttingDown),
             Ok(None) => Err(unknown("this process stopped before the answer came")),
             Err(_) if waiter.give_up() => {
-                Err(BackendError::Unavailable(self.trouble.explain("the write could not be proposed in time")))
+                Err(BackendError::Unavailable(self.trouble.explain("no leader took the write in time")))
             }
             // The answer may have come in this very moment.
-            Err(_) => waiter.try_answer().unwrap_or_else(|| Err(unknown("no answer before the deadline"))),
+            Err(_) => {
+                waiter.try_answer().unwrap_or_else(|| Err(unknown(&self.trouble.explain("no answer came in time"))))
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use futures::future::join_all;
 use raftkv_api::BackendError;
 use raftkv_kv::Ownership;
 use raftkv_proto::group::{Description, Member};
+use reqwest::StatusCode;
 use serde::Deserialize;
 
 use crate::groups::Groups;
@@ -119,11 +120,8 @@ impl Members {
                 }
                 Ok(response) => {
                     let status = response.status();
-                    let detail = response.json::<Problem>().await.map_or(status.to_string(), |problem| problem.detail);
-                    return Err(match status.is_server_error() {
-                        true => BackendError::Unavailable(detail),
-                        false => BackendError::Rejected(detail),
-                    });
+                    let detail = response.json::<Problem>().await.ok().map(|problem| problem.detail);
+                    return Err(not_changed(status, detail));
                 }
                 Err(error) if error.is_connect() => {
                     last = BackendError::Unavailable(format!("{} cannot be reached", member.management_address));
@@ -139,6 +137,17 @@ impl Members {
 
     fn map(&self) -> Result<std::sync::Arc<ShardMap>, BackendError> {
         self.maps.current().ok_or_else(|| super::no_map(&self.maps))
+    }
+}
+
+/// What it means for the change that a node answered with `status` and, where that is a problem of ours, its detail.
+fn not_changed(status: StatusCode, detail: Option<String>) -> BackendError {
+    match detail {
+        Some(detail) if status == StatusCode::GATEWAY_TIMEOUT => BackendError::OutcomeUnknown(detail),
+        Some(detail) if status.is_server_error() => BackendError::Unavailable(detail),
+        // Cut off, or of a proxy: nothing is known of the change.
+        None if status.is_server_error() => BackendError::OutcomeUnknown(format!("the node answered {status}")),
+        detail => BackendError::Rejected(detail.unwrap_or_else(|| status.to_string())),
     }
 }
 
@@ -163,6 +172,21 @@ mod tests {
     use raftkv_kv::SlotSet;
 
     use super::*;
+
+    #[test]
+    fn what_may_have_been_done_is_never_told_as_not_done() {
+        let why = || "why".to_owned();
+        for (status, error) in [
+            (StatusCode::SERVICE_UNAVAILABLE, BackendError::Unavailable(why())),
+            (StatusCode::BAD_GATEWAY, BackendError::Unavailable(why())),
+            (StatusCode::GATEWAY_TIMEOUT, BackendError::OutcomeUnknown(why())),
+            (StatusCode::CONFLICT, BackendError::Rejected(why())),
+        ] {
+            assert_eq!(not_changed(status, Some(why())), error, "{status}");
+        }
+        assert!(matches!(not_changed(StatusCode::BAD_GATEWAY, None), BackendError::OutcomeUnknown(_)));
+        assert!(matches!(not_changed(StatusCode::NOT_FOUND, None), BackendError::Rejected(_)));
+    }
 
     #[test]
     fn a_group_is_told_in_one_line() {

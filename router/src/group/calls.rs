@@ -51,7 +51,7 @@ impl Calls {
             self.trouble.note(reason);
             let again = Instant::now() + backoff.wait();
             if again >= deadline {
-                return Err(BackendError::Unavailable(self.trouble.explain("no answer before the deadline")));
+                return Err(BackendError::Unavailable(self.trouble.explain("no node of the group answered in time")));
             }
             tokio::time::sleep_until(again.into()).await;
         }

@@ -118,5 +118,5 @@ fn link(nodes: Nodes, peer: Peer) -> StreamLink<ReadRequest, ReadResponse> {
 
 /// What was the last trouble, for errors.
 pub(super) fn too_late(trouble: &Trouble) -> BackendError {
-    BackendError::Unavailable(trouble.explain("no answer to the read before the deadline"))
+    BackendError::Unavailable(trouble.explain("no node of the group answered the read in time"))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::errors::{Fatal, LinearizableReadError, RaftError};
 use openraft::{ReadPolicy, ServerState};
 use raftkv_runtime::clock::boottime_ns;
 
@@ -41,9 +41,20 @@ pub enum ConfirmError {
     /// Too few members answered.
     #[error("no quorum confirmed the leader in time")]
     NoQuorum,
-    /// openraft says so.
-    #[error(transparent)]
-    Raft(#[from] RaftError<TypeConfig, LinearizableReadError<TypeConfig>>),
+    /// openraft has stopped.
+    #[error("consensus has stopped on this node")]
+    Stopped(#[source] Fatal<TypeConfig>),
+}
+
+impl From<RaftError<TypeConfig, LinearizableReadError<TypeConfig>>> for ConfirmError {
+    /// In our words: openraft's show its structures, and clients read them.
+    fn from(error: RaftError<TypeConfig, LinearizableReadError<TypeConfig>>) -> Self {
+        match error {
+            RaftError::APIError(LinearizableReadError::ForwardToLeader(_)) => Self::NotLeader,
+            RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)) => Self::NoQuorum,
+            RaftError::Fatal(fatal) => Self::Stopped(fatal),
+        }
+    }
 }
 
 /// This node leads.
