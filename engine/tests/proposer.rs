@@ -1,7 +1,7 @@
 //! The proposer against a sidecar that loses, repeats, reorders and refuses, with the real store behind it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -342,13 +342,14 @@ async fn a_batch_that_is_being_repeated_is_never_outrun_by_so_many_that_its_answ
     let stack = Stack::start().await;
     let proposer = proposer(&stack);
     proposer.propose(vec![set("first", "1")], deadline_in(PATIENT)).await.expect("written");
-    let lost = Arc::new(AtomicBool::new(true));
+    let (lost, repeats) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
     stack.sidecar.fate({
-        let lost = Arc::clone(&lost);
+        let (lost, repeats) = (Arc::clone(&lost), Arc::clone(&repeats));
         let stuck = key("stuck");
         move |proposal| match proposal {
             // Applied the first time, and each answer is lost.
             Proposal::Batch(batch) if batch.ops.iter().any(|op| *op.command.key() == stuck) => {
+                repeats.fetch_add(1, Ordering::SeqCst);
                 if lost.load(Ordering::SeqCst) { Fate::UnknownApplied } else { Fate::Apply }
             }
             _ => Fate::Apply,
@@ -365,7 +366,15 @@ async fn a_batch_that_is_being_repeated_is_never_outrun_by_so_many_that_its_answ
             proposer.propose(vec![set(&format!("k{n}"), "1")], deadline_in(PATIENT)).await.expect("written");
         }
     });
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // They come to a halt before their end: the stuck one is repeated again and again, and nothing else is applied.
+    let (mut at, by) = (0, deadline_in(PATIENT));
+    while stack.store.revision() != at {
+        assert!(Instant::now() < by, "they do not come to a halt");
+        let seen = repeats.load(Ordering::SeqCst);
+        at = stack.store.revision();
+        until("it is repeated", || repeats.load(Ordering::SeqCst) >= seen + 5).await;
+    }
+    assert!(!others.is_finished(), "{at} writes");
     lost.store(false, Ordering::SeqCst);
     let outcomes = stuck.await.expect("writer").expect("answered from the session's record");
     assert!(matches!(outcomes[..], [Outcome::Set { created: true, .. }]), "{outcomes:?}");
