@@ -112,9 +112,12 @@ impl<B: Backend> App<B> {
     }
 
     /// The context of a change of membership, which has to bring a node up to date: the longest deadline unless told.
+    /// It takes no other parameters: who writes the node into the URL means something, and must not be misunderstood.
     pub(crate) fn patient_context(&self, parts: &Parts) -> Result<RequestContext, Problem> {
         let asked = Query::of(parts)?.take("timeout")?.is_some();
-        let ctx = self.plain_context(parts)?;
+        let mut query = Query::of(parts)?;
+        let ctx = self.context(parts, &mut query)?;
+        query.finish()?;
         let longest = Instant::now() + self.config.max_timeout;
         Ok(RequestContext { deadline: if asked { ctx.deadline } else { longest }, ..ctx })
     }

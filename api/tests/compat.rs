@@ -122,6 +122,11 @@ async fn arima() {
     assert_eq!(server.send("POST", "/raft/remove", &[], br#"{"node_id":"n4"}"#).await.status, 200);
     refused(server.send("POST", "/raft/remove", &[], br#"{"node_id":"n4"}"#).await);
     refused(server.send("POST", "/raft/join", &[], br#"{"node_id":"","raft_address":"x"}"#).await);
+    let fine: &[u8] = br#"{"node_id":"n5","raft_address":"127.0.0.1:9"}"#;
+    refused(server.send("POST", "/raft/join?node_id=n6", &[], fine).await);
+    refused(server.send("POST", "/raft/join?timeout=9s&timeout=8s", &[], fine).await);
+    assert_eq!(server.send("POST", "/raft/join?timeout=9s", &[], fine).await.status, 200);
+    refused(server.send("POST", "/raft/remove?dry_run=true", &[], br#"{"node_id":"n5"}"#).await);
     server.memory.fail(Some(BackendError::OutcomeUnknown("lost".into())));
     assert_eq!(server.send("POST", "/store", &[], br#"{"key":"k","value":1}"#).await.status, 504);
 }

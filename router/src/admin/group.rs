@@ -17,12 +17,12 @@ use super::request::{self, Query, number};
 use super::{ADMIN_TIMEOUT, LOOK_TIMEOUT, answer};
 use crate::cluster::change::NewGroup;
 use crate::cluster::records::{GroupId, GroupRecord, GroupState, MoveRecord};
-use crate::cluster::rejected::Rejected;
+use crate::cluster::rejected::{Rejected, RejectedCode};
 use crate::cluster::{ClusterState, ControlPlane, RouterView};
 use crate::group::GroupClient;
 
 /// A group that is to be added gets this long.
-const ADD_TIMEOUT: Duration = Duration::from_secs(3);
+const ADD_TIMEOUT: Duration = raftkv_runtime::deadlines::ROUTER_LOOK;
 
 /// What the store is made of.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -100,7 +100,7 @@ struct MoveView {
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AddRequest {
-    /// For people; `group-<id>` by default.
+    /// For people; `group<id>` by default.
     #[serde(default)]
     name: Option<String>,
     /// `host:port` of the group service of at least one node.
@@ -289,10 +289,22 @@ async fn look_at(plane: &ControlPlane, addresses: &[String]) -> Result<Descripti
     })
 }
 
+/// The group with that id, or the one of that name that takes part: a removed group keeps its name, and is in nobody's way.
+async fn id_of(plane: &ControlPlane, id_or_name: &str) -> Result<GroupId, Problem> {
+    if let Ok(id) = number(id_or_name, "the id of a group") {
+        return Ok(id);
+    }
+    let found = super::read(plane).await?;
+    let named = found.state.groups.values().find(|group| group.is_live() && group.name == id_or_name);
+    named.map(|group| group.id).ok_or_else(|| {
+        rejected(&Rejected::new(RejectedCode::UnknownGroup, format!("there is no group {id_or_name:?}")))
+    })
+}
+
 /// Removes a group: its slots are moved away first. The last one is removed with all keys, if that is confirmed.
 #[utoipa::path(
     delete, path = "/v1/cluster/groups/{id}", tag = "cluster",
-    params(("id" = u32, Path), ("confirm" = Option<String>, Query, description = "`delete-all-keys`, for the last group.")),
+    params(("id" = String, Path, description = "Its id, or its name."), ("confirm" = Option<String>, Query, description = "`delete-all-keys`, for the last group.")),
     responses(
         (status = 202, description = "Begun; asked again, the same operation.", body = super::operation::OperationView),
         (status = 404, body = ProblemBody, content_type = "application/problem+json"),
@@ -306,7 +318,7 @@ pub(super) async fn remove(
 ) -> Result<Response, Refused> {
     let (parts, _) = request.into_parts();
     let mut query = Query::of(&parts);
-    let confirmed = match query.take("confirm").as_deref() {
+    let confirmed = match query.take("confirm")?.as_deref() {
         None => false,
         Some(b"delete-all-keys") => true,
         Some(_) => {
@@ -315,7 +327,7 @@ pub(super) async fn remove(
         }
     };
     query.finish()?;
-    let id: GroupId = number(&id, "the id of a group")?;
+    let id = id_of(&plane, &id).await?;
     let until = Instant::now() + ADMIN_TIMEOUT;
     let removed = plane.store().update(until, |state| state.remove_group(id, confirmed, super::now_ms())).await;
     let (operation, found) = removed.map_err(store)?;
@@ -324,7 +336,8 @@ pub(super) async fn remove(
 
 /// Gives a group another weight. Slots move by it at the next rebalance.
 #[utoipa::path(
-    post, path = "/v1/cluster/groups/{id}/weight", tag = "cluster", params(("id" = u32, Path)),
+    post, path = "/v1/cluster/groups/{id}/weight", tag = "cluster",
+    params(("id" = String, Path, description = "Its id, or its name.")),
     request_body = WeightRequest,
     responses(
         (status = 200, body = GroupView),
@@ -339,7 +352,7 @@ pub(super) async fn weigh(
 ) -> Result<Response, Refused> {
     let (parts, body) = request.into_parts();
     Query::of(&parts).finish()?;
-    let id: GroupId = number(&id, "the id of a group")?;
+    let id = id_of(&plane, &id).await?;
     let asked: WeightRequest = request::json(&parts, body).await?;
     let until = Instant::now() + ADMIN_TIMEOUT;
     let weighed = plane.store().update(until, |state| state.set_weight(id, asked.weight)).await;

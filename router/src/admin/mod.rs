@@ -25,7 +25,7 @@ use crate::cluster::store::Versioned;
 /// The meta group gets this long to say how things are; then the last that is known is shown.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 /// A client's change of the document gets this long.
-const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
+const ADMIN_TIMEOUT: Duration = raftkv_runtime::deadlines::ROUTER_DOCUMENT;
 
 /// The description of this part of the interface.
 #[derive(OpenApi)]

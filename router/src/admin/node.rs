@@ -97,8 +97,8 @@ pub(super) async fn forget(
     Path(name): Path<String>,
     request: Request,
 ) -> Result<Response, Refused> {
-    let (parts, _) = request.into_parts();
-    Query::of(&parts).finish()?;
+    let (parts, body) = request.into_parts();
+    request::nothing_else(&parts, body).await?;
     let until = Instant::now() + ADMIN_TIMEOUT;
     plane.store().update(until, |state| state.forget_node(&name)).await.map_err(store)?;
     tracing::info!(node = name, "node: forgotten by request");

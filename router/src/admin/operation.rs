@@ -246,8 +246,10 @@ fn is_open(found: &Versioned, id: OperationId) -> bool {
 pub(super) async fn cancel(
     State(plane): State<ControlPlane>,
     Path(id): Path<String>,
-    _: Request,
+    request: Request,
 ) -> Result<Response, Refused> {
+    let (parts, body) = request.into_parts();
+    request::nothing_else(&parts, body).await?;
     let id: OperationId = number(&id, "the number of an operation")?;
     let until = Instant::now() + ADMIN_TIMEOUT;
     let cancelled = plane.store().update(until, |state| state.cancel_operation(id, super::now_ms())).await;

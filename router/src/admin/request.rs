@@ -29,15 +29,24 @@ impl Query {
         Self(pairs.collect())
     }
 
-    /// Takes a parameter out.
-    pub(super) fn take(&mut self, name: &str) -> Option<Vec<u8>> {
-        let at = self.0.iter().position(|(known, _)| known == name.as_bytes())?;
-        Some(self.0.swap_remove(at).1)
+    /// Takes a parameter out. One that is empty, as out of an empty shell variable, or given twice is refused.
+    pub(super) fn take(&mut self, name: &str) -> Result<Option<Vec<u8>>, Problem> {
+        let is_named = |(known, _): &(Vec<u8>, Vec<u8>)| known == name.as_bytes();
+        let Some(at) = self.0.iter().position(is_named) else { return Ok(None) };
+        let (_, value) = self.0.swap_remove(at);
+        let wrong = |why| Problem::bad_request("invalid_parameter", format!("the parameter {name} {why}"));
+        if value.is_empty() {
+            return Err(wrong("must not be empty"));
+        }
+        if self.0.iter().any(is_named) {
+            return Err(wrong("is given more than once"));
+        }
+        Ok(Some(value))
     }
 
     /// Takes a span of time out: `10s`, `500ms`, or a number of milliseconds.
     pub(super) fn take_wait(&mut self) -> Result<Duration, Problem> {
-        let Some(text) = self.take("wait") else { return Ok(Duration::ZERO) };
+        let Some(text) = self.take("wait")? else { return Ok(Duration::ZERO) };
         let text = String::from_utf8_lossy(&text).into_owned();
         let digits = text.bytes().take_while(u8::is_ascii_digit).count();
         let factor = match &text[digits..] {
@@ -87,6 +96,16 @@ pub(super) async fn json<T: DeserializeOwned>(parts: &Parts, body: Body) -> Resu
         .map_err(|error| Problem::bad_request("malformed_json", format!("the body cannot be understood: {error}")))
 }
 
+/// For requests that say all in their path: no parameters, and no body but an empty object.
+pub(super) async fn nothing_else(parts: &Parts, body: Body) -> Result<(), Problem> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Nothing {}
+
+    Query::of(parts).finish()?;
+    json::<Nothing>(parts, body).await.map(|_| ())
+}
+
 /// A number in the path.
 pub(super) fn number<T: std::str::FromStr>(text: &str, what: &str) -> Result<T, Problem> {
     text.parse().map_err(|_| Problem::bad_request("invalid_path", format!("{text:?} is not {what}")))
@@ -109,11 +128,15 @@ mod tests {
     #[test]
     fn parameters_are_bytes_and_none_is_ignored() {
         let mut query = Query::of(&parts("/x?key=a+b%ff%2B&wait=2s&z", None));
-        assert_eq!(query.take("key").unwrap(), b"a b\xff+");
+        assert_eq!(query.take("key").unwrap().unwrap(), b"a b\xff+");
         assert_eq!(query.take_wait().unwrap(), Duration::from_secs(2));
         assert_eq!(query.finish().unwrap_err().code, "unknown_parameter");
         let wait = |text: &str| Query::of(&parts(&format!("/x?wait={text}"), None)).take_wait();
         assert_eq!(wait("999m").unwrap(), MAX_WAIT);
+        for doubtful in ["key=", "key", "key=a&key=b"] {
+            let taken = Query::of(&parts(&format!("/x?{doubtful}"), None)).take("key");
+            assert_eq!(taken.unwrap_err().code, "invalid_parameter", "{doubtful}");
+        }
         for bad in ["", "x", "-1", "1h"] {
             assert_eq!(wait(bad).unwrap_err().code, "invalid_parameter", "{bad}");
         }
@@ -127,6 +150,10 @@ mod tests {
             #[serde(default)]
             number: u32,
         }
+        assert_eq!(nothing_else(&parts("/x", None), Body::from("{}")).await, Ok(()));
+        assert_eq!(nothing_else(&parts("/x?id=7", None), Body::empty()).await.unwrap_err().code, "unknown_parameter");
+        let more = nothing_else(&parts("/x", None), Body::from(r#"{"dry_run":true}"#)).await;
+        assert_eq!(more.unwrap_err().code, "malformed_json");
         let read = async |text: String, media_type| json::<Wanted>(&parts("/x", media_type), text.into()).await;
         assert_eq!(read(String::new(), None).await, Ok(Wanted { number: 0 }));
         let asked = read(r#"{"number":3}"#.to_owned(), Some("application/json; charset=utf-8")).await;

@@ -53,7 +53,7 @@ pub(super) struct Slot {
 pub(super) async fn all(State(plane): State<ControlPlane>, request: Request) -> Result<Response, Refused> {
     let (parts, _) = request.into_parts();
     let mut query = Query::of(&parts);
-    let key = query.take("key");
+    let key = query.take("key")?;
     query.finish()?;
     let (found, _) = super::look(&plane).await?;
     Ok(match key {

@@ -285,7 +285,7 @@ mod tests {
             }
         }
         assert_eq!(placed, [1, 2, 1, 2]);
-        let asked = state.register(&node("i", false, Some("group-2")), 1).unwrap();
+        let asked = state.register(&node("i", false, Some("group2")), 1).unwrap();
         assert!(matches!(asked, Assignment::Join { group: 2, .. }), "a group that was named takes more: {asked:?}");
     }
 

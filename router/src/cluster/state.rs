@@ -105,7 +105,7 @@ impl ClusterState {
     pub fn init(store: u64, addresses: Vec<String>, replicas: usize) -> Self {
         let meta = GroupRecord {
             id: META_GROUP,
-            name: format!("group-{META_GROUP}"),
+            name: format!("group{META_GROUP}"),
             state: GroupState::Active,
             weight: 1,
             slots: SlotSet::all(),

@@ -86,7 +86,7 @@ fn error_of(status: &Status) -> BackendError {
     // Only what our own side made, the transport, has a source.
     let of_transport = std::error::Error::source(status).is_some();
     let message = if of_transport {
-        format!("the node cannot be reached: {}", status.message())
+        format!("the node cannot be reached: {}", raftkv_runtime::reason::call(status, ""))
     } else {
         status.message().to_owned()
     };

@@ -203,12 +203,19 @@ impl Lane {
             LinkEvent::Opened => self.trouble.clear(),
             LinkEvent::Answer(ReadResponse { id, outcome }) => self.on_answer(id, outcome, now),
             LinkEvent::NotOpened(status) => {
-                self.trouble.note(format!("{} cannot be reached: {}", self.link.peer().name(), status.message()));
+                self.trouble.note(format!(
+                    "{} cannot be reached: {}",
+                    self.link.peer().name(),
+                    raftkv_runtime::reason::call(&status, "")
+                ));
             }
             LinkEvent::Lost(status) => {
                 if !stream_link::is_move(&status) {
                     let name = self.link.peer().name();
-                    self.trouble.note(format!("the connection to {name} was lost: {}", status.message()));
+                    self.trouble.note(format!(
+                        "the connection to {name} was lost: {}",
+                        raftkv_runtime::reason::call(&status, "")
+                    ));
                     if !self.sent.is_empty() {
                         // It may have been too large an answer that ended it.
                         self.most_keys = (self.most_keys / 4).max(1);

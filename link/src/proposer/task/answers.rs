@@ -6,6 +6,7 @@ use raftkv_api::BackendError;
 use raftkv_kv::Answer;
 use raftkv_proto::consensus::propose_response::Outcome as Proposed;
 use raftkv_proto::consensus::{ProposeResponse, Refused, RefusedReason};
+use raftkv_runtime::reason;
 use raftkv_runtime::stage::Stage;
 
 use super::super::batch::{InFlight, Progress};
@@ -29,9 +30,9 @@ impl Task {
             LinkEvent::Answer(ProposeResponse { id, outcome }) => self.on_answer(id, outcome, now),
             LinkEvent::NotOpened(status) => {
                 if !self.was_connected {
-                    tracing::debug!(peer = self.peer.name(), "not reached: {}", status.message());
+                    tracing::debug!(peer = self.peer.name(), "not reached: {}", reason::call(&status, ""));
                 }
-                self.trouble.note(format!("{} cannot be reached: {}", self.peer.name(), status.message()));
+                self.trouble.note(format!("{} cannot be reached: {}", self.peer.name(), reason::call(&status, "")));
             }
             LinkEvent::Lost(status) => {
                 if stream_link::is_move(&status) {
@@ -41,9 +42,13 @@ impl Task {
                         peer = self.peer.name(),
                         batches = self.batches.len(),
                         "connection lost: {}",
-                        status.message()
+                        reason::call(&status, "")
                     );
-                    self.trouble.note(format!("the connection to {} was lost: {}", self.peer.name(), status.message()));
+                    self.trouble.note(format!(
+                        "the connection to {} was lost: {}",
+                        self.peer.name(),
+                        reason::call(&status, "")
+                    ));
                 }
                 self.peer.figures().connected.set(0.0);
                 if matches!(self.session, Session::Opening { .. }) {

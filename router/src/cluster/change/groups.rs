@@ -10,7 +10,7 @@ use crate::cluster::state::{
 /// A group that is to be added.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewGroup {
-    /// For people; `None` = `group-<id>`.
+    /// For people; `None` = `group<id>`.
     pub name: Option<String>,
     /// Where routers reach its nodes; at least one.
     pub addresses: Vec<String>,
@@ -66,11 +66,11 @@ impl ClusterState {
     /// A name that no group has, made from an id.
     fn free_group_name(&self, id: GroupId) -> String {
         let is_free = |name: &String| !self.groups.values().any(|group| group.is_live() && group.name == *name);
-        let plain = format!("group-{id}");
+        let plain = format!("group{id}");
         if is_free(&plain) {
             return plain;
         }
-        (1..).map(|n| format!("group-{id}-{n}")).find(is_free).unwrap_or(plain)
+        (1..).map(|n| format!("group{id}-{n}")).find(is_free).unwrap_or(plain)
     }
 
     /// A removed group takes part again: its nodes know it by its id, so it cannot get another.
