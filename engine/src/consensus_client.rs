@@ -107,7 +107,7 @@ async fn within<T>(
 fn error_of(status: &Status, effect: Effect) -> BackendError {
     // Only what our own side made, the transport, has a source.
     let message = match std::error::Error::source(status) {
-        Some(_) => format!("the sidecar cannot be reached: {}", status.message()),
+        Some(_) => format!("the sidecar cannot be reached: {}", raftkv_runtime::reason::call(status, "")),
         None => status.message().to_owned(),
     };
     match status.code() {

@@ -20,14 +20,14 @@ fn main() {
         let _ = usage.print();
         std::process::exit(code)
     });
-    let config = Config::resolve(args).unwrap_or_else(|error| exit::fatal(exit::USAGE, error));
-    telemetry::init(&config.log, config.log_format).unwrap_or_else(|error| exit::fatal(exit::USAGE, error));
-    metrics::install().unwrap_or_else(|error| exit::fatal(exit::SOFTWARE, error));
+    let config = Config::resolve(args).unwrap_or_else(|error| exit::fatal_error(exit::USAGE, &error));
+    telemetry::init(&config.log, config.log_format).unwrap_or_else(|error| exit::fatal_error(exit::USAGE, &error));
+    metrics::install().unwrap_or_else(|error| exit::fatal_error(exit::SOFTWARE, &error));
     variables::warn_of_unknown();
     file_limit::raise_for(config.door.http_limits().max_connections);
-    let runtime = workers::runtime(SHARE_OF_CORES).unwrap_or_else(|error| exit::fatal(error.exit_code(), error));
+    let runtime = workers::runtime(SHARE_OF_CORES).unwrap_or_else(|error| exit::fatal_error(error.exit_code(), &error));
     if let Err(error) = runtime.block_on(start(config)) {
-        exit::fatal(error.exit_code(), error);
+        exit::fatal_error(error.exit_code(), &error);
     }
     // A listing that nobody waits for any more may still be reading.
     runtime.shutdown_background();

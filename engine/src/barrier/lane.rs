@@ -176,11 +176,12 @@ impl Lane {
             LinkEvent::Opened => self.trouble.clear(),
             LinkEvent::Answer(ReadBarrierResponse { id, outcome }) => self.on_answer(id, outcome, now),
             LinkEvent::NotOpened(status) => {
-                self.trouble.note(format!("the sidecar cannot be reached: {}", status.message()));
+                self.trouble
+                    .note(format!("the sidecar cannot be reached: {}", raftkv_runtime::reason::call(&status, "")));
                 self.drop_abandoned();
             }
             LinkEvent::Lost(status) => {
-                self.trouble.note(format!("the sidecar was lost: {}", status.message()));
+                self.trouble.note(format!("the sidecar was lost: {}", raftkv_runtime::reason::call(&status, "")));
                 // Asking again has no effect but an answer.
                 for sent in std::mem::take(&mut self.sent) {
                     self.waiting.extend(sent.reads);

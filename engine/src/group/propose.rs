@@ -177,10 +177,11 @@ impl Pump {
                 }
             }
             LinkEvent::NotOpened(status) => {
-                self.unreachable = Some(format!("the sidecar cannot be reached: {}", status.message()));
+                self.unreachable =
+                    Some(format!("the sidecar cannot be reached: {}", raftkv_runtime::reason::call(&status, "")));
             }
             LinkEvent::Lost(status) => {
-                self.forget(&format!("the sidecar was lost: {}", status.message())).await?;
+                self.forget(&format!("the sidecar was lost: {}", raftkv_runtime::reason::call(&status, ""))).await?;
             }
         }
         Ok(())
