@@ -96,14 +96,14 @@ pub(super) async fn json<T: DeserializeOwned>(parts: &Parts, body: Body) -> Resu
         .map_err(|error| Problem::bad_request("malformed_json", format!("the body cannot be understood: {error}")))
 }
 
-/// For requests that say all in their path: no parameters, and no body but an empty object.
+/// For requests that say all in their path: no parameters, and no body but an empty object or null.
 pub(super) async fn nothing_else(parts: &Parts, body: Body) -> Result<(), Problem> {
     #[derive(serde::Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Nothing {}
 
     Query::of(parts).finish()?;
-    json::<Nothing>(parts, body).await.map(|_| ())
+    json::<Option<Nothing>>(parts, body).await.map(|_| ())
 }
 
 /// A number in the path.
@@ -150,7 +150,9 @@ mod tests {
             #[serde(default)]
             number: u32,
         }
-        assert_eq!(nothing_else(&parts("/x", None), Body::from("{}")).await, Ok(()));
+        for nothing in ["", "{}", "null"] {
+            assert_eq!(nothing_else(&parts("/x", None), Body::from(nothing)).await, Ok(()), "{nothing:?}");
+        }
         assert_eq!(nothing_else(&parts("/x?id=7", None), Body::empty()).await.unwrap_err().code, "unknown_parameter");
         let more = nothing_else(&parts("/x", None), Body::from(r#"{"dry_run":true}"#)).await;
         assert_eq!(more.unwrap_err().code, "malformed_json");
