@@ -110,3 +110,37 @@ impl Drop for Receiving {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::LeaderId;
+
+    fn vote(term: u64) -> Vote {
+        Vote { leader_id: LeaderId { term, node_id: 1 }, committed: true }
+    }
+
+    #[tokio::test]
+    async fn a_transfer_whose_sender_is_gone_makes_room_but_not_for_an_earlier_leader() {
+        let mut incoming = Incoming::default();
+        let first = incoming.begin(vote(2)).await.expect("nothing else comes in");
+        let receiving = tokio::spawn(async move { first.run(std::future::pending::<Result<(), Status>>()).await });
+        let stale = incoming.begin(vote(1)).await.err().expect("an earlier leader");
+        assert_eq!(stale.code(), tonic::Code::ResourceExhausted);
+        assert!(!receiving.is_finished());
+        let second = incoming.begin(vote(2)).await.expect("the same leader begins again");
+        let ended = receiving.await.expect("no panic").expect_err("it made room");
+        assert_eq!(ended.code(), tonic::Code::Aborted);
+
+        let installing = second.whole();
+        incoming.patience = Duration::from_millis(20);
+        let third = incoming.begin(vote(3)).await.err().expect("the second one is being installed");
+        assert_eq!(third.code(), tonic::Code::ResourceExhausted);
+        drop(installing);
+        incoming.patience = TAKE_OVER_PATIENCE;
+        let third = incoming.begin(vote(3)).await.expect("that is over");
+        let counted = third.counter();
+        third.run(async { Ok(counted(5)) }).await.expect("received");
+        assert_eq!(third.bytes(), 5);
+    }
+}

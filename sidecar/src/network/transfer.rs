@@ -86,3 +86,30 @@ impl Transfer {
         self.failed_before == 0 || self.failed_before.is_power_of_two() || self.began.elapsed() >= TELL_INTERVAL
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_does_not_move_stands_still() {
+        let mut transfer = Transfer::begin("n2:8088", 7, Some(5), 1_000, 0);
+        let mut now = Instant::now();
+        for seconds in 1..=600 {
+            now += Duration::from_secs(1);
+            assert_eq!(transfer.stands_still_for(seconds * 1_250, now), Duration::ZERO, "10 kbit/s");
+        }
+        for seconds in 1..=30 {
+            now += Duration::from_secs(1);
+            assert_eq!(transfer.stands_still_for(600 * 1_250, now), Duration::from_secs(seconds));
+        }
+        assert_eq!(transfer.stands_still_for(600 * 1_250 + 1, now), Duration::ZERO, "it moves again");
+    }
+
+    #[test]
+    fn failures_that_repeat_are_told_less_and_less() {
+        let told = |failed| Transfer::begin("n2:8088", 7, None, 0, failed).is_told();
+        let told: Vec<u32> = (0..=20).filter(|failed| told(*failed)).collect();
+        assert_eq!(told, [0, 1, 2, 4, 8, 16]);
+    }
+}
