@@ -181,7 +181,7 @@ fn what_can_never_go_live_is_removed_and_its_token_means_nothing_else() {
     assert!(first < second && second < third, "{first} {second} {third}");
     assert!(matches!(activate(&store, second), Err(StoreError::SnapshotRefused(_))));
     // Broken off: what was staged before is gone, and nothing is there instead.
-    let mut cut = taken.parts[..1].to_vec().into_iter();
+    let mut cut = taken.parts[..1].iter().cloned();
     let broken = store.stage_snapshot(&taken.header, || cut.next());
     assert!(matches!(broken, Err(StoreError::SnapshotDamaged(_))), "{broken:?}");
     assert_eq!(generations(restarted.path()), 1);

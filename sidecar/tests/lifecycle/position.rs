@@ -56,7 +56,7 @@ impl Fixture {
     /// A log with so many entries, all durable, and an engine that has none of them.
     async fn new(entries: u64) -> Self {
         let dir = tempfile::tempdir().expect("directory");
-        let log = LogStore::open(WalOptions::new(&dir.path().join("log"))).expect("a log");
+        let log = LogStore::open(WalOptions::new(dir.path().join("log"))).expect("a log");
         let position = |index| WalPosition { leader: Leader { term: 1, node: 7 }, index };
         let entry =
             |index| WalEntry { position: position(index), kind: 1, stamp: 1, data: Bytes::from_static(b"logged") };
