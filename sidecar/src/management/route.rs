@@ -1,7 +1,7 @@
 //! [`route`]: one path of the management API, with its methods and its parameters, each named once.
 //!
-//! A request here can end a node and its data. What it says is therefore taken as a whole or not at all: a misspelt, an
-//! empty or a repeated parameter, and a body, are refused before the handler sees the request.
+//! A change that is asked for here can end a node and its data. Its request is therefore taken as a whole or not at all: a
+//! misspelt, an empty or a repeated parameter, and a body, are refused before the handler sees the request.
 
 use axum::extract::{Query, Request};
 use axum::handler::Handler;
@@ -13,20 +13,22 @@ use axum::routing::{MethodFilter, MethodRouter};
 
 use super::Problem;
 
-/// Shows something and changes nothing.
+/// Shows something and changes nothing. Probes and scrapers add parameters of their own (`/readyz?verbose`), which are ignored.
 pub(super) const READ: Methods =
-    Methods { filter: MethodFilter::GET.or(MethodFilter::HEAD), named: &[Method::GET, Method::HEAD] };
+    Methods { filter: MethodFilter::GET.or(MethodFilter::HEAD), named: &[Method::GET, Method::HEAD], is_strict: false };
 /// A change. GET is taken, too, as in the system that this API answers for.
 pub(super) const CHANGE: Methods =
-    Methods { filter: MethodFilter::GET.or(MethodFilter::POST), named: &[Method::GET, Method::POST] };
+    Methods { filter: MethodFilter::GET.or(MethodFilter::POST), named: &[Method::GET, Method::POST], is_strict: true };
 /// A change that destroys data: no link and no prefetch may do that.
-pub(super) const DESTROY: Methods = Methods { filter: MethodFilter::POST, named: &[Method::POST] };
+pub(super) const DESTROY: Methods = Methods { filter: MethodFilter::POST, named: &[Method::POST], is_strict: true };
 
 /// The methods of a path.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Methods {
     filter: MethodFilter,
     named: &'static [Method],
+    /// Whether a request that is not understood to its end is refused.
+    is_strict: bool,
 }
 
 impl Methods {
@@ -45,7 +47,7 @@ impl Methods {
     }
 }
 
-/// A path that answers to `methods` with `handler`, and knows the parameters in `known` and no others.
+/// A path that answers to `methods` with `handler`. A change knows the parameters in `known` and no others.
 pub(super) fn route<H, T, S>(methods: Methods, known: &'static [&'static str], handler: H) -> MethodRouter<S>
 where
     H: Handler<T, S>,
@@ -53,6 +55,9 @@ where
     S: Clone + Send + Sync + 'static,
 {
     let check = move |request: Request, next: Next| async move {
+        if !methods.is_strict {
+            return next.run(request).await;
+        }
         let (parts, body) = request.into_parts();
         match check_parameters(&parts.uri, known).and_then(|()| check_body(&parts)) {
             Ok(()) => next.run(Request::from_parts(parts, body)).await,
