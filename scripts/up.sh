@@ -114,7 +114,8 @@ absent_services() {
 
 # Who is in the group of node1, when nothing knows of other groups.
 plain_members() {
-    "${raftkv[@]}" status --json | tr '{' '\n' | sed -n -E '/"raft_address"/s/.*"name": ?"([^"]*)".*/\1/p' | sort -u
+    # It exits with 1 while a member is silent, and tells of the members all the same.
+    { "${raftkv[@]}" status --json || true; } | tr '{' '\n' | sed -n -E '/"raft_address"/s/.*"name": ?"([^"]*)".*/\1/p' | sort -u
 }
 
 in_docker() {
@@ -191,10 +192,12 @@ in_processes() {
         [ "$had" -le "$groups" ] || groups=$had
         section "Start $groups group(s) of three nodes as processes"
         rm -f "$LOCAL/out.json"
-        local arguments=(--nodes 3) port=8080
-        if [ "$groups" -gt 1 ]; then port=8000 && arguments+=(--groups "$groups" --routers 2); fi
+        local arguments=(--nodes 3)
+        if [ "$groups" -gt 1 ]; then arguments+=(--groups "$groups" --routers 2); fi
+        # A store that is there keeps its ports.
+        if [ "$had" -gt 0 ]; then :; elif [ "$groups" -gt 1 ]; then arguments+=(--http-port 8000); else arguments+=(--http-port 8080); fi
         # Its own session: it stays when this terminal is closed.
-        setsid "$(target_dir)/release/raftkv" local "${arguments[@]}" --http-port "$port" --dir "$data" --json \
+        setsid "$(target_dir)/release/raftkv" local "${arguments[@]}" --dir "$data" --json \
             >"$LOCAL/out.json" 2>"$LOCAL/log" </dev/null &
         local pid=$! deadline=$((SECONDS + START_SECONDS))
         echo "$pid" >"$LOCAL/pid"

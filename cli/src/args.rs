@@ -129,6 +129,9 @@ pub(crate) enum OperationCommand {
     Watch(OperationWatchArgs),
 }
 
+/// The first node of `raftkv local` or of the compose file, then the routers of the compose file.
+const DEFAULT_ENDPOINTS: &str = "http://127.0.0.1:8080,http://127.0.0.1:8000,http://127.0.0.1:8001";
+
 /// How a client command reaches the store.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ClientArgs {
@@ -138,8 +141,7 @@ pub(crate) struct ClientArgs {
         visible_alias = "endpoints",
         env = "RAFTKV_ENDPOINT",
         value_name = "URL[,URL]",
-        // The first of `raftkv local`, or of the compose file; then the routers of the compose file.
-        default_value = "http://127.0.0.1:8080,http://127.0.0.1:8000,http://127.0.0.1:8001"
+        default_value = DEFAULT_ENDPOINTS
     )]
     pub(crate) endpoint: Endpoints,
     /// Time for the server to answer a request, like 500ms, 2s or 1m; a unit is needed [default: 5s, at most 1m]
@@ -151,7 +153,9 @@ impl ClientArgs {
     /// For keys and values. Waits longer than the server takes, so that the server's own answer is seen.
     pub(crate) fn client(&self) -> Client {
         let server = self.timeout.map_or(SERVER_DEFAULT, |asked| asked.get());
-        Client::new(Asked::Api, self.endpoint.clone(), server + MARGIN)
+        let client = Client::new(Asked::Api, self.endpoint.clone(), server + MARGIN);
+        // Addresses that nobody named may be those of another store: only one that cannot be reached makes room for the next.
+        if self.endpoint.to_string() == DEFAULT_ENDPOINTS { client.of_first_that_answers() } else { client }
     }
 
     /// Tells the server its deadline, as a parameter after `?` or `&`; nothing for the server's own default.

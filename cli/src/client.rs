@@ -143,6 +143,8 @@ impl Problem {
 pub(crate) struct Client {
     asked: Asked,
     endpoints: Endpoints,
+    /// Whether a 503 of the first address that answers is the last word.
+    first_answer_counts: bool,
     timeout: Duration,
     http: hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>,
 }
@@ -154,7 +156,13 @@ impl Client {
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT.min(timeout)));
         let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
-        Self { asked, endpoints, timeout, http }
+        let first_answer_counts = asked == Asked::Router;
+        Self { asked, endpoints, first_answer_counts, timeout, http }
+    }
+
+    /// The same client, for which the answer of the first address that can be reached counts, a 503, too.
+    pub(crate) fn of_first_that_answers(self) -> Self {
+        Self { first_answer_counts: true, ..self }
     }
 
     /// Where it sends to.
@@ -165,7 +173,8 @@ impl Client {
     /// Sends to each address in turn until one answers.
     ///
     /// A refused connection means that the request was not sent, and the next address is tried. A 503 means that it was
-    /// definitely not applied: the next node is tried, too, but not the next router, which may be one of another store.
+    /// definitely not applied: the next node is tried, too, but not the next router, which may be one of another store, nor an
+    /// address that nobody named.
     /// If none does better, the first answer counts, not what later addresses are. A connection that breaks after the
     /// request was sent ends a change: the outcome is unknown, and reported.
     pub(crate) async fn send(
@@ -194,7 +203,7 @@ impl Client {
             if let Err(stranger) = self.asked.recognise(endpoint, &method, &answer) {
                 return Err(refused.unwrap_or(stranger));
             }
-            if answer.status != StatusCode::SERVICE_UNAVAILABLE || self.asked == Asked::Router {
+            if answer.status != StatusCode::SERVICE_UNAVAILABLE || self.first_answer_counts {
                 return Ok(answer);
             }
             refused.get_or_insert_with(|| {

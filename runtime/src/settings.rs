@@ -119,7 +119,8 @@ fn port(address: &str) -> Option<u16> {
 
 /// Why no other process can reach this host:port, if that can be told without asking anybody.
 pub fn unreachable(address: &str) -> Option<&'static str> {
-    const EVERY_INTERFACE: &str = "this is every interface of whoever reads it and names no machine; give the host name or the address of this one";
+    const EVERY_INTERFACE: &str =
+        "this means every interface and names no machine; give the host name or the address of this one";
     const MANY: &str = "nobody can connect to a multicast or broadcast address";
     let (host, _) = address.rsplit_once(':')?;
     if port(address) == Some(0) {

@@ -41,6 +41,8 @@ const KNOWN: &[&str] = &[
     "RAFTKV_META",
     "RAFTKV_MOVE_PAUSE_AT",
     "RAFTKV_MOVE_RATE",
+    "RAFTKV_NEXTEST_PROFILE",
+    "RAFTKV_PROFILE",
     "RAFTKV_RAFT_ADVERTISE",
     "RAFTKV_RAFT_LISTEN",
     "RAFTKV_READ_LEASE",
@@ -52,8 +54,12 @@ const KNOWN: &[&str] = &[
     "RAFTKV_SHUTDOWN_GRACE",
     "RAFTKV_SIDECAR_GRPC",
     "RAFTKV_SIDECAR_GRPC_LISTEN",
+    "RAFTKV_SKIP_BUILD",
+    "RAFTKV_SKIP_IMAGE",
     "RAFTKV_SNAPSHOT_AFTER",
+    "RAFTKV_STAGES",
     "RAFTKV_STOP_GRACE",
+    "RAFTKV_UP_SECONDS",
 ];
 
 /// Families of the scripts and of the tests.

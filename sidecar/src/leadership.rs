@@ -163,14 +163,16 @@ pub fn outage(node: &Node, group: &Group) -> Option<&'static str> {
     let metrics = group.raft.metrics();
     let metrics = metrics.borrow_watched();
     let patience = Duration::from_millis(group.raft.config().election_timeout_max) * OUTAGE_AFTER;
+    let is_lost = group.peers.work.lost_for() >= patience;
     if metrics.state == ServerState::Leader {
-        return match ack_age(&metrics) {
-            Some(age) if age >= patience => Some("the leader has lost contact with a majority"),
-            _ if group.peers.work.is_stuck() => Some("entries of the leader make no progress at a majority"),
-            _ => None,
+        return match group.peers.work.is_stuck() {
+            _ if is_lost => Some("the leader has lost contact with a majority"),
+            true => Some("entries of the leader make no progress at a majority"),
+            false => None,
         };
     }
-    if node.leader_silent_for() >= patience {
+    // What was seen a moment ago may be over.
+    if is_lost && node.leader_silent_for() > ALIVE_WITHIN {
         return Some("no leader has been heard for longer than an election takes");
     }
     let told = group.peers.work.told_by(metrics.vote.leader_id);

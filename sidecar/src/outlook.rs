@@ -19,7 +19,7 @@ use crate::types::{NodeId, TypeConfig};
 const TICK: Duration = Duration::from_millis(100);
 /// A loss that is over sooner is not told: elections and short pauses are none.
 const TOLD_AFTER: Duration = Duration::from_millis(500);
-/// A leader that stepped down because its entries stood still does not stand again for so many longest election timeouts: the
+/// A leader that stepped down because its entries stood still does not stand again for this many longest election timeouts: the
 /// others elect one of them meanwhile. Afterwards it may, in case they could not.
 const STAYS_AWAY: u32 = 16;
 /// Between two attempts to step down.
@@ -33,6 +33,8 @@ struct Watch {
     told_standing: BTreeSet<NodeId>,
     told_stuck: bool,
     stepped_down_at: Option<Instant>,
+    /// How many looks in a row have found no leader with a majority.
+    looks_lost: u32,
     lost_since: Option<Instant>,
     told_lost: bool,
 }
@@ -64,6 +66,7 @@ impl Watch {
             told_standing: BTreeSet::new(),
             told_stuck: false,
             stepped_down_at: None,
+            looks_lost: 0,
             lost_since: None,
             told_lost: false,
         }
@@ -71,6 +74,14 @@ impl Watch {
 
     async fn tick(&mut self, group: &Group) {
         let metrics = metrics_of(group);
+        // Counted in looks and not by the clock: a node that has just begun, has just stopped to lead or was suspended has not
+        // missed a leader yet.
+        let is_lost = match metrics.state {
+            ServerState::Leader => !has_quorum_contact(group),
+            _ => self.node.leader_silent_for() > ALIVE_WITHIN,
+        };
+        self.looks_lost = if is_lost { self.looks_lost.saturating_add(1) } else { 0 };
+        group.peers.work.set_lost_for(TICK * self.looks_lost);
         let verdict = match metrics.state {
             ServerState::Leader => self.look(group, &metrics).await,
             _ => {
@@ -102,6 +113,7 @@ impl Watch {
         let membership = metrics.membership_config.membership();
         let sight = |id: NodeId| Sight {
             matched_next: matched_next(metrics, id).unwrap_or(0),
+            answers: silent_for(metrics, id).is_some_and(|silent| silent <= ALIVE_WITHIN),
             in_snapshot: group.peers.is_in_snapshot(id),
             reading: readings.get(&id).copied().flatten(),
         };
@@ -111,15 +123,11 @@ impl Watch {
             me: metrics.id,
             last_next: metrics.last_log_index.map_or(0, |index| index + 1),
             committed_next: metrics.local_committed.map_or(0, |committed| committed.index() + 1),
+            has_quorum_contact: has_quorum_contact(group),
             voters: membership.get_joint_config().clone(),
             others: others.map(|id| (id, sight(id))).collect(),
         };
-        let mut verdict = self.standstill.look(&view, Instant::now());
-        // Who does not even answer heartbeats is down or cut off, which is another story.
-        let answers = |id: &NodeId| silent_for(metrics, *id).is_some_and(|silent| silent <= ALIVE_WITHIN);
-        verdict.standing.retain(answers);
-        verdict.stuck &= has_quorum_contact(group);
-        verdict
+        self.standstill.look(&view, Instant::now())
     }
 
     fn tell_standing(&mut self, metrics: &RaftMetrics<TypeConfig>, verdict: &Verdict) {

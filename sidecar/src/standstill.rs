@@ -15,10 +15,9 @@ use crate::types::{LeaderId, NodeId};
 /// So many bytes more on a connection are progress: more than a connection that is made again carries before the first large
 /// packet, and the least that a slow link must carry between two looks.
 const PROGRESS_BYTES: u64 = 2 * 1024;
-/// After so many longest election timeouts without progress a connection is made again; the wait doubles each time.
+/// After this many longest election timeouts without progress a connection is made again. The wait doubles each time, without an
+/// upper bound: on a slow link a large message needs one connection for as long as it takes.
 const REMAKE_AFTER: u32 = 3;
-/// The longest wait before a connection is made again, in longest election timeouts.
-const REMAKE_AT_MOST: u32 = 12;
 /// After so many longest election timeouts without progress entries stand still: a new connection was tried in between.
 const STANDS_AFTER: u32 = 8;
 /// The same where the other host has received everything and does not answer: its disk may be slow.
@@ -29,6 +28,8 @@ const STANDS_AFTER_RECEIVED: u32 = 20;
 pub struct Sight {
     /// Below which index its log matches.
     pub matched_next: u64,
+    /// It answers heartbeats. A member that does not is down or cut off, which is no standstill.
+    pub answers: bool,
     /// It is being sent a snapshot, which has a deadline of its own.
     pub in_snapshot: bool,
     /// Of the connection that carries entries to it; `None` = there is none, or nobody looked.
@@ -46,6 +47,8 @@ pub struct View {
     pub last_next: u64,
     /// The index after the last entry that is committed.
     pub committed_next: u64,
+    /// A majority answers heartbeats.
+    pub has_quorum_contact: bool,
     /// All sets of voters.
     pub voters: Vec<BTreeSet<NodeId>>,
     /// All other members.
@@ -75,7 +78,7 @@ pub struct Standstill {
     others: BTreeMap<NodeId, Pace>,
 }
 
-/// How a member gets on.
+/// The progress of one member.
 #[derive(Debug)]
 struct Pace {
     matched_next: u64,
@@ -126,7 +129,8 @@ impl Standstill {
             self.leader = Some(view.leader);
             (self.committed_next, self.committed_at) = (view.committed_next, now);
         }
-        if view.committed_next != self.committed_next || view.committed_next >= view.last_next {
+        let has_nothing_to_commit = view.committed_next >= view.last_next;
+        if view.committed_next != self.committed_next || has_nothing_to_commit || !view.has_quorum_contact {
             (self.committed_next, self.committed_at) = (view.committed_next, now);
         }
         self.others.retain(|id, _| view.others.contains_key(id));
@@ -164,7 +168,8 @@ impl Pace {
     }
 
     fn look(&mut self, sight: &Sight, last_next: u64, now: Instant) {
-        if sight.matched_next != self.matched_next || sight.matched_next >= last_next || sight.in_snapshot {
+        let has_all = sight.matched_next >= last_next;
+        if sight.matched_next != self.matched_next || has_all || sight.in_snapshot || !sight.answers {
             *self = Self { matched_next: sight.matched_next, ..Self::new(sight, now) };
             return;
         }
@@ -193,7 +198,7 @@ impl Pace {
         let is_due = !self.received_all && now.duration_since(since) >= unit * self.remake_after;
         if is_due {
             self.remade_at = Some(now);
-            self.remake_after = (self.remake_after * 2).min(REMAKE_AT_MOST);
+            self.remake_after = self.remake_after.saturating_mul(2);
         }
         is_due
     }
@@ -215,12 +220,13 @@ mod tests {
     impl Group {
         fn new(others: &[NodeId]) -> Self {
             let now = Instant::now();
-            let sight = Sight { matched_next: 10, in_snapshot: false, reading: None };
+            let sight = Sight { matched_next: 10, answers: true, in_snapshot: false, reading: None };
             let view = View {
                 leader: LeaderId { term: 1, node_id: ME },
                 me: ME,
                 last_next: 10,
                 committed_next: 10,
+                has_quorum_contact: true,
                 voters: vec![others.iter().copied().chain([ME]).collect()],
                 others: others.iter().map(|id| (*id, sight)).collect(),
             };
@@ -309,6 +315,23 @@ mod tests {
         // A snapshot has a deadline of its own.
         group.view.others.values_mut().for_each(|sight| sight.in_snapshot = true);
         assert_eq!(group.wait(1, |_| {}).1, Verdict::default());
+    }
+
+    #[test]
+    fn a_member_that_was_down_has_its_time_when_it_is_back() {
+        let mut group = Group::new(&[2, 3]);
+        group.view.last_next = 11;
+        group.view.others.values_mut().for_each(|sight| sight.answers = false);
+        group.view.has_quorum_contact = false;
+        assert_eq!(group.wait(4 * STANDS_AFTER, |_| {}), (Vec::new(), Verdict::default()));
+        assert!(
+            group.standstill.suspects(group.now).is_empty(),
+            "nobody looks at the connection of a member that is down"
+        );
+        group.view.others.values_mut().for_each(|sight| sight.answers = true);
+        group.view.has_quorum_contact = true;
+        assert_eq!(group.wait(STANDS_AFTER - 1, |_| {}).1, Verdict::default());
+        assert!(group.wait(2, |_| {}).1.stuck);
     }
 
     #[test]

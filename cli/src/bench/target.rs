@@ -1,6 +1,9 @@
 //! [`Target`]: the system under load, and [`Session`]: one client's way to it.
 
+use std::io::Write;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tonic::transport::Channel;
 
@@ -15,6 +18,9 @@ use crate::failure::Failure;
 
 /// Clients that share a connection to etcd, as its own benchmark shares them.
 const CLIENTS_PER_CHANNEL: u32 = 16;
+
+/// An address that takes no connection within this time is left out, where there are others.
+const REACHED_WITHIN: Duration = Duration::from_millis(500);
 
 /// A system that can be put under load.
 #[derive(Debug, Clone)]
@@ -33,7 +39,17 @@ impl Target {
     }
 
     pub(super) fn raftkv(args: &BenchArgs) -> Self {
-        Self::RaftKv { authorities: args.endpoints.authorities().into(), consistency: args.consistency }
+        let mut authorities = args.endpoints.authorities();
+        // The image names a node's address and a router's, of which a container has one: clients are spread over those that are
+        // there. If none is, the run tells why.
+        let reached: Vec<_> = authorities.iter().filter(|authority| is_reached(authority)).cloned().collect();
+        if !reached.is_empty() && reached.len() < authorities.len() {
+            let silent: Vec<_> = authorities.iter().filter(|authority| !reached.contains(authority)).cloned().collect();
+            let _ =
+                writeln!(std::io::stderr(), "raftkv: cannot connect to {}: not a part of this run", silent.join(", "));
+            authorities = reached;
+        }
+        Self::RaftKv { authorities: authorities.into(), consistency: args.consistency }
     }
 
     pub(super) fn etcd(args: &BenchArgs, endpoints: &Endpoints) -> Result<Self, Failure> {
@@ -66,6 +82,11 @@ impl Target {
             )),
         }
     }
+}
+
+fn is_reached(authority: &str) -> bool {
+    let Ok(mut addresses) = authority.to_socket_addrs() else { return false };
+    addresses.any(|address| TcpStream::connect_timeout(&address, REACHED_WITHIN).is_ok())
 }
 
 /// Carries out operations one at a time and checks the answers.

@@ -259,7 +259,8 @@ impl Membership {
                     let metrics = metrics_of(group);
                     let last = metrics.last_log_index.map_or(0, |index| index + 1);
                     let matched = matched_next(&metrics, raft_id).unwrap_or(0);
-                    if matched > progress.0 {
+                    // A snapshot has a deadline of its own.
+                    if matched > progress.0 || group.peers.is_in_snapshot(raft_id) {
                         progress = (matched, Instant::now());
                     }
                     if !is_caught_up(matched, last) {

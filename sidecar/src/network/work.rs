@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::types::{LeaderId, NodeId};
 
@@ -52,6 +53,8 @@ struct State {
     silent: bool,
     /// As a leader: to whom entries make no progress.
     standing: BTreeSet<NodeId>,
+    /// For how long no leader with a majority was seen.
+    lost_for: Duration,
     /// As a follower: what the leader said last.
     told: Option<(LeaderId, Trouble)>,
 }
@@ -61,6 +64,16 @@ impl Work {
     pub fn set(&self, stuck: bool, silent: bool, standing: BTreeSet<NodeId>) {
         let mut state = self.lock();
         (state.stuck, state.silent, state.standing) = (stuck, silent, standing);
+    }
+
+    /// Notes for how long no leader with a majority was seen.
+    pub fn set_lost_for(&self, lost_for: Duration) {
+        self.lock().lost_for = lost_for;
+    }
+
+    /// For how long no leader with a majority was seen; zero while there is one.
+    pub fn lost_for(&self) -> Duration {
+        self.lock().lost_for
     }
 
     /// Whether entries of this leader make no progress at a majority, though it answers heartbeats.
