@@ -4,6 +4,7 @@
 
 mod bulk;
 mod channel;
+mod counted;
 mod endpoint;
 mod listener;
 mod meter;

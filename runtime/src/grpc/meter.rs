@@ -2,15 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint as TonicEndpoint, Uri};
+
+use super::counted::Counted;
 
 /// The sockets of this process's network namespace, with the bytes that wait in each.
 const SOCKETS_V4: &str = "/proc/self/net/tcp";
@@ -80,58 +79,9 @@ pub fn connect_lazy_metered(endpoint: &TonicEndpoint, meter: Meter) -> Channel {
             let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await?;
             stream.set_nodelay(true)?;
             let written = meter.begin(&stream)?;
-            io::Result::Ok(TokioIo::new(Metered { stream, written }))
+            io::Result::Ok(TokioIo::new(Counted::new(stream, written)))
         }
     }))
-}
-
-/// Counts what is written.
-struct Metered {
-    stream: TcpStream,
-    written: Arc<AtomicU64>,
-}
-
-impl Metered {
-    fn count(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(bytes)) = &written {
-            self.written.fetch_add(*bytes as u64, Ordering::Release);
-        }
-        written
-    }
-}
-
-impl AsyncRead for Metered {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Metered {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.count(written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.count(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }
 
 /// Bytes that were written to the socket and not acknowledged, from a table as `/proc/net/tcp`.
@@ -169,7 +119,7 @@ mod tests {
             let stream = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connect");
             let (mut other, _) = listener.accept().await.expect("accept");
             let written = meter.begin(&stream).expect("both ends are known");
-            let mut metered = Metered { stream, written };
+            let mut metered = Counted::new(stream, written);
             metered.write_all(&[7; 1_000]).await.expect("write");
             other.read_exact(&mut [0; 1_000]).await.expect("read");
             let reading = meter.read().expect("a connection");
