@@ -18,6 +18,22 @@ pub(crate) struct Status {
     pub(crate) cluster_id: Option<String>,
     pub(crate) node: NodeStatus,
     pub(crate) members: Vec<Member>,
+    pub(crate) waiting: Option<Waiting>,
+}
+
+/// What a node in no cluster waits for.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Waiting {
+    pub(crate) reason: Option<String>,
+}
+
+impl Status {
+    /// Why this node waits or serves nothing, in its own words.
+    pub(crate) fn reason(&self) -> Option<&str> {
+        let waits = self.waiting.as_ref().and_then(|waiting| waiting.reason.as_deref());
+        self.node.reason.as_deref().or(waits)
+    }
 }
 
 /// The node that answered.
@@ -35,6 +51,7 @@ pub(crate) struct NodeStatus {
     pub(crate) snapshot_index: Option<u64>,
     pub(crate) log_bytes: Option<u64>,
     pub(crate) engine: EngineStatus,
+    pub(crate) reason: Option<String>,
     pub(crate) version: Option<String>,
 }
 

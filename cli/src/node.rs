@@ -65,7 +65,8 @@ pub(crate) struct RemoveArgs {
 Example:
   raftkv node kill node4
 
-The node leaves its group, deletes its data and its log, and starts anew, empty. The last node of a group is killed only
+The node leaves its group and ends. At its next start, which a supervisor or a container's restart policy sees to, it deletes
+its data and its log, and begins empty. The last node of a group is killed only
 when the group owns nothing. A node that cannot be reached can only be removed.")]
 pub(crate) struct KillArgs {
     /// The node's name
@@ -163,7 +164,7 @@ pub(crate) async fn kill(args: KillArgs) -> Result<(), Failure> {
         if status.members.iter().any(|member| member.name.as_deref() == Some(&name)) {
             Progress::Waiting(format!("{name} is still a member"))
         } else {
-            Progress::Done(format!("{name} is no member any more and is wiped"))
+            Progress::Done(format!("{name} is no member any more; its data is wiped at its next start at the latest"))
         }
     };
     let killed = change(&wait, deadlines::CHANGE, &path, progress).await;

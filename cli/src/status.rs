@@ -206,6 +206,10 @@ impl Group {
                 }
                 Err(silence) => notes.push(format!("{name} does not answer: {}", silence.reason)),
                 Ok((_, status)) => {
+                    if let Some(reason) = status.reason() {
+                        let does = if status.cluster_id.is_none() { "waits" } else { "serves nothing" };
+                        notes.push(format!("{name} {does}: {reason}"));
+                    }
                     if status.node.engine.connected == Some(false) {
                         notes.push(format!("{name}: the engine does not answer its sidecar"));
                     }
@@ -361,6 +365,19 @@ mod tests {
         let mut group = group();
         group.nodes[2].answer = Err(Silence { reason: "no answer within 2s".to_owned(), is_not_reached: false });
         assert!(group.to_text().contains("node3 does not answer: no answer within 2s") && !group.is_well());
+    }
+
+    #[test]
+    fn a_node_that_waits_or_serves_nothing_says_why() {
+        let says = |raw: serde_json::Value| {
+            let status: Status = serde_json::from_value(raw.clone()).expect("status");
+            let member = Member { name: status.node.name.clone(), ..Member::default() };
+            Group { cluster_id: None, leader: None, nodes: vec![Seen { member, answer: Ok((raw, status)) }] }.to_text()
+        };
+        let text = says(json!({"node": {"name": "n1"}, "waiting": {"reason": "node2 does not answer"}}));
+        assert!(text.contains("n1 waits: node2 does not answer"), "{text}");
+        let text = says(json!({"cluster_id": "c", "node": {"name": "n1", "reason": "it was removed"}}));
+        assert!(text.contains("n1 serves nothing: it was removed"), "{text}");
     }
 
     #[test]

@@ -144,6 +144,7 @@ impl EngineBackend {
 
 impl Backend for EngineBackend {
     async fn write(&self, ctx: RequestContext, ops: Vec<Op>) -> Result<Vec<Outcome>, BackendError> {
+        self.shared.barriers.check_service()?;
         self.shared.disk.check(&ops)?;
         self.shared.proposer.propose(ops, ctx.deadline).await
     }
@@ -205,10 +206,10 @@ impl Backend for EngineBackend {
 /// Whether a node in this state can answer requests; if not, why.
 fn check_ready(status: &ConsensusStatus) -> Result<(), &str> {
     match status.role.as_str() {
+        _ if !status.not_ready.is_empty() => Err(&status.not_ready),
         "waiting" => Err("this node has not joined a cluster yet"),
         "removed" => Err("this node was removed from its cluster"),
         "learner" => Err("this node is still catching up"),
-        _ if !status.not_ready.is_empty() => Err(&status.not_ready),
         _ if status.leader_raft_id == 0 => Err("no leader is known"),
         _ => Ok(()),
     }

@@ -16,7 +16,7 @@ const PATIENT: Duration = Duration::from_secs(20);
 const LONG: Duration = Duration::from_secs(300);
 
 fn granted(lease: Duration, next_index: u64) -> Result<LeaseGrant, Status> {
-    Ok(LeaseGrant { until_ns: clock::boottime_ns() + lease.as_nanos() as u64, next_index, revocation: 0 })
+    Ok(LeaseGrant { until_ns: clock::boottime_ns() + lease.as_nanos() as u64, next_index, ..LeaseGrant::default() })
 }
 
 struct Reader {
@@ -90,7 +90,7 @@ async fn a_revocation_during_a_read_does_not_cover_it_and_is_acknowledged() {
     let sidecar = &reader.stack.sidecar;
     let cost = reader.cost_of(Consistency::Linearizable, || async {
         // The second look has nothing to wait for.
-        sidecar.lease(Ok(revocation)).await;
+        sidecar.lease(Ok(revocation.clone())).await;
         until("it is acknowledged", || sidecar.lease_acks().last().is_some_and(|ack| ack.revocation == 7)).await;
     });
     assert_eq!(cost.await, (1, 2));

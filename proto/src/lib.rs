@@ -6,6 +6,10 @@
 // Generated code: its lints are not ours.
 #![allow(missing_docs, unreachable_pub, clippy::all)]
 
+mod expiry;
+
+pub use expiry::{EXPIRY_HEADER, Expiry, NoExpiry};
+
 mod generated {
     // The module tree follows the package names, as the generated cross-references expect.
     pub mod raftkv {
@@ -50,6 +54,9 @@ pub const CLUSTER_ID_HEADER: &str = "raftkv-cluster-id";
 pub const TARGET_ID_HEADER: &str = "raftkv-target-id";
 /// Metadata key: [`WIRE_VERSION`] of the sender.
 pub const WIRE_VERSION_HEADER: &str = "raftkv-wire";
+
+/// Metadata key: the raft id of the node that sends a peer message, in decimal. Version 0.1.0 does not send it.
+pub const SENDER_ID_HEADER: &str = "raftkv-sender-id";
 
 /// Metadata key: the sharded store a router's call is meant for, 16 hexadecimal digits.
 pub const STORE_HEADER: &str = "raftkv-store";

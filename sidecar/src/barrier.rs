@@ -13,8 +13,9 @@ use raftkv_proto::consensus::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::forward::LeaderForwarder;
-use crate::leadership;
+use crate::leadership::{self, may_ask};
 use crate::node::{Group, Node};
+use crate::proposals::NO_MEMBER;
 use crate::types::{Member, NodeId};
 
 /// Questions waiting for the next confirmation; beyond that, callers wait.
@@ -46,6 +47,9 @@ impl ReadBarriers {
             // What is not trusted here is not trusted at the leader either.
             request.set_mode(BarrierMode::ReadIndex);
         }
+        if let Some((_, why)) = self.node.standing.barred() {
+            return ReadBarrierResponse { id, outcome: Some(refused(RefusedReason::OutOfService, &why)) };
+        }
         let outcome = match group {
             None => refused(RefusedReason::NoLeader, "this node is in no cluster yet"),
             Some(group) => match group.raft.as_leader() {
@@ -65,11 +69,12 @@ impl ReadBarriers {
         ReadBarrierResponse { id, outcome: Some(outcome) }
     }
 
-    /// Answers for a follower: never forwarded again.
-    pub async fn barrier_as_leader(&self, request: ReadBarrierRequest) -> ReadBarrierResponse {
+    /// Answers for the follower `sender`: never forwarded again. 0 = it is not known who asks.
+    pub async fn barrier_as_leader(&self, sender: NodeId, request: ReadBarrierRequest) -> ReadBarrierResponse {
         let timeout = Duration::from_millis(u64::from(request.timeout_ms));
         let outcome = match self.node.group() {
             None => refused(RefusedReason::NoLeader, "this node is in no cluster yet"),
+            Some(group) if !may_ask(&group, sender) => refused(RefusedReason::OutOfService, NO_MEMBER),
             Some(group) => {
                 let outcome = self.ask(&group, request.mode(), timeout).await;
                 if let Outcome::NextIndex(next_index) = outcome {
@@ -118,7 +123,12 @@ impl ReadBarriers {
         });
         match tokio::time::timeout(timeout, forwarder.call(request)).await {
             Ok(Ok(response)) => {
-                response.outcome.unwrap_or_else(|| refused(RefusedReason::NoLeader, "the leader answered nothing"))
+                let nothing = || refused(RefusedReason::NoLeader, "the leader answered nothing");
+                let outcome = response.outcome.unwrap_or_else(nothing);
+                if matches!(&outcome, Outcome::Refused(refused) if refused.reason() == RefusedReason::OutOfService) {
+                    self.node.standing.doubt();
+                }
+                outcome
             }
             // A question changes nothing: lost and never sent are the same.
             Ok(Err(_)) => refused(RefusedReason::NoLeader, "the leader cannot be reached"),

@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::barrier::ReadBarriers;
 use crate::lease::EngineStream;
+use crate::lifecycle::Lifecycle;
 use crate::membership::Membership;
 use crate::node::Node;
 use crate::peer_service::answer_all;
@@ -32,6 +33,7 @@ pub struct ConsensusService {
     proposals: Proposals,
     barriers: ReadBarriers,
     membership: Arc<Membership>,
+    lifecycle: Arc<Lifecycle>,
 }
 
 impl ConsensusService {
@@ -41,8 +43,9 @@ impl ConsensusService {
         proposals: Proposals,
         barriers: ReadBarriers,
         membership: Arc<Membership>,
+        lifecycle: Arc<Lifecycle>,
     ) -> ConsensusServer<Self> {
-        ConsensusServer::new(Self { node, proposals, barriers, membership })
+        ConsensusServer::new(Self { node, proposals, barriers, membership, lifecycle })
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
@@ -83,21 +86,43 @@ impl Consensus for ConsensusService {
     }
 
     async fn get_status(&self, _request: Request<GetStatusRequest>) -> Result<Response<ConsensusStatus>, Status> {
-        Ok(Response::new(status::consensus_status(&self.node).await))
+        Ok(Response::new(status::consensus_status(&self.node, &self.lifecycle).await))
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        let deadline = deadline_of(request.metadata());
         let JoinRequest { name, raft_address } = request.into_inner();
-        let deadline = tokio::time::Instant::now() + MEMBERSHIP_DEADLINE;
-        let result = self.membership.join(&name, &raft_address, deadline).await.map_err(Status::from)?;
+        let result = self.membership.join(&name, &raft_address, None, deadline).await.map_err(Status::from)?;
         Ok(Response::new(JoinResponse { result: result.to_string() }))
     }
 
     async fn remove(&self, request: Request<RemoveRequest>) -> Result<Response<RemoveResponse>, Status> {
-        let deadline = tokio::time::Instant::now() + MEMBERSHIP_DEADLINE;
+        let deadline = deadline_of(request.metadata());
         let result = self.membership.remove(&request.into_inner().name, false, deadline).await.map_err(Status::from)?;
         Ok(Response::new(RemoveResponse { result: result.to_string() }))
     }
+}
+
+/// Until when a change of membership may begin: no longer than the engine waits for it.
+fn deadline_of(metadata: &tonic::metadata::MetadataMap) -> tokio::time::Instant {
+    let asked = metadata.get("grpc-timeout").and_then(|value| grpc_timeout(value.to_str().ok()?));
+    tokio::time::Instant::now() + asked.map_or(MEMBERSHIP_DEADLINE, |asked| asked.min(MEMBERSHIP_DEADLINE))
+}
+
+/// gRPC's form of a duration: up to eight digits and a unit.
+fn grpc_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u32 = digits.parse().ok()?;
+    let unit = match unit {
+        "H" => Duration::from_secs(3_600),
+        "M" => Duration::from_secs(60),
+        "S" => Duration::from_secs(1),
+        "m" => Duration::from_millis(1),
+        "u" => Duration::from_micros(1),
+        "n" => Duration::from_nanos(1),
+        _ => return None,
+    };
+    unit.checked_mul(number)
 }
 
 /// Until the engine ends its stream: what it says of the lease.
@@ -109,6 +134,21 @@ async fn follow_engine(engine: EngineStream, mut acks: Streaming<LeaseAck>) {
             engine.admit();
         } else {
             tracing::warn!(clock_id, "the engine reads another clock than this process: no lease for it");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engines_deadline_is_read_as_grpc_writes_it() {
+        assert_eq!(grpc_timeout("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(grpc_timeout("5S"), Some(Duration::from_secs(5)));
+        assert_eq!(grpc_timeout("99999999u"), Some(Duration::from_micros(99_999_999)));
+        for text in ["", "m", "5", "5x", "-1S", "5ü"] {
+            assert_eq!(grpc_timeout(text), None, "{text:?}");
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::leadership::{Elections, Reason, metrics_of};
 use crate::management::Problem;
 use crate::membership::{Membership, MembershipError};
 use crate::node::{Group, Node, Phase};
+use crate::standing::Bar;
 use crate::types::TypeConfig;
 
 /// In the sidecar's directory: a kill was begun.
@@ -99,6 +100,8 @@ impl KillError {
     fn is_definite(&self) -> bool {
         match self {
             Self::Membership(MembershipError::Refused(_)) => true,
+            // The member of this name may be the other process: that one must not be removed in the place of this one.
+            Self::Membership(MembershipError::OutOfService { bar: Bar::Duplicate | Bar::Stale, .. }) => true,
             Self::Membership(MembershipError::Remote(problem)) => {
                 problem.status == 409 && problem.code != "in_progress"
             }

@@ -51,6 +51,10 @@ pub enum Reason {
     Removed,
     /// It led, and its entries made no progress at a majority.
     Standstill,
+    /// Another process that runs has its raft id.
+    Duplicate,
+    /// Its log lacks entries that it acknowledged.
+    Stale,
 }
 
 /// Whether this node stands for election: only while no reason speaks against it.
@@ -177,6 +181,12 @@ pub fn outage(node: &Node, group: &Group) -> Option<&'static str> {
     }
     let told = group.peers.work.told_by(metrics.vote.leader_id);
     (told == Trouble::NoMajority).then_some("the leader reaches no majority")
+}
+
+/// Whether the node `sender` may have this leader work for it: only a member may. A node of version 0.1.0 does not
+/// name itself, and may.
+pub fn may_ask(group: &Group, sender: NodeId) -> bool {
+    sender == 0 || group.raft.metrics().borrow_watched().membership_config.get_node(&sender).is_some()
 }
 
 /// Milliseconds are enough: since when each member has been silent, on the leader.
@@ -336,7 +346,7 @@ impl Leadership {
         futures::future::join_all(asked).await.into_iter().flatten().collect()
     }
 
-    /// Until the shutdown: stands back while the engine is gone.
+    /// Until the shutdown: stands back while the engine is gone, or another process has this node's identity.
     pub async fn watch(self, shutdown: Shutdown) {
         let connected = self.node.engine.connected();
         let mut changed_at = Instant::now();
@@ -367,7 +377,11 @@ impl Leadership {
 
             let metrics = metrics_of(&group);
             let leads = metrics.state == ServerState::Leader;
-            let must_go = elections.is_forbidden_by(Reason::EngineGone) || self.is_announced(metrics.current_term);
+            // A leader that has a twin serves nothing: another one must lead.
+            let cannot_serve = [Reason::EngineGone, Reason::Duplicate, Reason::Stale]
+                .into_iter()
+                .any(|it| elections.is_forbidden_by(it));
+            let must_go = cannot_serve || self.is_announced(metrics.current_term);
             if !leads || !must_go {
                 failures = 0;
                 continue;

@@ -1,5 +1,7 @@
 //! [`Lifecycle`]: how a node becomes a part of a cluster, and what it may not do before.
 
+mod joining;
+
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -8,6 +10,7 @@ use std::time::Duration;
 use openraft::RaftLogReader;
 use openraft::errors::{InitializeError, RaftError};
 use raftkv_runtime::exit;
+use raftkv_runtime::reminder::Pauses;
 use raftkv_runtime::shutdown::Shutdown;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -16,30 +19,29 @@ use crate::bootstrap::{Answer, Decision, decide};
 use crate::combiner::Combiner;
 use crate::config::{Config, Timing};
 use crate::identity::{Allegiance, IdentityStore, new_cluster_id};
-use crate::leadership::{Elections, Reason, known_leader, metrics_of};
+use crate::leadership::{Elections, Reason};
 use crate::lease::{Acks, LeaderLease};
 use crate::log_store::LogStore;
-use crate::management::{CallError, ManagementClient};
+use crate::management::ManagementClient;
 use crate::narrator::narrate;
 use crate::network::Peers;
 use crate::node::{Group, Node, Phase, Raft};
 use crate::raft_config::raft_config;
 use crate::registration::{ASK_AGAIN, Assignment, Registrar};
+use crate::standing::Bar;
 use crate::state_machine::RemoteStateMachine;
+use crate::twin;
 use crate::types::NodeId;
+use joining::{Story, Traces};
 
 /// Between two rounds of questions.
 const ROUND: Duration = Duration::from_millis(500);
-/// The reason for waiting is logged when it changes, and this often.
-const REMIND: Duration = Duration::from_secs(10);
 /// A lone node listens for an old cluster before it forms a new one: longer than members' reconnect attempts.
 const LISTEN_BEFORE_FORMING: Duration = Duration::from_millis(1_500);
 /// A claim to form the cluster holds for as long; the claimant renews it each round.
 const CLAIM_LIFETIME: Duration = Duration::from_secs(10);
-/// How long a call to join may take before it is asked again.
-const JOIN_DEADLINE: Duration = Duration::from_secs(10);
-/// Between two calls to join.
-const JOIN_AGAIN: Duration = Duration::from_secs(1);
+/// Between two rounds in which it is refused again and again.
+const SELDOM: Duration = Duration::from_secs(10);
 
 /// Why a node was not adopted.
 #[derive(Debug, thiserror::Error)]
@@ -79,12 +81,14 @@ pub enum StartError {
 }
 
 /// What a waiting node answers about itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
     /// Whether it wants to form a cluster.
     pub bootstrap: bool,
     /// Whose wish it has noted.
     pub claim: Option<NodeId>,
+    /// Why it waits; empty = nothing is known yet.
+    pub reason: String,
 }
 
 /// Takes a node from its start to membership.
@@ -100,9 +104,13 @@ pub struct Lifecycle {
     registrar: Option<Registrar>,
     timing: Timing,
     read_lease: bool,
-    votes_allowed: Arc<AtomicBool>,
+    votes_allowed: AtomicBool,
     foreign: watch::Sender<Option<String>>,
     claim: Mutex<Option<(NodeId, Instant)>>,
+    /// What was last said of the way to membership; empty = it is a voter.
+    reason: Mutex<String>,
+    /// What is known of other processes with this node's identity.
+    traces: Mutex<Traces>,
     /// Held while Raft is being started: it is started once.
     starting: tokio::sync::Mutex<()>,
     wake: Notify,
@@ -127,9 +135,11 @@ impl Lifecycle {
             registrar,
             timing: config.timing,
             read_lease: config.read_lease,
-            votes_allowed: Arc::new(AtomicBool::new(false)),
+            votes_allowed: AtomicBool::new(false),
             foreign: watch::Sender::new(None),
             claim: Mutex::new(None),
+            reason: Mutex::default(),
+            traces: Mutex::default(),
             starting: tokio::sync::Mutex::new(()),
             wake: Notify::new(),
         }
@@ -144,7 +154,7 @@ impl Lifecycle {
     /// Whether this node may grant votes. Not within one maximum election timeout of a restart: until then a lease that it
     /// helped to grant may still be trusted, though it does not remember it.
     pub fn votes_allowed(&self) -> bool {
-        self.votes_allowed.load(Ordering::Acquire)
+        self.votes_allowed.load(Ordering::Acquire) && self.node.standing.may_vote()
     }
 
     /// Notes that a cluster has sent a Raft message to this node, which is in none: it must not form another.
@@ -174,7 +184,12 @@ impl Lifecycle {
         if self.node.group().is_some() || self.store.allegiance().is_some() {
             return None;
         }
-        Some(Waiting { bootstrap: self.bootstrap, claim: self.claim(claimant) })
+        Some(Waiting { bootstrap: self.bootstrap, claim: self.claim(claimant), reason: self.reason() })
+    }
+
+    /// Why this node is no voter (yet), as its log says; empty = it is one, or nothing is known yet.
+    pub fn reason(&self) -> String {
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn claim(&self, claimant: Option<NodeId>) -> Option<NodeId> {
@@ -197,7 +212,7 @@ impl Lifecycle {
     }
 
     /// Makes this waiting node a part of a cluster. Durable and running when it returns; asking twice is as good as once.
-    pub async fn adopt(&self, cluster_id: &str, raft_id: NodeId) -> Result<(), AdoptError> {
+    pub async fn adopt(self: &Arc<Self>, cluster_id: &str, raft_id: NodeId) -> Result<(), AdoptError> {
         if raft_id != self.node.identity.raft_id {
             return Err(AdoptError::WrongRaftId(self.node.identity.raft_id));
         }
@@ -237,7 +252,7 @@ impl Lifecycle {
     }
 
     /// Resumes, joins, forms or waits, until Raft runs.
-    async fn become_member(&self) -> Result<(), StartError> {
+    async fn become_member(self: &Arc<Self>) -> Result<(), StartError> {
         if let Some(allegiance) = self.store.allegiance() {
             tracing::info!(cluster_id = allegiance.cluster_id, "resuming as a part of the cluster");
             let _starting = self.starting.lock().await;
@@ -250,6 +265,7 @@ impl Lifecycle {
             return self.be_assigned(registrar).await;
         }
         let mut story = Story::default();
+        let mut pauses = Pauses::new(ROUND, SELDOM);
         if self.bootstrap && self.join.is_empty() {
             let mut foreign = self.foreign.subscribe();
             let _ = tokio::time::timeout(LISTEN_BEFORE_FORMING, foreign.wait_for(Option::is_some)).await;
@@ -264,10 +280,12 @@ impl Lifecycle {
             let claimed = self.claim(claim);
             let answers = self.ask_all(claim).await;
             let foreign = self.foreign.borrow().clone();
+            let mut pause = ROUND;
             match decide(me, self.bootstrap, &answers, claimed, foreign.as_deref()) {
                 Decision::Join(places) => {
                     let addresses: Vec<String> = places.into_iter().map(|at| self.join[at].clone()).collect();
                     self.ask_to_join(&addresses, &mut story).await;
+                    pause = pauses.wait();
                 }
                 Decision::Form => {
                     if self.form().await? {
@@ -277,16 +295,19 @@ impl Lifecycle {
                 Decision::Yield(first) => {
                     self.release_claim();
                     claims = false;
-                    story.tell(&format!("the node with raft id {first} may form the cluster, too, and goes first"));
+                    self.tell(
+                        &mut story,
+                        &format!("the node with raft id {first} may form the cluster, too, and goes first"),
+                    );
                 }
                 Decision::Wait(_) if self.bootstrap && !claims => {
                     claims = true;
                     continue;
                 }
-                Decision::Wait(reason) => story.tell(&reason),
+                Decision::Wait(reason) => self.tell(&mut story, &reason),
             }
             tokio::select! {
-                () = tokio::time::sleep(ROUND) => {}
+                () = tokio::time::sleep(pause) => {}
                 _ = phase.wait_for(|phase| !matches!(phase, Phase::Waiting)) => {}
             }
         }
@@ -294,23 +315,29 @@ impl Lifecycle {
     }
 
     /// Asks a router what to be, until Raft runs.
-    async fn be_assigned(&self, registrar: &Registrar) -> Result<(), StartError> {
+    async fn be_assigned(self: &Arc<Self>, registrar: &Registrar) -> Result<(), StartError> {
         let mut story = Story::default();
+        let mut pauses = Pauses::new(ASK_AGAIN, SELDOM);
         let mut phase = self.node.watch_phase();
         while self.node.group().is_none() {
+            let mut pause = ASK_AGAIN;
             match registrar.ask().await {
                 Ok(Assignment::Join { group, join }) => {
-                    story.tell(&format!("assigned to group {group}: asking {} to be let in", join.join(", ")));
+                    self.tell(
+                        &mut story,
+                        &format!("assigned to group {group}: asking {} to be let in", join.join(", ")),
+                    );
                     self.ask_to_join(&join, &mut story).await;
+                    pause = pauses.wait();
                 }
                 Ok(Assignment::Bootstrap { group }) => {
-                    story.tell(&format!("assigned to be the first node of the new group {group}"));
+                    self.tell(&mut story, &format!("assigned to be the first node of the new group {group}"));
                     // A router may know less than the members of an old cluster that still calls.
                     let mut foreign = self.foreign.subscribe();
                     let called = tokio::time::timeout(LISTEN_BEFORE_FORMING, foreign.wait_for(Option::is_some)).await;
                     let called = called.ok().and_then(|called| called.ok()?.clone());
                     match called {
-                        Some(cluster) => story.tell(&format!(
+                        Some(cluster) => self.tell(&mut story, &format!(
                             "the cluster {cluster} still knows this address: a new one is not formed beside it; let a \
                              member of it join this node, or remove this node from it"
                         )),
@@ -318,11 +345,14 @@ impl Lifecycle {
                         None => {}
                     }
                 }
-                Ok(Assignment::Wait { reason }) => story.tell(&format!("the router says to wait: {reason}")),
-                Err(error) => story.tell(&error.to_string()),
+                Ok(Assignment::Wait { reason }) => self.tell(&mut story, &format!("the router says to wait: {reason}")),
+                Err(error) => {
+                    self.tell(&mut story, &error.to_string());
+                    pause = pauses.wait();
+                }
             }
             tokio::select! {
-                () = tokio::time::sleep(ASK_AGAIN) => {}
+                () = tokio::time::sleep(pause) => {}
                 _ = phase.wait_for(|phase| !matches!(phase, Phase::Waiting)) => {}
             }
         }
@@ -344,7 +374,7 @@ impl Lifecycle {
     }
 
     /// Forms a cluster of one. False when the node was adopted in the meantime.
-    async fn form(&self) -> Result<bool, StartError> {
+    async fn form(self: &Arc<Self>) -> Result<bool, StartError> {
         let _starting = self.starting.lock().await;
         if self.store.allegiance().is_some() {
             return Ok(false);
@@ -381,7 +411,7 @@ impl Lifecycle {
     }
 
     /// Starts Raft. The caller holds `starting`.
-    async fn start(&self, cluster_id: String) -> Result<(), StartError> {
+    async fn start(self: &Arc<Self>, cluster_id: String) -> Result<(), StartError> {
         let raft_id = self.node.identity.raft_id;
         let keeper = self.node.keeper.clone();
         let log = self.log.get().ok_or(StartError::NoLog)?.clone().guarded_by(keeper.clone());
@@ -393,7 +423,7 @@ impl Lifecycle {
             RemoteStateMachine::new(engine, log.clone(), log.durable(), on_contradiction).reached_by(log.clone());
         let watching = state_machine.watch_engine();
         let (acks, progress) = (Acks::default(), state_machine.progress());
-        let peers = Peers::new(cluster_id.clone(), progress.clone(), acks.clone(), keeper.clone());
+        let peers = Peers::new(cluster_id.clone(), raft_id, progress.clone(), acks.clone(), keeper.clone());
         let lease = LeaderLease::new(raft_id, self.read_lease, &self.timing, acks, progress.clone(), keeper);
         let raft = Raft::new(raft_id, config, peers.clone(), log.clone(), state_machine)
             .await
@@ -409,88 +439,31 @@ impl Lifecycle {
     }
 
     /// Lets this node vote and stand, at once or after the wait of durability rule 7.
-    fn open_elections(&self, group: Arc<Group>, voted: bool) {
-        let votes_allowed = self.votes_allowed.clone();
+    fn open_elections(self: &Arc<Self>, group: Arc<Group>, voted: bool) {
+        let this = Arc::clone(self);
         let wait = self.timing.election_max;
         tokio::spawn(async move {
+            let mut known = Vec::new();
             if voted {
                 tracing::info!(?wait, "restarted with a vote on disk: taking no part in elections for a while");
-                tokio::time::sleep(wait).await;
+                let asked = twin::known_addresses(&this.node, &group, &this.client, wait);
+                ((), known) = tokio::join!(tokio::time::sleep(wait), asked);
             }
-            votes_allowed.store(true, Ordering::Release);
+            // Its own port answers by now, too: another process that answers there in its place is found.
+            if let Some(address) = twin::find(&this.node, &group, &known).await {
+                this.found_twin(&address);
+            } else if this.node.standing.stands(Bar::Duplicate) {
+                // Found before there was a group; whether it is still there is looked at soon.
+                Elections::of(&group).forbid(&group, Reason::Duplicate);
+            }
+            this.votes_allowed.store(true, Ordering::Release);
             Elections::of(&group).permit(&group, Reason::Restarted);
         });
-    }
-
-    /// Asks the cluster to make this node a voter, whenever it is not one or is known under old addresses.
-    async fn stay_member(&self) {
-        let mut story = Story::default();
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(JOIN_AGAIN) => {}
-                () = self.wake.notified() => {}
-            }
-            let Phase::Running(group) = self.node.phase() else {
-                continue;
-            };
-            let addresses = {
-                let metrics = metrics_of(&group);
-                let me = self.node.identity.raft_id;
-                let stored = &metrics.membership_config;
-                let is_voter = stored.voter_ids().any(|voter| voter == me);
-                let is_known_here = stored.get_node(&me) == Some(&self.node.identity.member());
-                if is_voter && is_known_here || Elections::of(&group).is_forbidden_by(Reason::Removed) {
-                    continue;
-                }
-                let leader = known_leader(&metrics);
-                let mut members: Vec<_> = stored.nodes().filter(|(id, _)| **id != me || leader == Some(me)).collect();
-                members.sort_by_key(|(id, _)| Some(**id) != leader);
-                let known = members.into_iter().map(|(id, member)| match *id == me {
-                    // What the group knows of this node may be what is to be changed.
-                    true => self.node.identity.management_address.clone(),
-                    false => member.management_address.clone(),
-                });
-                known.chain(self.join.iter().cloned()).collect::<Vec<_>>()
-            };
-            self.ask_to_join(&addresses, &mut story).await;
-        }
-    }
-
-    /// Asks one after the other until one says yes, or that it is under way.
-    async fn ask_to_join(&self, addresses: &[String], story: &mut Story) {
-        let identity = &self.node.identity;
-        for address in addresses {
-            let asked = self.client.join(address, &identity.name, &identity.raft_address, JOIN_DEADLINE, false).await;
-            match asked {
-                Ok(changed) => {
-                    story.tell(&format!("{address} answered: {}", changed.result));
-                    return;
-                }
-                Err(CallError::Refused(problem)) => story.tell(&format!("{address} refused: {}", problem.detail)),
-                Err(error) => story.tell(&error.to_string()),
-            }
-        }
     }
 }
 
 impl fmt::Debug for Lifecycle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lifecycle").field("identity", &self.node.identity).finish_non_exhaustive()
-    }
-}
-
-/// Logs what is new, and what has not changed from time to time.
-#[derive(Default)]
-struct Story {
-    last: Option<(String, Instant)>,
-}
-
-impl Story {
-    fn tell(&mut self, text: &str) {
-        let told = self.last.as_ref().is_some_and(|(last, at)| last == text && at.elapsed() < REMIND);
-        if !told {
-            tracing::info!("joining: {text}");
-            self.last = Some((text.to_owned(), Instant::now()));
-        }
     }
 }

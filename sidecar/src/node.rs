@@ -10,9 +10,11 @@ use crate::combiner::Combiner;
 use crate::engine_client::EngineClient;
 use crate::identity::Identity;
 use crate::lease::{Keeper, LeaderLease};
+use crate::life::Life;
 use crate::log_store::LogStore;
 use crate::network::Peers;
 use crate::progress::Progress;
+use crate::standing::Standing;
 use crate::state_machine::RemoteStateMachine;
 use crate::types::TypeConfig;
 
@@ -53,10 +55,14 @@ pub enum Phase {
 pub struct Node {
     /// Who it is; fixed for the life of its data directory.
     pub identity: Arc<Identity>,
+    /// This run of the process.
+    pub life: Life,
     /// The connection to its engine.
     pub engine: EngineClient,
     /// What the engine was granted.
     pub keeper: Keeper,
+    /// Whether it serves at all.
+    pub standing: Standing,
     phase: Arc<watch::Sender<Phase>>,
     started: Instant,
     /// Milliseconds after `started` at which a leader's message was last accepted.
@@ -66,10 +72,13 @@ pub struct Node {
 impl Node {
     /// A node that waits.
     pub fn new(identity: Arc<Identity>, engine: EngineClient) -> Self {
+        let keeper = Keeper::default();
         Self {
             identity,
+            life: Life::begin(),
             engine,
-            keeper: Keeper::default(),
+            standing: Standing::new(keeper.clone()),
+            keeper,
             phase: Arc::new(watch::Sender::new(Phase::Waiting)),
             started: Instant::now(),
             leader_heard: Arc::default(),

@@ -11,17 +11,20 @@ use raftkv_proto::consensus::{ProposeRequest, ProposeResponse, ReadBarrierReques
 use raftkv_proto::raft as proto;
 use raftkv_proto::raft::raft_server::{Raft as RaftService, RaftServer};
 use raftkv_proto::state_machine::SnapshotChunk;
-use raftkv_proto::{CLUSTER_ID_HEADER, MAX_MESSAGE_BYTES, TARGET_ID_HEADER, WIRE_VERSION, WIRE_VERSION_HEADER};
+use raftkv_proto::{
+    CLUSTER_ID_HEADER, MAX_MESSAGE_BYTES, SENDER_ID_HEADER, TARGET_ID_HEADER, WIRE_VERSION, WIRE_VERSION_HEADER,
+};
 use raftkv_runtime::failpoint;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::barrier::ReadBarriers;
+use crate::leadership::metrics_of;
 use crate::lifecycle::Lifecycle;
 use crate::network::{Incoming, SnapshotData, Trouble};
 use crate::node::{Group, Node};
 use crate::proposals::Proposals;
-use crate::types::{LeaderId, SnapshotMeta, TypeConfig};
+use crate::types::{LeaderId, NodeId, SnapshotMeta, TypeConfig};
 use crate::wire::{self, WireError};
 
 /// Requests of one stream that are worked on at the same time; beyond that the stream waits.
@@ -84,17 +87,25 @@ impl PeerService {
 
     fn identity(&self) -> proto::Identity {
         let identity = &self.node.identity;
+        let group = self.node.group();
         proto::Identity {
             raft_id: identity.raft_id,
             name: identity.name.clone(),
-            cluster_id: self.node.group().map(|group| group.cluster_id.clone()).unwrap_or_default(),
+            cluster_id: group.as_ref().map(|group| group.cluster_id.clone()).unwrap_or_default(),
             raft_address: identity.raft_address.clone(),
             management_address: identity.management_address.clone(),
             http_address: identity.http_address.clone(),
             wire_version: WIRE_VERSION,
             group_address: identity.group_address.clone(),
+            incarnation: self.node.life.incarnation(),
+            log_next: group.map(|group| metrics_of(&group).last_log_index.map_or(0, |index| index + 1)),
         }
     }
+}
+
+/// The raft id of who sent a message; 0 = it does not say, as version 0.1.0.
+fn sender(metadata: &MetadataMap) -> NodeId {
+    metadata.get(SENDER_ID_HEADER).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0)
 }
 
 fn raft_failed(error: impl std::fmt::Display) -> Status {
@@ -226,10 +237,10 @@ impl RaftService for PeerService {
         request: Request<Streaming<ProposeRequest>>,
     ) -> Result<Response<Self::ForwardProposeStream>, Status> {
         self.checked_group(request.metadata())?;
-        let proposals = self.proposals.clone();
+        let (proposals, sender) = (self.proposals.clone(), sender(request.metadata()));
         Ok(Response::new(answer_all(request.into_inner(), move |request| {
             let proposals = proposals.clone();
-            async move { proposals.propose_as_leader(request).await }
+            async move { proposals.propose_as_leader(sender, request).await }
         })))
     }
 
@@ -238,10 +249,10 @@ impl RaftService for PeerService {
         request: Request<Streaming<ReadBarrierRequest>>,
     ) -> Result<Response<Self::ForwardReadBarrierStream>, Status> {
         self.checked_group(request.metadata())?;
-        let barriers = self.barriers.clone();
+        let (barriers, sender) = (self.barriers.clone(), sender(request.metadata()));
         Ok(Response::new(answer_all(request.into_inner(), move |request| {
             let barriers = barriers.clone();
-            async move { barriers.barrier_as_leader(request).await }
+            async move { barriers.barrier_as_leader(sender, request).await }
         })))
     }
 

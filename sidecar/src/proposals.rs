@@ -15,6 +15,9 @@ use crate::types::{Member, NodeId};
 /// Largest payload of one log entry.
 const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
 
+/// What a leader says to a node that is none of its group's.
+pub(crate) const NO_MEMBER: &str = "the leader says that this node is no member of the cluster (any more)";
+
 /// Proposes for this node's engine and, on the leader, for other nodes. Cheap to clone.
 #[derive(Clone)]
 pub struct Proposals {
@@ -49,11 +52,12 @@ impl Proposals {
         ProposeResponse { id, outcome: Some(outcome) }
     }
 
-    /// Proposes here, for a follower: never forwarded again.
-    pub async fn propose_as_leader(&self, request: ProposeRequest) -> ProposeResponse {
+    /// Proposes here, for the follower `sender`: never forwarded again. 0 = it is not known who asks.
+    pub async fn propose_as_leader(&self, sender: NodeId, request: ProposeRequest) -> ProposeResponse {
         let id = request.id;
         let outcome = match self.local_group() {
             Err(refused) => refused,
+            Ok(group) if !leadership::may_ask(&group, sender) => refused(RefusedReason::OutOfService, NO_MEMBER),
             Ok(group) => match group.raft.as_leader() {
                 Ok(_) => self.propose_locally(&group, request).await,
                 Err(_) => refused(RefusedReason::NoLeader, "this node does not lead (any more)"),
@@ -66,7 +70,10 @@ impl Proposals {
         let Some(group) = self.node.group() else {
             return Err(refused(RefusedReason::NoLeader, "this node is in no cluster yet"));
         };
-        Ok(group)
+        match self.node.standing.barred() {
+            Some((_, why)) => Err(refused(RefusedReason::OutOfService, &why)),
+            None => Ok(group),
+        }
     }
 
     async fn propose_locally(&self, group: &Arc<Group>, request: ProposeRequest) -> Outcome {
@@ -98,7 +105,13 @@ impl Proposals {
             Ok(client.forward_propose(requests).await?.into_inner())
         });
         match tokio::time::timeout(timeout, forwarder.call(request)).await {
-            Ok(Ok(response)) => response.outcome.unwrap_or_else(|| unknown("the leader answered nothing")),
+            Ok(Ok(response)) => {
+                let outcome = response.outcome.unwrap_or_else(|| unknown("the leader answered nothing"));
+                if matches!(&outcome, Outcome::Refused(refused) if refused.reason() == RefusedReason::OutOfService) {
+                    self.node.standing.doubt();
+                }
+                outcome
+            }
             Ok(Err(ForwardError::NotSent)) => refused(RefusedReason::NoLeader, "the leader cannot be reached"),
             Ok(Err(ForwardError::Lost)) => unknown("the connection to the leader broke"),
             Err(_) => unknown("the leader did not answer in time"),

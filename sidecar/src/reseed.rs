@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use raftkv_runtime::reminder::{Pauses, Reminder};
 use raftkv_runtime::shutdown::Shutdown;
 
 use crate::engine_client::EngineClient;
@@ -17,8 +18,10 @@ use crate::management::ManagementClient;
 use crate::types::NodeId;
 use crate::wal::Bounds;
 
-/// Between two looks for the rest of the cluster.
+/// Between two looks for the rest of the cluster, at first.
 const RETRY: Duration = Duration::from_secs(5);
+/// And at last.
+const SELDOM: Duration = Duration::from_secs(30);
 
 /// This node's part in its cluster, and where to look for the others.
 pub struct Reseed<'a> {
@@ -51,23 +54,27 @@ impl Reseed<'_> {
         if !is_lost(position.next_index, log) {
             return Ok(None);
         }
+        tracing::error!(
+            engine_next_index = position.next_index,
+            log_begins_at = log.start,
+            "the engine has lost its state, and the log no longer holds it: this node must join its cluster again, empty"
+        );
+        let mut reminder = Reminder::default();
+        let mut pauses = Pauses::new(RETRY, SELDOM);
         loop {
-            tracing::error!(
-                engine_next_index = position.next_index,
-                log_begins_at = log.start,
-                "the engine has lost its state, and the log no longer holds it: this node must join its cluster anew"
-            );
             if self.cluster_is_alive().await {
                 return self.put_aside().map(Some);
             }
-            tracing::error!(
-                join = ?self.join,
-                "no member of JOIN_ADDR answers as part of this cluster with a leader: keeping the log and waiting. If the \
-                 cluster is alive elsewhere, wipe this node's data directory and let it join"
-            );
+            if let Some(again) = reminder.due("no member") {
+                tracing::error!(
+                    join = ?self.join,
+                    "no member of JOIN_ADDR answers as part of this cluster with a leader: keeping the log and waiting. If \
+                     the cluster is alive elsewhere, wipe this node's data directory and let it join{again}"
+                );
+            }
             tokio::select! {
                 () = shutdown.wait() => return Ok(None),
-                () = tokio::time::sleep(RETRY) => {}
+                () = tokio::time::sleep(pauses.wait()) => {}
             }
         }
     }

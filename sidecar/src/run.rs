@@ -8,6 +8,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use openraft::RaftMetrics;
 use raftkv_runtime::grpc::{self, Endpoint, Listener, ListenerError};
+use raftkv_runtime::reminder::Reminder;
+use raftkv_runtime::settings::watch_advertised;
 use raftkv_runtime::shutdown::Shutdown;
 use raftkv_runtime::wipe::{self, Part};
 use tokio::task::JoinSet;
@@ -146,6 +148,12 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
         "starting"
     );
 
+    let advertised = [
+        ("RAFTKV_RAFT_ADVERTISE", identity.raft_address.clone()),
+        ("RAFTKV_MANAGEMENT_ADVERTISE", identity.management_address.clone()),
+        ("RAFTKV_HTTP_ADVERTISE", identity.http_address.clone()),
+        ("RAFTKV_GROUP_ADVERTISE", identity.group_address.clone()),
+    ];
     let engine = EngineClient::new(&config.engine_grpc).map_err(RunError::Engine)?;
     let client = ManagementClient::new().map_err(RunError::Client)?;
     let registrar = registrar(&config, &identity).map_err(RunError::Client)?;
@@ -179,9 +187,15 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
     let peers = PeerService::server(node.clone(), lifecycle.clone(), proposals.clone(), barriers.clone());
     let mut server = grpc::server().http2_keepalive_timeout(Some(PEER_SILENCE));
     tasks.spawn(serve_grpc("peers", listeners.raft, server.add_service(peers), serving.clone()));
-    let consensus = ConsensusService::server(node.clone(), proposals, barriers, membership);
+    let consensus = ConsensusService::server(node.clone(), proposals, barriers, membership, lifecycle.clone());
     tasks.spawn(serve_grpc("the engine", listeners.engine, grpc::server().add_service(consensus), serving.clone()));
 
+    for (setting, address) in advertised {
+        tasks.spawn(async move {
+            watch_advertised(setting, &address).await;
+            Ok(())
+        });
+    }
     // The watch of the engine never ends; it goes with the set of tasks.
     let watched = node.engine.clone();
     tasks.spawn(async move {
@@ -191,7 +205,7 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
     tasks.spawn(ended(leadership.clone().watch(working.clone())));
     tasks.spawn(ended(outlook::watch(node.clone(), working.clone())));
     tasks.spawn(ended(compaction::run(node.clone(), limits, working.clone())));
-    tasks.spawn(ended(removal::watch(node.clone(), client.clone(), working.clone())));
+    tasks.spawn(ended(removal::watch(node.clone(), lifecycle.clone(), client.clone(), working.clone())));
     tasks.spawn(ended(killer.clone().resume()));
     let (engine_node, until, log_dir) = (node.clone(), working.clone(), config.dir.join(LOG_DIR));
     let (dir, join, asking) = (config.dir.clone(), config.join.clone(), client);
@@ -296,11 +310,16 @@ async fn serve_grpc(
 /// False when the shutdown came first.
 async fn await_engine(node: &Node, shutdown: &Shutdown) -> bool {
     let mut connected = node.engine.connected();
+    let mut reminder = Reminder::default();
     loop {
         tokio::select! {
             () = shutdown.wait() => return false,
             answer = connected.wait_for(|connected| *connected) => return answer.is_ok(),
-            () = tokio::time::sleep(ENGINE_REMIND) => tracing::info!("waiting for the engine"),
+            () = tokio::time::sleep(ENGINE_REMIND) => {
+                if let Some(again) = reminder.due("engine") {
+                    tracing::info!("waiting for the engine{again}");
+                }
+            }
         }
     }
 }
@@ -308,20 +327,21 @@ async fn await_engine(node: &Node, shutdown: &Shutdown) -> bool {
 /// Waits until the engine is as empty as this node: one that is not has the data of another life, or is about to be
 /// wiped. False when the shutdown came first.
 async fn await_empty_engine(node: &Node, data_dir: &Path, shutdown: &Shutdown) -> bool {
-    let mut told: Option<Instant> = None;
+    let mut reminder = Reminder::default();
     loop {
         let ordered = wipe::is_ordered(data_dir, Part::Engine);
         match node.engine.position().await {
             Ok(position) if position.next_index == 0 && !ordered => return true,
-            Ok(_) if told.is_none_or(|at| at.elapsed() >= ENGINE_REMIND) => {
-                tracing::error!(
-                    being_wiped = ordered,
-                    "this node is in no cluster, but its engine has data: waiting until it is empty. Unless it is about to \
-                     be wiped, stop this node and delete the engine's directory, too"
-                );
-                told = Some(Instant::now());
+            Ok(_) => {
+                if let Some(again) = reminder.due("engine") {
+                    tracing::error!(
+                        being_wiped = ordered,
+                        "this node is in no cluster, but its engine has data: waiting until it is empty. Unless it is about \
+                         to be wiped, stop this node and delete the engine's directory, too{again}"
+                    );
+                }
             }
-            Ok(_) | Err(_) => {}
+            Err(_) => {}
         }
         tokio::select! {
             () = shutdown.wait() => return false,

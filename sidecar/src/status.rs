@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::leadership::{
     Elections, Reason, is_left_behind, matched_next, metrics_of, outlook, quorum_ack_age, reachable_leader,
 };
-use crate::lifecycle::Waiting;
+use crate::lifecycle::{Lifecycle, Waiting};
 use crate::node::{Group, Node, Phase};
 use crate::types::TypeConfig;
 
@@ -64,8 +64,14 @@ pub struct NodeDocument {
     pub quorum_ack_age_ms: Option<u64>,
     /// Its engine.
     pub engine: EngineDocument,
+    /// Why it waits or serves nothing; null = it serves, or version 0.1.0.
+    pub reason: Option<String>,
     /// Of the sidecar.
     pub version: String,
+    /// Random, made when the sidecar started: another process is another number. Null in 0.1.0.
+    pub incarnation: Option<u64>,
+    /// Milliseconds since the sidecar started. Null in 0.1.0.
+    pub uptime_ms: Option<u64>,
 }
 
 /// The engine.
@@ -122,6 +128,8 @@ pub struct WaitingDocument {
     pub bootstrap: bool,
     /// Whose wish to form one it has noted.
     pub claim: Option<u64>,
+    /// Why it waits, as its log says; null = nothing is known yet, or version 0.1.0.
+    pub reason: Option<String>,
 }
 
 /// leader, follower, candidate, learner or removed. A leader that has lost its majority is a candidate: it stands, and nobody
@@ -138,32 +146,41 @@ pub fn role(node: &Node, group: &Group, metrics: &RaftMetrics<TypeConfig>) -> &'
 }
 
 /// Why this node could not serve a linearizable request just now.
-pub fn not_ready(node: &Node) -> Option<&'static str> {
+pub fn not_ready(node: &Node, lifecycle: &Lifecycle) -> Option<String> {
+    let because = |what: &str, reason: String| match reason.as_str() {
+        "" => what.to_owned(),
+        reason => format!("{what}: {reason}"),
+    };
+    let barred = node.standing.barred().map(|(_, why)| why);
     let group = match node.phase() {
-        Phase::Waiting => return Some("in no cluster yet"),
-        Phase::Stopping(_) => return Some("stopping"),
+        Phase::Waiting => {
+            return Some(because("this node is in no cluster yet", barred.unwrap_or_else(|| lifecycle.reason())));
+        }
+        Phase::Stopping(_) => return Some("stopping".to_owned()),
         Phase::Running(group) => group,
     };
-    if !*node.engine.connected().borrow() {
-        return Some("the engine is gone");
+    if barred.is_some() {
+        return barred;
     }
-    if Elections::of(&group).is_forbidden_by(Reason::Removed) {
-        return Some("removed from the cluster");
+    if !*node.engine.connected().borrow() {
+        return Some("the engine is gone".to_owned());
     }
     let metrics = metrics_of(&group);
     if let Err(why) = outlook(node, &group, &metrics) {
-        return Some(why);
+        return Some(because(why, lifecycle.reason()));
     }
-    is_left_behind(&group, &metrics).then_some("entries of the leader make no progress on their way to this node")
+    is_left_behind(&group, &metrics)
+        .then(|| "entries of the leader make no progress on their way to this node".to_owned())
 }
 
 /// For the engine and its clients. Does not ask the engine.
-pub async fn consensus_status(node: &Node) -> ConsensusStatus {
+pub async fn consensus_status(node: &Node, lifecycle: &Lifecycle) -> ConsensusStatus {
     let mut status = ConsensusStatus {
         raft_id: node.identity.raft_id,
         name: node.identity.name.clone(),
         role: "waiting".to_owned(),
         version: VERSION.to_owned(),
+        not_ready: not_ready(node, lifecycle).unwrap_or_default(),
         ..ConsensusStatus::default()
     };
     let Some(group) = node.group() else {
@@ -174,7 +191,6 @@ pub async fn consensus_status(node: &Node) -> ConsensusStatus {
     let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
     status.cluster_id = group.cluster_id.clone();
     status.role = role(node, &group, &metrics).to_owned();
-    status.not_ready = not_ready(node).unwrap_or_default().to_owned();
     status.term = metrics.current_term;
     status.leader_raft_id = reachable_leader(node, &group, &metrics).unwrap_or(0);
     status.last_log_next_index = next(metrics.last_log_index);
@@ -200,11 +216,13 @@ pub async fn consensus_status(node: &Node) -> ConsensusStatus {
 }
 
 /// For operators, other nodes and the command line. `waiting` is what the lifecycle says while the node is in no cluster.
-pub async fn status_document(node: &Node, waiting: Option<Waiting>) -> StatusDocument {
-    let (status, engine) = tokio::join!(consensus_status(node), engine_document(node));
+pub async fn status_document(node: &Node, lifecycle: &Lifecycle, waiting: Option<Waiting>) -> StatusDocument {
+    let (status, engine) = tokio::join!(consensus_status(node, lifecycle), engine_document(node));
     let in_cluster = !status.cluster_id.is_empty();
     let index = |next: u64| next.checked_sub(1);
     let leads = status.role == "leader";
+    let barred = node.standing.barred().map(|(_, why)| why);
+    let reason = barred.or_else(|| (!in_cluster).then(|| lifecycle.reason()));
     let last_next = status.last_log_next_index;
     let leader = status.members.iter().find(|member| member.raft_id == status.leader_raft_id);
     StatusDocument {
@@ -224,7 +242,10 @@ pub async fn status_document(node: &Node, waiting: Option<Waiting>) -> StatusDoc
             raft_id: status.raft_id,
             role: status.role,
             term: status.term,
+            reason: reason.filter(|reason| !reason.is_empty()),
             version: status.version,
+            incarnation: Some(node.life.incarnation()),
+            uptime_ms: Some(node.life.age_ms()),
         },
         members: status
             .members
@@ -242,7 +263,11 @@ pub async fn status_document(node: &Node, waiting: Option<Waiting>) -> StatusDoc
                 group_address: member.group_address,
             })
             .collect(),
-        waiting: waiting.map(|waiting| WaitingDocument { bootstrap: waiting.bootstrap, claim: waiting.claim }),
+        waiting: waiting.map(|waiting| WaitingDocument {
+            bootstrap: waiting.bootstrap,
+            claim: waiting.claim,
+            reason: Some(waiting.reason).filter(|reason| !reason.is_empty()),
+        }),
     }
 }
 

@@ -20,6 +20,7 @@ mod shards_faults;
 mod shards_grow;
 mod snapshot;
 mod soak;
+mod standing;
 mod startup;
 mod suite;
 mod wrong_cluster;

@@ -202,11 +202,15 @@ impl Lane {
                 self.confirmed.push(Confirmed { next_index, reads });
                 self.release();
             }
+            // There is no leader, and has not been one for longer than an election takes: asking again is for clients.
+            Some(Outcome::Refused(refused)) if refused.reason() == RefusedReason::NoMajority => {
+                self.turn_away(at, &refused.message);
+            }
+            Some(Outcome::Refused(refused)) if refused.reason() == RefusedReason::OutOfService => {
+                self.turn_away(at, &refused.message);
+                self.hold_back(refused.message, now);
+            }
             Some(Outcome::Refused(refused)) => {
-                if refused.reason() == RefusedReason::NoMajority {
-                    self.refuse(at, &refused.message);
-                    return;
-                }
                 let reason = match refused.reason() {
                     _ if !refused.message.is_empty() => refused.message,
                     RefusedReason::NoLeader => "no leader".to_owned(),
@@ -215,6 +219,7 @@ impl Lane {
                     RefusedReason::TooLarge
                     | RefusedReason::DiskFull
                     | RefusedReason::NoMajority
+                    | RefusedReason::OutOfService
                     | RefusedReason::Unspecified => "refused".to_owned(),
                 };
                 self.ask_again(at, reason, now);
@@ -223,8 +228,8 @@ impl Lane {
         }
     }
 
-    /// There is no leader, and has not been one for longer than an election takes: asking again is for clients.
-    fn refuse(&mut self, at: usize, reason: &str) {
+    /// Waiting helps none of the reads that share this barrier.
+    fn turn_away(&mut self, at: usize, reason: &str) {
         metrics::counter!("raftkv_engine_barriers_refused_total").increment(1);
         self.trouble.note(reason.to_owned());
         for read in self.sent.remove(at).into_iter().flat_map(|sent| sent.reads) {

@@ -9,6 +9,8 @@ use raftkv_runtime::shutdown::Shutdown;
 use raftkv_runtime::{clock, planted};
 use tokio::sync::watch;
 
+use super::service::Service;
+
 /// What the sidecar granted this engine. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Lease {
@@ -31,6 +33,7 @@ impl Lease {
     /// only in a store that has applied as far as it says: one that lost its state has to catch up first.
     pub(super) async fn keep(
         self,
+        service: Service,
         mut link: StreamLink<LeaseAck, LeaseGrant>,
         applied: watch::Receiver<u64>,
         stop: Shutdown,
@@ -42,11 +45,14 @@ impl Lease {
             };
             match event {
                 LinkEvent::Opened => {
+                    // A sidecar that has a reason begins with it.
+                    service.set("");
                     // Without a name nothing will be granted.
                     let clock_id = clock::boottime_id().unwrap_or_default();
                     let _ = link.send(LeaseAck { clock_id, revocation: 0 });
                 }
-                LinkEvent::Answer(LeaseGrant { revocation: 0, until_ns, next_index }) => {
+                LinkEvent::Answer(LeaseGrant { revocation: 0, until_ns, next_index, out_of_service }) => {
+                    service.set(&out_of_service);
                     let counts = next_index <= *applied.borrow();
                     self.until_ns.store(if counts { until_ns } else { 0 }, Ordering::SeqCst);
                 }

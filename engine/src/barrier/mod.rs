@@ -2,6 +2,7 @@
 
 mod lane;
 mod lease;
+mod service;
 
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use crate::trouble::Trouble;
 
 use lane::{Lane, PendingRead};
 use lease::Lease;
+use service::Service;
 
 /// Reads that may wait for a barrier; the next one is told to come back.
 pub const MAX_WAITING_READS: usize = 16 * 1024;
@@ -31,6 +33,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub struct Barriers {
     lease: Lease,
+    service: Service,
     linearizable: mpsc::UnboundedSender<PendingRead>,
     quorum: mpsc::UnboundedSender<PendingRead>,
     waiting: Budget,
@@ -54,10 +57,22 @@ impl Barriers {
         };
         let (linearizable, linearizable_task) = lane(BarrierMode::Lease);
         let (quorum, quorum_task) = lane(BarrierMode::ReadIndex);
-        let lease = Lease::default();
-        let lease_task = tokio::spawn(lease.clone().keep(client.leases(), applied.clone(), stop.clone()));
+        let (lease, service) = (Lease::default(), Service::default());
+        let keeping = lease.clone().keep(service.clone(), client.leases(), applied.clone(), stop.clone());
+        let lease_task = tokio::spawn(keeping);
         let waiting = Budget::new(MAX_WAITING_READS);
-        (Self { lease, linearizable, quorum, waiting, trouble }, vec![linearizable_task, quorum_task, lease_task])
+        (
+            Self { lease, service, linearizable, quorum, waiting, trouble },
+            vec![linearizable_task, quorum_task, lease_task],
+        )
+    }
+
+    /// Whether this node serves anything, stale reads and writes included.
+    ///
+    /// # Errors
+    /// `Unavailable`, with the reason that the sidecar gives: the node was removed from its cluster, say.
+    pub(crate) fn check_service(&self) -> Result<(), BackendError> {
+        self.service.check()
     }
 
     /// What `read` gives, with the freshness asked for. Under the leader's lease that is one read and two looks at a clock;
@@ -86,6 +101,7 @@ impl Barriers {
     /// # Errors
     /// `Unavailable` at the deadline, and at once while the group is known to have no leader: a node cut off from its group says so instead of serving something old.
     pub async fn wait(&self, consistency: Consistency, deadline: Instant) -> Result<(), BackendError> {
+        self.check_service()?;
         let lane = match consistency {
             Consistency::Stale => return Ok(()),
             _ if planted!(LocalReads) => return Ok(()),

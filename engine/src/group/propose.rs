@@ -91,6 +91,17 @@ struct Pump {
     _share: Share,
 }
 
+/// That this node serves nothing is no reason for a router to give up: another node of the group may serve.
+fn for_routers(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Refused(mut refused) if refused.reason() == RefusedReason::OutOfService => {
+            refused.set_reason(RefusedReason::NoLeader);
+            Outcome::Refused(refused)
+        }
+        outcome => outcome,
+    }
+}
+
 /// Nobody takes answers any more.
 struct Gone;
 
@@ -173,7 +184,7 @@ impl Pump {
             LinkEvent::Answer(ProposeResponse { id, outcome }) => {
                 if let Some(sent) = self.take(id) {
                     let nothing = || Outcome::Unknown(Unknown { message: "the sidecar answered nothing".to_owned() });
-                    self.answer(sent.id, outcome.unwrap_or_else(nothing)).await?;
+                    self.answer(sent.id, outcome.map_or_else(nothing, for_routers)).await?;
                 }
             }
             LinkEvent::NotOpened(status) => {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use raftkv_kv::Proposal;
 use raftkv_proto::consensus::{ProposeRequest, ProposeResponse};
 use raftkv_runtime::gather::Gather;
+use raftkv_runtime::reminder::Reminder;
 use raftkv_runtime::shutdown::Shutdown;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, sleep_until};
@@ -66,6 +67,8 @@ pub(super) struct Task {
     gather: Gather,
     trouble: Trouble,
     was_connected: bool,
+    /// A peer may accept streams and drop them, again and again.
+    reminder: Reminder,
 }
 
 impl Task {
@@ -95,6 +98,7 @@ impl Task {
             gather: Gather::default(),
             trouble,
             was_connected: false,
+            reminder: Reminder::default(),
         }
     }
 

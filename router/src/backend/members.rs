@@ -7,6 +7,7 @@ use futures::future::join_all;
 use raftkv_api::BackendError;
 use raftkv_kv::Ownership;
 use raftkv_proto::group::{Description, Member};
+use raftkv_proto::{EXPIRY_HEADER, Expiry};
 use reqwest::StatusCode;
 use serde::Deserialize;
 
@@ -15,6 +16,9 @@ use crate::map::{GroupId, MapWatch, ShardMap};
 
 /// A node that does not say how it is within this is left out.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// For a node's status, before it is asked for a change.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Finds the group concerned and asks a node of it over its management interface.
 pub(super) struct Members {
@@ -34,6 +38,21 @@ struct Changed {
 #[derive(Debug, Deserialize)]
 struct Problem {
     detail: String,
+}
+
+/// What a node's status says of the process that answers; absent in version 0.1.0.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Status {
+    node: Life,
+}
+
+/// One run of a sidecar.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Life {
+    incarnation: Option<u64>,
+    uptime_ms: Option<u64>,
 }
 
 impl Members {
@@ -109,9 +128,21 @@ impl Members {
         members.sort_by_key(|member| (member.name != description.leader, !member.voter));
         let mut last = nobody();
         for member in members.into_iter().filter(|member| !member.management_address.is_empty()) {
+            // A node that stands still must not make the change when nobody waits for it any more.
+            let expiry = match self.expiry(deadline, &member.management_address).await {
+                Ok(expiry) => expiry,
+                Err(why) => {
+                    last = BackendError::Unavailable(why);
+                    continue;
+                }
+            };
             let left = deadline.saturating_duration_since(Instant::now());
             let url = format!("http://{}/{what}", member.management_address);
-            match self.http.post(url).query(query).timeout(left).send().await {
+            let mut request = self.http.post(url).query(query).timeout(left);
+            if let Some(expiry) = expiry {
+                request = request.header(EXPIRY_HEADER, expiry.to_string());
+            }
+            match request.send().await {
                 Ok(response) if response.status().is_success() => {
                     // A change whose answer breaks off was made.
                     let changed = response.json::<Changed>().await;
@@ -120,7 +151,8 @@ impl Members {
                 }
                 Ok(response) => {
                     let status = response.status();
-                    let detail = response.json::<Problem>().await.ok().map(|problem| problem.detail);
+                    let problem = response.json::<Problem>().await.ok();
+                    let detail = problem.map(|problem| format!("{} answers: {}", member.name, problem.detail));
                     return Err(not_changed(status, detail));
                 }
                 Err(error) if error.is_connect() => {
@@ -133,6 +165,17 @@ impl Members {
             }
         }
         Err(last)
+    }
+
+    /// The deadline in terms of the node's own process, which has just answered; `None` for version 0.1.0.
+    async fn expiry(&self, deadline: Instant, address: &str) -> Result<Option<Expiry>, String> {
+        let left = deadline.saturating_duration_since(Instant::now()).min(STATUS_TIMEOUT);
+        let asked = self.http.get(format!("http://{address}/status")).timeout(left).send().await;
+        let silent = |_| format!("{address} does not answer");
+        let status: Status = asked.map_err(silent)?.json().await.map_err(silent)?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let life = status.node.incarnation.zip(status.node.uptime_ms);
+        Ok(life.map(|(incarnation, age_ms)| Expiry::after(incarnation, age_ms, left)))
     }
 
     fn map(&self) -> Result<std::sync::Arc<ShardMap>, BackendError> {

@@ -38,6 +38,8 @@ struct State {
     barred: Option<LeaderId>,
     /// For whom this node has voted last: nothing is granted to any leader before.
     voted: Option<LeaderId>,
+    /// Why this node serves nothing; empty = it serves.
+    out_of_service: String,
 }
 
 #[derive(Debug)]
@@ -64,6 +66,10 @@ impl Keeper {
         let mut state = self.lock();
         state.streams += 1;
         let number = state.streams;
+        if !state.out_of_service.is_empty() {
+            // There is room: it is the first message.
+            let _ = grants.try_send(out_of_service(&state.out_of_service));
+        }
         let engine = Engine { stream: number, grants, admitted: false, until: 0, revoking: None };
         if let Some(earlier) = state.engine.replace(engine) {
             state.earlier_until = state.earlier_until.max(earlier.until);
@@ -71,11 +77,21 @@ impl Keeper {
         (EngineStream { keeper: self.clone(), number }, receiver)
     }
 
+    /// Tells the engine that this node serves nothing, and why; an empty reason: that it serves again.
+    pub fn set_out_of_service(&self, why: String) {
+        let mut state = self.lock();
+        if let Some(engine) = state.engine.take_if(|engine| engine.grants.try_send(out_of_service(&why)).is_err()) {
+            // Without room its stream ends, and the one it opens next begins with the reason.
+            state.earlier_until = state.earlier_until.max(engine.until);
+        }
+        state.out_of_service = why;
+    }
+
     /// Lets the engine read until `until_ns` on behalf of `leader`, once it has applied below `next_index`. Left out when it
     /// is not at least `step` more than what it has.
     pub fn grant(&self, leader: LeaderId, until_ns: u64, next_index: u64, step: Duration) {
         let mut state = self.lock();
-        if state.is_barred(leader) {
+        if state.is_barred(leader) || !state.out_of_service.is_empty() {
             return;
         }
         let same_leader = state.granted_to == Some(leader);
@@ -90,7 +106,7 @@ impl Keeper {
         if until_ns <= engine.until || same_leader && until_ns - engine.until < step {
             return;
         }
-        if engine.grants.try_send(LeaseGrant { until_ns, next_index, revocation: 0 }).is_ok() {
+        if engine.grants.try_send(LeaseGrant { until_ns, next_index, ..LeaseGrant::default() }).is_ok() {
             engine.until = until_ns;
             state.granted_to = Some(leader);
         }
@@ -149,6 +165,10 @@ impl Keeper {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn out_of_service(why: &str) -> LeaseGrant {
+    LeaseGrant { out_of_service: why.to_owned(), ..LeaseGrant::default() }
 }
 
 impl State {
@@ -224,7 +244,7 @@ mod tests {
         let (stream, mut grants) = engine(&keeper);
         let until = from_now(Duration::from_secs(60));
         keeper.grant(leader(1), until, 7, STEP);
-        assert_eq!(grants.recv().await, Some(LeaseGrant { until_ns: until, next_index: 7, revocation: 0 }));
+        assert_eq!(grants.recv().await, Some(LeaseGrant { until_ns: until, next_index: 7, ..LeaseGrant::default() }));
         let revoking = tokio::spawn({
             let keeper = keeper.clone();
             async move { keeper.before_vote(LeaderId { term: 1, node_id: 2 }).await }

@@ -8,17 +8,21 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use openraft::ServerState;
 use openraft::metrics::WaitError;
+use raftkv_proto::{EXPIRY_HEADER, Expiry};
 use raftkv_runtime::deadlines;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::route::{CHANGE, DESTROY, READ, route};
-use super::{BOOTSTRAP_CLAIM_HEADER, CallError, Changed, FORWARDED_HEADER, Json, ManagementClient, Problem};
+use super::{
+    BOOTSTRAP_CLAIM_HEADER, CallError, Changed, FORWARDED_HEADER, JOINER_HEADER, Joiner, Json, ManagementClient, Pass,
+    Problem,
+};
 use crate::kill::{Killed, Killer};
-use crate::leadership::{Leadership, TransferError, known_leader, metrics_of};
+use crate::leadership::{Leadership, TransferError, metrics_of};
 use crate::lifecycle::Lifecycle;
-use crate::membership::{Membership, MembershipOutcome};
+use crate::membership::{Membership, MembershipError, MembershipOutcome};
 use crate::node::{Group, Node};
 use crate::status::{StatusDocument, not_ready, status_document};
 use crate::types::TypeConfig;
@@ -102,7 +106,7 @@ struct TransferQuery {
 struct Health {
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<&'static str>,
+    detail: Option<String>,
 }
 
 async fn join(
@@ -113,10 +117,10 @@ async fn join(
     let query = parameters(query)?;
     let (name, address) = (required("peerID", query.peer_id)?, required("peerAddress", query.peer_address)?);
     check_address(&address)?;
-    let deadline = Instant::now() + CHANGE_DEADLINE;
+    let deadline = deadline(&at, &headers, CHANGE_DEADLINE)?;
     let outcome = match is_forwarded(&headers) {
-        true => at.membership.join_forwarded(&name, &address, deadline).await,
-        false => at.membership.join(&name, &address, deadline).await,
+        true => at.membership.join_forwarded(&name, &address, joiner(&headers), deadline).await,
+        false => at.membership.join(&name, &address, joiner(&headers), deadline).await,
     };
     Ok(changed(&name, outcome.map_err(|error| error.to_problem())?))
 }
@@ -133,7 +137,7 @@ async fn leave(
         Some("true" | "1") => true,
         Some(_) => return Err(bad_request("force is true or false")),
     };
-    let deadline = Instant::now() + CHANGE_DEADLINE;
+    let deadline = deadline(&at, &headers, CHANGE_DEADLINE)?;
     let outcome = match is_forwarded(&headers) {
         true => at.membership.remove_forwarded(&name, force, deadline).await,
         false => at.membership.remove(&name, force, deadline).await,
@@ -153,40 +157,71 @@ async fn kill(
         Some(DELETE_ALL_KEYS) => true,
         Some(_) => return Err(bad_request(format!("confirm is {DELETE_ALL_KEYS}, or not there"))),
     };
+    let deadline = deadline(&at, &headers, CHANGE_DEADLINE)?;
     let identity = &at.node.identity;
     let name = query.peer_id.unwrap_or_else(|| identity.name.clone());
     if name != identity.name && name != identity.raft_id.to_string() {
-        return forward_kill(&at, &name, confirmed, is_forwarded(&headers)).await;
+        return forward_kill(&at, &name, confirmed, is_forwarded(&headers), deadline).await;
     }
-    let done = at.killer.kill(confirmed, Instant::now() + CHANGE_DEADLINE).await;
+    let done = at.killer.kill(confirmed, deadline).await;
     let (status, result) = match done.map_err(|error| error.to_problem())? {
-        Killed::Done => (StatusCode::OK, format!("{} is no member any more and is wiped", identity.name)),
+        Killed::Done => (
+            StatusCode::OK,
+            format!("{} is no member any more; its data is wiped at its next start at the latest", identity.name),
+        ),
         Killed::Pending => (StatusCode::ACCEPTED, format!("{} is being killed", identity.name)),
     };
     Ok((status, Json(Changed { result, pending: status == StatusCode::ACCEPTED })).into_response())
 }
 
-async fn forward_kill(at: &Management, name: &str, confirmed: bool, forwarded: bool) -> Answer<Response> {
+async fn forward_kill(
+    at: &Management,
+    name: &str,
+    confirmed: bool,
+    forwarded: bool,
+    deadline: Instant,
+) -> Answer<Response> {
     let group = running(&at.node)?;
+    in_service(&at.node)?;
     let metrics = metrics_of(&group);
     let mut members = metrics.membership_config.nodes();
     let target = members.find(|(id, member)| member.name == name || id.to_string() == name);
-    let Some((_, member)) = target.filter(|_| !forwarded) else {
+    let Some((raft_id, member)) = target.filter(|_| !forwarded) else {
         let detail = format!("no member is called {name:?}; a node that is in no group has to be asked itself");
         return Err(Problem::new(StatusCode::NOT_FOUND, "no_such_member", detail));
     };
     let confirm = confirmed.then_some(DELETE_ALL_KEYS);
-    match at.client.kill(&member.management_address, name, confirm, CHANGE_DEADLINE).await {
+    let unreachable = |why: String| {
+        let detail =
+            format!("{why}; nothing was done. A node that cannot be reached can be removed, but not wiped from here");
+        Problem::new(StatusCode::BAD_GATEWAY, "unreachable", detail)
+    };
+    // A node that stands still must not find the order when it comes back.
+    let status = at.client.status(&member.management_address, None).await;
+    let status = status.map_err(|error| unreachable(error.to_string()))?;
+    if status.node.raft_id != *raft_id {
+        let address = &member.management_address;
+        return Err(unreachable(format!("{address} belongs to {:?} now", status.node.name)));
+    }
+    let pass = Pass::until(deadline, &status);
+    match at.client.kill(&member.management_address, name, confirm, &pass).await {
         Ok(changed) => {
             let status = if changed.pending { StatusCode::ACCEPTED } else { StatusCode::OK };
             Ok((status, Json(changed)).into_response())
         }
-        Err(CallError::Refused(problem)) => Err(problem),
-        Err(error) => {
-            let detail = format!("{error}. A node that cannot be reached can be removed, but not wiped from here");
-            Err(Problem::new(StatusCode::BAD_GATEWAY, "unreachable", detail))
-        }
+        Err(CallError::Refused(problem)) => Err(said_by(&member.name, problem)),
+        Err(error @ CallError::NotSent { .. }) => Err(unreachable(error.to_string())),
+        Err(error @ CallError::NoAnswer { .. }) => Err(unknown(format!("{} was asked: {error}", member.name))),
     }
+}
+
+fn said_by(name: &str, mut problem: Problem) -> Problem {
+    problem.detail = format!("{name} answers: {}", problem.detail);
+    problem
+}
+
+fn unknown(why: String) -> Problem {
+    Problem::new(StatusCode::GATEWAY_TIMEOUT, "unknown", format!("outcome unknown: {why}"))
 }
 
 async fn transfer(
@@ -195,17 +230,23 @@ async fn transfer(
     query: Result<Query<TransferQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Answer<Json<Changed>> {
     let to = parameters(query)?.to;
+    let deadline = deadline(&at, &headers, TRANSFER_DEADLINE)?;
     let group = running(&at.node)?;
+    in_service(&at.node)?;
     let before = metrics_of(&group);
     if before.state != ServerState::Leader {
-        let leader = known_leader(&before).and_then(|leader| before.membership_config.get_node(&leader));
-        let Some(leader) = leader.filter(|_| !is_forwarded(&headers)) else {
+        if is_forwarded(&headers) {
             return Err(no_leader());
-        };
-        let asked = at.client.transfer(&leader.management_address, to.as_deref(), TRANSFER_DEADLINE).await;
+        }
+        let pass = at.membership.pass_to_leader(&group, deadline).await;
+        let (leader, pass) = pass.map_err(|error| error.to_problem())?;
+        let asked = at.client.transfer(&leader.management_address, to.as_deref(), &pass).await;
         return asked.map(Json).map_err(|error| match error {
-            CallError::Refused(problem) => problem,
-            error => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no_leader", error.to_string()),
+            CallError::Refused(problem) => said_by(&format!("the leader {}", leader.name), problem),
+            CallError::NotSent { .. } => {
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no_leader", format!("{error}; nothing was done"))
+            }
+            CallError::NoAnswer { .. } => unknown(format!("the leader {} was asked: {error}", leader.name)),
         });
     }
     if let Some(to) = &to
@@ -213,7 +254,7 @@ async fn transfer(
     {
         return Ok(Json(Changed { result: format!("{to} leads already"), pending: false }));
     }
-    match at.leadership.transfer(to.as_deref(), TRANSFER_DEADLINE).await {
+    match at.leadership.transfer(to.as_deref(), deadline.saturating_duration_since(Instant::now())).await {
         Ok(leader) => {
             let name = before
                 .membership_config
@@ -289,11 +330,11 @@ fn stopping(error: &dyn std::fmt::Display) -> Problem {
 async fn status(State(at): State<Management>, headers: HeaderMap) -> Json<StatusDocument> {
     let claimant = headers.get(BOOTSTRAP_CLAIM_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
     let waiting = at.lifecycle.waiting(claimant);
-    Json(status_document(&at.node, waiting).await)
+    Json(status_document(&at.node, &at.lifecycle, waiting).await)
 }
 
 async fn ready(State(at): State<Management>) -> Response {
-    match not_ready(&at.node) {
+    match not_ready(&at.node, &at.lifecycle) {
         None => Json(Health { status: "ok", detail: None }).into_response(),
         Some(why) => {
             (StatusCode::SERVICE_UNAVAILABLE, Json(Health { status: "unavailable", detail: Some(why) })).into_response()
@@ -326,12 +367,38 @@ fn running(node: &Node) -> Answer<Arc<Group>> {
         .ok_or_else(|| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "waiting", "this node is in no cluster yet"))
 }
 
+/// A node that was removed, or has a twin, changes nothing but itself.
+fn in_service(node: &Node) -> Answer<()> {
+    match node.standing.barred() {
+        Some((bar, why)) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, bar.code(), why)),
+        None => Ok(()),
+    }
+}
+
 fn no_leader() -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no_leader", "no leader is known")
 }
 
 fn bad_request(detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "bad_request", detail)
+}
+
+/// Until when a change may begin: `own` time, or less where the request says so.
+///
+/// Fails when that is over: the request lay here while this process stood still, or was meant for its predecessor.
+fn deadline(at: &Management, headers: &HeaderMap, own: Duration) -> Answer<Instant> {
+    let Some(expiry) = headers.get(EXPIRY_HEADER) else { return Ok(Instant::now() + own) };
+    let expiry: Option<Expiry> = expiry.to_str().ok().and_then(|expiry| expiry.parse().ok());
+    let expiry = expiry.ok_or_else(|| bad_request(format!("the header {EXPIRY_HEADER} is not INCARNATION:AGE_MS")))?;
+    match at.node.life.left_of(&expiry) {
+        Some(left) => Ok(Instant::now() + left.min(own)),
+        None => Err(MembershipError::Expired.to_problem()),
+    }
+}
+
+/// Who asks to become a member itself. Operators, and nodes of version 0.1.0, do not say it.
+fn joiner(headers: &HeaderMap) -> Option<Joiner> {
+    headers.get(JOINER_HEADER).and_then(|value| Joiner::parse(value.to_str().ok()?))
 }
 
 fn is_forwarded(headers: &HeaderMap) -> bool {
@@ -348,7 +415,10 @@ fn required(name: &str, value: Option<String>) -> Answer<String> {
 
 fn check_address(address: &str) -> Answer<()> {
     match address.parse() {
-        Ok(raftkv_runtime::grpc::Endpoint::Tcp(_)) => Ok(()),
+        Ok(raftkv_runtime::grpc::Endpoint::Tcp(_)) => match raftkv_runtime::settings::unreachable(address) {
+            Some(why) => Err(bad_request(format!("peerAddress {address:?}: {why}"))),
+            None => Ok(()),
+        },
         _ => Err(bad_request(format!("peerAddress {address:?} is not host:port"))),
     }
 }

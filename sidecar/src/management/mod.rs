@@ -8,7 +8,7 @@ mod problem;
 mod route;
 mod server;
 
-pub use client::{CallError, ManagementClient};
+pub use client::{CallError, Joiner, ManagementClient, Pass};
 pub use handlers::{Management, router};
 pub use json::Json;
 pub use problem::Problem;
@@ -18,6 +18,10 @@ use serde::{Deserialize, Serialize};
 
 /// Marks a request that another node forwarded: never forwarded again.
 pub const FORWARDED_HEADER: &str = "raftkv-forwarded";
+/// On `/join` from a node that asks for itself: its raft id and incarnation.
+pub const JOINER_HEADER: &str = "raftkv-joiner";
+/// Code of a problem: another node answers at the address that a node gives as its own.
+pub const ADDRESS_IN_USE: &str = "address_in_use";
 /// On `GET /status` from a node that wants to form a cluster: its raft id.
 pub const BOOTSTRAP_CLAIM_HEADER: &str = "raftkv-bootstrap-claim";
 

@@ -7,9 +7,12 @@ use raftkv_proto::raft::{AdoptRequest, IdentifyRequest, Identity as PeerIdentity
 use raftkv_runtime::reason;
 
 use super::MembershipError;
+use crate::management::{ADDRESS_IN_USE, Joiner};
 use crate::network::{Peers, RaftClient};
 use crate::node::Group;
-use crate::types::NodeId;
+use crate::standing::Bar;
+use crate::twin;
+use crate::types::{Member, NodeId};
 
 /// To reach a node and have it say who it is.
 const DIAL_DEADLINE: Duration = Duration::from_secs(3);
@@ -51,6 +54,73 @@ pub(super) fn check_joiner(group: &Group, name: &str, identity: &PeerIdentity) -
     Ok(())
 }
 
+/// A process that asks for itself must be the one that answers at its address: otherwise two processes share a name and an
+/// address, or even an identity, and the wrong one would be made a member, or be one already.
+pub(super) fn check_asker(
+    name: &str,
+    raft_address: &str,
+    asker: Option<Joiner>,
+    identity: &PeerIdentity,
+) -> Result<(), MembershipError> {
+    let Some(asker) = asker else { return Ok(()) };
+    if twin::is_twin(asker.raft_id, asker.incarnation, identity) {
+        return Err(duplicate(twin::text(name, asker.raft_id, raft_address)));
+    }
+    if asker.raft_id != identity.raft_id {
+        // Not a twin: a name that is resolved to an old address would do. So the asker keeps its vote.
+        return Err(MembershipError::refused(
+            ADDRESS_IN_USE,
+            format!(
+                "two processes have one identity: at {raft_address}, which {name} (raft id {}) says is its own, the node {} \
+                 (raft id {}) answers. Give each node a NODE_ID and advertised addresses of its own",
+                asker.raft_id, identity.name, identity.raft_id
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// A member may have moved; but where another process of its identity still answers at the address that is known, both run.
+pub(super) async fn check_moved(known: &Member, now: &Member, identity: &PeerIdentity) -> Result<(), MembershipError> {
+    if known.raft_address == now.raft_address {
+        return Ok(());
+    }
+    match twin::identify(&known.raft_address).await {
+        Some(other) if twin::is_twin(identity.raft_id, identity.incarnation, &other) => {
+            Err(duplicate(twin::text(&now.name, identity.raft_id, &known.raft_address)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A process that is to take a member's place must have all that the member acknowledged, as far as this leader knows
+/// (`matched_next`): with an old copy of its data it could help to elect a leader that lacks an acknowledged write. A leader
+/// that was elected after the member went away knows nothing of it.
+pub(super) fn check_log(
+    known: &Member,
+    now: &Member,
+    matched_next: Option<u64>,
+    log_next: Option<u64>,
+) -> Result<(), MembershipError> {
+    let (Some(matched_next), Some(log_next)) = (matched_next, log_next) else { return Ok(()) };
+    if known.raft_address == now.raft_address || log_next >= matched_next {
+        return Ok(());
+    }
+    Err(MembershipError::refused(
+        Bar::Stale.code(),
+        format!(
+            "the log of {} at {} ends before entry {log_next}, and {} has acknowledged the entries before {matched_next} at {}: \
+             this data directory is an old copy. Start the node with the data that it had last; or, where that is lost, \
+             stop this process, empty its data directory and start it again: it joins without data",
+            now.name, now.raft_address, known.name, known.raft_address
+        ),
+    ))
+}
+
+fn duplicate(detail: String) -> MembershipError {
+    MembershipError::refused(Bar::Duplicate.code(), detail)
+}
+
 pub(super) async fn adopt(client: &mut RaftClient, group: &Group, raft_id: NodeId) -> Result<(), MembershipError> {
     let request = AdoptRequest { cluster_id: group.cluster_id.clone(), raft_id };
     match tokio::time::timeout(ADOPT_DEADLINE, client.adopt(request)).await {
@@ -59,5 +129,45 @@ pub(super) async fn adopt(client: &mut RaftClient, group: &Group, raft_id: NodeI
             Err(MembershipError::Unreachable(format!("the node refuses to be adopted: {}", reason::call(&status, ""))))
         }
         Err(_) => Err(MembershipError::Unreachable(format!("the node was not adopted within {ADOPT_DEADLINE:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_copy_does_not_take_the_members_place() {
+        let at = |address: &str| Member {
+            name: "n1".to_owned(),
+            raft_address: address.to_owned(),
+            management_address: String::new(),
+            http_address: String::new(),
+            group_address: String::new(),
+        };
+        let (home, away) = (at("n1:8088"), at("n1:9088"));
+        assert!(check_log(&home, &away, Some(10), Some(10)).is_ok());
+        assert!(check_log(&home, &away, Some(10), Some(12)).is_ok());
+        assert!(check_log(&home, &away, None, Some(1)).is_ok(), "a leader that has not heard of the member");
+        assert!(check_log(&home, &away, Some(10), None).is_ok(), "a node of version 0.1.0");
+        assert!(check_log(&home, &home, Some(10), Some(1)).is_ok(), "another of its addresses is new");
+        let refused = check_log(&home, &away, Some(10), Some(9));
+        assert!(matches!(refused, Err(MembershipError::Refused(refusal)) if refusal.code == "stale_data"));
+    }
+
+    #[test]
+    fn the_process_that_asks_must_be_the_one_that_answers() {
+        let asker = Some(Joiner { raft_id: 1, incarnation: 7 });
+        let answers = |raft_id, incarnation| PeerIdentity { raft_id, incarnation, ..PeerIdentity::default() };
+        let code = |identity: &PeerIdentity| match check_asker("n1", "n1:8088", asker, identity) {
+            Ok(()) => "",
+            Err(MembershipError::Refused(refusal)) => refusal.code,
+            Err(_) => "another error",
+        };
+        assert_eq!(code(&answers(1, 7)), "");
+        assert_eq!(code(&answers(1, 0)), "", "of an older version");
+        assert_eq!(code(&answers(1, 8)), "duplicate_identity", "a copy");
+        assert_eq!(code(&answers(2, 8)), "address_in_use", "another node has its address");
+        assert!(check_asker("n1", "n1:8088", None, &answers(2, 8)).is_ok(), "an operator asks");
     }
 }

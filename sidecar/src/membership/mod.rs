@@ -14,16 +14,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use openraft::{ChangeMembers, ServerState};
+use raftkv_runtime::reminder::Reminder;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use commit::{Asked, COMMIT_DEADLINE, POLL, commit, settled_view};
-use joiner::{adopt, check_joiner, identify};
+use joiner::{adopt, check_asker, check_joiner, check_log, check_moved, identify};
 pub use outcome::{MembershipError, MembershipOutcome};
 use plan::{Step, View, is_caught_up, plan_join, plan_remove, promotion, removal};
 
 use crate::leadership::{Leadership, TransferError, known_leader, matched_next, metrics_of};
-use crate::management::{CallError, ManagementClient};
+use crate::management::{CallError, Joiner, ManagementClient, Pass};
 use crate::node::{Group, Node};
 use crate::types::{LogId, Member, NodeId};
 
@@ -39,7 +40,8 @@ type Outcome = Result<MembershipOutcome, MembershipError>;
 /// A change under way.
 #[derive(Clone)]
 struct Job {
-    what: String,
+    /// Two processes with one identity ask for different changes, though they are told in the same words.
+    change: Change,
     state: watch::Receiver<JobState>,
 }
 
@@ -50,16 +52,25 @@ enum JobState {
 }
 
 /// What a change is.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 enum Change {
-    Join { name: String, raft_address: String },
+    Join { name: String, raft_address: String, joiner: Option<Joiner> },
     Remove { name: String, force: bool },
+}
+
+impl Change {
+    fn join(name: &str, raft_address: &str, joiner: Option<Joiner>) -> Self {
+        Self::Join { name: name.to_owned(), raft_address: raft_address.to_owned(), joiner }
+    }
 }
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Join { name, raft_address } => write!(f, "{name} joins at {raft_address}"),
+            Self::Join { name, raft_address, joiner: None } => write!(f, "{name} joins at {raft_address}"),
+            Self::Join { name, raft_address, joiner: Some(joiner) } => {
+                write!(f, "{name} with raft id {} joins at {raft_address}", joiner.raft_id)
+            }
             Self::Remove { name, .. } => write!(f, "{name} leaves"),
         }
     }
@@ -75,18 +86,20 @@ pub struct Membership {
     turn: Arc<tokio::sync::Mutex<()>>,
     /// The changes under way, at most [`MAX_JOBS`].
     jobs: Arc<Mutex<Vec<Job>>>,
+    complaints: Arc<Mutex<Reminder>>,
 }
 
 impl Membership {
     /// Of this node's group.
     pub fn new(node: Node, leadership: Leadership, client: ManagementClient) -> Self {
-        Self { node, leadership, client, turn: Arc::default(), jobs: Arc::default() }
+        Self { node, leadership, client, turn: Arc::default(), jobs: Arc::default(), complaints: Arc::default() }
     }
 
     /// Makes the node called `name` that listens at `raft_address` a voter. May be asked again at any time. Past the
-    /// deadline the change goes on, and the answer says how far it is.
-    pub async fn join(&self, name: &str, raft_address: &str, deadline: Instant) -> Outcome {
-        self.ask(Change::Join { name: name.to_owned(), raft_address: raft_address.to_owned() }, deadline, false).await
+    /// deadline a change that has begun continues, and the answer says how far it is. Where the node asks itself, `joiner`
+    /// says which process that is: another one that answers at its address is not made a member in its place.
+    pub async fn join(&self, name: &str, raft_address: &str, joiner: Option<Joiner>, deadline: Instant) -> Outcome {
+        self.ask(Change::join(name, raft_address, joiner), deadline, false).await
     }
 
     /// Removes a member by name or raft id.
@@ -95,8 +108,14 @@ impl Membership {
     }
 
     /// [`join`](Self::join) for a request that another node forwarded: never forwarded again.
-    pub async fn join_forwarded(&self, name: &str, raft_address: &str, deadline: Instant) -> Outcome {
-        self.ask(Change::Join { name: name.to_owned(), raft_address: raft_address.to_owned() }, deadline, true).await
+    pub async fn join_forwarded(
+        &self,
+        name: &str,
+        raft_address: &str,
+        joiner: Option<Joiner>,
+        deadline: Instant,
+    ) -> Outcome {
+        self.ask(Change::join(name, raft_address, joiner), deadline, true).await
     }
 
     /// [`remove`](Self::remove) for a request that another node forwarded: never forwarded again.
@@ -106,6 +125,9 @@ impl Membership {
 
     async fn ask(&self, change: Change, deadline: Instant, forwarded: bool) -> Outcome {
         let group = self.node.group().ok_or(MembershipError::Waiting)?;
+        if let Some((bar, why)) = self.node.standing.barred() {
+            return Err(MembershipError::OutOfService { bar, why });
+        }
         if metrics_of(&group).state == ServerState::Leader {
             return self.work(group, change, deadline).await;
         }
@@ -116,36 +138,77 @@ impl Membership {
     }
 
     async fn forward(&self, group: &Group, change: &Change, deadline: Instant) -> Outcome {
-        let metrics = metrics_of(group);
-        let leader = known_leader(&metrics)
-            .and_then(|leader| metrics.membership_config.get_node(&leader))
-            .ok_or_else(|| MembershipError::NoLeader("none is known here".to_owned()))?;
-        let within = deadline.saturating_duration_since(Instant::now());
+        let (leader, pass) = self.pass_to_leader(group, deadline).await?;
         let address = &leader.management_address;
         let answer = match change {
-            Change::Join { name, raft_address } => self.client.join(address, name, raft_address, within, true).await,
-            Change::Remove { name, force } => self.client.leave(address, name, *force, within, true).await,
+            Change::Join { name, raft_address, joiner } => {
+                self.client.join(address, name, raft_address, *joiner, &pass).await
+            }
+            Change::Remove { name, force } => self.client.leave(address, name, *force, &pass).await,
         };
         match answer {
             Ok(changed) => Ok(MembershipOutcome::Forwarded { result: changed.result, pending: changed.pending }),
-            Err(CallError::Refused(problem)) => Err(MembershipError::Remote(problem)),
-            Err(error @ CallError::NoAnswer { .. }) => Err(MembershipError::NoLeader(error.to_string())),
+            Err(CallError::Refused(mut problem)) => {
+                problem.detail = format!("the leader {} answers: {}", leader.name, problem.detail);
+                Err(MembershipError::Remote(problem))
+            }
+            Err(error @ CallError::NotSent { .. }) => Err(self.no_leader(&error.to_string())),
+            Err(error @ CallError::NoAnswer { .. }) => {
+                Err(MembershipError::Unknown(format!("the leader {} was asked: {error}", leader.name)))
+            }
         }
+    }
+
+    /// The leader, which has just said so itself, and what a change that is passed on to it carries. Nothing was asked of
+    /// anybody when it fails.
+    pub(crate) async fn pass_to_leader(
+        &self,
+        group: &Group,
+        deadline: Instant,
+    ) -> Result<(Member, Pass), MembershipError> {
+        let mut tried: Option<(NodeId, String)> = None;
+        loop {
+            let metrics = metrics_of(group);
+            let leader = known_leader(&metrics)
+                .filter(|leader| *leader != metrics.id)
+                .and_then(|leader| Some((leader, metrics.membership_config.get_node(&leader)?)));
+            let Some((raft_id, leader)) = leader else {
+                return Err(self.no_leader(tried.as_ref().map_or("none is known here", |(_, why)| why.as_str())));
+            };
+            // Another one may have been elected while the last did not answer.
+            if let Some((_, why)) =
+                tried.as_ref().filter(|(before, _)| *before == raft_id || Instant::now() >= deadline)
+            {
+                return Err(self.no_leader(why));
+            }
+            let why = match self.client.status(&leader.management_address, None).await {
+                Ok(status) if status.cluster_id.is_none() => "is in no cluster any more".to_owned(),
+                Ok(status) if status.node.raft_id != raft_id => "has given its address to another node".to_owned(),
+                Ok(status) if status.node.role != "leader" => "does not lead any more".to_owned(),
+                Ok(status) => return Ok((leader.clone(), Pass::until(deadline, &status))),
+                Err(error) => format!("does not answer ({error})"),
+            };
+            tried = Some((raft_id, format!("{}, which led last, {why}", leader.name)));
+        }
+    }
+
+    fn no_leader(&self, why: &str) -> MembershipError {
+        let name = &self.node.identity.name;
+        MembershipError::NoLeader(format!("{name} knows the cluster and has no leader: {why}; nothing was done"))
     }
 
     /// On the leader: begins the change, or waits for the same one that is under way.
     async fn work(&self, group: Arc<Group>, change: Change, deadline: Instant) -> Outcome {
         let what = change.to_string();
         let (state, watched) = watch::channel(JobState::Working(None));
-        let job = Job { what: what.clone(), state: watched };
+        let job = Job { change: change.clone(), state: watched };
         let begun = {
             let mut jobs = self.lock_jobs();
-            match jobs.iter().find(|job| job.what == what).cloned() {
+            match jobs.iter().find(|job| job.change == change).cloned() {
                 Some(same) => Err(same),
-                None if jobs.len() >= MAX_JOBS => {
-                    let whats: Vec<_> = jobs.iter().map(|job| job.what.as_str()).collect();
-                    return Err(MembershipError::InProgress(whats.join(", ")));
-                }
+                // Too late to begin anything.
+                None if Instant::now() >= deadline => return Err(MembershipError::Expired),
+                None if jobs.len() >= MAX_JOBS => return Err(in_progress(&jobs)),
                 None => {
                     jobs.push(job.clone());
                     Ok(())
@@ -158,63 +221,76 @@ impl Membership {
         let this = self.clone();
         // On its own: whoever asked may go away, the change must still end in a definite state.
         tokio::spawn(async move {
-            tracing::info!("membership: {what}");
+            tracing::debug!("membership: {what}");
             let report = |outcome| {
                 state.send_replace(JobState::Working(Some(outcome)));
             };
             let outcome = match &change {
-                Change::Join { name, raft_address } => this.run_join(&group, name, raft_address, report).await,
-                Change::Remove { name, force } => match this.run_remove(&group, name, *force).await {
-                    Err(MembershipError::NoLeader(_)) if !leads(&group) => {
-                        // Leadership was handed over so that this node can be removed.
-                        this.forward(&group, &change, Instant::now() + COMMIT_DEADLINE).await
-                    }
+                Change::Join { name, raft_address, joiner } => {
+                    this.run_join(&group, (name, raft_address, *joiner), deadline, report).await
+                }
+                Change::Remove { name, force } => match this.run_remove(&group, name, *force, deadline).await {
+                    // So that this node can be removed: by the leader that there is now, if there is still time.
+                    Err(MembershipError::HandedOver) => this.forward(&group, &change, deadline).await,
                     outcome => outcome,
                 },
             };
             match &outcome {
+                Ok(MembershipOutcome::AlreadyVoter) => tracing::debug!("membership: {what}: already a voter"),
                 Ok(outcome) => tracing::info!("membership: {what}: {outcome}"),
-                Err(error) => tracing::warn!("membership: {what}: {error}"),
+                Err(error) => this.complain(&format!("membership: {what}: {error}")),
             }
-            this.lock_jobs().retain(|job| job.what != what);
+            this.lock_jobs().retain(|job| job.change != change);
             state.send_replace(JobState::Done(outcome));
         });
         wait_for(job, deadline).await
+    }
+
+    /// Who is refused asks again, and again.
+    fn complain(&self, text: &str) {
+        if let Some(again) = self.complaints.lock().unwrap_or_else(PoisonError::into_inner).due(text) {
+            tracing::warn!("{text}{again}");
+        }
     }
 
     fn lock_jobs(&self) -> std::sync::MutexGuard<'_, Vec<Job>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Commits one step, when no other one is being committed.
+    /// Commits one step, when no other one is being committed: the first step of a change not after the deadline of that
+    /// change, `until`; what follows from a step that was committed, whenever it can be.
     async fn step(
         &self,
         group: &Group,
         change: ChangeMembers<NodeId, Member>,
         retain: bool,
         at: Option<LogId>,
+        until: Option<Instant>,
     ) -> Result<bool, MembershipError> {
         let Ok(_turn) = tokio::time::timeout(COMMIT_DEADLINE, self.turn.lock()).await else {
-            let whats: Vec<_> = self.lock_jobs().iter().map(|job| job.what.clone()).collect();
-            return Err(MembershipError::InProgress(whats.join(", ")));
+            return Err(in_progress(&self.lock_jobs()));
         };
+        until.map_or(Ok(()), in_time)?;
         commit(group, change, retain, at).await
     }
 
     /// Ends a change that another leader began.
     async fn finish_joint(&self, group: &Group, at: Option<LogId>) -> Result<(), MembershipError> {
         tracing::info!("membership: finishing a change that an earlier leader began");
-        self.step(group, ChangeMembers::AddVoterIds(Default::default()), false, at).await.map(drop)
+        self.step(group, ChangeMembers::AddVoterIds(Default::default()), false, at, None).await.map(drop)
     }
 
     async fn run_join(
         &self,
         group: &Group,
-        name: &str,
-        raft_address: &str,
+        (name, raft_address, asker): (&str, &str, Option<Joiner>),
+        deadline: Instant,
         report: impl Fn(MembershipOutcome),
     ) -> Outcome {
+        // From before the node says where its log ends: what it acknowledges meanwhile must not count against it.
+        let before = metrics_of(group);
         let (mut client, identity) = identify(raft_address).await?;
+        check_asker(name, raft_address, asker, &identity)?;
         check_joiner(group, name, &identity)?;
         let joiner = Member {
             name: identity.name.clone(),
@@ -240,17 +316,23 @@ impl Membership {
             match plan_join(&view, identity.raft_id, &joiner)? {
                 Step::Done => return Ok(done.unwrap_or(MembershipOutcome::AlreadyVoter)),
                 Step::AddLearner(raft_id, member) => {
+                    in_time(deadline)?;
                     if identity.cluster_id.is_empty() {
                         adopt(&mut client, group, raft_id).await?;
                     }
                     let change = ChangeMembers::AddNodes([(raft_id, member)].into());
-                    if self.step(group, change, true, at).await? {
+                    if self.step(group, change, true, at, Some(deadline)).await? {
                         was_member = true;
                         tracing::info!(node = %joiner, raft_id, "is a learner now");
                     }
                 }
                 Step::Update(raft_id, member) => {
-                    if self.step(group, ChangeMembers::SetNodes([(raft_id, member)].into()), true, at).await? {
+                    if let Some(known) = view.members.get(&raft_id) {
+                        check_moved(known, &member, &identity).await?;
+                        check_log(known, &member, matched_next(&before, raft_id), identity.log_next)?;
+                    }
+                    let change = ChangeMembers::SetNodes([(raft_id, member)].into());
+                    if self.step(group, change, true, at, Some(deadline)).await? {
                         tracing::info!(node = %joiner, raft_id, "has new addresses");
                         done.get_or_insert(MembershipOutcome::Joined { replaced: Vec::new() });
                     }
@@ -275,14 +357,14 @@ impl Membership {
                     }
                     let names = replaced.iter().filter_map(|old| view.members.get(old)).map(ToString::to_string);
                     let names: Vec<String> = names.collect();
-                    if self.step(group, promotion(&view, raft_id, &replaced), false, at).await? {
+                    if self.step(group, promotion(&view, raft_id, &replaced), false, at, None).await? {
                         tracing::info!(node = %joiner, raft_id, replaced = ?names, "is a voter now");
                         self.forget(group, &view, &replaced, &joiner);
                         done = Some(MembershipOutcome::Joined { replaced: names });
                     }
                 }
                 Step::Remove(old) => {
-                    self.step(group, removal(&view, &old), false, at).await?;
+                    self.step(group, removal(&view, &old), false, at, None).await?;
                 }
                 Step::FinishJoint => self.finish_joint(group, at).await?,
                 Step::TransferFirst => {
@@ -292,24 +374,23 @@ impl Membership {
         }
     }
 
-    async fn run_remove(&self, group: &Group, name: &str, force: bool) -> Outcome {
+    async fn run_remove(&self, group: &Group, name: &str, force: bool, deadline: Instant) -> Outcome {
         let began = Instant::now();
         loop {
             let (view, at) = settled_view(group, began, Asked::Voters).await?;
             match plan_remove(&view, name, force)? {
                 Step::Remove(targets) => {
-                    if self.step(group, removal(&view, &targets), false, at).await? {
+                    if self.step(group, removal(&view, &targets), false, at, Some(deadline)).await? {
                         tracing::info!(name, ?targets, "is no member any more");
                         self.forget(group, &view, &targets, &self.node.identity.member());
                         return Ok(MembershipOutcome::Removed);
                     }
                 }
                 Step::TransferFirst => {
+                    in_time(deadline)?;
                     tracing::info!("the leader is to leave: another has to lead first");
                     match self.leadership.transfer(None, TRANSFER_DEADLINE).await {
-                        Ok(_) | Err(TransferError::NotLeader) => {
-                            return Err(MembershipError::NoLeader("leadership has just moved".to_owned()));
-                        }
+                        Ok(_) | Err(TransferError::NotLeader) => return Err(MembershipError::HandedOver),
                         Err(error) => {
                             return Err(MembershipError::refused("no_successor", error.to_string()));
                         }
@@ -330,8 +411,14 @@ impl Membership {
     }
 }
 
-fn leads(group: &Group) -> bool {
-    metrics_of(group).state == ServerState::Leader
+fn in_progress(jobs: &[Job]) -> MembershipError {
+    let changes: Vec<_> = jobs.iter().map(|job| job.change.to_string()).collect();
+    MembershipError::InProgress(changes.join(", "))
+}
+
+/// Nobody waits past the deadline: what has not begun by then must not surprise anybody later.
+fn in_time(deadline: Instant) -> Result<(), MembershipError> {
+    if Instant::now() < deadline { Ok(()) } else { Err(MembershipError::Expired) }
 }
 
 async fn wait_for(mut job: Job, deadline: Instant) -> Outcome {

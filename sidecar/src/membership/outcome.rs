@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 
 use super::plan::Refusal;
 use crate::management::Problem;
+use crate::standing::Bar;
 
 /// What came of a change that did not fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +81,7 @@ pub enum MembershipError {
     #[error("this node is in no cluster yet")]
     Waiting,
     /// Nobody leads, or the leader could not be reached; nothing was changed.
-    #[error("no leader: {0}")]
+    #[error("{0}")]
     NoLeader(String),
     /// Another change is under way.
     #[error("another change of the membership is under way: {0}")]
@@ -88,6 +89,20 @@ pub enum MembershipError {
     /// It cannot be done.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// This node led and leads no more, so that another can remove it; nothing else was done yet.
+    #[error("leadership was handed over")]
+    HandedOver,
+    /// This node serves nothing.
+    #[error("{why}")]
+    OutOfService {
+        /// Which of the reasons.
+        bar: Bar,
+        /// The reason.
+        why: String,
+    },
+    /// The time for it was over before anything was done.
+    #[error("the time given for this change was over before it began: the membership was not changed")]
+    Expired,
     /// The node to join does not answer.
     #[error("{0}")]
     Unreachable(String),
@@ -109,7 +124,9 @@ impl MembershipError {
         let (status, code) = match self {
             Self::Remote(problem) => return problem.clone(),
             Self::Waiting => (StatusCode::SERVICE_UNAVAILABLE, "waiting"),
-            Self::NoLeader(_) => (StatusCode::SERVICE_UNAVAILABLE, "no_leader"),
+            Self::NoLeader(_) | Self::HandedOver => (StatusCode::SERVICE_UNAVAILABLE, "no_leader"),
+            Self::OutOfService { bar, .. } => (StatusCode::SERVICE_UNAVAILABLE, bar.code()),
+            Self::Expired => (StatusCode::SERVICE_UNAVAILABLE, "expired"),
             Self::InProgress(_) => (StatusCode::CONFLICT, "in_progress"),
             Self::Refused(refusal) if refusal.code == "no_such_member" => (StatusCode::NOT_FOUND, refusal.code),
             Self::Refused(refusal) => (StatusCode::CONFLICT, refusal.code),

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use raftkv_proto::raft::append_response::Outcome;
 use raftkv_proto::raft::{AppendResponse, raft_client};
-use raftkv_proto::{CLUSTER_ID_HEADER, MAX_MESSAGE_BYTES, TARGET_ID_HEADER, WIRE_VERSION, WIRE_VERSION_HEADER};
+use raftkv_proto::{
+    CLUSTER_ID_HEADER, MAX_MESSAGE_BYTES, SENDER_ID_HEADER, TARGET_ID_HEADER, WIRE_VERSION, WIRE_VERSION_HEADER,
+};
 use raftkv_runtime::clock::boottime_ns;
 use raftkv_runtime::grpc::{Meter, Reading, SentBytes, bulk, connect_lazy_metered};
 use raftkv_runtime::stage::Stage;
@@ -51,6 +53,7 @@ pub enum Lane {
 #[derive(Clone)]
 pub struct Peers {
     cluster_id: Arc<str>,
+    me: NodeId,
     pub(super) progress: Progress,
     pub(super) keeper: Keeper,
     acks: Acks,
@@ -108,12 +111,20 @@ impl Moves {
 }
 
 impl Peers {
-    /// No connections yet.
+    /// Of the node `me`. No connections yet.
     ///
     /// What the peers are told of commits follows `progress`; what they answer is noted in `acks`; leadership is
     /// transferred only after `keeper` has revoked the lease.
-    pub fn new(cluster_id: String, progress: Progress, acks: Acks, keeper: Keeper) -> Self {
-        Self { cluster_id: cluster_id.into(), progress, keeper, acks, work: Work::default(), shared: Arc::default() }
+    pub fn new(cluster_id: String, me: NodeId, progress: Progress, acks: Acks, keeper: Keeper) -> Self {
+        Self {
+            cluster_id: cluster_id.into(),
+            me,
+            progress,
+            keeper,
+            acks,
+            work: Work::default(),
+            shared: Arc::default(),
+        }
     }
 
     /// Follows the newest membership: streams and heartbeats to a member that has another address now end and begin there,
@@ -253,6 +264,7 @@ impl Peers {
             metadata.insert(CLUSTER_ID_HEADER, value);
         }
         metadata.insert(TARGET_ID_HEADER, MetadataValue::from(target));
+        metadata.insert(SENDER_ID_HEADER, MetadataValue::from(self.me));
         metadata.insert(WIRE_VERSION_HEADER, MetadataValue::from(WIRE_VERSION));
         request
     }

@@ -22,7 +22,9 @@ impl Task {
         let now = Instant::now();
         match event {
             LinkEvent::Opened => {
-                tracing::info!(peer = self.peer.name(), "connected");
+                if let Some(again) = self.reminder.due("connected") {
+                    tracing::info!(peer = self.peer.name(), "connected{again}");
+                }
                 self.peer.figures().connected.set(1.0);
                 self.was_connected = true;
                 self.trouble.clear();
@@ -38,17 +40,15 @@ impl Task {
                 if stream_link::is_move(&status) {
                     tracing::info!(peer = self.peer.name(), batches = self.batches.len(), "going to another node");
                 } else {
-                    tracing::warn!(
-                        peer = self.peer.name(),
-                        batches = self.batches.len(),
-                        "connection lost: {}",
-                        reason::call(&status, "")
-                    );
-                    self.trouble.note(format!(
-                        "the connection to {} was lost: {}",
-                        self.peer.name(),
-                        reason::call(&status, "")
-                    ));
+                    let why = reason::call(&status, "");
+                    if let Some(again) = self.reminder.due(&why) {
+                        tracing::warn!(
+                            peer = self.peer.name(),
+                            batches = self.batches.len(),
+                            "connection lost: {why}{again}"
+                        );
+                    }
+                    self.trouble.note(format!("the connection to {} was lost: {why}", self.peer.name()));
                 }
                 self.peer.figures().connected.set(0.0);
                 if matches!(self.session, Session::Opening { .. }) {
@@ -127,15 +127,22 @@ impl Task {
                     "no session was opened".to_owned()
                 }
             },
-            Proposed::Refused(refused) if refused.reason() == RefusedReason::NoMajority => {
+            Proposed::Refused(refused)
+                if matches!(refused.reason(), RefusedReason::NoMajority | RefusedReason::OutOfService) =>
+            {
+                let out_of_service = refused.reason() == RefusedReason::OutOfService;
                 let reason = describe(&refused);
-                self.peer.figures().refused.increment(1);
-                self.trouble.note(reason.clone());
-                while self.has_requests() {
-                    let Some(request) = self.waiting.pop_front() else { break };
+                // Waiting helps none of them.
+                while let Some(request) = self.waiting.pop_front().or_else(|| self.queue.try_recv().ok()) {
                     request.answer(Err(BackendError::Unavailable(reason.clone())));
                 }
-                return;
+                self.peer.figures().refused.increment(1);
+                if !out_of_service {
+                    // Asking again is for clients, and the next one finds out.
+                    self.trouble.note(reason);
+                    return;
+                }
+                reason
             }
             Proposed::Refused(refused) => describe(&refused),
             Proposed::Unknown(unknown) => unknown.message,
@@ -203,11 +210,16 @@ impl Task {
             batch.fail(&BackendError::Internal(reason));
             return;
         }
-        if refused.reason() == RefusedReason::NoMajority && !self.batches[at].maybe_applied {
-            // There is no leader, and has not been one for longer than an election takes: asking again is for clients.
+        if matches!(refused.reason(), RefusedReason::NoMajority | RefusedReason::OutOfService)
+            && !self.batches[at].maybe_applied
+        {
             let batch = self.batches.swap_remove(at);
-            self.trouble.note(reason.clone());
-            batch.fail(&BackendError::Unavailable(reason));
+            batch.fail(&BackendError::Unavailable(reason.clone()));
+            match refused.reason() {
+                RefusedReason::OutOfService => self.hold_back(reason, now),
+                // Asking again is for clients, and the next one finds out.
+                _ => self.trouble.note(reason),
+            }
             return;
         }
         if refused.reason() == RefusedReason::DiskFull && !self.batches[at].maybe_applied {
@@ -261,6 +273,7 @@ fn describe(refused: &Refused) -> String {
         RefusedReason::TooLarge => "the proposal is larger than a log entry may be".to_owned(),
         RefusedReason::DiskFull => "the disk is nearly full".to_owned(),
         RefusedReason::NoMajority => "no leader with a majority".to_owned(),
+        RefusedReason::OutOfService => "the node serves nothing".to_owned(),
         RefusedReason::Unspecified => "refused".to_owned(),
     }
 }

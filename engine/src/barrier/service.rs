@@ -1,0 +1,41 @@
+//! [`Service`]: whether this node serves at all, as its sidecar says.
+
+use std::sync::Arc;
+
+use raftkv_api::BackendError;
+use tokio::sync::watch;
+
+/// What the sidecar said last. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Service {
+    /// Why not; `None` = it serves.
+    out: watch::Sender<Option<Arc<str>>>,
+}
+
+impl Default for Service {
+    fn default() -> Self {
+        Self { out: watch::Sender::new(None) }
+    }
+}
+
+impl Service {
+    /// Notes what the sidecar says; empty = it serves.
+    pub(super) fn set(&self, out_of_service: &str) {
+        self.out.send_if_modified(|out| {
+            let changed = out.as_deref().unwrap_or_default() != out_of_service;
+            if changed {
+                *out = (!out_of_service.is_empty()).then(|| out_of_service.into());
+            }
+            changed
+        });
+    }
+
+    /// # Errors
+    /// `Unavailable`, with the reason, while this node serves nothing.
+    pub(super) fn check(&self) -> Result<(), BackendError> {
+        match &*self.out.borrow() {
+            None => Ok(()),
+            Some(why) => Err(BackendError::Unavailable(why.to_string())),
+        }
+    }
+}
