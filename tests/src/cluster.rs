@@ -24,6 +24,8 @@ use crate::wait::{eventually, eventually_within};
 
 const HTTP_PORT: u16 = 8080;
 const RAFT_PORT: u16 = 8088;
+/// For a node whose address changes.
+const OTHER_RAFT_PORT: u16 = RAFT_PORT + 1;
 const MANAGEMENT_PORT: u16 = 6000;
 const GROUP_PORT: u16 = 50_053;
 /// Lines of each log shown when a test fails.
@@ -74,6 +76,26 @@ pub struct Cluster {
     supervisor: Option<Supervisor>,
     loopback: Loopback,
     dir: Option<TempDir>,
+}
+
+/// A node that has another address than it had.
+#[derive(Debug)]
+pub(crate) struct Readdressed {
+    node: Arc<Node>,
+    /// How its peers reach it.
+    pub(crate) address: SocketAddr,
+    _proxy: Proxy,
+}
+
+impl Drop for Readdressed {
+    fn drop(&mut self) {
+        set_raft_addresses(&self.node, self.node.raft, self.node.raft_advertised);
+    }
+}
+
+fn set_raft_addresses(node: &Node, listen: SocketAddr, advertised: SocketAddr) {
+    node.sidecar.set_env("RAFTKV_RAFT_LISTEN", listen.to_string());
+    node.sidecar.set_env("RAFTKV_RAFT_ADVERTISE", advertised.to_string());
 }
 
 impl ClusterBuilder {
@@ -263,8 +285,7 @@ impl Cluster {
                 node.sidecar.set_env("RAFTKV_GROUP", group);
             }
         }
-        node.sidecar.set_env("RAFTKV_RAFT_LISTEN", node.raft.to_string());
-        node.sidecar.set_env("RAFTKV_RAFT_ADVERTISE", node.raft_advertised.to_string());
+        set_raft_addresses(node, node.raft, node.raft_advertised);
         node.sidecar.set_env("RAFTKV_MANAGEMENT_LISTEN", node.management.to_string());
         node.sidecar.set_env("RAFTKV_MANAGEMENT_ADVERTISE", node.management.to_string());
     }
@@ -382,6 +403,30 @@ impl Cluster {
     pub fn set_weather(&self, weather: Weather) {
         assert!(self.settings.partitionable, "the cluster was not built to be partitionable");
         self.partition.set_weather(weather);
+    }
+
+    /// All that a node sends to others and receives from them shares a link of so many bytes a second.
+    pub fn set_slow_link(&self, node: &Node, bytes_per_second: u64) {
+        assert!(self.settings.partitionable, "the cluster was not built to be partitionable");
+        self.partition.set_slow_link(node.index, bytes_per_second);
+    }
+
+    /// Drops what nodes send to each other in pieces of more bytes than this; 0 = nothing.
+    pub fn set_largest(&self, bytes: usize) {
+        assert!(self.settings.partitionable, "the cluster was not built to be partitionable");
+        self.partition.set_largest(bytes);
+    }
+
+    /// Gives a node another address for its peers, from its next start on. When what is returned is dropped, the node gets its own
+    /// back, from the start after that on.
+    pub(crate) async fn readdressed(&self, node: &Arc<Node>) -> anyhow::Result<Readdressed> {
+        assert!(self.settings.partitionable, "the cluster was not built to be partitionable");
+        let other = |address: SocketAddr| SocketAddr::new(address.ip(), OTHER_RAFT_PORT);
+        let (raft, advertised) = (other(node.raft), other(node.raft_advertised));
+        let senders = Arc::clone(&self.senders);
+        let proxy = Proxy::start(advertised, raft, node.index, self.partition.clone(), senders).await?;
+        set_raft_addresses(node, raft, advertised);
+        Ok(Readdressed { node: Arc::clone(node), address: advertised, _proxy: proxy })
     }
 
     /// What was done so far to what nodes sent to each other.

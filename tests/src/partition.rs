@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -45,6 +45,10 @@ pub struct FlowCounts {
     pub limited: u64,
     /// Connections that were broken by a lost piece.
     pub broken: u64,
+    /// Pieces that were larger than what gets through.
+    pub large: u64,
+    /// Packets that waited for a slow link.
+    pub slowed: u64,
 }
 
 #[derive(Debug, Default)]
@@ -54,18 +58,32 @@ struct Counters {
     delayed: AtomicU64,
     limited: AtomicU64,
     broken: AtomicU64,
+    large: AtomicU64,
+    slowed: AtomicU64,
     /// Pieces carried in bad weather.
     pieces: AtomicU64,
 }
 
 /// From whom to whom.
-type Direction = (usize, usize);
+pub(crate) type Direction = (usize, usize);
+
+/// A link that all connections of a node share.
+#[derive(Debug)]
+struct SlowLink {
+    bytes_per_second: u64,
+    /// When all that was given to it so far is through.
+    free_at: Instant,
+}
 
 /// The flows between nodes, by their numbers. Cheap to clone; clones are one.
 #[derive(Debug, Clone, Default)]
 pub struct Partition {
     flows: Arc<Mutex<HashMap<Direction, watch::Sender<Flow>>>>,
     weather: Arc<Mutex<Weather>>,
+    /// By the number of the node.
+    slow_links: Arc<Mutex<HashMap<usize, SlowLink>>>,
+    /// Bytes of the largest piece that gets through; 0 = any does.
+    largest: Arc<watch::Sender<usize>>,
     counters: Arc<Counters>,
 }
 
@@ -80,6 +98,18 @@ impl Partition {
         *self.weather.lock().unwrap_or_else(PoisonError::into_inner) = weather;
     }
 
+    /// All that a node sends and receives shares a link of so many bytes a second, from the next piece on.
+    pub fn set_slow_link(&self, node: usize, bytes_per_second: u64) {
+        let link = SlowLink { bytes_per_second, free_at: Instant::now() };
+        self.slow_links.lock().unwrap_or_else(PoisonError::into_inner).insert(node, link);
+    }
+
+    /// Drops pieces of more bytes than this; 0 = none. What its sender sends again is dropped as well, so that the rest of the
+    /// connection waits behind it.
+    pub fn set_largest(&self, bytes: usize) {
+        self.largest.send_replace(bytes);
+    }
+
     /// What was done to messages so far.
     pub fn counts(&self) -> FlowCounts {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -89,6 +119,8 @@ impl Partition {
             delayed: count(&self.counters.delayed),
             limited: count(&self.counters.limited),
             broken: count(&self.counters.broken),
+            large: count(&self.counters.large),
+            slowed: count(&self.counters.slowed),
         }
     }
 
@@ -129,9 +161,44 @@ impl Partition {
         Ok(())
     }
 
+    /// Waits until a piece of so many bytes is not too large.
+    pub(crate) async fn fitted(&self, bytes: usize) {
+        let fits = |largest: &usize| *largest == 0 || bytes <= *largest;
+        let mut largest = self.largest.subscribe();
+        if !fits(&largest.borrow()) {
+            self.counters.large.fetch_add(1, Ordering::Relaxed);
+        }
+        // The sender is in `self`.
+        let _ = largest.wait_for(fits).await;
+    }
+
+    /// Holds a packet until the slow links in its way have carried it. False where there are none.
+    pub(crate) async fn carried(&self, direction: Direction, bytes: usize) -> bool {
+        let through = {
+            let mut links = self.slow_links.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            [direction.0, direction.1]
+                .into_iter()
+                .filter_map(|node| {
+                    let link = links.get_mut(&node)?;
+                    let takes = Duration::from_secs_f64(bytes as f64 / link.bytes_per_second as f64);
+                    link.free_at = link.free_at.max(now) + takes;
+                    Some(link.free_at)
+                })
+                .max()
+        };
+        if let Some(through) = through {
+            self.counters.slowed.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep_until(through.into()).await;
+        }
+        through.is_some()
+    }
+
     /// Opens everything, in fair weather.
     pub fn heal(&self) {
         self.set_weather(Weather::default());
+        self.set_largest(0);
+        self.slow_links.lock().unwrap_or_else(PoisonError::into_inner).clear();
         for flow in self.flows.lock().unwrap_or_else(PoisonError::into_inner).values() {
             flow.send_replace(Flow::Open);
         }

@@ -9,12 +9,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::partition::{Flow, Partition};
+use crate::partition::{Direction, Flow, Partition};
 use crate::probe::{socket_inode, socket_inodes};
 use crate::process::Process;
 
 /// Carried at once in one direction of a connection.
 const BUFFER_BYTES: usize = 64 * 1024;
+/// What a slow link carries at a time, so that no connection waits for the whole piece of another.
+const PACKET_BYTES: usize = 1_400;
 /// Connections of who is no node (a test that speaks to a node itself) are of this number: never cut off.
 const OUTSIDE: usize = 0;
 
@@ -45,9 +47,8 @@ impl Proxy {
                 tokio::spawn(async move {
                     let sender = tokio::task::spawn_blocking(move || who_connects(from, at, &senders)).await;
                     let Ok(Some(sender)) = sender else { return };
-                    let (to, back) = (partition.watch(sender, node), partition.watch(node, sender));
                     // A broken connection is what this is for.
-                    let _ = carry(connection, target, to, back, &partition).await;
+                    let _ = carry(connection, target, (sender, node), &partition).await;
                 });
             }
         });
@@ -73,10 +74,10 @@ fn who_connects(from: SocketAddr, at: SocketAddr, senders: &Senders) -> Option<u
 async fn carry(
     connection: TcpStream,
     target: SocketAddr,
-    mut to: watch::Receiver<Flow>,
-    mut back: watch::Receiver<Flow>,
+    (sender, node): Direction,
     partition: &Partition,
 ) -> io::Result<()> {
+    let (mut to, mut back) = (partition.watch(sender, node), partition.watch(node, sender));
     // A handshake needs both directions.
     partition.opened(&mut to).await?;
     partition.opened(&mut back).await?;
@@ -86,8 +87,8 @@ async fn carry(
     let (mut connection_read, mut connection_write) = connection.into_split();
     let (mut upstream_read, mut upstream_write) = upstream.into_split();
     tokio::select! {
-        done = pump(&mut connection_read, &mut upstream_write, to, partition) => done,
-        done = pump(&mut upstream_read, &mut connection_write, back, partition) => done,
+        done = pump(&mut connection_read, &mut upstream_write, to, (sender, node), partition) => done,
+        done = pump(&mut upstream_read, &mut connection_write, back, (node, sender), partition) => done,
     }
 }
 
@@ -95,6 +96,7 @@ async fn pump(
     from: &mut (impl AsyncReadExt + Unpin),
     to: &mut (impl AsyncWriteExt + Unpin),
     mut flow: watch::Receiver<Flow>,
+    direction: Direction,
     partition: &Partition,
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
@@ -109,8 +111,18 @@ async fn pump(
             return partition.opened(&mut flow).await;
         }
         partition.opened(&mut flow).await?;
+        partition.fitted(read).await;
         partition.weathered(read).await?;
-        to.write_all(&buffer[..read]).await?;
+        let mut rest = &buffer[..read];
+        while let Some((packet, others)) = rest.split_at_checked(PACKET_BYTES)
+            && partition.carried(direction, packet.len()).await
+        {
+            to.write_all(packet).await?;
+            rest = others;
+        }
+        // The last packet, or all of it where no link is slow.
+        partition.carried(direction, rest.len()).await;
+        to.write_all(rest).await?;
     }
 }
 
@@ -155,6 +167,23 @@ mod tests {
         let counts = partition.counts();
         assert!(counts.delayed > 0 && counts.limited > 0, "{counts:?}");
         partition.set_weather(Weather::default());
+
+        partition.set_slow_link(1, 10_000);
+        let at = Instant::now();
+        near.write_all(&[b'x'; 3_000]).await.expect("write");
+        far.read_exact(&mut [0; 3_000]).await.expect("it comes through");
+        assert!(at.elapsed() >= Duration::from_millis(290), "3,000 bytes took {:.0?}", at.elapsed());
+        assert!(partition.counts().slowed >= 2, "{:?}", partition.counts());
+        partition.heal();
+
+        partition.set_largest(100);
+        near.write_all(&[b'x'; 100]).await.expect("write");
+        far.read_exact(&mut [0; 100]).await.expect("what is small comes through");
+        near.write_all(&[b'x'; 101]).await.expect("write");
+        let held = tokio::time::timeout(Duration::from_millis(200), far.read_exact(&mut byte)).await;
+        assert!(held.is_err() && partition.counts().large == 1, "it came through");
+        partition.heal();
+        far.read_exact(&mut [0; 101]).await.expect("it comes through");
 
         partition.set(OUTSIDE, 1, Flow::Closed);
         assert_eq!(near.read(&mut byte).await.unwrap_or(0), 0, "the connection is broken");

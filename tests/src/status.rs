@@ -64,6 +64,8 @@ pub struct Member {
     pub name: String,
     /// Its raft id.
     pub raft_id: u64,
+    /// How its peers reach it.
+    pub raft_address: String,
     /// False for a learner.
     pub voter: bool,
 }

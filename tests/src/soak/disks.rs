@@ -20,6 +20,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SLOW: Duration = Duration::from_millis(60);
 /// Less than the reserve of half a gigabyte.
 const LITTLE: u64 = 64 << 20;
+/// The space that a node keeps free: the default of its reserve.
+const RESERVE: u64 = 512 << 20;
+/// What a small disk has beyond that.
+const ROOM: u64 = 24 << 20;
+/// A small disk is filled with so many values of so many bytes, again and again: a log, tables and what a compaction rewrites.
+const FILL_KEYS: usize = 256;
+const FILL_BYTES: usize = 128 * 1024;
 
 /// Takes everything back when the fault ends, however it does.
 struct Mended(Arc<Mutex<FaultFs>>);
@@ -127,6 +134,35 @@ pub(super) async fn full(story: &Story<'_>) -> anyhow::Result<()> {
     .await?;
     story.fired();
     story.hold().await;
+    Ok(())
+}
+
+/// A disk that has little more than the reserve is filled: the node refuses values before anything of it fails.
+pub(super) async fn filled(story: &Story<'_>) -> anyhow::Result<()> {
+    let (node, _guard) = story.any_node().await;
+    let disk = story.store.disk(&node)?;
+    let _mended = Mended(Arc::clone(&disk));
+    let exits = || node.engine().exits().len() + node.sidecar().exits().len();
+    let before = exits();
+    locked(&disk).set_free(Some(RESERVE + ROOM));
+    let client = node.client();
+    let fill = "x".repeat(FILL_BYTES);
+    let turn = std::cell::Cell::new(0);
+    eventually_within(PATIENCE, &format!("{} is full", node.name()), || async {
+        loop {
+            let number = turn.replace(turn.get() + 1);
+            ensure!(exits() == before, "a process of it has ended");
+            match client.put_with(&format!("fill/{}", number % FILL_KEYS), fill.clone(), "?timeout=1s", None).await {
+                Put::Acked { .. } => {}
+                Put::Refused(why) if why.starts_with("507") => return Ok(()),
+                other => anyhow::bail!("{other:?}"),
+            }
+        }
+    })
+    .await?;
+    story.fired();
+    story.hold().await;
+    ensure!(exits() == before, "a process of {} ended for want of space", node.name());
     Ok(())
 }
 

@@ -96,6 +96,12 @@ kinds! {
     Loss = "loss" in BOTH,
     /// Little bandwidth between nodes.
     Bandwidth = "bandwidth" in BOTH,
+    /// Packets between nodes that are larger than some size are lost.
+    LargeLost = "large-packets-lost" in BOTH,
+    /// All that a node sends to others and receives from them shares a slow link.
+    SlowLink = "slow-link" in BOTH,
+    /// A follower comes back under another address, and later under its own again.
+    AddressChange = "address-change" in BOTH,
     /// A node's data is gone; it comes back empty.
     Wipe = "wiped-node" in BOTH,
     /// A node is removed from its group, and joins it anew.
@@ -106,6 +112,8 @@ kinds! {
     Compact = "compaction" in BOTH,
     /// A node was away for so long that it needs a snapshot.
     SnapshotInstall = "snapshot-install" in BOTH,
+    /// The engine of a node dies when the node needs a snapshot: entries of its log and the snapshot arrive together.
+    SnapshotIntoRecovery = "snapshot-into-recovery" in BOTH,
     /// The wall clock of the leader jumps ahead, then back.
     ClockJump = "clock-jump" in BOTH,
     /// A node loses power: with it what was not synced.
@@ -124,6 +132,8 @@ kinds! {
     TornEngineWrite = "torn-write-engine" in PLAIN,
     /// A node has less space than its reserve.
     DiskFull = "disk-full" in PLAIN,
+    /// A node's disk is filled until it takes no more values.
+    SmallDisk = "small-disk" in PLAIN,
     /// A node has no byte of space left.
     DiskNoByte = "disk-no-byte" in PLAIN,
     /// A node's disk turns read-only.

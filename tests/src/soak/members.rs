@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
+use super::network::Healed;
 use super::processes::killed;
 use super::story::Story;
 use crate::node::Node;
+use crate::partition::Flow;
 use crate::wait::eventually_within;
 
 /// A join gets over elections and partitions that are going on.
@@ -142,6 +144,34 @@ pub(super) async fn snapshot(story: &Story<'_>) -> anyhow::Result<()> {
     let away = purged_beyond(story, &node, last).await;
     node.start()?;
     away?;
+    eventually_within(PATIENCE, &format!("{} gets a snapshot", node.name()), || async {
+        ensure!(snapshots()? > before, "its log says nothing of one");
+        node.ready().await
+    })
+    .await?;
+    story.fired();
+    Ok(())
+}
+
+/// A node is cut off until the others' logs no longer reach back to where it is. Then its engine dies, and what the engine has lost
+/// comes out of the node's log while a snapshot comes from the leader.
+pub(super) async fn snapshot_into_recovery(story: &Story<'_>) -> anyhow::Result<()> {
+    let _absence = story.store.absences[story.planned.group].lock().await;
+    let _network = story.store.networks[story.planned.group].lock().await;
+    let (node, _guard) = story.follower().await?;
+    let snapshots = || -> anyhow::Result<usize> { Ok(node.logs()?.matches("the snapshot is live").count()) };
+    let before = snapshots()?;
+    let healed = Healed(story.group());
+    // Closed, not silent: what was held back would arrive later, and the node would need no snapshot.
+    for other in story.group().others(&node) {
+        story.group().cut(&node, &other, Flow::Closed);
+        story.group().cut(&other, &node, Flow::Closed);
+    }
+    let last = node.status().await?.node.last_log;
+    purged_beyond(story, &node, last).await?;
+    killed(&[node.engine()]).await?;
+    drop(healed);
+    node.start()?;
     eventually_within(PATIENCE, &format!("{} gets a snapshot", node.name()), || async {
         ensure!(snapshots()? > before, "its log says nothing of one");
         node.ready().await

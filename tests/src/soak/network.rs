@@ -1,10 +1,12 @@
 //! Faults of the network between nodes, and between clients and the store.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::ensure;
 
 use super::kind::Kind;
+use super::processes::killed;
 use super::story::Story;
 use crate::node::Node;
 use crate::partition::{Flow, FlowCounts, Weather};
@@ -19,7 +21,7 @@ const CLIENT: usize = 0;
 const SERVER: usize = 1;
 
 /// Opens and clears everything when the fault ends, however it does.
-struct Healed<'a>(&'a crate::cluster::Cluster);
+pub(super) struct Healed<'a>(pub(super) &'a crate::cluster::Cluster);
 
 impl Drop for Healed<'_> {
     fn drop(&mut self) {
@@ -69,6 +71,16 @@ pub(super) async fn weather(story: &Story<'_>) -> anyhow::Result<()> {
             group.set_weather(Weather { breaks_one_in: 50 + story.random(150) as u64, ..fair });
             counted(story, "connections break", |counts| counts.broken > before.broken + 2).await?;
         }
+        Kind::LargeLost => {
+            // Heartbeats and small entries get through; a batch of entries does not.
+            group.set_largest(1_400);
+            counted(story, "packets are too large", |counts| counts.large > before.large).await?;
+        }
+        Kind::SlowLink => {
+            let node = &group.nodes()[story.random(group.nodes().len())];
+            group.set_slow_link(node, 12_500 + story.random(40_000) as u64);
+            counted(story, "packets wait for the link", |counts| counts.slowed > before.slowed + 20).await?;
+        }
         _ => {
             group.set_weather(Weather { bytes_per_second: 100_000 + story.random(200_000) as u64, ..fair });
             counted(story, "messages wait for bandwidth", |counts| counts.limited > before.limited + 20).await?;
@@ -76,6 +88,40 @@ pub(super) async fn weather(story: &Story<'_>) -> anyhow::Result<()> {
     }
     story.hold().await;
     Ok(())
+}
+
+/// A follower comes back under another address: its peers have to reach it there, without an election.
+pub(super) async fn address(story: &Story<'_>) -> anyhow::Result<()> {
+    let _network = story.store.networks[story.planned.group].lock().await;
+    let (node, _guard) = story.follower().await?;
+    killed(&[node.sidecar()]).await?;
+    let moved = story.group().readdressed(&node).await?;
+    node.start()?;
+    reached(story, &node, moved.address).await?;
+    story.fired();
+    story.hold().await;
+    killed(&[node.sidecar()]).await?;
+    drop(moved);
+    node.start()?;
+    reached(story, &node, node.raft_address()).await
+}
+
+/// Waits until the leader knows a node under this address and the node has what the leader had then.
+async fn reached(story: &Story<'_>, node: &Node, address: SocketAddr) -> anyhow::Result<()> {
+    let last = eventually_within(PATIENCE, &format!("{} is known under {address}", node.name()), || async {
+        let status = story.group().leader().await?.status().await?;
+        let member = status.members.iter().find(|member| member.name == node.name());
+        let known = member.map(|member| member.raft_address.as_str());
+        ensure!(known == Some(address.to_string().as_str()), "it is known under {known:?}");
+        Ok(status.node.last_log)
+    })
+    .await?;
+    eventually_within(PATIENCE, &format!("{} is up to date at {address}", node.name()), || async {
+        let applied = node.status().await?.node.applied;
+        ensure!(applied >= last, "it has applied {applied:?} of {last:?}");
+        Ok(())
+    })
+    .await
 }
 
 async fn counted(story: &Story<'_>, what: &str, enough: impl Fn(FlowCounts) -> bool) -> anyhow::Result<()> {

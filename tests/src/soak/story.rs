@@ -74,18 +74,23 @@ impl<'a> Story<'a> {
             | Kind::NoMajority
             | Kind::Refused => network::cut(self).await,
             Kind::ClientCut => network::client(self).await,
-            Kind::Delay | Kind::Loss | Kind::Bandwidth => network::weather(self).await,
+            Kind::Delay | Kind::Loss | Kind::Bandwidth | Kind::LargeLost | Kind::SlowLink => {
+                network::weather(self).await
+            }
+            Kind::AddressChange => network::address(self).await,
             Kind::Wipe => members::wipe(self).await,
             Kind::LeaveJoin => members::leave_and_join(self).await,
             Kind::Transfer => members::transfer(self).await,
             Kind::Compact => members::compact(self).await,
             Kind::SnapshotInstall => members::snapshot(self).await,
+            Kind::SnapshotIntoRecovery => members::snapshot_into_recovery(self).await,
             Kind::ClockJump => clock::jump(self).await,
             Kind::PowerLossOne => disks::power_loss_one(self).await,
             Kind::PowerLossAll | Kind::PowerLossTorn => disks::power_loss_all(self).await,
             Kind::FsyncFails | Kind::TornWrite | Kind::TornEngineWrite => disks::fatal(self).await,
             Kind::FsyncSlow => disks::slow(self).await,
             Kind::DiskFull => disks::full(self).await,
+            Kind::SmallDisk => disks::filled(self).await,
             Kind::DiskNoByte | Kind::DiskReadOnly => disks::unwritable(self).await,
             Kind::Move => slots::moved(self).await,
             Kind::MoveCancel => slots::cancelled(self).await,
