@@ -86,21 +86,6 @@ up --profile grow
 read_at "$router" shards-1 "value 1"
 ok "a router was killed; the other serves, and a new one needs nothing from it"
 
-# The README's "kill the leader", as it stands there.
-leader=
-for _ in $(seq 60); do
-    leader=$("${raftkv[@]}" slots greeting | sed -n 's/.*led by \([a-z0-9]*\).*/\1/p')
-    [ -z "$leader" ] || break
-    sleep 0.5
-done
-[ -n "$leader" ] || die "nobody leads the group of the key"
-put greeting hello
-docker compose --profile grow kill "$leader" 2>/dev/null
-put greeting "still here"
-docker compose --profile grow up --detach --no-build --wait "$leader" >/dev/null 2>&1 || die "$leader did not come back"
-read_at "${nodes[0]}" greeting "still here"
-ok "$leader led the group of the key and was killed; the others continue"
-
 docker compose --profile grow stop >/dev/null 2>&1
 for service in router router2 node1 node2 node3 node4 node5 node6 node7 node8 node9; do
     code=$(docker inspect --format '{{.State.ExitCode}}' "$(docker compose --profile grow ps -aq "$service")")

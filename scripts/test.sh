@@ -87,6 +87,17 @@ if $docker; then
     up
     "$ROOT/scripts/test-compose-shards.sh" "$python"
     took "$start"
+
+    section "README and the operations page, typed as they stand, against compose"
+    start=$SECONDS
+    stop
+    up
+    "$python" scripts/check-docs.py --type compose --bin "$(target_dir)/release" \
+        --at "8000=127.0.0.1:$RAFTKV_PORT_ROUTER" --at "8001=127.0.0.1:$RAFTKV_PORT_ROUTER_2" --at "8080=127.0.0.1:$RAFTKV_PORT_1" \
+        --at "8081=127.0.0.1:$RAFTKV_PORT_2" --at "8082=127.0.0.1:$RAFTKV_PORT_3" --at "8083=127.0.0.1:$RAFTKV_PORT_10" \
+        README.md docs/operations.md
+    stop
+    took "$start"
 else
     trap stop_local EXIT
     section "The Python client against one plain local group"
@@ -105,5 +116,21 @@ else
             --at "8082=${nodes[2]}" docs/from-*.md
     done
 fi
+
+section "The pages, examples and typed commands as they stand, against raftkv local"
+start=$SECONDS
+trap stop_local EXIT
+stop_local
+start_local --nodes 3 --groups 2 --routers 2
+mapfile -t nodes < <(local_addresses nodes)
+mapfile -t routers < <(local_addresses routers)
+at=(--at "8000=${routers[0]}" --at "8001=${routers[1]}" --at "8080=${nodes[0]}" --at "8081=${nodes[1]}" --at "8082=${nodes[2]}")
+typed=(--type local --bin "$(target_dir)/release" "${at[@]}")
+# The README's first answer is that of a new store; the last page adds a group, which ends with it.
+"$python" scripts/check-docs.py "${typed[@]}" README.md docs/operations.md
+"$python" scripts/check-docs.py "${at[@]}" docs/from-*.md
+"$python" scripts/check-docs.py "${typed[@]}" docs/from-arima.md docs/from-ravel.md
+stop_local
+took "$start"
 
 section "All tests passed in $((SECONDS - begin)) s"

@@ -56,6 +56,7 @@ for path in (pathlib.Path("test_client.py"), *pathlib.Path("scripts").glob("*.py
     ast.parse(path.read_text(), str(path))
 END
 scripts/test-ci-report.py
+scripts/test-check-docs.py
 section "Compose file"
 if have docker && docker compose version >/dev/null 2>&1; then
     docker compose --profile join --profile grow config --quiet
