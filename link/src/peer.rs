@@ -1,8 +1,10 @@
 //! [`Peer`]: who is at the other end of a link.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use metrics::{Counter, Gauge, Histogram, Label};
+use raftkv_runtime::metrics::UNKNOWN;
 use tokio::sync::Notify;
 
 use crate::trouble::Trouble;
@@ -31,18 +33,27 @@ pub(crate) struct Figures {
     pub(crate) shed: Counter,
 }
 
+/// How many links there are to each peer: one to a group whose nodes changed may begin before the last one to it is dropped.
+static LINKS: Mutex<Option<HashMap<String, usize>>> = Mutex::new(None);
+
 impl Peer {
     /// An engine's own sidecar.
     pub fn sidecar() -> Self {
         let figures = Figures::new("raftkv_engine", "raftkv_engine_sidecar_connected", &[]);
-        Self { shared: Arc::new(Shared { name: "the sidecar".to_owned(), figures, on_trouble: None }) }
+        Self::new("the sidecar".to_owned(), figures, None)
     }
 
     /// A group, as a router meets it. `on_trouble` is notified whenever something with it does not work.
     pub fn group(name: String, on_trouble: Arc<Notify>) -> Self {
         let labels = [Label::new("group", name.clone())];
         let figures = Figures::new("raftkv_router", "raftkv_router_group_connected", &labels);
-        Self { shared: Arc::new(Shared { name, figures, on_trouble: Some(on_trouble) }) }
+        Self::new(name, figures, Some(on_trouble))
+    }
+
+    fn new(name: String, figures: Figures, on_trouble: Option<Arc<Notify>>) -> Self {
+        let mut links = LINKS.lock().unwrap_or_else(PoisonError::into_inner);
+        *links.get_or_insert_default().entry(name.clone()).or_default() += 1;
+        Self { shared: Arc::new(Shared { name, figures, on_trouble }) }
     }
 
     /// How messages call it.
@@ -60,6 +71,21 @@ impl Peer {
     }
 }
 
+impl Drop for Shared {
+    /// The figure of a group that was removed says nothing any more.
+    fn drop(&mut self) {
+        let mut links = LINKS.lock().unwrap_or_else(PoisonError::into_inner);
+        let links = links.get_or_insert_default();
+        let left = links.get(&self.name).map_or(0, |count| count.saturating_sub(1));
+        if left > 0 {
+            links.insert(self.name.clone(), left);
+        } else {
+            links.remove(&self.name);
+            self.figures.connected.set(UNKNOWN);
+        }
+    }
+}
+
 impl Figures {
     fn new(prefix: &str, connected: &'static str, labels: &[Label]) -> Self {
         let counter = |name: &str| metrics::counter!(format!("{prefix}_{name}"), labels.iter());
@@ -71,5 +97,26 @@ impl Figures {
             given_up: counter("batches_given_up_total"),
             shed: counter("writes_shed_total"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_figure_of_a_peer_vanishes_with_the_last_link_to_it() {
+        raftkv_runtime::metrics::install().expect("installs");
+        let shown = || raftkv_runtime::metrics::render().contains("raftkv_router_group_connected{group=\"test\"}");
+        let peer = || Peer::group("test".to_owned(), Arc::default());
+        let (first, second) = (peer(), peer());
+        first.figures().connected.set(1.0);
+        drop(first);
+        assert!(shown(), "the second one is there");
+        let third = second.clone();
+        drop(second);
+        assert!(shown());
+        drop(third);
+        assert!(!shown());
     }
 }

@@ -31,8 +31,9 @@ const DEFAULT_LOG_MAX: ByteSize = ByteSize::gib(1);
 const DEFAULT_SNAPSHOT_AFTER: ByteSize = ByteSize::mib(64);
 /// Long enough to give leadership away and answer what is in flight, shorter than Docker's ten seconds.
 const DEFAULT_SHUTDOWN_GRACE: HumanDuration = HumanDuration::from_secs(8);
-/// Our own story in full; openraft's only where it fails: it warns at each heartbeat to a member that is away.
-const DEFAULT_LOG: &str = "info,openraft=error";
+/// Our own story in full; openraft's only where it fails: it warns at each heartbeat to a member that is away, and calls a change of the
+/// membership that another one overtook an error, which is planned again here.
+const DEFAULT_LOG: &str = "info,openraft=error,openraft::raft::api::management=off";
 /// A heartbeat must have time to be missed.
 const MIN_ELECTIONS_PER_HEARTBEAT: u32 = 4;
 
@@ -109,7 +110,7 @@ pub struct Args {
     /// Time to stop in peace. [default: 8s]
     #[arg(long, env = "RAFTKV_SHUTDOWN_GRACE")]
     shutdown_grace: Option<String>,
-    /// Log filter, as in RUST_LOG. [default: info,openraft=error]
+    /// Log filter, as in RUST_LOG. [default: info,openraft=error,openraft::raft::api::management=off]
     #[arg(long, env = "RAFTKV_LOG")]
     log: Option<String>,
     /// Log lines as text or json. [default: text]
