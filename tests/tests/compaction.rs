@@ -73,3 +73,21 @@ async fn whoever_asks_for_a_snapshot_while_one_is_made_gets_his_own() -> anyhow:
     }
     cluster.finish().await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_hangs_is_not_waited_for_by_a_snapshot_on_request() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    let node = cluster.follower().await?;
+    node.client().put("k", "v").await?.acked()?;
+    node.engine().pause()?;
+    let began = Instant::now();
+    let answer = node.compact().await;
+    let took = began.elapsed();
+    node.engine().resume()?;
+    let answer = answer?;
+    ensure!(answer.problem_code() == "engine_gone", "{answer}");
+    ensure!(took < SNAPSHOT_LIMIT, "the refusal took {took:?}");
+    eventually("it is made durable once the engine answers", || async { node.compact().await?.success().map(drop) })
+        .await?;
+    cluster.finish().await
+}
