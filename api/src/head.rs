@@ -6,6 +6,7 @@
 
 use axum::http::StatusCode;
 
+use crate::chunks::{Chunks, Progress};
 use crate::problem::Problem;
 
 /// Header lines that the HTTP library takes without an allocation for each request.
@@ -71,7 +72,9 @@ enum At {
     Line,
     /// In a body, with this many bytes to come.
     Body(u64),
-    /// In a body that is not followed, or behind one: where the next head begins is not known.
+    /// In a body in chunks.
+    Chunks(Chunks),
+    /// Behind chunks that are not well formed. The HTTP library refuses them, and reads no other request.
     Lost,
 }
 
@@ -106,13 +109,6 @@ impl HeadScan {
         }
     }
 
-    /// The next byte is the first of a head, where that was not known.
-    pub(crate) fn resume(&mut self) {
-        if self.at == At::Lost {
-            self.begin_head();
-        }
-    }
-
     /// Looks at bytes that came.
     pub(crate) fn look(&mut self, bytes: &[u8]) -> Result<(), Refused> {
         let mut rest = bytes;
@@ -129,6 +125,20 @@ impl HeadScan {
                     }
                     step
                 }
+                At::Chunks(mut chunks) => match chunks.look(rest) {
+                    Progress::Within => {
+                        self.at = At::Chunks(chunks);
+                        return Ok(());
+                    }
+                    Progress::End(step) => {
+                        self.begin_head();
+                        step
+                    }
+                    Progress::Malformed => {
+                        self.at = At::Lost;
+                        return Ok(());
+                    }
+                },
                 At::Between if matches!(rest[0], b'\r' | b'\n') => 1,
                 At::Between => {
                     begin = bytes.len() - rest.len();
@@ -257,7 +267,8 @@ impl HeadScan {
 
     fn end_head(&mut self) {
         match (self.is_encoded, self.length) {
-            (true, _) => self.at = At::Lost,
+            // The HTTP library takes no other encoding of a whole body.
+            (true, _) => self.at = At::Chunks(Chunks::new()),
             (false, None | Some(0)) => self.begin_head(),
             (false, Some(length)) => self.at = At::Body(length),
         }
@@ -351,12 +362,50 @@ mod tests {
     }
 
     #[test]
-    fn after_a_body_in_chunks_the_next_head_is_looked_for_when_it_is_known_to_begin() {
-        let mut scan = HeadScan::new(MAX);
-        scan.look(b"PUT /a HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n").unwrap();
-        let both = b"PUT /a HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 1\r\n\r\n";
-        assert_eq!(scan.look(both), Ok(()), "it may be a part of the body");
-        scan.resume();
-        assert_eq!(scan.look(both).unwrap_err().why, Refusal::TwoLengths);
+    fn a_head_behind_chunks_is_looked_at_however_it_is_cut() {
+        let chunked = "PUT /a HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n";
+        let bad = "PUT /b HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 1\r\n\r\n";
+        // A line of it by itself would be refused.
+        let good = "PUT /c HTTP/1.1\r\nx: content-length: 5, 6\r\ncontent-length: 2\r\n\r\nab";
+        let bodies = [
+            "0\r\n\r\n".to_owned(),
+            "3\r\nabc\r\n0\r\n\r\n".to_owned(),
+            "3;name=\"value\"\r\nabc\r\n00 ;x\r\ncontent-length: x\r\nExpires: never\r\n\r\n".to_owned(),
+            // A body that looks like a bad head.
+            format!("{:X}\r\n{bad}\r\n1\t \r\n\n\r\n0\r\n\r\n", bad.len()),
+        ];
+        for body in bodies {
+            let before = format!("{chunked}{body}");
+            let passes = format!("{before}{good}{before}\r\n{good}");
+            let fails = format!("{before}{good}{before}{bad}");
+            assert_eq!(look(fails.as_bytes(), fails.len()), Some((Refusal::TwoLengths, fails.len() - bad.len())));
+            for size in 1..=passes.len() {
+                assert_eq!(look(passes.as_bytes(), size), None, "{size} bytes at once of {passes:?}");
+                let why = look(fails.as_bytes(), size).map(|(why, _)| why);
+                assert_eq!(why, Some(Refusal::TwoLengths), "{size} bytes at once of {fails:?}");
+            }
+            // Every place for one cut, and for the second of two.
+            for cut in 1..passes.len() {
+                let mut scan = HeadScan::new(MAX);
+                let (first, rest) = passes.as_bytes().split_at(cut);
+                let (second, third) = rest.split_at(rest.len() / 2);
+                for part in [first, second, third] {
+                    assert_eq!(scan.look(part), Ok(()), "cut at {cut} of {passes:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn behind_chunks_that_are_not_well_formed_nothing_is_refused() {
+        let bad = "PUT /b HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 1\r\n\r\n";
+        for body in
+            ["\r\n", "x\r\n", "3\nabc\r\n0\r\n\r\n", "3\r\nabcd\r\n0\r\n\r\n", "10000000000000000\r\n", "0\r\n\rx"]
+        {
+            let whole = format!("PUT /a HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{body}{bad}");
+            for size in 1..=whole.len() {
+                assert_eq!(look(whole.as_bytes(), size), None, "{size} bytes at once of {whole:?}");
+            }
+        }
     }
 }

@@ -10,6 +10,7 @@
 mod app;
 mod backend;
 mod body;
+mod chunks;
 mod compat;
 mod conditions;
 mod config;

@@ -91,14 +91,11 @@ impl Watch {
         }
     }
 
-    /// Whether these are the first of a head.
-    fn bytes_arrived(&self) -> bool {
-        let is_first = self.phase.load(Ordering::Relaxed) == IDLE;
-        if is_first {
+    fn bytes_arrived(&self) {
+        if self.phase.load(Ordering::Relaxed) == IDLE {
             self.since.store(self.now(), Ordering::Relaxed);
             self.phase.store(HEAD, Ordering::Relaxed);
         }
-        is_first
     }
 
     fn is_busy(&self) -> bool {
@@ -160,9 +157,7 @@ impl AsyncRead for Watched {
         if buf.filled().len() == before {
             return poll;
         }
-        if self.watch.bytes_arrived() {
-            self.heads.resume();
-        }
+        self.watch.bytes_arrived();
         if let Err(refused) = self.heads.look(&buf.filled()[before..]) {
             self.refused = Some(refused);
             buf.set_filled(before + refused.after);

@@ -200,6 +200,30 @@ async fn a_bad_head_does_not_take_the_request_before_it_along() {
 }
 
 #[tokio::test]
+async fn a_head_behind_chunks_may_come_in_two_reads() {
+    let server = Server::start().await;
+    let chunked =
+        "PUT /v1/kv/k HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n3;x\r\nabc\r\n0\r\nt: v\r\n\r\n";
+    // Its second half by itself would be a head with two lengths.
+    let half = "GET /v1/kv/k HTTP/1.1\r\nhost: t\r\nx: ";
+    let rest = "content-length: 1, 2\r\n\r\n";
+    let bad = "content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n";
+    for (rest, status) in [(rest, 200), (rest.trim_start_matches("content-"), 200), (&format!("y\r\n{bad}"), 400)] {
+        let mut connection = server.connect().await;
+        connection.write(format!("{chunked}{half}").as_bytes()).await;
+        assert_eq!(connection.reply(false).await.expect("an answer").status, 200);
+        connection.write(rest.as_bytes()).await;
+        let reply = connection.reply(false).await.expect("an answer");
+        assert_eq!(reply.status, status, "{rest:?}: {}", reply.text());
+        // A bad head that comes together with the chunks before it.
+        let mut connection = server.connect().await;
+        connection.write(format!("{chunked}{half}{rest}").as_bytes()).await;
+        assert_eq!(connection.reply(false).await.expect("an answer").status, 200);
+        assert_eq!(connection.reply(false).await.expect("an answer").status, status, "{rest:?}");
+    }
+}
+
+#[tokio::test]
 async fn pipelined_requests_are_answered_in_order() {
     let server = Server::start().await;
     let mut connection = server.connect().await;
