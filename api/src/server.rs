@@ -28,7 +28,7 @@ use crate::head::Refused;
 use crate::once;
 use crate::problem::Problem;
 use crate::surface::Surface;
-use crate::watch::{Watch, Watched};
+use crate::watch::{Answer, Watch, Watched};
 
 /// When a shed request may come back: about as long as what is in flight takes.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -192,8 +192,7 @@ async fn connection(stream: TcpStream, shared: &Arc<Shared>, draining: Cancellat
         watch.request_begins();
         async move {
             let response = answer(&shared, request).await;
-            watch.request_ends();
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(response.map(|body| Answer::new(body, watch)))
         }
     });
     let max_head = shared.limits.max_header_bytes;
@@ -208,7 +207,10 @@ async fn connection(stream: TcpStream, shared: &Arc<Shared>, draining: Cancellat
         tokio::select! {
             biased;
             result = &mut serving => {
-                if let Some((stream, refused)) = serving.into_parts().io.into_inner().into_refused() {
+                // It has answered by itself what it cannot parse, and nothing more may come then.
+                let is_answered = result.as_ref().is_err_and(hyper::Error::is_parse);
+                let refused = serving.into_parts().io.into_inner().into_refused();
+                if let Some((stream, refused)) = refused.filter(|_| !is_answered) {
                     metrics::counter!("raftkv_http_connections_cut_total", "reason" => "bad_head").increment(1);
                     refuse(stream, refused).await;
                 } else if let Err(e) = result {

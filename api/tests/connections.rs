@@ -195,8 +195,32 @@ async fn a_bad_head_does_not_take_the_request_before_it_along() {
     connection.stays_silent(SHORT).await;
     server.memory.go_on();
     assert_eq!(connection.reply(false).await.expect("an answer").status, 200);
+    let answered = Instant::now();
     assert_eq!(connection.reply(false).await.expect("an answer").problem(400), "ambiguous_length");
     assert!(connection.reply(false).await.is_none(), "then closed");
+    assert!(answered.elapsed() < SHORT * 2, "it came with the connection's timer: {:?}", answered.elapsed());
+}
+
+#[tokio::test]
+async fn an_answer_before_a_bad_head_is_written_whole() {
+    // More than both kernels hold.
+    const BYTES: usize = 32 << 20;
+    let http = HttpLimits { max_body_bytes: BYTES, ..HttpLimits::default() };
+    let server = Server::with(http, Limits { max_value_bytes: 2 * BYTES, ..Limits::default() }).await;
+    assert_eq!(server.put("/v1/kv/k", &"x".repeat(BYTES)).await.status, 200);
+    let bad = "PUT /v1/kv/k HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n";
+    let many = format!("GET /healthz HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(120));
+    for (bad, status, code) in [(bad, 400, "ambiguous_length"), (&many, 431, "head_too_large")] {
+        let mut connection = server.connect().await;
+        connection.write(b"GET /v1/kv/k HTTP/1.1\r\nhost: t\r\n\r\n").await;
+        // The answer has begun, and most of it waits for this client to read.
+        connection.stream.peek(&mut [0]).await.unwrap();
+        connection.write(bad.as_bytes()).await;
+        let reply = connection.reply(false).await.expect("an answer");
+        assert_eq!((reply.status, reply.body.len()), (200, BYTES), "the whole answer");
+        assert_eq!(connection.reply(false).await.expect("an answer").problem(status), code);
+        assert!(connection.reply(false).await.is_none(), "then closed");
+    }
 }
 
 #[tokio::test]
