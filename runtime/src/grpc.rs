@@ -5,6 +5,7 @@
 mod bulk;
 mod channel;
 mod counted;
+mod dial;
 mod endpoint;
 mod listener;
 mod meter;

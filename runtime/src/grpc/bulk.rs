@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpSocket, lookup_host};
 use tonic::transport::{Channel, Endpoint as TonicEndpoint, Uri};
 
 use super::counted::Counted;
+use super::dial::dial;
 use super::{CONNECTION_WINDOW_BYTES, FRAME_BYTES, STREAM_WINDOW_BYTES};
 
 /// Bytes that the kernel may hold for the link; Linux takes it twice. What is in there counts as sent: on a link of 100 kbit/s that is
@@ -46,18 +46,6 @@ pub fn bulk(address: &str) -> Result<(Channel, SentBytes), tonic::transport::Err
 }
 
 async fn connect(uri: Uri, sent: SentBytes) -> io::Result<TokioIo<Counted>> {
-    let authority = uri.authority().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in lookup_host(authority.as_str()).await? {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
-        match socket.connect(address).await {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                return Ok(TokioIo::new(Counted::new(stream, sent.0)));
-            }
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
+    let stream = dial(&uri, |socket| socket.set_send_buffer_size(SEND_BUFFER_BYTES)).await?;
+    Ok(TokioIo::new(Counted::new(stream, sent.0)))
 }

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint as TonicEndpoint, Uri};
 
 use super::counted::Counted;
+use super::dial::dial;
 
 /// The sockets of this process's network namespace, with the bytes that wait in each.
 const SOCKETS_V4: &str = "/proc/self/net/tcp";
@@ -75,9 +76,7 @@ pub fn connect_lazy_metered(endpoint: &TonicEndpoint, meter: Meter) -> Channel {
     endpoint.connect_with_connector_lazy(tower::service_fn(move |uri: Uri| {
         let meter = meter.clone();
         async move {
-            let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
-            let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await?;
-            stream.set_nodelay(true)?;
+            let stream = dial(&uri, |_| Ok(())).await?;
             let written = meter.begin(&stream)?;
             io::Result::Ok(TokioIo::new(Counted::new(stream, written)))
         }
