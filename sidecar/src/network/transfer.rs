@@ -9,12 +9,21 @@ use crate::types::NodeId;
 /// Between two lines about a transfer that takes long.
 const TELL_INTERVAL: Duration = Duration::from_secs(10);
 
+/// The least that counts as progress, within [`WINDOW`]: a receiver that hangs keeps answering HTTP/2 pings, a few dozen bytes in
+/// that time, and a link that carries less will not bring a snapshot to its end.
+const PROGRESS_BYTES: u64 = 1_024;
+/// The time for them.
+const WINDOW: Duration = Duration::from_secs(10);
+
 /// A transfer under way.
 pub(super) struct Transfer {
     to: String,
     target: NodeId,
     began: Instant,
     sent: u64,
+    /// What was sent when the window began.
+    counted: u64,
+    window_at: Instant,
     moved_at: Instant,
     told_at: Instant,
     failed_before: u32,
@@ -30,8 +39,17 @@ impl Transfer {
         failed_before: u32,
     ) -> Self {
         let now = Instant::now();
-        let this =
-            Self { to: address.to_owned(), target, began: now, sent: 0, moved_at: now, told_at: now, failed_before };
+        let this = Self {
+            to: address.to_owned(),
+            target,
+            began: now,
+            sent: 0,
+            counted: 0,
+            window_at: now,
+            moved_at: now,
+            told_at: now,
+            failed_before,
+        };
         if this.is_told() {
             tracing::info!(
                 to = this.to,
@@ -45,10 +63,16 @@ impl Transfer {
         this
     }
 
-    /// So many bytes have left by now. Returns for how long none did; tells of progress now and then.
+    /// `sent` bytes have left by now. Returns for how long too few did; tells of progress now and then.
     pub(super) fn stands_still_for(&mut self, sent: u64, now: Instant) -> Duration {
-        if sent != self.sent {
-            (self.sent, self.moved_at) = (sent, now);
+        self.sent = sent;
+        let has_moved = sent - self.counted >= PROGRESS_BYTES;
+        if has_moved {
+            self.moved_at = now;
+        }
+        // What is too little in one window is not added up over several.
+        if has_moved || now - self.window_at >= WINDOW {
+            (self.counted, self.window_at) = (sent, now);
         }
         if now - self.told_at >= TELL_INTERVAL {
             self.told_at = now;
@@ -103,7 +127,31 @@ mod tests {
             now += Duration::from_secs(1);
             assert_eq!(transfer.stands_still_for(600 * 1_250, now), Duration::from_secs(seconds));
         }
-        assert_eq!(transfer.stands_still_for(600 * 1_250 + 1, now), Duration::ZERO, "it moves again");
+        assert_eq!(transfer.stands_still_for(600 * 1_250 + 1_024, now), Duration::ZERO, "it moves again");
+    }
+
+    #[test]
+    fn signs_of_life_are_no_progress() {
+        let mut transfer = Transfer::begin("n2:8088", 7, Some(5), 1_000, 0);
+        let mut now = Instant::now();
+        let mut sent = 100_000;
+        assert_eq!(transfer.stands_still_for(sent, now), Duration::ZERO);
+        // An answer to a ping each second.
+        for seconds in 1..=600 {
+            now += Duration::from_secs(1);
+            sent += 17;
+            assert_eq!(transfer.stands_still_for(sent, now), Duration::from_secs(seconds));
+        }
+        // A link of 2 kbit/s moves, however seldom it is looked at.
+        for step in [1, 3, 5] {
+            for _ in 0..10 {
+                now += Duration::from_secs(step);
+                sent += 250 * step;
+                let still = transfer.stands_still_for(sent, now);
+                assert!(still <= Duration::from_secs(605), "{still:?}");
+            }
+            assert!(transfer.stands_still_for(sent, now) <= Duration::from_secs(5 * step));
+        }
     }
 
     #[test]
