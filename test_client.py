@@ -93,13 +93,15 @@ def chapter(title):
 
 
 def those_that_answer(endpoints):
-    """Waits until any of them is ready to serve; which then are."""
+    """Waits until any of them is ready to serve; which then are. RaftKV's HTTP API names the node in every answer, a router's too:
+    another program at one of these ports is none."""
     deadline = time.monotonic() + TIMEOUT
     while True:
         found = []
         for endpoint in endpoints:
             try:
-                if http.get(f"{endpoint}/readyz", timeout=5).status_code == 200:
+                answer = http.get(f"{endpoint}/readyz", timeout=5)
+                if answer.status_code == 200 and "raftkv-node" in answer.headers:
                     found.append(endpoint)
             except requests.RequestException:
                 pass

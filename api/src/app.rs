@@ -231,7 +231,7 @@ fn parse_timeout(text: &str, longest: Duration) -> Result<Duration, Problem> {
                 return Ok(asked);
             }
             let longest_ms = longest.as_millis() as u64;
-            let why = format!("the longest that is granted here is {longest_ms}ms");
+            let why = format!("RAFTKV_MAX_REQUEST_TIMEOUT of this server grants {longest_ms}ms at most");
             Err(Problem { limit: Some(longest_ms), ..invalid("timeout", &why) })
         }
         _ => Err(invalid("timeout", "it is not a positive number")),

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use hyper::StatusCode;
 use raftkv_runtime::config::HumanDuration;
 use raftkv_runtime::deadlines;
 
 use crate::asked::Asked;
 use crate::bench::BenchArgs;
-use crate::client::{Client, Endpoints};
+use crate::client::{Answer, Client, Endpoints};
 use crate::completion::CompletionArgs;
+use crate::failure::Failure;
 use crate::health::HealthArgs;
 use crate::keys::{DeleteArgs, GetArgs, ListArgs, PutArgs};
 use crate::local::{ExecArgs, LocalArgs};
@@ -20,10 +22,8 @@ use crate::store::{
     OperationShowArgs, OperationWatchArgs, RebalanceArgs, SlotsArgs,
 };
 
-/// What a request for keys gets from the server that names no deadline.
-const SERVER_DEFAULT: Duration = Duration::from_secs(5);
-/// The longest deadline that it may name.
-const SERVER_MOST: Duration = Duration::from_secs(60);
+/// The deadline that a request for keys names. Named in each request: the server may have another default, and we would give up before it.
+const KEYS_DEFAULT: Duration = Duration::from_secs(5);
 /// Longer than a node waits for its engine before it tells of itself alone.
 const STATUS: Duration = Duration::from_secs(2);
 /// How much longer than the server we wait: for connecting, and for the way there and back.
@@ -144,7 +144,7 @@ pub(crate) struct ClientArgs {
         default_value = DEFAULT_ENDPOINTS
     )]
     pub(crate) endpoint: Endpoints,
-    /// Time for the server to answer a request, like 500ms, 2s or 1m; a unit is needed [default: 5s, at most 1m]
+    /// Time for the server to answer a request, like 500ms, 2s or 1m; a unit is needed [default: 5s]
     #[arg(long, value_name = "DURATION")]
     timeout: Option<HumanDuration>,
 }
@@ -152,16 +152,33 @@ pub(crate) struct ClientArgs {
 impl ClientArgs {
     /// For keys and values. Waits longer than the server takes, so that the server's own answer is seen.
     pub(crate) fn client(&self) -> Client {
-        let server = self.timeout.map_or(SERVER_DEFAULT, |asked| asked.get());
-        let client = Client::new(Asked::Api, self.endpoint.clone(), server + MARGIN);
+        let client = Client::new(Asked::Api, self.endpoint.clone(), self.server() + MARGIN);
         // Addresses that nobody named may be those of another store: only one that cannot be reached makes room for the next.
         if self.endpoint.to_string() == DEFAULT_ENDPOINTS { client.of_first_that_answers() } else { client }
     }
 
-    /// Tells the server its deadline, as a parameter after `?` or `&`; nothing for the server's own default.
+    /// Tells the server its deadline, as a parameter after `?` or `&`.
     pub(crate) fn deadline(&self, before: char) -> String {
-        let asked = self.timeout.map(|asked| asked.get().clamp(Duration::from_millis(1), SERVER_MOST));
-        asked.map(|asked| format!("{before}timeout={}ms", asked.as_millis())).unwrap_or_default()
+        format!("{before}timeout={}ms", self.server().as_millis())
+    }
+
+    /// Fails with what to do about it when the server does not grant this deadline.
+    pub(crate) fn granted(&self, answer: Answer) -> Result<Answer, Failure> {
+        match answer.limit() {
+            Some(limit)
+                if answer.status == StatusCode::BAD_REQUEST && u128::from(limit) < self.server().as_millis() =>
+            {
+                let failure = answer.failure();
+                let longest = HumanDuration::from(Duration::from_millis(limit));
+                Err(Failure { message: format!("{}; give --timeout {longest} or less", failure.message), ..failure })
+            }
+            _ => Ok(answer),
+        }
+    }
+
+    /// The time that the server gets. Its unit is the millisecond, and it takes no zero.
+    fn server(&self) -> Duration {
+        self.timeout.map_or(KEYS_DEFAULT, |asked| asked.get().max(Duration::from_millis(1)))
     }
 }
 
@@ -282,9 +299,33 @@ mod tests {
             let endpoint = "a:1".parse().expect("an address");
             ClientArgs { endpoint, timeout: parse(line).client.server }.deadline('?')
         };
-        assert_eq!(client("x"), "", "the server has its own default");
+        assert_eq!(client("x"), "?timeout=5000ms", "the server may have another default");
         assert_eq!(client("x --server 2s"), "?timeout=2000ms");
-        assert_eq!(client("x --server 1h"), "?timeout=60000ms");
+        assert_eq!(client("x --server 0s"), "?timeout=1ms");
+        assert_eq!(client("x --server 1h"), "?timeout=3600000ms", "the server says what it grants");
+    }
+
+    #[test]
+    fn a_deadline_that_the_server_does_not_grant_is_told_with_what_to_do() {
+        let args = |timeout: &str| ClientArgs {
+            endpoint: "a:1".parse().expect("an address"),
+            timeout: Some(timeout.parse().expect("a duration")),
+        };
+        let answer = |status: StatusCode, body: &'static str| Answer {
+            status,
+            headers: hyper::HeaderMap::new(),
+            body: bytes::Bytes::from_static(body.as_bytes()),
+        };
+        let body = r#"{"code":"invalid_parameter","detail":"the parameter timeout is too long","limit":90000}"#;
+        let refused = args("2m").granted(answer(StatusCode::BAD_REQUEST, body)).expect_err("too long");
+        assert_eq!(
+            (refused.code, refused.message.as_str()),
+            (1, "400: the parameter timeout is too long (invalid_parameter); give --timeout 1m 30s or less")
+        );
+        // Other limits.
+        assert!(args("1m").granted(answer(StatusCode::BAD_REQUEST, body)).is_ok());
+        assert!(args("2m").granted(answer(StatusCode::PAYLOAD_TOO_LARGE, body)).is_ok());
+        assert!(args("2m").granted(answer(StatusCode::BAD_REQUEST, "{}")).is_ok());
     }
 
     #[test]

@@ -96,6 +96,11 @@ impl Answer {
         is_error.then(|| Problem::of(self).code).flatten()
     }
 
+    /// The limit that was exceeded, where the problem names it.
+    pub(crate) fn limit(&self) -> Option<u64> {
+        Problem::of(self).limit
+    }
+
     /// Why it is not a success, with the exit code that fits.
     pub(crate) fn failure(&self) -> Failure {
         let problem = Problem::of(self);
@@ -130,6 +135,7 @@ struct Problem {
     outcome: Option<String>,
     error: Option<String>,
     message: Option<String>,
+    limit: Option<u64>,
 }
 
 impl Problem {

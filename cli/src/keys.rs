@@ -140,7 +140,7 @@ pub(crate) async fn get(args: GetArgs) -> Result<(), Failure> {
     // MsgPack is the value itself: nothing is lost on the way to our own JSON.
     let headers: &[_] = if args.output == Format::Json { &[(ACCEPT, MSGPACK)] } else { &[] };
     let answer = client.send(Method::GET, &path, headers, Bytes::new()).await?;
-    let answer = found(answer, &args.key)?;
+    let answer = found(args.client.granted(answer)?, &args.key)?;
     match args.output {
         Format::Text => output::raw(&answer.body),
         Format::Json => output::line(entry_json(&args.key, &answer)?),
@@ -157,7 +157,7 @@ pub(crate) async fn put(args: PutArgs) -> Result<(), Failure> {
     conditions(&mut headers, args.if_revision, args.idempotency_key.as_deref())?;
     let path = format!("{}{}", path(&args.key)?, args.client.deadline('?'));
     let answer = args.client.client().send(Method::PUT, &path, &headers, body).await?;
-    done(&answer, args.output, |outcome| {
+    done(&args.client.granted(answer)?, args.output, |outcome| {
         format!("{} at revision {}", if outcome.created { "created" } else { "stored" }, outcome.revision)
     })
 }
@@ -168,7 +168,7 @@ pub(crate) async fn delete(args: DeleteArgs) -> Result<(), Failure> {
     conditions(&mut headers, args.if_revision, args.idempotency_key.as_deref())?;
     let path = format!("{}{}", path(&args.key)?, args.client.deadline('?'));
     let answer = args.client.client().send(Method::DELETE, &path, &headers, Bytes::new()).await?;
-    let answer = found(answer, &args.key)?;
+    let answer = found(args.client.granted(answer)?, &args.key)?;
     done(&answer, args.output, |outcome| format!("deleted at revision {}", outcome.revision))
 }
 
@@ -190,7 +190,7 @@ pub(crate) async fn list(args: ListArgs) -> Result<(), Failure> {
         if let Some(cursor) = &cursor {
             path.push_str(&format!("&cursor={}", encode(cursor)));
         }
-        let answer = client.get(&path).await?;
+        let answer = args.client.granted(client.get(&path).await?)?;
         if answer.status != StatusCode::OK {
             return Err(answer.failure());
         }
