@@ -260,6 +260,20 @@ async fn nodes_of_another_store_are_no_meta_group() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_store_is_made_on_the_word_of_a_minority() {
+    let (group, address) = TestGroup::start(5).await;
+    let stop = Shutdown::new();
+    let (router, maps) = store(&address, "r", &stop);
+    // The others do not answer: they may know of a store.
+    let named = [address.clone(), "127.0.0.1:1".to_owned()];
+    let error = router.open(&named, 3, soon()).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Unavailable(why) if why.starts_with("1 of the 2 nodes")), "{error}");
+    assert!(maps.current().is_none() && group.state.lock().unwrap().keys.is_empty(), "it wrote a document");
+    router.open(&[address], 3, soon()).await.unwrap();
+    stop.trigger();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_was_made_by_half_is_finished_and_one_without_its_document_is_not_replaced() {
     let (group, address) = TestGroup::start(4).await;
     let stop = Shutdown::new();

@@ -1,6 +1,6 @@
 //! [`Place`]: what the nodes that are configured as meta group are, by their own words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use raftkv_api::BackendError;
 use raftkv_kv::Ownership;
@@ -12,8 +12,15 @@ use super::state::META_GROUP;
 /// Where a group of nodes belongs. Pure: made of what its nodes said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
-    /// In no sharded store: routers may make one of it.
+    /// In no sharded store, as a majority of the nodes says: routers may make one of it.
     Free,
+    /// In no sharded store, as fewer say. The others may know more: a node that is behind has not heard of its store.
+    PerhapsFree {
+        /// How many of the nodes that are named said so.
+        said: usize,
+        /// How many are named.
+        named: usize,
+    },
     /// The first group of this store.
     First(u64),
 }
@@ -60,9 +67,13 @@ impl Misplaced {
     }
 }
 
-/// The place of nodes, by address. A group never leaves its store, so that one node which says that it is in one is right,
-/// however old what the others have applied. `Ok(None)` = no node answered that is in a cluster.
-pub(super) fn place(described: &[(String, Result<Description, BackendError>)]) -> Result<Option<Place>, Misplaced> {
+/// The place of nodes, by address, of which `named` are those that are configured. A group never leaves its store, so that one
+/// node which says that it is in one is right, however old what the others have applied. That it is in none is believed of a
+/// majority of `named`. `Ok(None)` = no node answered that is in a cluster.
+pub(super) fn place(
+    named: &[String],
+    described: &[(String, Result<Description, BackendError>)],
+) -> Result<Option<Place>, Misplaced> {
     let mut clusters: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut others: BTreeMap<(u64, GroupId), Vec<String>> = BTreeMap::new();
     let mut first = None;
@@ -90,9 +101,13 @@ pub(super) fn place(described: &[(String, Result<Description, BackendError>)]) -
         let listed = clusters.iter().map(|(cluster, at)| format!(" {} ({cluster})", at.join(", ")));
         return Err(Misplaced::Mixed { clusters: clusters.len(), listed: listed.collect::<Vec<_>>().join(";") });
     }
+    // An address may be named twice, and is one node.
+    let named: BTreeSet<&str> = named.iter().map(String::as_str).collect();
+    let said = clusters.values().flatten().filter(|at| named.contains(**at)).count();
     Ok(match (first, clusters.is_empty()) {
         (Some(store), _) => Some(Place::First(store)),
-        (None, false) => Some(Place::Free),
+        (None, false) if said * 2 > named.len() => Some(Place::Free),
+        (None, false) => Some(Place::PerhapsFree { said, named: named.len() }),
         (None, true) => None,
     })
 }
@@ -110,10 +125,35 @@ mod tests {
         (address.to_owned(), Ok(description))
     }
 
+    /// Of nodes that are all named.
+    fn place(described: &[(String, Result<Description, BackendError>)]) -> Result<Option<Place>, Misplaced> {
+        let named: Vec<_> = described.iter().map(|(address, _)| address.clone()).collect();
+        super::place(&named, described)
+    }
+
+    fn silent() -> (String, Result<Description, BackendError>) {
+        ("d:1".to_owned(), Err(BackendError::Unavailable("no answer".to_owned())))
+    }
+
+    #[test]
+    fn that_a_group_is_free_is_believed_of_a_majority() {
+        let free = |address| node(address, "c", 0, 0);
+        assert_eq!(place(&[free("a:1")]), Ok(Some(Place::Free)), "one is named, and says so");
+        let perhaps = |named| Ok(Some(Place::PerhapsFree { said: 1, named }));
+        assert_eq!(place(&[free("a:1"), silent()]), perhaps(2));
+        assert_eq!(place(&[free("a:1"), silent(), node("e:1", "", 0, 0)]), perhaps(3));
+        assert_eq!(place(&[free("a:1"), silent(), free("b:1")]), Ok(Some(Place::Free)));
+        // Nodes that were learned from others are no more of a majority.
+        let named = ["a:1", "b:1", "d:1"].map(str::to_owned);
+        let described = [free("a:1"), silent(), free("x:1"), free("y:1")];
+        assert_eq!(super::place(&named, &described), perhaps(3));
+        let twice = ["a:1", "a:1"].map(str::to_owned);
+        assert_eq!(super::place(&twice, &[free("a:1")]), Ok(Some(Place::Free)));
+    }
+
     #[test]
     fn a_group_is_free_or_the_first_or_refused() {
-        let silent = || ("d:1".to_owned(), Err(BackendError::Unavailable("no answer".to_owned())));
-        assert_eq!(place(&[node("a:1", "c", 0, 0), silent()]), Ok(Some(Place::Free)));
+        assert_eq!(place(&[node("a:1", "c", 7, 1), silent(), silent()]), Ok(Some(Place::First(7))), "one is enough");
         assert_eq!(place(&[node("a:1", "c", 7, 1), node("b:1", "c", 0, 0)]), Ok(Some(Place::First(7))), "b is behind");
         assert_eq!(place(&[silent(), node("a:1", "", 0, 0)]), Ok(None), "a is in no cluster yet");
         let refused = place(&[node("a:1", "c", 0, 0), node("b:1", "c", 7, 2)]).unwrap_err().to_string();

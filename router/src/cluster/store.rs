@@ -185,7 +185,7 @@ impl ClusterStore {
     async fn check_place(&self, deadline: Instant) -> Result<(), StoreError> {
         let described = self.shared.meta.describe(deadline).await;
         let address = self.shared.meta.target().unwrap_or_default();
-        place(&[(address, described)])?;
+        place(std::slice::from_ref(&address), &[(address.clone(), described)])?;
         Ok(())
     }
 
@@ -195,9 +195,15 @@ impl ClusterStore {
     /// died in between adopts the group under the same id.
     async fn make(&self, addresses: &[String], replicas: usize, deadline: Instant) -> Result<Versioned, StoreError> {
         let described = self.shared.meta.describe_all(deadline.min(Instant::now() + PLACE_TIMEOUT)).await;
-        let place = place(&described)?;
+        let place = place(addresses, &described)?;
         match place {
             Some(Place::Free) => self.create(addresses, replicas, deadline).await?,
+            Some(Place::PerhapsFree { said, named }) => {
+                return Err(StoreError::Unavailable(format!(
+                    "{said} of the {named} nodes in RAFTKV_META say that they are in no store yet; a store is made once a \
+                     majority does"
+                )));
+            }
             // Another router made it at this moment; its document is there then.
             Some(Place::First(_)) => {}
             None => return Err(StoreError::Unavailable("no node of it is in a cluster".to_owned())),
