@@ -4,8 +4,9 @@
     scripts/ci-report.py --stages FILE --junit FILE --keep FOLDER
 
 The stages are written by scripts/lib.sh: one a line, the second (since 1970) at which the stage began, a tab, its title. The junit file
-is nextest's, of its profile `ci`. The output of both runs of each test that ran twice is written to FOLDER. The end of the first run's
-output is printed again, because CI keeps nothing but what is printed.
+is nextest's, of its profile `ci`; without it the exit code is 1, since nothing says then that the tests passed. The output of both runs
+of each test that ran twice is written to FOLDER. The end of the first run's output is printed again, because CI keeps nothing but what
+is printed.
 """
 
 import argparse
@@ -104,7 +105,7 @@ def main():
     print_stages(read_stages(given.stages, int(time.time())))
     if not given.junit.exists():
         print("\nwhich tests needed a second run is not known: the tests of the workspace did not run to their end")
-        return 0
+        return 1
     tests = [Test(case) for case in xml.parse(given.junit).iter("testcase")]
     print_tests(tests, given.keep)
     print("", *verdict(tests), sep="\n")
