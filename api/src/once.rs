@@ -5,8 +5,9 @@ use axum::http::{HeaderMap, HeaderName, header};
 use crate::problem::Problem;
 use crate::reply::{CONSISTENCY, IDEMPOTENCY_KEY};
 
-/// Those that requests are read by and that are no lists. `Content-Length` is checked where the head is parsed; a write's
-/// `If-Match` and `If-None-Match`, which are lists on reads, with its other conditions.
+/// Those that requests are read by, where this server takes one value: `Content-Encoding` may be a list, of which none but `identity`
+/// is understood here. `Content-Length` is checked where the head is parsed; a write's `If-Match` and `If-None-Match`, which are lists
+/// on reads, with its other conditions.
 const ONCE: [HeaderName; 5] =
     [header::HOST, header::CONTENT_TYPE, header::CONTENT_ENCODING, IDEMPOTENCY_KEY, CONSISTENCY];
 
