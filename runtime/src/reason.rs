@@ -20,7 +20,7 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
 }
 
 /// Why `address` (host:port) cannot be talked to: `cannot resolve nosuch.invalid`, `connection refused`, `not a RaftKV
-/// peer`, and where none of these is meant the whole [`chain`]. With an empty address no name is named.
+/// peer` and the like, and where none of these is meant the whole [`chain`]. With an empty address no name is named.
 pub fn connection(error: &(dyn Error + 'static), address: &str) -> String {
     let said: Vec<String> = sources(error).map(ToString::to_string).collect();
     let says = |words: &[&str]| said.iter().any(|said| words.iter().any(|word| said.contains(word)));
@@ -36,6 +36,10 @@ pub fn connection(error: &(dyn Error + 'static), address: &str) -> String {
         Some(ErrorKind::TimedOut) => "no answer in time".to_owned(),
         _ if says(&["http2 error", "h2 protocol error", "invalid HTTP version", "frame with invalid size"]) => {
             "not a RaftKV peer: what answers does not speak its protocol".to_owned()
+        }
+        // What speaks another protocol may close without a word, and so does a peer that ends.
+        Some(ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+            "the connection was closed: it is stopping, or it is not a RaftKV peer".to_owned()
         }
         _ => chain(error),
     }
@@ -101,6 +105,8 @@ mod tests {
         assert_eq!(connection(&name, ""), "cannot resolve its name");
         let other = layer("transport error", layer("http2 error", io::Error::other("frame with invalid size")));
         assert!(connection(&other, "a:1").starts_with("not a RaftKV peer"));
+        let closed = "the connection was closed: it is stopping, or it is not a RaftKV peer";
+        assert_eq!(connection(&error(ErrorKind::BrokenPipe), "a:1"), closed);
         let whole = layer("transport error", io::Error::other("the cable is cut"));
         assert_eq!(connection(&whole, "a:1"), "transport error: the cable is cut");
     }
