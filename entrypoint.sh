@@ -100,7 +100,7 @@ while alive "$rest"; do
     rest_code=0
     wait "$rest" 2>/dev/null || rest_code=$?
 done
-# Asked to stop, one ended in peace and the other had to be killed: that is not peace.
+# Asked to stop, one stopped gracefully and the other had to be killed: the node did not stop gracefully.
 if [ "$code" -eq 0 ]; then code=$rest_code; fi
 for killer in $killers; do
     kill "$killer" 2>/dev/null || :

@@ -3,7 +3,7 @@
 #
 #   MINUTES             how long (10)
 #   SEED                the seed of a run, to have its faults in its order again
-#   FROM                with SEED, the number of the store to begin with (1): goes on with a soak that was ended
+#   FROM                with SEED, the number of the store to begin with (1): continues a soak that was ended
 #   RAFTKV_SOAK_KINDS   names of kinds of fault, with commas: no others
 #   RAFTKV_SOAK_REPORT  a file for the summary as JSON
 # shellcheck source=scripts/lib.sh

@@ -18,7 +18,7 @@ passed=0
 ok() { passed=$((passed + 1)); echo "ok $passed  $*"; }
 
 raftkv=(docker compose exec -T router raftkv)
-# settled GROUPS: waits until so many groups have their share of the slots and nothing moves.
+# settled GROUPS: waits until GROUPS groups have their share of the slots and nothing moves.
 settled() {
     local deadline=$((SECONDS + 120)) why
     until why=$(unsettled "$1"); do
@@ -59,7 +59,7 @@ docs after
 for number in $(seq 100); do read_at "$router" "shards-$number" "value $number"; done
 ok "the examples of the pages, and 100 keys, before and after every container was restarted"
 
-# Writes go on while a third group joins: each is answered, and each is there afterwards.
+# Writes continue while a third group joins: each is answered, and each is there afterwards.
 written=$(mktemp)
 (
     number=0

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One plain group on the running compose cluster (node1 to node3): the leader's container is killed, comes back, processes die
-# inside a container, a fourth node joins and leaves, a node is wiped, everything is stopped in peace.
+# inside a container, a fourth node joins and leaves, a node is wiped, everything is stopped gracefully.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -34,7 +34,7 @@ put "$first" one
 docker compose kill "node$first" 2>/dev/null
 put "$second" two
 reads "$third" two
-ok "node$first led and was killed; the others go on"
+ok "node$first led and was killed; the others continue"
 healthy "node$first"
 reads "$first" two
 ok "it is back and has what was written without it"
@@ -72,7 +72,7 @@ for node in 1 2 3; do
     code=$(docker inspect --format '{{.State.ExitCode}}' "$(docker compose ps -aq "node$node")")
     [ "$code" = 0 ] || die "node$node ended with code $code when it was asked to stop"
 done
-ok "stopped in peace"
+ok "stopped gracefully"
 healthy node1 node2 node3
 reads 1 five
 ok "and started again, with its data"

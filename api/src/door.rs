@@ -73,7 +73,7 @@ pub struct DoorSettings {
     pub request_timeout: Option<HumanDuration>,
     /// `RAFTKV_MAX_REQUEST_TIMEOUT`: the longest a request may name.
     pub max_request_timeout: Option<HumanDuration>,
-    /// `RAFTKV_SHUTDOWN_GRACE`: time to stop in peace.
+    /// `RAFTKV_SHUTDOWN_GRACE`: graceful shutdown timeout.
     pub shutdown_grace: Option<HumanDuration>,
 }
 
@@ -88,7 +88,7 @@ pub struct Door {
     pub request_timeout: Duration,
     /// The longest a request may name.
     pub max_request_timeout: Duration,
-    /// Time to stop in peace.
+    /// Graceful shutdown timeout.
     pub shutdown_grace: Duration,
 }
 

@@ -50,7 +50,7 @@ Examples:
   raftkv rebalance                      give every group its share
 
 Exit codes: 0 done; 1 not found or refused; 64 wrong arguments; 69 nobody able to serve answered; 130 Ctrl-C while
-watching, and what was watched goes on.";
+watching; the operation continues.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -125,7 +125,7 @@ pub(crate) enum OperationCommand {
     Show(OperationShowArgs),
     /// End an operation without doing the rest
     Cancel(OperationCancelArgs),
-    /// Show how an operation gets on until it is over
+    /// Follow an operation until it ends
     Watch(OperationWatchArgs),
 }
 

@@ -27,7 +27,7 @@ use args::{Command, GroupCommand, NodeCommand, OperationCommand};
 use failure::Failure;
 
 /// Parses the arguments, does what they ask, and gives the exit code: 0 done, 1 not found or failed, 64 the arguments
-/// make no sense, 69 nobody (able to serve) answered, 130 interrupted while watching something that goes on.
+/// make no sense, 69 nobody (able to serve) answered, 130 interrupted while watching something that continues.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match environment::parse(arguments) {
         Ok(cli) => cli,

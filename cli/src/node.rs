@@ -155,7 +155,7 @@ pub(crate) async fn remove(args: RemoveArgs) -> Result<(), Failure> {
 pub(crate) async fn kill(args: KillArgs) -> Result<(), Failure> {
     let name = args.name;
     if !(args.yes || args.yes_delete_all_keys) {
-        confirm(&format!("Delete everything that {name} has? Type its name to go on: "), &name)?;
+        confirm(&format!("Delete everything that {name} has? Type its name to continue: "), &name)?;
     }
     let wait = reach(args.wait, Some(&name)).await?;
     let confirmed = if args.yes_delete_all_keys { "&confirm=delete-all-keys" } else { "" };

@@ -131,7 +131,7 @@ async fn look(args: &ManagementArgs) -> Result<Group, Failure> {
             nodes: vec![Seen { member, answer: Ok((raw, first)) }],
         });
     }
-    // In the same order whoever answers: a table that is watched must not jump about.
+    // In the same order, whichever node answers: a table that is watched must not jump about.
     first.members.sort_by(|a, b| a.name.cmp(&b.name));
     let (raw, asked) = (&raw, &first);
     let nodes = join_all(first.members.iter().map(|member| async move {

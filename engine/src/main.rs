@@ -41,7 +41,7 @@ async fn start(config: Config) -> Result<(), RunError> {
     if wipe::carry_out(config.data_dir(), wipe::Part::Engine)
         .map_err(|source| RunError::Io { action: "wipe the data of a killed node", source })?
     {
-        tracing::warn!("this node was killed: its data is wiped, it starts anew");
+        tracing::warn!("this node was killed: its data is wiped, and it starts empty");
     }
     let listeners = Listeners::bind(&config).await?;
     #[cfg(feature = "failpoints")]

@@ -92,7 +92,7 @@ pub enum RunError {
         source: std::io::Error,
     },
     /// The node was killed; the next start wipes the data.
-    #[error("this node was removed from its group, and its data is to be wiped: starting anew, empty")]
+    #[error("this node was removed from its group, and its data is to be wiped: starting again, empty")]
     Killed,
     /// A server or a task ended that never should.
     #[error("{0}")]
@@ -114,7 +114,7 @@ impl RunError {
     }
 }
 
-/// Runs an engine until `shutdown`, then stops in peace.
+/// Runs an engine until `shutdown`, then stops gracefully.
 ///
 /// Order of stopping: HTTP and routers' streams take no more and answer what they have within the grace period; then
 /// proposals and barriers;

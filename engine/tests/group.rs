@@ -91,7 +91,7 @@ impl Engine {
     async fn stop(self) {
         self.stop.trigger();
         let ended = tokio::time::timeout(Duration::from_secs(20), self.running).await;
-        ended.expect("stops in time").expect("no panic").expect("stops in peace");
+        ended.expect("stops in time").expect("no panic").expect("stops gracefully");
     }
 }
 

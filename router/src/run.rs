@@ -65,7 +65,7 @@ pub async fn bind(config: &Config) -> Result<TcpListener, RunError> {
     TcpListener::bind(&address).await.map_err(|source| RunError::Listen { address, source })
 }
 
-/// Runs a router until `shutdown`, then stops in peace.
+/// Runs a router until `shutdown`, then stops gracefully.
 ///
 /// Order of stopping: HTTP takes no more and answers what it has within the grace period; then the control plane and the
 /// clients of the groups, which served the requests that were being answered.

@@ -107,7 +107,7 @@ pub struct Args {
     /// without it each is confirmed by a quorum. [default: true]
     #[arg(long, env = "RAFTKV_READ_LEASE")]
     read_lease: Option<String>,
-    /// Time to stop in peace. [default: 8s]
+    /// Graceful shutdown timeout. [default: 8s]
     #[arg(long, env = "RAFTKV_SHUTDOWN_GRACE")]
     shutdown_grace: Option<String>,
     /// Log filter, as in RUST_LOG. [default: info,openraft=error,openraft::raft::api::management=off]
@@ -210,7 +210,7 @@ pub struct Config {
     pub log_max: u64,
     /// Bytes of log after which state is made durable.
     pub snapshot_after: u64,
-    /// Time to stop in peace.
+    /// Graceful shutdown timeout.
     pub shutdown_grace: Duration,
     /// Log filter.
     pub log: String,

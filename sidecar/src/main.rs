@@ -36,7 +36,7 @@ async fn start(config: Config) {
     let shutdown = Shutdown::new();
     shutdown.signals().unwrap_or_else(|error| exit::fatal_error(exit::IO, &error));
     match wipe::carry_out(config.data_dir(), wipe::Part::Sidecar) {
-        Ok(true) => tracing::warn!("this node was killed: its log and its identity are wiped, it starts anew"),
+        Ok(true) => tracing::warn!("this node was killed: its log and its identity are wiped, and it starts empty"),
         Ok(false) => {}
         Err(error) => exit::fatal(exit::IO, format!("wipe a killed node: {error}")),
     }

@@ -100,7 +100,7 @@ pub enum RunError {
         source: tonic::transport::Error,
     },
     /// The state is lost here; the next start joins the cluster anew.
-    #[error("starting anew as a member without data; what was here is in {}", aside.display())]
+    #[error("starting again as a member without data; what was here is in {}", aside.display())]
     Reseed {
         /// Where the old directory is now.
         aside: std::path::PathBuf,
@@ -109,7 +109,7 @@ pub enum RunError {
     #[error("put the sidecar's directory aside: {0}")]
     Aside(#[source] std::io::Error),
     /// The node was killed; the next start wipes it.
-    #[error("this node was removed from its group, and its data is to be wiped: starting anew, empty")]
+    #[error("this node was removed from its group, and its data is to be wiped: starting again, empty")]
     Killed,
     /// A kill was given up after the node had stopped serving.
     #[error("starting again, for the kill was given up: {0}")]
@@ -119,7 +119,7 @@ pub enum RunError {
     Task(#[from] tokio::task::JoinError),
 }
 
-/// Runs a sidecar until the shutdown, then gives leadership away and ends in peace, within the grace period.
+/// Runs a sidecar until the shutdown, then hands leadership over and stops gracefully, within the shutdown timeout.
 ///
 /// Boxed, so that it is compiled here once and not again in every program that awaits it: that took minutes of a build.
 pub fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> BoxFuture<'static, Result<(), RunError>> {

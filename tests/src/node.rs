@@ -143,7 +143,7 @@ impl Node {
         self.engine.crash();
     }
 
-    /// Asks both to end in peace, as the container's entrypoint does, waits until they have and leaves them down.
+    /// Asks both to stop gracefully, as the container's entrypoint does, waits until they have and leaves them down.
     pub async fn stop(&self) -> anyhow::Result<[Exit; 2]> {
         self.sidecar.ask_to_stop()?;
         self.engine.ask_to_stop()?;

@@ -56,7 +56,7 @@ pub(super) async fn run(args: &BenchArgs, keyspace: &Arc<Keyspace>) -> Result<()
     for workload in &args.workload {
         let first = rounds.len();
         for round in 0..args.rounds as usize {
-            // Whoever goes first has the cooler machine: take turns at that, too.
+            // The one that goes first has the cooler machine: take turns at that, too.
             for turn in 0..targets.len() {
                 let report = measure(args, &targets[(round + turn) % targets.len()], *workload, keyspace).await?;
                 if !args.format.is_json() {

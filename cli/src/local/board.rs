@@ -125,7 +125,7 @@ impl Board {
 
     fn store_or_say(&self) {
         if let Err(failure) = self.store() {
-            // The cluster works without the file; whoever reads it must know.
+            // The cluster works without the file; its readers must know.
             eprintln_lossy(&failure.message);
         }
     }

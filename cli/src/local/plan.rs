@@ -174,7 +174,7 @@ impl Plan {
         Ok(())
     }
 
-    /// `node4` goes on with a group that began without routers, `g2n1` tells group and number.
+    /// `node4` continues a group that began without routers, `g2n1` tells group and number.
     fn next_name(&self, group: &str, is_sharded: bool) -> String {
         let number = self.of_group(group).count() + 1;
         match self.of_group(group).next() {

@@ -97,7 +97,7 @@ pub(crate) async fn cancel(args: OperationCancelArgs) -> Result<(), Failure> {
     }
 }
 
-/// Shows how an operation gets on until it is over.
+/// Follows an operation until it ends.
 pub(crate) async fn watch(args: OperationWatchArgs) -> Result<(), Failure> {
     follow(&Router::new(&args.router), args.id).await
 }
@@ -134,7 +134,7 @@ async fn until_over(router: &Router, id: u64) -> Result<OperationView, Failure> 
         interrupted = tokio::signal::ctrl_c() => {
             interrupted?;
             let message = format!(
-                "operation {id} goes on. `raftkv operation watch {id}` shows it, `raftkv operation cancel {id}` ends it"
+                "operation {id} continues. `raftkv operation watch {id}` shows it, `raftkv operation cancel {id}` ends it"
             );
             Err(Failure { code: INTERRUPTED, ..Failure::failed(message) })
         }
@@ -153,10 +153,11 @@ async fn poll(router: &Router, id: u64, bar: &ProgressBar) -> Result<OperationVi
                 bar.set_position(operation.percent.unwrap_or(0.0).clamp(0.0, 100.0) as u64);
                 bar.set_message(progress(&operation));
             }
-            // Whoever is asked may be restarting; the operation goes on with another.
+            // The router that is asked may be restarting; another one continues the operation.
             Err(failure) if failure.code != raftkv_runtime::exit::UNAVAILABLE => return Err(failure),
             Err(failure) if heard.elapsed() > SILENCE => {
-                let message = format!("{}; operation {id} may go on: `raftkv operation watch {id}`", failure.message);
+                let message =
+                    format!("{}; operation {id} may continue: `raftkv operation watch {id}`", failure.message);
                 return Err(Failure::unavailable(message));
             }
             Err(failure) => bar.set_message(failure.message),

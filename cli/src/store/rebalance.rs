@@ -19,7 +19,7 @@ Examples:
   raftkv rebalance --rate 10MiB          at most so much a second
   raftkv rebalance --no-wait             begin, and look later with `raftkv operation list`
 
-Reads and writes go on meanwhile. Ctrl-C ends the watching, not the rebalance; `raftkv operation cancel` does that.")]
+Reads and writes continue meanwhile. Ctrl-C ends the watching, not the rebalance; `raftkv operation cancel` does that.")]
 pub(crate) struct RebalanceArgs {
     /// Only show what would be moved
     #[arg(long, conflicts_with_all = ["rate", "no_wait"])]

@@ -72,7 +72,7 @@ pub(crate) struct OperationView {
     pub(crate) started: Value,
     pub(crate) ended: Value,
     pub(crate) error: Option<String>,
-    /// Why it does not get on at the moment.
+    /// Why it makes no progress at the moment.
     #[serde(alias = "reason")]
     pub(crate) stalled: Option<String>,
     pub(crate) longest_pause_ms: Option<u64>,

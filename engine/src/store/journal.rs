@@ -169,7 +169,7 @@ mod tests {
 
     const BATCHES: u64 = 40;
 
-    /// A database that was not closed in peace: what it says is in its journal only.
+    /// A database that was not closed gracefully: what it says is in its journal only.
     fn written(path: &Path) {
         let db = Database::builder(path).worker_threads(1).open().unwrap();
         let keyspace = db.keyspace("k", KeyspaceCreateOptions::default).unwrap();
