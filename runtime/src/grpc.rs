@@ -26,10 +26,10 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 * STREAM_WINDOW_BYTES;
 /// Largest frame. Larger than the default of 16 KiB for fewer system calls, small enough that a snapshot chunk does not
 /// hold up a small message on the same connection.
 const FRAME_BYTES: u32 = 128 * 1024;
-/// How long a connection may say nothing before it is asked whether it still works. One whose address is gone, as after a
-/// container got another, fails with the question: callers wait for it that long.
+/// How long a connection may say nothing before it is asked whether it still works.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
-/// How long the answer may take. It waits behind the data that is on its way, on a slow link for seconds.
+/// How long the answer may take: as long as a process may stand still. It waits behind the data in the kernel's buffer, on a slow link
+/// for seconds.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Streams a peer may have open on one connection. Ours are few and long-lived.
 const MAX_STREAMS: u32 = 1024;

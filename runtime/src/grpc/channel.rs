@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint as TonicEndpoint};
@@ -10,6 +11,10 @@ use tonic::transport::{Channel, Endpoint as TonicEndpoint};
 use super::{
     CONNECTION_WINDOW_BYTES, Endpoint, FRAME_BYTES, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW_BYTES,
 };
+
+/// How long the other host's kernel may acknowledge nothing of what was sent. A path that leads nowhere any more, as after a
+/// container got another address, is noticed by this: the kernels of a slow link and of a process that stands still acknowledge.
+const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Time limits of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +38,7 @@ impl Default for ChannelOptions {
 pub fn connect_lazy(endpoint: &Endpoint, options: ChannelOptions) -> Result<Channel, tonic::transport::Error> {
     let tonic = tonic_endpoint(endpoint, options)?;
     Ok(match endpoint {
-        Endpoint::Tcp(_) => tonic.connect_lazy(),
+        Endpoint::Tcp(_) => tonic.connect_with_connector_lazy(tcp_connector(options)),
         Endpoint::Unix(path) => tonic.connect_with_connector_lazy(unix_connector(path.clone())),
     })
 }
@@ -42,7 +47,7 @@ pub fn connect_lazy(endpoint: &Endpoint, options: ChannelOptions) -> Result<Chan
 pub async fn connect(endpoint: &Endpoint, options: ChannelOptions) -> Result<Channel, tonic::transport::Error> {
     let tonic = tonic_endpoint(endpoint, options)?;
     match endpoint {
-        Endpoint::Tcp(_) => tonic.connect().await,
+        Endpoint::Tcp(_) => tonic.connect_with_connector(tcp_connector(options)).await,
         Endpoint::Unix(path) => tonic.connect_with_connector(unix_connector(path.clone())).await,
     }
 }
@@ -58,7 +63,6 @@ fn tonic_endpoint(endpoint: &Endpoint, options: ChannelOptions) -> Result<TonicE
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES)
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true);
@@ -66,6 +70,16 @@ fn tonic_endpoint(endpoint: &Endpoint, options: ChannelOptions) -> Result<TonicE
         Some(timeout) => tonic.timeout(timeout),
         None => tonic,
     })
+}
+
+/// As tonic's own, and gives up what is not acknowledged.
+fn tcp_connector(options: ChannelOptions) -> HttpConnector {
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(options.connect_timeout));
+    connector.set_tcp_user_timeout(Some(UNACKNOWLEDGED_TIMEOUT));
+    connector
 }
 
 fn unix_connector(
