@@ -14,7 +14,8 @@ use super::{
 
 /// How long the other host's kernel may acknowledge nothing of what was sent. A path that leads nowhere any more, as after a
 /// container got another address, is noticed by this: the kernels of a slow link and of a process that stands still acknowledge.
-const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(2);
+/// Long enough for a segment to be lost four times in a row, and short of what clients wait.
+const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Time limits of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
