@@ -405,7 +405,7 @@ impl Cluster {
         self.partition.set_weather(weather);
     }
 
-    /// All that a node sends to others and receives from them shares a link of so many bytes a second.
+    /// Everything a node sends to others and receives from them shares one link with this rate.
     pub fn set_slow_link(&self, node: &Node, bytes_per_second: u64) {
         assert!(self.settings.partitionable, "the cluster was not built to be partitionable");
         self.partition.set_slow_link(node.index, bytes_per_second);

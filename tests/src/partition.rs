@@ -98,7 +98,7 @@ impl Partition {
         *self.weather.lock().unwrap_or_else(PoisonError::into_inner) = weather;
     }
 
-    /// All that a node sends and receives shares a link of so many bytes a second, from the next piece on.
+    /// Everything a node sends and receives shares one link with this rate, from the next piece on.
     pub fn set_slow_link(&self, node: usize, bytes_per_second: u64) {
         let link = SlowLink { bytes_per_second, free_at: Instant::now() };
         self.slow_links.lock().unwrap_or_else(PoisonError::into_inner).insert(node, link);
@@ -161,7 +161,7 @@ impl Partition {
         Ok(())
     }
 
-    /// Waits until a piece of so many bytes is not too large.
+    /// Waits until a piece of this size is no longer too large.
     pub(crate) async fn fitted(&self, bytes: usize) {
         let fits = |largest: &usize| *largest == 0 || bytes <= *largest;
         let mut largest = self.largest.subscribe();

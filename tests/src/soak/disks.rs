@@ -24,7 +24,7 @@ const LITTLE: u64 = 64 << 20;
 const RESERVE: u64 = 512 << 20;
 /// What a small disk has beyond that.
 const ROOM: u64 = 24 << 20;
-/// A small disk is filled with so many values of so many bytes, again and again: a log, tables and what a compaction rewrites.
+/// The number and the size of the values that fill a small disk, each written repeatedly: the log, tables and compactions take space.
 const FILL_KEYS: usize = 256;
 const FILL_BYTES: usize = 128 * 1024;
 
