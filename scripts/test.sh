@@ -28,6 +28,12 @@ else
     printf '\n%s\n' "############ NO FUSE (/dev/fuse, as root): TESTS OF POWER LOSS AND BAD DISKS ARE SKIPPED ############" >&2
 fi
 
+if [ "$(id -u)" = 0 ] && [ -w /dev/loop-control ] && command -v mkfs.ext4 >/dev/null; then
+    export RAFTKV_REQUIRE_LOOP=1
+else
+    printf '\n%s\n' "############ NO LOOP DEVICES (/dev/loop-control and mkfs.ext4, as root): TESTS OF SMALL DISKS ARE SKIPPED ############" >&2
+fi
+
 docker=false
 if docker_answers; then
     docker=true

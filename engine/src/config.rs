@@ -20,8 +20,9 @@ const DEFAULT_GROUP_LISTEN: &str = "0.0.0.0:50053";
 const DEFAULT_CACHE: ByteSize = ByteSize::mib(64);
 /// More clients than a node serves fast; each costs some kilobytes while it is idle. Needs as many file descriptors.
 const DEFAULT_MAX_CONNECTIONS: usize = 4_096;
-/// Our own story in full; the storage engine's only where something is wrong.
-const DEFAULT_LOG: &str = "info,fjall=warn,lsm_tree=warn";
+/// Our own story in full; the storage engine's only where something is wrong. What comes of compactions the store tells itself: one that
+/// had no room is no error.
+const DEFAULT_LOG: &str = "info,fjall=warn,lsm_tree=warn,lsm_tree::compaction::worker=off";
 /// A cache smaller than this makes each read a read of the disk.
 const LEAST_CACHE_BYTES: u64 = 1024 * 1024;
 
@@ -60,8 +61,8 @@ pub struct Args {
     /// Where the sidecar listens: unix:PATH or host:port. [default: unix:DATA_DIR/sidecar.sock]
     #[arg(long, env = "RAFTKV_SIDECAR_GRPC")]
     sidecar_grpc: Option<String>,
-    /// Free disk space below which values are refused (507) and only deletes work. [default: 512MiB, or 5 % of a smaller
-    /// file system]
+    /// Free disk space below which values are refused (507) and only deletes work. [default: 5 % of the file system, at most
+    /// 512MiB; on one below 1.25GiB 64MiB, at most an eighth]
     #[arg(long, env = "RAFTKV_DISK_RESERVE")]
     disk_reserve: Option<String>,
     /// Memory for blocks of the store that were read. [default: 64MiB]
@@ -69,7 +70,7 @@ pub struct Args {
     cache_bytes: Option<String>,
     #[command(flatten)]
     door: DoorArgs,
-    /// Log filter, as in RUST_LOG. [default: info,fjall=warn,lsm_tree=warn]
+    /// Log filter, as in RUST_LOG. [default: info, the storage engine warn]
     #[arg(long, env = "RAFTKV_LOG")]
     log: Option<String>,
     /// Log lines as text or json. [default: text]

@@ -7,24 +7,36 @@ use std::time::Duration;
 
 use raftkv_api::BackendError;
 use raftkv_kv::{Command, Op};
+use raftkv_runtime::disk::{DiskPlan, Space};
 use raftkv_runtime::shutdown::Shutdown;
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
-/// How often the free space is looked at. With the default reserve a disk would have to fill at half a gigabyte a
-/// second to be full before it is noticed.
-const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// The reserve when none is configured: room for compactions and the log to go on while somebody makes space.
-pub const DEFAULT_RESERVE_BYTES: u64 = 512 * 1024 * 1024;
-/// On small file systems the default reserve is this part of them, so that a small test volume is of use.
-const SMALL_DISK_DIVISOR: u64 = 20;
+use crate::store::{Reclaimed, Store, StoreError};
+
+/// How often the free space is looked at. What is taken in between is counted where the disk is near its reserve.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Writes are taken again when the reserve and this part of it are free: not at the very limit, where each write
 /// would change the answer.
 const HYSTERESIS_DIVISOR: u64 = 4;
+/// Values are counted one by one while less than so many reserves are free.
+const NEAR_RESERVES: u64 = 4;
+/// And while less than this is, however small the reserve: more than any node takes between two looks.
+const NEAR_BYTES: u64 = 256 * 1024 * 1024;
+/// How often a value that is taken is written before the next look sees it: into the log, and into a table.
+const WRITTEN_TIMES: u64 = 2;
+/// The space of removed values is given back until so many reserves are free.
+const RELIEVED_RESERVES: u64 = 4;
+/// Pauses between two attempts to give the space of removed values back: at least this long,
+const RECLAIM_PAUSE: Duration = Duration::from_millis(200);
+/// and so many times as long as the attempt took, so that most of the disk's time is left to clients.
+const RECLAIM_PAUSES: u32 = 3;
+/// Each attempt that gave nothing back doubles the pause, up to so many times, until values are removed.
+const MOST_FRUITLESS: u32 = 6;
 
-/// The reserve that is really kept: as configured, or else the default, less on a small file system.
+/// The reserve that is really kept: as configured, or else what the plan for a disk of this size says.
 pub fn effective_reserve(configured: Option<u64>, total_bytes: u64) -> u64 {
-    configured.unwrap_or_else(|| DEFAULT_RESERVE_BYTES.min(total_bytes / SMALL_DISK_DIVISOR))
+    configured.unwrap_or_else(|| DiskPlan::for_disk(total_bytes).reserve)
 }
 
 /// The decision: whether the disk counts as nearly full, given whether it did before.
@@ -35,8 +47,8 @@ fn nearly_full(before: bool, free_bytes: u64, reserve_bytes: u64) -> bool {
 
 /// Knows whether the file system of the data directory has its reserve left. Cloning shares the knowledge.
 ///
-/// It guards this node's disk only: entries that other nodes propose are applied here all the same, which is what the
-/// reserve is for.
+/// What is in memory and not yet in a table counts as written. The guard refuses what this node's clients bring. Entries that other
+/// nodes propose are applied here all the same, which is what the reserve is for; beyond it the store and the log wait for room.
 #[derive(Debug, Clone)]
 pub struct DiskGuard {
     shared: Arc<Shared>,
@@ -45,8 +57,14 @@ pub struct DiskGuard {
 #[derive(Debug)]
 struct Shared {
     dir: PathBuf,
+    total_bytes: u64,
     reserve_bytes: u64,
-    free_bytes: AtomicU64,
+    /// Free bytes at the last look, less what is in memory only.
+    room_bytes: AtomicU64,
+    /// What was taken since, as far as it was counted.
+    taken_bytes: AtomicU64,
+    /// Whether what is taken has to be counted.
+    is_near: AtomicBool,
     nearly_full: AtomicBool,
 }
 
@@ -58,36 +76,61 @@ impl DiskGuard {
     pub fn new(dir: impl Into<PathBuf>, configured_reserve: Option<u64>) -> std::io::Result<Self> {
         let dir = dir.into();
         let space = Space::of(&dir)?;
-        let reserve_bytes = effective_reserve(configured_reserve, space.total_bytes);
         let shared = Shared {
             dir,
-            reserve_bytes,
-            free_bytes: AtomicU64::new(space.free_bytes),
+            total_bytes: space.total_bytes,
+            reserve_bytes: effective_reserve(configured_reserve, space.total_bytes),
+            room_bytes: AtomicU64::new(space.free_bytes),
+            taken_bytes: AtomicU64::new(0),
+            is_near: AtomicBool::new(false),
             nearly_full: AtomicBool::new(false),
         };
         let guard = Self { shared: Arc::new(shared) };
-        guard.observe(space.free_bytes);
+        guard.observe(Look { free_bytes: space.free_bytes, unflushed_bytes: 0, store_waits: false }, 0);
         Ok(guard)
     }
 
-    /// Looks again every second until `stop`.
-    pub fn watch(&self, stop: Shutdown) -> JoinHandle<()> {
+    /// Looks again ten times a second until `stop`. While the disk is nearly full and values are removed, it has the store give
+    /// their space back.
+    pub fn watch(&self, store: Store, stop: Shutdown) -> JoinHandle<()> {
         let guard = self.clone();
         tokio::spawn(async move {
             let mut tick = tokio::time::interval(POLL_INTERVAL);
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut failing = false;
+            let (of_reclaimer, until) = (store.clone(), stop.clone());
+            let mut reclaimer = Reclaimer {
+                guard: guard.clone(),
+                store: of_reclaimer,
+                stop: until,
+                running: None,
+                next: None,
+                unless_removed: None,
+                fruitless: 0,
+                seen: None,
+                is_unfinished: false,
+                is_wanted: false,
+            };
             loop {
                 tokio::select! {
-                    () = stop.wait() => return,
+                    () = stop.wait() => break,
                     _ = tick.tick() => {}
                 }
-                let dir = guard.shared.dir.clone();
+                let (dir, store) = (guard.shared.dir.clone(), store.clone());
+                let taken = guard.shared.taken_bytes.load(Ordering::Relaxed);
                 // A network file system may take its time.
-                match tokio::task::spawn_blocking(move || Space::of(&dir)).await {
-                    Ok(Ok(space)) => {
+                let look = tokio::task::spawn_blocking(move || {
+                    Space::of(&dir).map(|space| Look {
+                        free_bytes: space.free_bytes,
+                        unflushed_bytes: store.unflushed_bytes(),
+                        store_waits: store.lacks_room(),
+                    })
+                });
+                match look.await {
+                    Ok(Ok(look)) => {
                         failing = false;
-                        guard.observe(space.free_bytes);
+                        guard.observe(look, taken);
+                        reclaimer.look().await;
                     }
                     Ok(Err(error)) if !failing => {
                         failing = true;
@@ -95,25 +138,48 @@ impl DiskGuard {
                     }
                     Ok(Err(_)) => {}
                     // The runtime is going away.
-                    Err(_) => return,
+                    Err(_) => break,
                 }
+            }
+            if let Some((_, running)) = reclaimer.running.take() {
+                // It sees the stop before its next step.
+                let _ = running.await;
             }
         })
     }
 
     /// Refuses operations that need space when there is too little; deletes always pass.
     pub fn check(&self, ops: &[Op]) -> Result<(), BackendError> {
-        self.admit(|| ops.iter().any(|op| matches!(op.command, Command::Set { .. })))
+        let bytes = |op: &Op| match &op.command {
+            Command::Set { key, value, .. } => key.as_bytes().len() + value.as_msgpack().len(),
+            _ => 0,
+        };
+        self.admit(|| ops.iter().map(bytes).sum())
     }
 
-    /// Refuses what `takes_space`, which is asked only when there is too little.
-    pub fn admit(&self, takes_space: impl FnOnce() -> bool) -> Result<(), BackendError> {
-        if !self.is_nearly_full() || !takes_space() {
+    /// Refuses what takes so many bytes when there is too little room; asked only when the disk is near its reserve. What takes
+    /// none always passes.
+    pub fn admit(&self, bytes: impl FnOnce() -> usize) -> Result<(), BackendError> {
+        let shared = &*self.shared;
+        if !shared.is_near.load(Ordering::Relaxed) {
             return Ok(());
         }
+        let bytes = (bytes() as u64).saturating_mul(WRITTEN_TIMES);
+        if bytes == 0 {
+            return Ok(());
+        }
+        let room = shared.room_bytes.load(Ordering::Relaxed);
+        let taken = shared.taken_bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        if !self.is_nearly_full() && room.saturating_sub(taken) >= shared.reserve_bytes {
+            return Ok(());
+        }
+        shared.taken_bytes.fetch_sub(bytes, Ordering::Relaxed);
         metrics::counter!("raftkv_engine_writes_refused_disk_full_total").increment(1);
-        let (free, reserve) = (self.shared.free_bytes.load(Ordering::Relaxed), self.shared.reserve_bytes);
-        let how_full = format!("the disk is nearly full: {free} bytes free, {reserve} kept in reserve");
+        let reserve = shared.reserve_bytes;
+        let how_full = format!(
+            "the disk is nearly full: {room} bytes are free beside what is in memory, {reserve} are kept in reserve. Values are \
+             taken again once there is room; deletes work"
+        );
         Err(BackendError::DiskFull(how_full))
     }
 
@@ -122,22 +188,47 @@ impl DiskGuard {
         self.shared.nearly_full.load(Ordering::Relaxed)
     }
 
+    /// Whether so little is free beside the reserve that a nearly full disk is not yet relieved.
+    fn is_near_reserve(&self) -> bool {
+        let Shared { reserve_bytes, room_bytes, .. } = &*self.shared;
+        self.is_nearly_full() || room_bytes.load(Ordering::Relaxed) < reserve_bytes.saturating_mul(RELIEVED_RESERVES)
+    }
+
     /// The reserve kept.
     pub fn reserve_bytes(&self) -> u64 {
         self.shared.reserve_bytes
     }
 
-    fn observe(&self, free_bytes: u64) {
-        let Shared { reserve_bytes, .. } = *self.shared;
-        self.shared.free_bytes.store(free_bytes, Ordering::Relaxed);
+    /// What the file system has in all.
+    pub fn total_bytes(&self) -> u64 {
+        self.shared.total_bytes
+    }
+
+    /// Takes note of a look: `taken_before` is what had been counted when it began.
+    fn observe(&self, look: Look, taken_before: u64) {
+        let Look { free_bytes, unflushed_bytes, store_waits } = look;
+        let shared = &*self.shared;
+        let reserve_bytes = shared.reserve_bytes;
+        let room = if store_waits { 0 } else { free_bytes.saturating_sub(unflushed_bytes) };
+        shared.room_bytes.store(room, Ordering::Relaxed);
+        shared.taken_bytes.fetch_sub(taken_before, Ordering::Relaxed);
+        let near = reserve_bytes.saturating_mul(NEAR_RESERVES).max(reserve_bytes.saturating_add(NEAR_BYTES));
+        shared.is_near.store(store_waits || (reserve_bytes > 0 && room < near), Ordering::Relaxed);
         let before = self.is_nearly_full();
-        let now = nearly_full(before, free_bytes, reserve_bytes);
-        self.shared.nearly_full.store(now, Ordering::Relaxed);
+        let now = store_waits || nearly_full(before, room, reserve_bytes);
+        shared.nearly_full.store(now, Ordering::Relaxed);
         metrics::gauge!("raftkv_engine_disk_free_bytes").set(free_bytes as f64);
+        metrics::gauge!("raftkv_engine_unflushed_bytes").set(unflushed_bytes as f64);
         metrics::gauge!("raftkv_engine_disk_nearly_full").set(f64::from(u8::from(now)));
         match (before, now) {
             (false, true) => {
-                tracing::warn!(free_bytes, reserve_bytes, "disk nearly full: values are refused, deletes still work");
+                tracing::warn!(
+                    free_bytes,
+                    unflushed_bytes,
+                    reserve_bytes,
+                    store_waits,
+                    "disk nearly full: values are refused, deletes still work"
+                );
             }
             (true, false) => tracing::info!(free_bytes, reserve_bytes, "disk has room again: values are taken"),
             _ => {}
@@ -145,21 +236,73 @@ impl DiskGuard {
     }
 }
 
-/// What a file system has.
+/// What is seen at a look.
 #[derive(Debug, Clone, Copy)]
-struct Space {
-    /// For processes without privileges.
+struct Look {
     free_bytes: u64,
-    total_bytes: u64,
+    /// In memory only.
+    unflushed_bytes: u64,
+    /// The store lacks room for what it has to write: whatever the reserve is, there is none for values.
+    store_waits: bool,
 }
 
-impl Space {
-    fn of(dir: &std::path::Path) -> std::io::Result<Self> {
-        let stat = rustix::fs::statvfs(dir)?;
-        Ok(Self {
-            free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
-            total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
-        })
+/// Has the store give back the space of removed values, one attempt at a time.
+struct Reclaimer {
+    guard: DiskGuard,
+    store: Store,
+    stop: Shutdown,
+    running: Option<(Instant, JoinHandle<Result<Reclaimed, StoreError>>)>,
+    /// Not before.
+    next: Option<Instant>,
+    /// And not before this where no value was removed.
+    unless_removed: Option<Instant>,
+    fruitless: u32,
+    /// The state that the last attempt began with: its revision and number of keys.
+    seen: Option<(u64, u64)>,
+    is_unfinished: bool,
+    /// From when the disk is nearly full until there is room to spare.
+    is_wanted: bool,
+}
+
+impl Reclaimer {
+    async fn look(&mut self) {
+        if let Some((begin, running)) = self.running.take_if(|(_, running)| running.is_finished()) {
+            let pause = RECLAIM_PAUSE.max(begin.elapsed() * RECLAIM_PAUSES);
+            match running.await {
+                Ok(Ok(Reclaimed { bytes, is_done })) => {
+                    self.fruitless = if bytes > 0 { 0 } else { (self.fruitless + 1).min(MOST_FRUITLESS) };
+                    self.is_unfinished = !is_done;
+                    if bytes > 0 {
+                        metrics::counter!("raftkv_engine_reclaimed_bytes_total").increment(bytes);
+                        tracing::info!(bytes, is_done, took = ?begin.elapsed(), "removed values gave their space back");
+                    }
+                }
+                Ok(Err(StoreError::Stopped)) | Err(_) => {}
+                Ok(Err(error)) => {
+                    // Tried again, though nothing has changed.
+                    self.is_unfinished = true;
+                    tracing::debug!("give back the space of removed values: {error}");
+                }
+            }
+            self.next = Some(Instant::now() + pause);
+            self.unless_removed = Some(Instant::now() + pause * 2_u32.pow(self.fruitless));
+        }
+        let state = (self.store.revision(), self.store.keys());
+        let is_removed = self.seen.is_some_and(|(_, keys)| state.1 < keys);
+        let is_over = |pause: Option<Instant>| pause.is_none_or(|until| Instant::now() >= until);
+        let is_due = is_over(self.next) && (is_removed || is_over(self.unless_removed));
+        self.is_wanted = self.guard.is_nearly_full() || (self.is_wanted && self.guard.is_near_reserve());
+        if !self.is_wanted {
+            (self.seen, self.unless_removed, self.fruitless) = (None, None, 0);
+        }
+        if !self.is_wanted || self.running.is_some() || !is_due || (self.seen == Some(state) && !self.is_unfinished) {
+            return;
+        }
+        self.seen = Some(state);
+        let (guard, store, stop) = (self.guard.clone(), self.store.clone(), self.stop.clone());
+        let work =
+            tokio::task::spawn_blocking(move || store.reclaim(|| guard.is_near_reserve() && !stop.is_triggered()));
+        self.running = Some((Instant::now(), work));
     }
 }
 
@@ -170,6 +313,10 @@ mod tests {
     use super::*;
 
     const MIB: u64 = 1024 * 1024;
+
+    fn look(free_bytes: u64, unflushed_bytes: u64) -> Look {
+        Look { free_bytes, unflushed_bytes, store_waits: false }
+    }
 
     #[test]
     fn the_limit_is_crossed_once_in_each_direction() {
@@ -184,9 +331,8 @@ mod tests {
     }
 
     #[test]
-    fn a_small_file_system_keeps_a_twentieth() {
-        assert_eq!(effective_reserve(None, 1024 * 1024 * MIB), DEFAULT_RESERVE_BYTES);
-        assert_eq!(effective_reserve(None, 200 * MIB), 10 * MIB);
+    fn what_is_configured_is_kept_and_else_what_the_plan_says() {
+        assert_eq!(effective_reserve(None, 200 * MIB), DiskPlan::for_disk(200 * MIB).reserve);
         assert_eq!(effective_reserve(Some(300 * MIB), 200 * MIB), 300 * MIB, "as configured, whatever the disk");
         assert_eq!(effective_reserve(Some(0), 200 * MIB), 0);
     }
@@ -208,7 +354,32 @@ mod tests {
 
         assert!(matches!(guard.check(&[delete.clone(), set.clone()]), Err(BackendError::DiskFull(_))));
         assert_eq!(guard.check(&[delete]), Ok(()));
-        guard.observe(u64::MAX);
+        guard.observe(look(u64::MAX, 0), 0);
         assert_eq!(guard.check(&[set]), Ok(()));
+    }
+
+    #[test]
+    fn what_is_in_memory_and_what_was_taken_since_the_last_look_count_as_written() {
+        let dir = tempfile::tempdir().expect("directory");
+        let guard = DiskGuard::new(dir.path(), Some(100 * MIB)).expect("space is known");
+        guard.observe(look(110 * MIB, 4 * MIB), 0);
+        // Six MiB are left above the reserve, and each value is written twice.
+        let admit = |mib: u64| guard.admit(|| (mib * MIB) as usize).is_ok();
+        assert_eq!([admit(1), admit(2), admit(1), admit(0)], [true, true, false, true]);
+        // The look that has seen them on the disk.
+        guard.observe(look(104 * MIB, 0), 6 * MIB);
+        assert_eq!([admit(3), admit(2), admit(1)], [false, true, false]);
+        guard.observe(look(110 * MIB, 11 * MIB), 4 * MIB);
+        assert!(guard.is_nearly_full() && !admit(1));
+    }
+
+    #[test]
+    fn a_store_that_waits_for_room_takes_no_values_whatever_the_reserve() {
+        let dir = tempfile::tempdir().expect("directory");
+        let guard = DiskGuard::new(dir.path(), Some(0)).expect("space is known");
+        guard.observe(Look { store_waits: true, ..look(u64::MAX, 0) }, 0);
+        assert!(guard.is_nearly_full() && guard.admit(|| 1).is_err() && guard.admit(|| 0).is_ok());
+        guard.observe(look(0, 0), 0);
+        assert!(!guard.is_nearly_full() && guard.admit(|| 1).is_ok());
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use raftkv_api::{Backend, Elsewhere, Front};
+use raftkv_runtime::disk::{DiskPlan, SMALLEST_DISK_BYTES};
 use raftkv_runtime::exit::{self, ExitCode};
 use raftkv_runtime::grpc::{self, ChannelOptions, Endpoint, Listener, ListenerError};
 use raftkv_runtime::shutdown::Shutdown;
@@ -131,8 +132,16 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
         config.http_advertise.clone().unwrap_or_else(|| format!("{}:{}", config.name, http_address.port()));
     let disk = DiskGuard::new(&config.dir, config.disk_reserve)
         .map_err(|source| RunError::Io { action: "look at the free space of the disk", source })?;
+    if disk.total_bytes() < SMALLEST_DISK_BYTES {
+        tracing::warn!(
+            dir = %config.dir.display(),
+            total_bytes = disk.total_bytes(),
+            "the file system has less than {SMALLEST_DISK_BYTES} bytes: the log and what is kept free take most of it"
+        );
+    }
+    let plan = DiskPlan::for_disk(disk.total_bytes());
     let shortcut = Shortcut::default();
-    let store = open_store(&config, shortcut.clone()).await?;
+    let store = open_store(&config, &plan, shortcut.clone()).await?;
     tracing::info!(
         node = config.name,
         http = %http_address,
@@ -143,7 +152,7 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
         "engine starting"
     );
 
-    let info = ServiceInfo { http_address: advertised, disk_reserve_bytes: disk.reserve_bytes() };
+    let info = ServiceInfo { http_address: advertised, disk: Some(disk.clone()) };
     let grpc_stop = Shutdown::new();
     let mut grpc = serve_grpc(store.clone(), info, listeners.grpc, grpc_stop.clone());
 
@@ -154,7 +163,7 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
         Proposer::start_beside(shortcut.end(), consensus.proposals(), parts_stop.clone(), PROPOSER_GRACE);
     let (barriers, mut tasks) = Barriers::start(&consensus, store.applied(), &parts_stop);
     tasks.push(proposer_task);
-    tasks.push(disk.watch(parts_stop.clone()));
+    tasks.push(disk.watch(store.clone(), parts_stop.clone()));
     let backend = EngineBackend::new(config.name.clone(), store.clone(), consensus, proposer, barriers, disk);
     tasks.push(tokio::spawn(announce_ready(backend.clone(), parts_stop.clone())));
 
@@ -209,10 +218,11 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
     ended
 }
 
-async fn open_store(config: &Config, shortcut: Shortcut) -> Result<Store, RunError> {
+async fn open_store(config: &Config, plan: &DiskPlan, shortcut: Shortcut) -> Result<Store, RunError> {
     let since = Instant::now();
     let (dir, cache_bytes) = (config.dir.clone(), config.cache_bytes);
-    let options = StoreOptions { cache_bytes, shortcut: Some(shortcut), ..StoreOptions::default() };
+    let memtable_bytes = usize::try_from(plan.memtable_bytes).unwrap_or(usize::MAX);
+    let options = StoreOptions { cache_bytes, memtable_bytes, shortcut: Some(shortcut), ..StoreOptions::default() };
     let opened = tokio::task::spawn_blocking(move || Store::open(&dir, options));
     let store = opened.await.map_err(|error| RunError::Internal(format!("open the store: {error}")))??;
     let (next_index, revision) = (store.position().next_index, store.revision());

@@ -106,7 +106,10 @@ impl Proposals {
     async fn send(&mut self, payload: Bytes) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
-        self.requests.send(ProposeRequest { id, payload, timeout_ms: 2_000, callers: 1 }).await.expect("open");
+        self.requests
+            .send(ProposeRequest { id, payload, timeout_ms: 2_000, callers: 1, takes_space: false })
+            .await
+            .expect("open");
         id
     }
 

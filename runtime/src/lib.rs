@@ -26,6 +26,7 @@ pub mod clock;
 pub mod config;
 pub mod deadlines;
 pub mod directory;
+pub mod disk;
 pub mod exit;
 pub mod failpoints;
 pub mod file_limit;

@@ -1,10 +1,13 @@
 //! Compaction: when the engine makes its state durable, and which part of the log may go then.
+//!
+//! On a disk that is nearly full the log is kept as short as can be: what it holds besides is what the engine needs to make room.
 
 use std::time::Duration;
 
 use openraft::{RaftMetrics, ServerState};
 use raftkv_runtime::shutdown::Shutdown;
 
+use crate::disk::Disk;
 use crate::leadership::{ALIVE_WITHIN, matched_next, metrics_of, silent_for};
 use crate::node::{Group, Node, Phase};
 use crate::types::TypeConfig;
@@ -25,6 +28,20 @@ pub struct Limits {
     pub retain: u64,
     /// Bytes of log beyond which nobody holds it back.
     pub max: u64,
+}
+
+/// While the disk is nearly full, so many segments are kept for members that are a little behind.
+const LOW_RETAINED_SEGMENTS: u64 = 2;
+
+impl Limits {
+    /// On a disk that is nearly full: state is made durable with every segment. With half of the reserve gone, too, members that are
+    /// behind hold nothing back: they get a snapshot, for which their own disk may have no room now.
+    fn low(&self, disk: &Disk, free_bytes: u64) -> Self {
+        let snapshot_after = self.snapshot_after.min(disk.segment_bytes);
+        let retain = self.retain.min(LOW_RETAINED_SEGMENTS * disk.segment_bytes);
+        let max = if free_bytes < disk.reserve / 2 { snapshot_after + 2 * retain } else { self.max };
+        Self { snapshot_after, retain, max: self.max.min(max) }
+    }
 }
 
 /// The log as it is. All positions are "next": one beyond the last index that is meant.
@@ -98,7 +115,8 @@ fn figures(metrics: &RaftMetrics<TypeConfig>, bytes: u64) -> LogFigures {
 }
 
 /// Looks after the log until the shutdown.
-pub async fn run(node: Node, limits: Limits, shutdown: Shutdown) {
+pub async fn run(node: Node, limits: Limits, disk: Disk, shutdown: Shutdown) {
+    let mut was_low = false;
     loop {
         tokio::select! {
             () = shutdown.wait() => return,
@@ -108,9 +126,17 @@ pub async fn run(node: Node, limits: Limits, shutdown: Shutdown) {
             continue;
         };
         // Without the engine nothing can be made durable, and the request would only wait.
-        if *node.engine.connected().borrow() {
-            compact(&group, &limits).await;
+        if !*node.engine.connected().borrow() {
+            continue;
         }
+        let free_bytes = disk.free_bytes().await.unwrap_or(u64::MAX);
+        let is_low = disk.is_low(free_bytes);
+        if is_low != was_low {
+            tracing::info!(is_low, "the disk is nearly full, or has room again: the log is kept shorter while it is");
+            was_low = is_low;
+        }
+        let limits = if is_low { limits.low(&disk, free_bytes) } else { limits };
+        compact(&group, &limits).await;
     }
 }
 
@@ -132,6 +158,10 @@ async fn compact(group: &Group, limits: &Limits) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use raftkv_runtime::disk::DiskPlan;
+
     use super::*;
 
     const LIMITS: Limits = Limits { snapshot_after: 1_000, retain: 2_000, max: 10_000 };
@@ -179,6 +209,20 @@ mod tests {
             Some(900),
             "11,000 bytes are too many"
         );
+    }
+
+    #[test]
+    fn on_a_disk_that_is_nearly_full_the_log_is_short_and_nobody_far_behind_holds_it_back() {
+        let plan = DiskPlan { segment_bytes: 300, ..DiskPlan::for_disk(0) };
+        let disk = Disk::new(PathBuf::new(), &plan, Some(4_000));
+        assert_eq!(LIMITS.low(&disk, 2_000), Limits { snapshot_after: 300, retain: 600, max: LIMITS.max });
+        let low = LIMITS.low(&disk, 1_999);
+        assert_eq!(low, Limits { snapshot_after: 300, retain: 600, max: 1_500 });
+        assert!(decide(&log(0, 100, 131, &[]), &low).snapshot, "a segment is not durable");
+        assert_eq!(decide(&log(0, 500, 500, &[490, 460]), &low).purge_below, Some(440), "60 entries are retained");
+        assert_eq!(decide(&log(0, 500, 500, &[490, 10]), &low).purge_below, Some(440), "a snapshot is for that member");
+        let small = Limits { snapshot_after: 100, retain: 200, max: 300 };
+        assert_eq!(small.low(&disk, 0), small, "never more than is allowed otherwise");
     }
 
     #[test]

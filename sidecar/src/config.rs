@@ -23,12 +23,8 @@ const DEFAULT_GROUP_PORT: u16 = 50_053;
 const DEFAULT_HEARTBEAT: HumanDuration = HumanDuration::from_millis(100);
 /// As etcd's: long enough for a busy machine, short enough for a gap of about a second.
 const DEFAULT_ELECTION_TIMEOUT: HumanDuration = HumanDuration::from_millis(900);
-/// Minutes of writes for a member that was away; beyond it a snapshot is cheaper.
-const DEFAULT_LOG_RETAIN: ByteSize = ByteSize::mib(64);
 /// A slow member may hold the log back up to here, not longer: the disk belongs to the others, too.
 const DEFAULT_LOG_MAX: ByteSize = ByteSize::gib(1);
-/// A restart replays at most about this much.
-const DEFAULT_SNAPSHOT_AFTER: ByteSize = ByteSize::mib(64);
 /// Long enough to give leadership away and answer what is in flight, shorter than Docker's ten seconds.
 const DEFAULT_SHUTDOWN_GRACE: HumanDuration = HumanDuration::from_secs(8);
 /// Our own story in full; openraft's only where it fails: it warns at each heartbeat to a member that is away, and calls a change of the
@@ -94,15 +90,19 @@ pub struct Args {
     /// The shortest time without a leader after which a member stands for election; the longest is a third more. [default: 900ms]
     #[arg(long, env = "RAFTKV_ELECTION_TIMEOUT")]
     election_timeout: Option<String>,
-    /// Log kept behind the newest entry, for members that come back. [default: 64MiB]
+    /// Log kept behind the newest entry, for members that come back. [default: 64MiB, or a 32nd of a file system below 2GiB]
     #[arg(long, env = "RAFTKV_LOG_RETAIN")]
     log_retain: Option<String>,
     /// Log kept for the sake of members that are slow. [default: 1GiB]
     #[arg(long, env = "RAFTKV_LOG_MAX")]
     log_max: Option<String>,
-    /// Log after which the engine is asked to make its state durable. [default: 64MiB]
+    /// Log after which the engine is asked to make its state durable. [default: 64MiB, or a 32nd of a file system below 2GiB]
     #[arg(long, env = "RAFTKV_SNAPSHOT_AFTER")]
     snapshot_after: Option<String>,
+    /// Free disk space below which the log is kept as short as can be; the engine's setting of the same name, which refuses
+    /// values below it. [default: 5 % of the file system, at most 512MiB; more of a small one]
+    #[arg(long, env = "RAFTKV_DISK_RESERVE")]
+    disk_reserve: Option<String>,
     /// Whether linearizable reads may rely on the leader's lease, which assumes that clocks run at about the same rate;
     /// without it each is confirmed by a quorum. [default: true]
     #[arg(long, env = "RAFTKV_READ_LEASE")]
@@ -151,6 +151,7 @@ struct Table {
     log_retain: Option<ByteSize>,
     log_max: Option<ByteSize>,
     snapshot_after: Option<ByteSize>,
+    disk_reserve: Option<ByteSize>,
     read_lease: Option<bool>,
     shutdown_grace: Option<HumanDuration>,
 }
@@ -204,12 +205,14 @@ pub struct Config {
     pub timing: Timing,
     /// Whether reads may rely on the leader's lease.
     pub read_lease: bool,
-    /// Bytes of log kept behind its end.
-    pub log_retain: u64,
+    /// Bytes of log kept behind its end; `None` = by the size of the file system.
+    pub log_retain: Option<u64>,
     /// Bytes of log beyond which nobody holds it back.
     pub log_max: u64,
-    /// Bytes of log after which state is made durable.
-    pub snapshot_after: u64,
+    /// Bytes of log after which state is made durable; `None` = by the size of the file system.
+    pub snapshot_after: Option<u64>,
+    /// Free bytes below which the log is kept as short as can be; `None` = by the size of the file system.
+    pub disk_reserve: Option<u64>,
     /// Graceful shutdown timeout.
     pub shutdown_grace: Duration,
     /// Log filter.
@@ -288,11 +291,11 @@ impl Config {
                     .get(),
             )?,
             read_lease: switch("RAFTKV_READ_LEASE", args.read_lease, table.read_lease)?.unwrap_or(true),
-            log_retain: parsed("RAFTKV_LOG_RETAIN", args.log_retain, table.log_retain)?.unwrap_or(DEFAULT_LOG_RETAIN).0,
+            log_retain: parsed("RAFTKV_LOG_RETAIN", args.log_retain, table.log_retain)?.map(|size| size.0),
             log_max: parsed("RAFTKV_LOG_MAX", args.log_max, table.log_max)?.unwrap_or(DEFAULT_LOG_MAX).0,
             snapshot_after: parsed("RAFTKV_SNAPSHOT_AFTER", args.snapshot_after, table.snapshot_after)?
-                .unwrap_or(DEFAULT_SNAPSHOT_AFTER)
-                .0,
+                .map(|size| size.0),
+            disk_reserve: parsed("RAFTKV_DISK_RESERVE", args.disk_reserve, table.disk_reserve)?.map(|size| size.0),
             shutdown_grace: parsed("RAFTKV_SHUTDOWN_GRACE", args.shutdown_grace, table.shutdown_grace)?
                 .unwrap_or(DEFAULT_SHUTDOWN_GRACE)
                 .get(),
@@ -300,10 +303,10 @@ impl Config {
             log_format: log_format(args.log_format, file.log_format)?,
             name,
         };
-        if config.log_max < config.log_retain {
+        if config.log_retain.is_some_and(|retain| config.log_max < retain) {
             return Err(ConfigError::invalid("RAFTKV_LOG_MAX", "must not be less than RAFTKV_LOG_RETAIN"));
         }
-        if config.snapshot_after == 0 {
+        if config.snapshot_after == Some(0) {
             return Err(ConfigError::invalid("RAFTKV_SNAPSHOT_AFTER", "must not be zero"));
         }
         Ok(config)
@@ -390,10 +393,10 @@ mod tests {
             ..File::default()
         };
         let config = Config::merge(args(&["bootstrap=", "join_addr="]), file()).expect("sound");
-        assert_eq!((config.name.as_str(), config.bootstrap, config.log_retain), ("from-file", true, 1 << 20));
+        assert_eq!((config.name.as_str(), config.bootstrap, config.log_retain), ("from-file", true, Some(1 << 20)));
         assert_eq!(config.join, ["a:6000"]);
         let config = Config::merge(args(&["node_id=n", "bootstrap=no", "log_retain=2MiB"]), file()).expect("sound");
-        assert_eq!((config.name.as_str(), config.bootstrap, config.log_retain), ("n", false, 2 << 20));
+        assert_eq!((config.name.as_str(), config.bootstrap, config.log_retain), ("n", false, Some(2 << 20)));
     }
 
     #[test]
@@ -428,5 +431,13 @@ mod tests {
         assert!(refused(&["node_id=n", "log_retain=2GiB"]).contains("RAFTKV_LOG_MAX"));
         assert!(refused(&["node_id=n", "log_max=lots"]).contains("RAFTKV_LOG_MAX"));
         assert!(refused(&["node_id=n", "engine_grpc=nowhere"]).contains("RAFTKV_ENGINE_GRPC"));
+    }
+
+    #[test]
+    fn its_variables_are_known_to_the_other_programs() {
+        let command = <Args as clap::CommandFactory>::command();
+        for name in command.get_arguments().filter_map(clap::Arg::get_env) {
+            assert!(name.to_str().is_some_and(raftkv_runtime::variables::is_known), "{name:?}");
+        }
     }
 }

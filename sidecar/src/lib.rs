@@ -7,6 +7,7 @@ pub mod combiner;
 pub mod compaction;
 pub mod config;
 pub mod consensus_service;
+pub mod disk;
 pub mod engine_client;
 mod feeder;
 pub mod forward;

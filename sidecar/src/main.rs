@@ -56,9 +56,12 @@ fn exit_code(error: &RunError) -> exit::ExitCode {
         RunError::Identity(IdentityError::NameMismatch { .. }) => exit::CONFIG,
         RunError::Identity(IdentityError::Damaged { .. }) => exit::DATA,
         RunError::Log(WalError::Damaged { .. } | WalError::UnsupportedVersion { .. }) => exit::DATA,
-        RunError::Identity(_) | RunError::Log(_) | RunError::Aside(_) | RunError::Serve { .. } | RunError::Start(_) => {
-            exit::IO
-        }
+        RunError::Identity(_)
+        | RunError::Log(_)
+        | RunError::Disk { .. }
+        | RunError::Aside(_)
+        | RunError::Serve { .. }
+        | RunError::Start(_) => exit::IO,
         RunError::Engine(_) | RunError::Client(_) => exit::CONFIG,
         RunError::Reseed { .. } | RunError::Killed | RunError::KillGivenUp(_) => exit::TEMPFAIL,
         RunError::Task(_) => exit::SOFTWARE,

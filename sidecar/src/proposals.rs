@@ -7,6 +7,7 @@ use raftkv_proto::consensus::propose_response::Outcome;
 use raftkv_proto::consensus::{ProposeRequest, ProposeResponse, RefusedReason};
 
 use crate::combiner::{refused, unknown};
+use crate::disk::Disk;
 use crate::forward::{ForwardError, LeaderForwarder};
 use crate::leadership;
 use crate::node::{Group, Node};
@@ -22,13 +23,14 @@ pub(crate) const NO_MEMBER: &str = "the leader says that this node is no member 
 #[derive(Clone)]
 pub struct Proposals {
     node: Node,
+    disk: Disk,
     forwarder: Arc<LeaderForwarder<ProposeRequest, ProposeResponse>>,
 }
 
 impl Proposals {
-    /// Proposals of `node`.
-    pub fn new(node: Node) -> Self {
-        Self { node, forwarder: Arc::default() }
+    /// Proposals of `node`, whose log is on `disk`.
+    pub fn new(node: Node, disk: Disk) -> Self {
+        Self { node, disk, forwarder: Arc::default() }
     }
 
     /// Proposes here or, where another node leads, there.
@@ -78,7 +80,7 @@ impl Proposals {
 
     async fn propose_locally(&self, group: &Arc<Group>, request: ProposeRequest) -> Outcome {
         let timeout = timeout_of(&request);
-        let ProposeRequest { payload, callers, .. } = request;
+        let ProposeRequest { payload, callers, takes_space, .. } = request;
         if !self.node.is_running() {
             return refused(RefusedReason::ShuttingDown, "this node is stopping");
         }
@@ -91,6 +93,13 @@ impl Proposals {
                 Some(why) => refused(RefusedReason::NoMajority, why),
                 None => refused(RefusedReason::NoLeader, "the leader has lost contact with a majority"),
             };
+        }
+        if takes_space && self.disk.refuses_values() {
+            return refused(RefusedReason::DiskFull, "the disk of the leader is nearly full");
+        }
+        // Its fate would not be known for as long as that lasts.
+        if group.log.wal().waits_for_room() {
+            return refused(RefusedReason::DiskFull, "the disk of the leader is full: its log waits for room");
         }
         match tokio::time::timeout(timeout, group.combiner.propose(group, payload, callers, timeout)).await {
             Ok(Ok(outcome)) => outcome,

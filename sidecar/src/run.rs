@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use openraft::RaftMetrics;
+use raftkv_runtime::disk::{DiskPlan, Space};
 use raftkv_runtime::grpc::{self, Endpoint, Listener, ListenerError};
 use raftkv_runtime::reminder::Reminder;
 use raftkv_runtime::settings::watch_advertised;
@@ -19,6 +20,7 @@ use crate::barrier::ReadBarriers;
 use crate::compaction::{self, Limits};
 use crate::config::Config;
 use crate::consensus_service::ConsensusService;
+use crate::disk::Disk;
 use crate::engine_client::EngineClient;
 use crate::identity::{Identity, IdentityError, IdentityStore, LOG_DIR};
 use crate::kill::{Ending, Killer};
@@ -39,6 +41,10 @@ use crate::status::VERSION;
 use crate::types::TypeConfig;
 use crate::wal::{WalError, WalOptions};
 
+/// This part of the reserve is left to the engine before large entries are logged.
+const STORE_KEEPS_DIVISOR: u64 = 4;
+/// And of that so many memtables always.
+const STORE_NEEDS_MEMTABLES: u64 = 2;
 /// How often it is said that the engine does not answer.
 const ENGINE_REMIND: Duration = Duration::from_secs(5);
 
@@ -82,6 +88,14 @@ pub enum RunError {
     /// The log cannot be used.
     #[error(transparent)]
     Log(#[from] WalError),
+    /// The operating system does not say how large the disk is.
+    #[error("look at the file system of {}: {source}", dir.display())]
+    Disk {
+        /// Where the sidecar's directory is.
+        dir: std::path::PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The address of the engine makes no connection.
     #[error("set up the connection to the engine: {0}")]
     Engine(#[source] tonic::transport::Error),
@@ -162,9 +176,16 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
     let membership = Arc::new(Membership::new(node.clone(), leadership.clone(), client.clone()));
     let lifecycle = Arc::new(Lifecycle::new(node.clone(), store, client.clone(), registrar, &config));
     let killer = Killer::new(node.clone(), membership.clone(), config.data_dir(), &config.dir);
-    let proposals = Proposals::new(node.clone());
     let barriers = ReadBarriers::new(node.clone());
-    let limits = Limits { snapshot_after: config.snapshot_after, retain: config.log_retain, max: config.log_max };
+    let space = Space::of(&config.dir).map_err(|source| RunError::Disk { dir: config.dir.clone(), source })?;
+    let plan = DiskPlan::for_disk(space.total_bytes);
+    let limits = Limits {
+        snapshot_after: config.snapshot_after.unwrap_or(plan.snapshot_after),
+        retain: config.log_retain.unwrap_or(plan.log_retain).min(config.log_max),
+        max: config.log_max,
+    };
+    let disk = Disk::new(config.dir.clone(), &plan, config.disk_reserve);
+    let proposals = Proposals::new(node.clone(), disk.clone());
 
     // What serves ends after what works: peers are needed to give leadership away.
     let serving = Shutdown::new();
@@ -204,7 +225,9 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
     });
     tasks.spawn(ended(leadership.clone().watch(working.clone())));
     tasks.spawn(ended(outlook::watch(node.clone(), working.clone())));
-    tasks.spawn(ended(compaction::run(node.clone(), limits, working.clone())));
+    let reserve = disk.reserve;
+    tasks.spawn(ended(disk.clone().watch(node.engine.clone(), working.clone())));
+    tasks.spawn(ended(compaction::run(node.clone(), limits, disk, working.clone())));
     tasks.spawn(ended(removal::watch(node.clone(), lifecycle.clone(), client.clone(), working.clone())));
     tasks.spawn(ended(killer.clone().resume()));
     let (engine_node, until, log_dir) = (node.clone(), working.clone(), config.dir.join(LOG_DIR));
@@ -212,7 +235,11 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
     let data_dir = config.data_dir().to_owned();
     tasks.spawn(async move {
         // Reading a long log takes a while; those who ask who this is are answered meanwhile.
-        let log = tokio::task::spawn_blocking(move || LogStore::open(WalOptions::new(log_dir))).await??;
+        let (segment_bytes, kept_bytes) = (plan.segment_bytes, reserve / STORE_KEEPS_DIVISOR);
+        // A flush has to have room, whatever is logged.
+        let least_bytes = kept_bytes.min(STORE_NEEDS_MEMTABLES * plan.memtable_bytes);
+        let options = WalOptions { segment_bytes, kept_bytes, least_bytes, ..WalOptions::new(log_dir) };
+        let log = tokio::task::spawn_blocking(move || LogStore::open(options)).await??;
         let bounds = log.wal().bounds();
         // Raft asks the engine where it stands before anything else.
         if !await_engine(&engine_node, &until).await {

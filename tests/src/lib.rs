@@ -32,6 +32,7 @@
 //! | `RAFTKV_TEST_FULL` | 1: every combination of fault and step of a move, not a few chosen by the seed |
 //! | `RAFTKV_TEST_IMAGE` | image of the container tests; without it they say that they test nothing |
 //! | `RAFTKV_REQUIRE_DOCKER` | 1: a missing Docker engine or image is a failure |
+//! | `RAFTKV_REQUIRE_LOOP` | 1: a machine on which a [`SmallDisk`] cannot be mounted is a failure |
 //! | `RAFTKV_REQUIRE_FUSE` | 1: a machine on which the disks of [`faultfs`] cannot be mounted is a failure |
 //! | `RAFTKV_REQUIRE_NETNS` | 1: a machine on which no network namespaces can be made ([`Lan`]) is a failure |
 //! | `RAFTKV_PLANTED_BIN_DIR` | where the programs with planted bugs and failpoints are; else in `planted` beside the others |
@@ -70,6 +71,7 @@ mod report;
 mod router;
 mod seed;
 mod shards;
+mod small_disk;
 pub mod soak;
 mod status;
 mod supervisor;
@@ -102,5 +104,6 @@ pub use report::{figure, human_bytes};
 pub use router::Router;
 pub use seed::{Seed, clients_from_env, full_from_env};
 pub use shards::{Shards, ShardsBuilder};
+pub use small_disk::SmallDisk;
 pub use status::{EngineStatus, Member, NodeStatus, Status};
 pub use wait::{eventually, eventually_within};

@@ -7,6 +7,7 @@ mod consistency;
 mod containers;
 mod contract;
 mod damage;
+mod disk_full;
 mod failover;
 mod failpoints;
 mod faultfs;

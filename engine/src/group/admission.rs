@@ -50,7 +50,9 @@ impl Admission {
             }
         }
         let takes_space = || batch.ops.iter().any(|op| matches!(op.command, CommandRef::Set { .. }));
-        self.disk.admit(takes_space).map_err(|full| refused(RefusedReason::DiskFull, full.to_string()))?;
+        self.disk
+            .admit(|| if takes_space() { payload.len() } else { 0 })
+            .map_err(|full| refused(RefusedReason::DiskFull, full.to_string()))?;
         Ok(Some(BatchNumber { session: batch.session, sequence: batch.sequence }))
     }
 }

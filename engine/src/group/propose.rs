@@ -145,7 +145,7 @@ impl Pump {
     }
 
     async fn on_request(&mut self, request: ProposeRequest) -> Result<(), Gone> {
-        let ProposeRequest { id, payload, timeout_ms, callers } = request;
+        let ProposeRequest { id, payload, timeout_ms, callers, takes_space } = request;
         if self.in_flight.values().any(|sent| sent.id == id) {
             let status = Status::invalid_argument(format!("proposal {id} is under way already"));
             let _ = self.answers.send_timeout(Err(status), ANSWER_PATIENCE).await;
@@ -169,7 +169,7 @@ impl Pump {
         let timeout = Duration::from_millis(timeout_ms.into()).min(LONGEST_TIMEOUT);
         let own_id = self.next_id;
         self.next_id += 1;
-        if self.link.send(ProposeRequest { id: own_id, payload, timeout_ms, callers }).is_err() {
+        if self.link.send(ProposeRequest { id: own_id, payload, timeout_ms, callers, takes_space }).is_err() {
             let reason = "the sidecar takes no proposals now".to_owned();
             return self.refuse(id, RefusedReason::Overloaded, reason).await;
         }

@@ -9,6 +9,7 @@
 //! | `INVALID_ARGUMENT`    | a message that the contract does not allow                                     |
 //! | `ABORTED`             | another apply stream has taken over                                            |
 //! | `UNAVAILABLE`         | the store has stopped: this process is ending                                  |
+//! | `RESOURCE_EXHAUSTED`  | the disk has no room for it now; nothing was changed                           |
 //! | `INTERNAL`            | the disk failed; this process is ending                                        |
 
 mod apply;
@@ -24,6 +25,7 @@ use raftkv_proto::state_machine::state_machine_server::{StateMachine, StateMachi
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::disk_guard::DiskGuard;
 use crate::store::{Position, Store, StoreError};
 
 /// What of the status the store does not know.
@@ -31,8 +33,8 @@ use crate::store::{Position, Store, StoreError};
 pub struct ServiceInfo {
     /// Address where this engine serves HTTP, as clients reach it.
     pub http_address: String,
-    /// Free bytes below which writes are refused; for `disk_nearly_full`.
-    pub disk_reserve_bytes: u64,
+    /// Knows whether values are refused; for `disk_nearly_full`.
+    pub disk: Option<DiskGuard>,
 }
 
 /// Serves `raftkv_proto::state_machine` over a [`Store`].
@@ -112,7 +114,7 @@ impl StateMachine for StateMachineService {
             keys: found.keys,
             disk_bytes: found.disk_bytes,
             disk_free_bytes: found.disk_free_bytes,
-            disk_nearly_full: found.disk_free_bytes < self.info.disk_reserve_bytes,
+            disk_nearly_full: self.info.disk.as_ref().is_some_and(DiskGuard::is_nearly_full),
             generation: found.generation,
             http_address: self.info.http_address.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -12,6 +12,7 @@ pub(super) fn of_store(error: &StoreError) -> Status {
         StoreError::SnapshotRefused(_) | StoreError::Unsupported(_) | StoreError::WrongGroup => {
             Status::failed_precondition(text)
         }
+        StoreError::NoSpace { .. } => Status::resource_exhausted(text),
         StoreError::Locked { .. } | StoreError::Stopped => Status::unavailable(text),
         StoreError::Inconsistent(_) | StoreError::Storage(_) | StoreError::Io { .. } => Status::internal(text),
     }
@@ -41,5 +42,7 @@ mod tests {
         assert_eq!(of_store(&StoreError::SnapshotDamaged(String::new())).code(), Code::DataLoss);
         assert_eq!(of_store(&StoreError::SnapshotRefused(String::new())).code(), Code::FailedPrecondition);
         assert_eq!(of_store(&StoreError::Stopped).code(), Code::Unavailable);
+        let full = StoreError::NoSpace { path: "/data".into(), free_bytes: 1, needed_bytes: 2 };
+        assert_eq!(of_store(&full).code(), Code::ResourceExhausted);
     }
 }

@@ -27,6 +27,16 @@ pub enum StoreError {
         /// Why not.
         source: std::io::Error,
     },
+    /// The disk has no room for what is to be written. Nothing was changed, and it can be tried again.
+    #[error("{} has {free_bytes} bytes free, {needed_bytes} are needed", path.display())]
+    NoSpace {
+        /// On which file system.
+        path: PathBuf,
+        /// What was free.
+        free_bytes: u64,
+        /// With what the compaction that may follow can need.
+        needed_bytes: u64,
+    },
     /// Another process has it open.
     #[error("{} is in use by another process", path.display())]
     Locked {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use fjall::PersistMode;
 use raftkv_runtime::{failpoint, planted};
 
-use super::generation::{Generation, read_error};
+use super::generation::{Flushed, Generation, read_error};
 use super::memtable::Memtable;
 use super::meta::Meta;
 use super::read::View;
@@ -18,11 +18,13 @@ use super::{Position, StoreError, layout, record};
 
 /// How often somebody who waits for room looks again.
 const POLL: Duration = Duration::from_millis(1);
-/// How often it is told that nothing is applied because a flush takes so long.
+/// How often it is told that nothing is applied because a flush takes so long, or that a flush waits for room on the disk.
 const COMPLAINT: Duration = Duration::from_secs(10);
+/// How often a flush that found no room on the disk is tried again.
+const ROOM_POLL: Duration = Duration::from_millis(200);
 
 /// With so many flushed tables that no compaction has taken yet, a flush waits for one: each read may have to look into all.
-const MOST_TABLES: usize = 20;
+pub(super) const MOST_TABLES: usize = 20;
 /// But not longer than this.
 const COMPACTION_PATIENCE: Duration = Duration::from_secs(10);
 const COMPACTION_POLL: Duration = Duration::from_millis(5);
@@ -65,7 +67,7 @@ impl Flusher {
                 // One that waits already will do.
                 let _ = requests.try_send(Arc::clone(generation));
             }
-            if bytes < self.memtable_bytes.saturating_add(self.memtable_bytes / 4) || self.shared.is_stopped() {
+            if bytes < self.memtable_bytes.saturating_add(self.memtable_bytes / 4) || self.shared.is_ending() {
                 return;
             }
             if told.elapsed() >= COMPLAINT {
@@ -88,12 +90,25 @@ impl Drop for Flusher {
 
 fn flush_all(shared: &Shared, queue: &Receiver<Arc<Generation>>) {
     while let Ok(generation) = queue.recv() {
-        if shared.is_stopped() {
-            return;
+        let mut told: Option<Instant> = None;
+        loop {
+            if shared.is_ending() {
+                return;
+            }
+            match shared.flushed(&generation, generation.flush()) {
+                Ok(_) => break,
+                Err(error @ StoreError::NoSpace { .. }) => {
+                    if told.is_none_or(|at| at.elapsed() >= COMPLAINT) {
+                        told = Some(Instant::now());
+                        tracing::warn!("what is applied stays in memory and in the log: {error}");
+                    }
+                    std::thread::sleep(ROOM_POLL);
+                }
+                Err(_) => return,
+            }
         }
-        if let Err(error) = generation.flush() {
-            shared.not_durable(generation.number, &error);
-            return;
+        if told.is_some() {
+            tracing::info!("the disk has room again: what was applied is in a table");
         }
     }
 }
@@ -110,42 +125,59 @@ impl Generation {
     ///
     /// Data, counters, sessions and the position go into one table, which becomes part of the tree as a whole: what is recovered
     /// after a crash is the state after some entry of the log.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`] where the disk has no room for it: nothing is lost, and the next flush writes it first.
     pub(super) fn flush(self: &Arc<Self>) -> Result<View, StoreError> {
         let mut flushed = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        if flushed.pending.is_some() {
+            self.flush_pending(&mut flushed)?;
+        }
         self.wait_for_compaction();
-        let (sealed, replaced, mut meta) = {
+        let replaced = {
             let mut published = self.published.write().unwrap_or_else(PoisonError::into_inner);
-            if published.meta.position == flushed.position {
-                let meta = published.meta.clone();
+            if published.meta.position == flushed.meta.position {
+                let mut meta = published.meta.clone();
+                meta.batch = flushed.meta.batch;
                 return Ok(View::new(self.db.snapshot(), meta, Arc::clone(self)));
             }
             let (sealed, replaced) = published.memtables.seal();
-            (sealed, replaced, published.meta.clone())
+            flushed.pending = Some((sealed, published.meta.clone()));
+            replaced
         };
         drop(replaced);
+        let meta = self.flush_pending(&mut flushed)?;
+        Ok(View::new(self.db.snapshot(), meta, Arc::clone(self)))
+    }
+
+    /// Writes the memtable that was sealed. Gives what the state was then.
+    fn flush_pending(self: &Arc<Self>, flushed: &mut Flushed) -> Result<Meta, StoreError> {
+        let Some((sealed, meta)) = &flushed.pending else { return Ok(self.meta()) };
+        let (sealed, mut meta) = (Arc::clone(sealed), meta.clone());
         let begin = Instant::now();
         failpoint!("engine::flush::before", |why: String| StoreError::Storage(fjall::Error::Io(
             std::io::Error::other(why)
         )));
-        meta.batch = flushed.batch + 1;
+        meta.batch = flushed.meta.batch + 1;
         let mut stored = meta.clone();
         if planted!(PositionApart) && !meta.batch.is_multiple_of(8) {
             // As if the position were written later than what it is the position of.
-            stored.position = flushed.position.clone();
+            stored.position = flushed.meta.position.clone();
         }
-        self.write_table(&sealed, &stored, flushed.batch).map_err(StoreError::Storage)?;
+        // One that finds no room is written again, into another file.
+        self.with_room(sealed.bytes() as u64, || self.write_table(&sealed, &stored, flushed.meta.batch))?;
         self.check_compactions()?;
         failpoint!("engine::flush::after");
-        flushed.batch = meta.batch;
-        flushed.position = meta.position.clone();
+        flushed.meta = meta.clone();
+        flushed.pending = None;
         metrics::counter!("raftkv_engine_flushes_total").increment(1);
         metrics::counter!("raftkv_engine_flushed_bytes_total").increment(sealed.bytes() as u64);
         metrics::histogram!("raftkv_engine_flush_seconds").record(begin.elapsed().as_secs_f64());
-        Ok(View::new(self.db.snapshot(), meta, Arc::clone(self)))
+        Ok(meta)
     }
 
     /// Durable when it returns: fjall makes the table durable, then its name, then the list of tables that has it.
-    fn write_table(&self, sealed: &Memtable, meta: &Meta, last_batch: u64) -> Result<(), fjall::Error> {
+    pub(super) fn write_table(&self, sealed: &Memtable, meta: &Meta, last_batch: u64) -> Result<(), fjall::Error> {
         let mut table = self.keyspace.start_ingestion()?;
         table.write(layout::META_KEY, meta.seal())?;
         if last_batch > 0 {
@@ -162,9 +194,12 @@ impl Generation {
         table.finish()
     }
 
-    /// Whether a compaction has failed since the database was opened. Then there will be no more of them, and nobody but this
-    /// would notice. Fjall does not say what it was: where the tables cannot be read, it was damage.
+    /// Whether a compaction has failed since the last flush. Of fjall's own there will be no more then, and it does not say what it was:
+    /// where the tables cannot be read, it was damage.
     fn check_compactions(self: &Arc<Self>) -> Result<(), StoreError> {
+        if let Some(error) = self.failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Err(error);
+        }
         let Err(error) = self.db.persist(PersistMode::Buffer) else { return Ok(()) };
         tracing::error!(%error, "a compaction has failed: all tables are read, to find out whether they are damaged");
         for item in self.keyspace.iter() {
@@ -176,7 +211,10 @@ impl Generation {
 
     fn wait_for_compaction(&self) {
         let begin = Instant::now();
-        while self.keyspace.l0_table_count() >= MOST_TABLES && begin.elapsed() < COMPACTION_PATIENCE {
+        while self.keyspace.l0_table_count() >= MOST_TABLES
+            && begin.elapsed() < COMPACTION_PATIENCE
+            && !self.compactions_lack_room()
+        {
             std::thread::sleep(COMPACTION_POLL);
         }
     }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use fjall::compaction::Leveled;
@@ -10,27 +11,27 @@ use fjall::config::PartitioningPolicy;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, LsmError, Readable, Slice, Snapshot};
 
 use raftkv_kv::Ownership;
+use raftkv_runtime::disk::FLUSHED_TABLES;
 
+use super::brake::Brakes;
 use super::changes::Changes;
 use super::directory::sync_directories;
 use super::hashed::Hashed;
 use super::journal;
-use super::memtable::Memtables;
+use super::memtable::{Memtable, Memtables};
 use super::meta::Meta;
 use super::piece::Piece;
 use super::record::Stored;
 use super::shards::{Changed, Shards};
-use super::{Position, StoreError, layout, record};
+use super::{StoreError, layout, record};
 
 /// Name of the one keyspace. Keyspaces are never created, cleared or deleted later: fjall was seen to lose data by it.
 const KEYSPACE: &str = "state";
 
-/// Threads for compactions. Fjall keeps the first one free for flushes, which are none of its business here, and spins it while
-/// compactions wait for the others: with fewer than two others it spins through every compaction.
+/// Threads of fjall's for a database whose journals an earlier version has left: only they flush and remove those. Otherwise there
+/// are none, and compactions are the [`Compactor`](super::compactor::Compactor)'s. Fjall keeps the first one free for flushes, and
+/// spins it while compactions wait for the others: with fewer than two others it spins through every compaction.
 const WORKER_THREADS: usize = 3;
-/// Flushed tables are compacted once there are so many. Each time, the level below is written anew as far as it overlaps, so
-/// fewer would write more; more would make a compaction of a large store so long that flushes have to wait for it.
-const FLUSHED_TABLES: u8 = 8;
 /// Most removed records of the memtables that one piece passes over: a tenth of a millisecond of work.
 const MOST_REMOVED: usize = 2_048;
 /// And most others, whatever is asked for: a millisecond or two in which nothing can be applied.
@@ -46,6 +47,12 @@ pub(super) struct Generation {
     pub(super) published: RwLock<Published>,
     /// Held while a memtable is on its way into a table.
     pub(super) flushing: Mutex<Flushed>,
+    /// Held by a compaction: for writing by one that is to be alone. Who flushes must not wait for it.
+    pub(super) compacting: RwLock<()>,
+    /// Compactions that have ended well.
+    pub(super) compacted: AtomicU64,
+    /// Why a compaction has failed, until a flush tells.
+    pub(super) failed: Mutex<Option<StoreError>>,
 }
 
 /// The state of one moment, as far as it is in memory. Changes as a whole.
@@ -57,10 +64,10 @@ pub(super) struct Published {
 
 /// What the tables hold.
 pub(super) struct Flushed {
-    /// Number of the last batch of records that was written.
-    pub(super) batch: u64,
-    /// Up to where the state was that was written last.
-    pub(super) position: Position,
+    /// The meta record that was written last, with the number of its batch of records.
+    pub(super) meta: Meta,
+    /// A sealed memtable that found no room on the disk, and what the state was when it was sealed. It is written first.
+    pub(super) pending: Option<(Arc<Memtable>, Meta)>,
 }
 
 /// Why a generation could not be opened.
@@ -105,9 +112,18 @@ impl Generation {
     }
 
     fn with(number: u64, db: Database, keyspace: Keyspace, meta: Meta, ownership: Ownership) -> Self {
-        let flushed = Flushed { batch: meta.batch, position: meta.position.clone() };
+        let flushed = Flushed { meta: meta.clone(), pending: None };
         let published = Published { meta, ownership: Arc::new(ownership), memtables: Memtables::default() };
-        Self { number, db, keyspace, published: RwLock::new(published), flushing: Mutex::new(flushed) }
+        Self {
+            number,
+            db,
+            keyspace,
+            published: RwLock::new(published),
+            flushing: Mutex::new(flushed),
+            compacting: RwLock::default(),
+            compacted: AtomicU64::new(0),
+            failed: Mutex::default(),
+        }
     }
 
     /// Opens one, and tells damage apart from everything else that may go wrong.
@@ -266,7 +282,13 @@ impl Generation {
 }
 
 fn builder(path: &Path, cache_bytes: u64) -> fjall::DatabaseBuilder<Database> {
-    Database::builder(path).worker_threads(WORKER_THREADS).cache_size(cache_bytes)
+    let threads = if journal::is_one(path) { 0 } else { WORKER_THREADS };
+    let brakes = Brakes::of(path);
+    // Doc-hidden in fjall; the public way insists on one.
+    Database::builder(path)
+        .worker_threads_unchecked(threads)
+        .cache_size(cache_bytes)
+        .with_compaction_filter_factories(Arc::new(move |_| Some(Arc::clone(&brakes))))
 }
 
 fn keyspace_options() -> KeyspaceCreateOptions {

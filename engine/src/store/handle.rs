@@ -12,10 +12,12 @@ use raftkv_runtime::exit;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::applier::{self, Applier, Loaded};
+use super::compactor::Compactor;
 use super::directory::Directory;
 use super::flusher::Flusher;
 use super::generation::{Generation, OpenFailure};
 use super::read::{Verified, View};
+use super::room::Reclaimed;
 use super::seat::{Job, Seat};
 use super::shards::{Export, ExportError, ExportedPage};
 use super::shared::Shared;
@@ -75,6 +77,8 @@ pub struct Store {
     seat: Arc<Seat>,
     jobs: mpsc::Sender<Job>,
     thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+    /// The last handle waits for what it does.
+    _compactor: Arc<Compactor>,
 }
 
 /// The slot of a key was not served in the state that was read.
@@ -117,6 +121,7 @@ impl Store {
         let shared = Arc::new(Shared::new(directory, live, staged, limits, cache_bytes, shortcut, fatal));
         shared.drop_outdated();
         let not_started = |source| StoreError::Io { action: "start a thread for", path: dir.to_owned(), source };
+        let compactor = Arc::new(Compactor::start(&shared).map_err(not_started)?);
         let flusher = Flusher::start(Arc::clone(&shared), memtable_bytes).map_err(not_started)?;
         let seat = Arc::new(Seat::new(Applier::new(Arc::clone(&shared), loaded, flusher)));
         let (jobs, queue) = mpsc::channel(APPLY_QUEUE);
@@ -127,12 +132,13 @@ impl Store {
                 move || seat.run(queue)
             })
             .map_err(not_started)?;
-        Ok(Self { shared, seat, jobs, thread: Arc::new(Mutex::new(Some(thread))) })
+        Ok(Self { shared, seat, jobs, thread: Arc::new(Mutex::new(Some(thread))), _compactor: compactor })
     }
 
     /// Stops the apply thread after what is queued, waits for it, and flushes what is in memory only, so that the next start has
     /// nothing to apply again. Blocks on the disk. Reads go on until the last handle is gone.
     pub fn close(&self) {
+        self.shared.begin_closing();
         self.seat.expect_job();
         // A full queue is waited for; a thread that is gone needs no message.
         let _ = self.jobs.blocking_send(Job::Stop);
@@ -164,6 +170,11 @@ impl Store {
     /// The revision counter: the number of effective operations since the group began.
     pub fn revision(&self) -> u64 {
         self.shared.live().now().meta.revision
+    }
+
+    /// The number of values.
+    pub fn keys(&self) -> u64 {
+        self.shared.live().now().meta.keys
     }
 
     /// A number that is the same on all replicas at the same position, and differs as soon as any record does.
@@ -284,20 +295,41 @@ impl Store {
     }
 
     /// Makes everything that is applied now durable and says up to where that is at least. Blocks. An error ends the
-    /// process: what a failed fsync has lost, a second one does not bring back.
+    /// process: what a failed fsync has lost, a second one does not bring back. Only [`StoreError::NoSpace`] changes nothing and
+    /// can be tried again.
     pub fn persist(&self) -> Result<Position, StoreError> {
         if self.shared.is_stopped() {
             return Err(StoreError::Stopped);
         }
         let live = self.shared.live();
-        let position = live.persist().inspect_err(|error| self.shared.not_durable(live.number, error))?;
+        let position = self.shared.flushed(&live, live.persist())?;
         self.shared.drop_outdated();
         Ok(position)
     }
 
+    /// Bytes that are applied and in no table yet.
+    pub fn unflushed_bytes(&self) -> u64 {
+        self.shared.live().unwritten_bytes()
+    }
+
+    /// Whether what is applied cannot become durable, or tables cannot be compacted, for want of room on the disk.
+    pub fn lacks_room(&self) -> bool {
+        self.shared.lacks_room()
+    }
+
+    /// Gives back the space of what was removed, as far as the room that is left allows. Flushes first. Blocks, for as long as it
+    /// takes to write the values between the removed ones again, but ends early once `goes_on` says no.
+    pub fn reclaim(&self, goes_on: impl Fn() -> bool) -> Result<Reclaimed, StoreError> {
+        if self.shared.is_ending() {
+            return Err(StoreError::Stopped);
+        }
+        let live = self.shared.live();
+        self.shared.flushed(&live, live.reclaim(|| goes_on() && !self.shared.is_ending()))
+    }
+
     fn flushed(&self) -> Result<(Arc<Generation>, View), StoreError> {
         let live = self.shared.live();
-        let view = live.flush().inspect_err(|error| self.shared.not_durable(live.number, error))?;
+        let view = self.shared.flushed(&live, live.flush())?;
         Ok((live, view))
     }
 

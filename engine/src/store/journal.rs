@@ -54,6 +54,12 @@ pub(super) fn cut_torn_end(generation: &Path) -> io::Result<Option<Cut>> {
     Ok(Some(Cut { file, offset }))
 }
 
+/// Whether the database has no more than the journal that fjall makes for each: no earlier version has left one that is sealed.
+pub(super) fn is_one(generation: &Path) -> bool {
+    let is_journal = |entry: &fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == EXTENSION);
+    fs::read_dir(generation).map_or(0, |entries| entries.flatten().filter(is_journal).count()) <= 1
+}
+
 fn newest(generation: &Path) -> io::Result<Option<PathBuf>> {
     let mut newest: Option<(u64, PathBuf)> = None;
     for entry in fs::read_dir(generation)? {

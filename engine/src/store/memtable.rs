@@ -41,6 +41,11 @@ impl Memtable {
         Self { changes: HashTable::with_capacity(keys), order: BTreeSet::new(), hashing, bytes: 0 }
     }
 
+    /// One that says nothing.
+    pub(super) fn empty() -> Self {
+        Self::with_capacity(0, Hashing::default())
+    }
+
     /// About how much memory it takes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes

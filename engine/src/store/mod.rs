@@ -2,7 +2,8 @@
 //!
 //! [`Store`] is the handle. One thread changes the state ([`applier`]), by rules that depend on nothing but the entries
 //! of the log ([`machine`]), in batches that become visible as a whole ([`txn`]). What is applied is in memory first
-//! ([`memtable`]) and is flushed into tables now and then ([`flusher`]). Readers see a moment between two batches, of both
+//! ([`memtable`]) and is flushed into tables now and then ([`flusher`]), which are compacted as the disk has room ([`compactor`],
+//! [`levels`], [`brake`], [`room`]). Readers see a moment between two batches, of both
 //! ([`read`], [`piece`]). The live state is one *generation*, a directory with a fjall database ([`generation`],
 //! [`directory`], [`journal`]). A snapshot that is received becomes the next generation ([`snapshot`], [`staged`]). In a sharded store a group
 //! serves a part of the slots only, and slots move ([`shards`]). What the keys and records look like is in [`layout`] and
@@ -19,7 +20,9 @@
 //! log does that: it is the only write-ahead log there is.
 
 mod applier;
+mod brake;
 mod changes;
+mod compactor;
 mod directory;
 mod error;
 mod flusher;
@@ -29,12 +32,14 @@ mod handle;
 mod hashed;
 mod journal;
 mod layout;
+mod levels;
 mod machine;
 mod memtable;
 mod meta;
 mod piece;
 mod read;
 mod record;
+mod room;
 mod seat;
 mod sessions;
 mod shards;
@@ -49,6 +54,7 @@ pub use frame::SNAPSHOT_FORMAT;
 pub use handle::{FatalHook, NotServed, Store, StoreOptions, Ticket};
 pub use machine::StateLimits;
 pub use read::Verified;
+pub use room::Reclaimed;
 pub use shards::{Export, ExportError, ExportedPage};
 pub use snapshot::{SnapshotHeader, SnapshotPart, SnapshotReader};
 pub use types::{Applied, ApplyEntry, EntryKind, Position, StoreStatus};

@@ -9,6 +9,7 @@ use raftkv_runtime::failpoint;
 use tokio::sync::watch;
 
 use super::applier::Loaded;
+use super::compactor::Turns;
 use super::directory::Directory;
 use super::generation::Generation;
 use super::machine::StateLimits;
@@ -31,6 +32,11 @@ pub(super) struct Shared {
     live: RwLock<Arc<Generation>>,
     fatal: FatalHook,
     stopped: AtomicBool,
+    closing: AtomicBool,
+    /// The last flush found no room on the disk.
+    lacks_room: AtomicBool,
+    /// For the compactor.
+    pub(super) turns: Turns,
 }
 
 impl Shared {
@@ -55,6 +61,9 @@ impl Shared {
             live: RwLock::new(Arc::new(live)),
             fatal,
             stopped: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            lacks_room: AtomicBool::new(false),
+            turns: Turns::default(),
         }
     }
 
@@ -66,6 +75,16 @@ impl Shared {
     /// Whether the process is ending because of this store.
     pub(super) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
+    }
+
+    /// From here on nobody waits for room on the disk.
+    pub(super) fn begin_closing(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    /// Whether the store is stopped or being closed.
+    pub(super) fn is_ending(&self) -> bool {
+        self.is_stopped() || self.closing.load(Ordering::Acquire)
     }
 
     /// Nothing may be written any more: says why and hands over to the hook, which normally ends the process.
@@ -84,12 +103,24 @@ impl Shared {
         }
     }
 
-    /// The state could not be made durable: what a failed fsync has lost, a second one does not bring back.
-    pub(super) fn not_durable(&self, generation: u64, error: &StoreError) {
-        self.stop(match error {
-            StoreError::Corrupt(why) => self.damage(generation, why),
-            error => Fatal::io(format!("the state could not be made durable: {error}")),
-        });
+    /// To be told what came of each flush. Where the state could not be made durable the process ends: what a failed fsync has lost,
+    /// a second one does not bring back. A full disk has lost nothing.
+    pub(super) fn flushed<T>(&self, generation: &Generation, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        match &result {
+            Ok(_) => {
+                self.lacks_room.store(false, Ordering::Relaxed);
+                self.turns.ask();
+            }
+            Err(StoreError::NoSpace { .. }) => self.lacks_room.store(true, Ordering::Relaxed),
+            Err(StoreError::Corrupt(why)) => self.stop(self.damage(generation.number, why)),
+            Err(error) => self.stop(Fatal::io(format!("the state could not be made durable: {error}"))),
+        }
+        result
+    }
+
+    /// Whether what is applied cannot become durable, or tables cannot be compacted, for want of room on the disk.
+    pub(super) fn lacks_room(&self) -> bool {
+        self.lacks_room.load(Ordering::Relaxed) || self.live().compactions_lack_room()
     }
 
     /// Marks a generation as damaged and gives what to end with.
@@ -146,6 +177,7 @@ impl Shared {
             tracing::warn!(generation = token, %error, "the live generation is still marked as staged");
         }
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new);
+        self.turns.ask();
         tracing::info!(
             generation = token,
             next_index = staged.next_index,

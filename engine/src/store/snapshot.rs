@@ -7,8 +7,11 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use fjall::{PersistMode, Slice};
+use raftkv_runtime::disk::{DiskPlan, Space};
 use raftkv_runtime::failpoint;
 
+use super::brake::Kept;
+use super::compactor::settle;
 use super::directory::sync_directory;
 use super::frame::{FrameReader, FrameWriter, SNAPSHOT_FORMAT};
 use super::generation::Generation;
@@ -136,7 +139,7 @@ pub(super) fn stage(
     // Not held while receiving: activating must not wait for a sender.
     drop(slot);
     let next_index = header.position.next_index;
-    let result = receive(&shared.directory.generation(token), header, next)
+    let result = receive(&shared.directory.generation(token), shared.directory.root(), header, next)
         .and_then(|()| sync_directory(shared.directory.root()))
         .and_then(|()| {
             failpoint!("engine::snapshot::before_mark");
@@ -164,8 +167,20 @@ enum Next {
     Trailer { records: u64, crc32c: u32 },
 }
 
+/// Whether the disk of `root` has room for so many bytes, and for the state that is live to go on meanwhile.
+fn check_room(root: &Path, bytes: u64) -> Result<(), StoreError> {
+    // A file system that does not tell will say when it is full.
+    let Ok(space) = Space::of(root) else { return Ok(()) };
+    let needed_bytes = Kept::Eighth.bytes(&DiskPlan::for_disk(space.total_bytes)).saturating_add(bytes);
+    if space.free_bytes >= needed_bytes {
+        return Ok(());
+    }
+    Err(StoreError::NoSpace { path: root.to_owned(), free_bytes: space.free_bytes, needed_bytes })
+}
+
 fn receive(
     path: &Path,
+    root: &Path,
     header: &SnapshotHeader,
     mut next: impl FnMut() -> Option<SnapshotPart>,
 ) -> Result<(), StoreError> {
@@ -191,6 +206,7 @@ fn receive(
             Next::Frame(frame) => frame,
             Next::Trailer { records, crc32c } => break (records, crc32c),
         };
+        check_room(root, frame.raw().len() as u64)?;
         crc = crc32c::crc32c_append(crc, frame.raw());
         while let Some((key, record)) = frame.next_record().map_err(StoreError::SnapshotDamaged)? {
             // Fjall panics on keys that do not rise.
@@ -226,6 +242,7 @@ fn receive(
     tally.compare(&meta).map_err(refused)?;
     failpoint!("engine::snapshot::before_durable");
     ingestion.finish().map_err(StoreError::Storage)?;
+    settle(&keyspace)?;
     db.persist(PersistMode::SyncAll).map_err(StoreError::Storage)
 }
 

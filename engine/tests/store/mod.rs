@@ -7,6 +7,7 @@ mod exactly_once;
 mod footprint;
 mod moves;
 mod order;
+mod reclaim;
 mod recovery;
 mod service;
 mod shards;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use futures::StreamExt;
+use raftkv_engine::disk_guard::DiskGuard;
 use raftkv_engine::state_machine::{ServiceInfo, StateMachineService};
 use raftkv_engine::store::Store;
 use raftkv_kv::{Answer, Proposal};
@@ -19,7 +20,9 @@ use crate::store::support::{names, open, set};
 async fn serve(store: Store) -> StateMachineClient<Channel> {
     let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let info = ServiceInfo { http_address: "node1:8080".to_owned(), disk_reserve_bytes: u64::MAX };
+    // No disk has as much as that.
+    let disk = DiskGuard::new(std::env::temp_dir(), Some(u64::MAX)).unwrap();
+    let info = ServiceInfo { http_address: "node1:8080".to_owned(), disk: Some(disk) };
     let service = StateMachineService::new(store, info).into_server();
     tokio::spawn(Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)));
     StateMachineClient::connect(format!("http://{address}"))

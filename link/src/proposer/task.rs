@@ -226,7 +226,7 @@ impl Task {
             return;
         }
         let mut systems = std::mem::take(&mut self.systems);
-        systems.dispatch(now, |payload, deadline| self.send(payload, deadline, 1, now));
+        systems.dispatch(now, |payload, deadline| self.send(payload, deadline, 1, false, now));
         self.systems = systems;
     }
 
@@ -245,7 +245,8 @@ impl Task {
     fn send_batch(&mut self, at: usize, now: Instant) {
         let batch = &self.batches[at];
         let (payload, deadline, callers) = (batch.payload.clone(), batch.deadline, batch.requests.len());
-        match self.send(payload, deadline, callers, now) {
+        let takes_space = !batch.requests.iter().all(Request::only_deletes);
+        match self.send(payload, deadline, callers, takes_space, now) {
             Some((id, answer_by)) => self.batches[at].progress = Progress::Sent { id, answer_by },
             // Not handed over: as if it had been refused.
             None => self.batches[at].resend_later(now),
@@ -253,19 +254,26 @@ impl Task {
     }
 
     /// Hands a proposal for which `callers` wait to the peer; its id, and when the answer is overdue.
-    fn send(&mut self, payload: Bytes, deadline: Instant, callers: usize, now: Instant) -> Option<(u64, Instant)> {
+    fn send(
+        &mut self,
+        payload: Bytes,
+        deadline: Instant,
+        callers: usize,
+        takes_space: bool,
+        now: Instant,
+    ) -> Option<(u64, Instant)> {
         let left = deadline.saturating_duration_since(now);
         let timeout = left.saturating_sub((left / 10).min(MOST_ANSWER_MARGIN)).min(ATTEMPT_TIMEOUT);
         let id = self.next_id;
         self.next_id += 1;
         let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX).max(1);
         let callers = u32::try_from(callers).unwrap_or(u32::MAX);
-        self.link.send(ProposeRequest { id, payload, timeout_ms, callers }).ok()?;
+        self.link.send(ProposeRequest { id, payload, timeout_ms, callers, takes_space }).ok()?;
         Some((id, now + timeout + OVERDUE))
     }
 
     fn open_session(&mut self, now: Instant) {
-        if let Some((id, answer_by)) = self.send(Proposal::OpenSession.encode(), now + SESSION_TIMEOUT, 1, now) {
+        if let Some((id, answer_by)) = self.send(Proposal::OpenSession.encode(), now + SESSION_TIMEOUT, 1, false, now) {
             self.session = Session::Opening { id, answer_by };
         }
     }

@@ -53,12 +53,17 @@ impl Janitor {
         Ok((janitor, thread))
     }
 
-    /// Has the next segment's file made in the background, once.
-    pub(super) fn prepare(&mut self) {
-        if !self.asked {
+    /// Has the next segment's file made in the background, once, if `may` says so.
+    pub(super) fn prepare_if(&mut self, may: impl FnOnce() -> bool) {
+        if !self.asked && may() {
             self.wanted.store(false, Ordering::Relaxed);
             self.asked = self.work.send(Work::Prepare).is_ok();
         }
+    }
+
+    /// Whether a file was asked for ahead: it takes no more room.
+    pub(super) fn is_ready(&self) -> bool {
+        self.asked
     }
 
     /// Takes note of what the thread has done.
@@ -162,7 +167,7 @@ mod tests {
         let gone = tempfile::tempdir().unwrap().path().to_path_buf();
         let (mut janitor, thread) = Janitor::start(gone, 4096).unwrap();
         assert!(janitor.look().is_ok());
-        janitor.prepare();
+        janitor.prepare_if(|| true);
         let deadline = Instant::now() + Duration::from_secs(10);
         let error = loop {
             match janitor.look() {

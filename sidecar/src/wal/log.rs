@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
@@ -47,6 +48,8 @@ pub(super) struct Shared {
     pub(super) queue: Queue,
     pub(super) durable: watch::Sender<u64>,
     pub(super) metrics: WalMetrics,
+    /// The disk has no room for the next segment.
+    pub(super) waits_for_room: AtomicBool,
 }
 
 struct Owner {
@@ -107,6 +110,7 @@ impl Wal {
             queue: Queue::default(),
             durable,
             metrics: WalMetrics::new(),
+            waits_for_room: AtomicBool::new(false),
         });
         let writer = Writer {
             shared: Arc::clone(&shared),
@@ -248,6 +252,11 @@ impl Wal {
     /// Bytes of the log's frames on disk. Files are larger by what is allocated ahead.
     pub fn log_bytes(&self) -> u64 {
         self.owner.shared.read().log_bytes()
+    }
+
+    /// Whether nothing is written because the disk has no room for more of the log.
+    pub fn waits_for_room(&self) -> bool {
+        self.owner.shared.waits_for_room.load(Ordering::Relaxed)
     }
 
     /// What opening the log found.

@@ -47,6 +47,10 @@ pub struct WalOptions {
     pub queue_bytes: usize,
     /// A frame takes no more waiting operations once it holds this much.
     pub frame_bytes: usize,
+    /// Free bytes that are left to others before a segment is begun for a large frame, for a while.
+    pub kept_bytes: u64,
+    /// And those that are left to them for good.
+    pub least_bytes: u64,
     /// Called once when a write or an fsync failed, before anyone waiting hears of it. The default ends the process
     /// with the exit code for input/output errors: what is on disk is not known any more.
     pub fatal: FatalHook,
@@ -63,6 +67,8 @@ impl WalOptions {
             cache_bytes: DEFAULT_CACHE_BYTES,
             queue_bytes: DEFAULT_QUEUE_BYTES,
             frame_bytes: DEFAULT_FRAME_BYTES,
+            kept_bytes: 0,
+            least_bytes: 0,
             fatal: Arc::new(|error| raftkv_runtime::exit::fatal(raftkv_runtime::exit::IO, error)),
             faults: None,
         }

@@ -115,7 +115,7 @@ impl Recovered {
         let Some(last) = self.segments.pop() else {
             return Ok(());
         };
-        let size = last.capacity.max(segment_bytes);
+        let mut size = last.capacity.max(segment_bytes);
         // What is behind the last frame meant nothing as long as there was a file after this one.
         let torn = headless.is_some() || self.report.torn.as_ref().is_some_and(|torn| torn.file == last.path);
         let io = |error| WalError::io("repair", &last.path, error);
@@ -126,7 +126,14 @@ impl Recovered {
             if torn {
                 last.file.set_len(last.used()).map_err(io)?;
             }
-            segment::allocate(&last.file, 0, size).map_err(io)?;
+            match segment::allocate(&last.file, 0, size) {
+                // What is there is whole: the next frame waits for room, and this start need not.
+                Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+                    size = if torn { last.used() } else { last.capacity };
+                    last.file.set_len(size).map_err(io)?;
+                }
+                result => result.map_err(io)?,
+            }
         }
         last.file.sync_all().map_err(io)?;
         let file = last.file.try_clone().map_err(|error| WalError::io("open", &last.path, error))?;

@@ -136,25 +136,34 @@ static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
 /// but the frame, where over space that is only allocated it changes the file system's notes of what was written, too: a quarter
 /// to a third shorter (measured on ext4, with and without other writers). It costs as many bytes again on the disk, ahead of time,
 /// and on a file system that never overwrites in place (btrfs, ZFS) it gains nothing.
+///
+/// On an error nothing is left of it: a full disk may have given a part of the space.
 pub(super) fn prepare(dir: &Path, capacity: u64, goes_on: impl Fn() -> bool) -> Result<File, WalError> {
     let path = dir.join(PREPARED);
+    fill(&path, capacity, goes_on).inspect_err(|_| {
+        // The error that is told is the first.
+        let _ = std::fs::remove_file(&path);
+    })
+}
+
+fn fill(path: &Path, capacity: u64, goes_on: impl Fn() -> bool) -> Result<File, WalError> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(true)
-        .open(&path)
-        .map_err(|error| WalError::io("create", &path, error))?;
-    allocate(&file, 0, capacity).map_err(|error| WalError::io("allocate space for", &path, error))?;
+        .open(path)
+        .map_err(|error| WalError::io("create", path, error))?;
+    allocate(&file, 0, capacity).map_err(|error| WalError::io("allocate space for", path, error))?;
     let mut written = 0;
     while written < capacity && goes_on() {
         let zeros = &ZEROS[..(capacity - written).min(ZEROS.len() as u64) as usize];
         file.write_all_at(zeros, written)
             .and_then(|()| file.sync_data())
-            .map_err(|error| WalError::io("write zeros to", &path, error))?;
+            .map_err(|error| WalError::io("write zeros to", path, error))?;
         written += zeros.len() as u64;
     }
-    file.sync_all().map_err(|error| WalError::io("fsync", &path, error))?;
+    file.sync_all().map_err(|error| WalError::io("fsync", path, error))?;
     Ok(file)
 }
 

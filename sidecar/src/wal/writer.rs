@@ -1,9 +1,12 @@
 //! The writer's thread: turns all that waits into one frame, one write and one fsync, over and over.
 
+use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use raftkv_runtime::disk::Space;
 use raftkv_runtime::{failpoint, planted};
 
 use super::WalError;
@@ -11,7 +14,7 @@ use super::disk::Location;
 use super::frame::{self, Place};
 use super::janitor::Janitor;
 use super::log::Shared;
-use super::options::IoStep;
+use super::options::{IoStep, WalOptions};
 use super::queue::{Batch, Change, Operation};
 use super::record::Record;
 use super::segment::{self, Segment, SegmentHeader};
@@ -28,6 +31,16 @@ pub(super) struct Writer {
     pub(super) frame: Vec<u8>,
 }
 
+/// How often a full disk is asked whether it has room for a segment.
+const ROOM_POLL: Duration = Duration::from_millis(200);
+/// How often it is told that it has none.
+const COMPLAINT: Duration = Duration::from_secs(10);
+/// A larger frame holds values, and leaves to others what they are to have.
+const SMALL_FRAME_BYTES: u64 = 64 * 1024;
+/// For so long it leaves them more.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Room in a segment that is made for one frame: for its checkpoint, and for some small frames behind it.
+const SMALL_SEGMENT_SLACK: u64 = 64 * 1024;
 /// A frame's buffer larger than this is given back after use.
 const KEEP_BUFFER: usize = 8 * 1024 * 1024;
 
@@ -44,6 +57,7 @@ impl Writer {
                         }
                     }
                 }
+                Err(WalError::Closed) => return self.give_up(batch.operations),
                 Err(error) => return self.fail(batch.operations, error),
             }
         }
@@ -57,6 +71,15 @@ impl Writer {
         (self.shared.options.fatal)(&error);
         for done in operations.into_iter().filter_map(|operation| operation.done) {
             done(Err(WalError::Poisoned(Arc::clone(&error))));
+        }
+    }
+
+    /// The log was closed while it waited for room: what waits was never begun.
+    fn give_up(&self, mut operations: Vec<Operation>) {
+        let closed = Arc::new(WalError::Closed);
+        operations.extend(self.shared.queue.poison(&closed));
+        for done in operations.into_iter().filter_map(|operation| operation.done) {
+            done(Err(WalError::Closed));
         }
     }
 
@@ -103,9 +126,10 @@ impl Writer {
     fn make_room(&mut self, locations: &mut [Location]) -> Result<(), WalError> {
         let size = (self.frame.len() + frame::TRAILER) as u64;
         if self.offset + size > self.active.capacity && self.offset > segment::HEADER as u64 {
-            self.rotate()?;
+            self.rotate(size)?;
         } else if self.offset > self.active.capacity / 2 {
-            self.janitor.prepare();
+            let options = &self.shared.options;
+            self.janitor.prepare_if(|| !has_less(options, options.kept_bytes));
         }
         let mut shift = self.offset as u32;
         if self.offset == segment::HEADER as u64 {
@@ -114,6 +138,7 @@ impl Writer {
             shift += (opening.len() - frame::HEADER) as u32;
             opening.extend_from_slice(&self.frame[frame::HEADER..]);
             self.frame = opening;
+            self.grow()?;
         }
         for location in locations {
             location.offset += shift;
@@ -122,27 +147,117 @@ impl Writer {
         Ok(())
     }
 
-    /// Begins the next segment. It is durable, header and name, before a frame goes into it.
-    fn rotate(&mut self) -> Result<(), WalError> {
+    /// Makes a segment that is smaller than its first frame large enough, before a byte of the frame is written: a disk without
+    /// room for it is waited for as in [`next_file`](Self::next_file).
+    fn grow(&self) -> Result<(), WalError> {
+        let needed = self.offset + (self.frame.len() + frame::TRAILER) as u64;
+        if needed <= self.active.capacity {
+            return Ok(());
+        }
+        let mut told = None;
+        loop {
+            match segment::allocate(&self.active.file, 0, needed) {
+                Ok(()) => break,
+                Err(error) => {
+                    self.wait_for_room(&mut told, WalError::io("allocate space for", &self.active.path, error))?;
+                }
+            }
+        }
+        self.has_room(told.is_some());
+        Ok(())
+    }
+
+    /// Begins the next segment, for a frame of `size` bytes. It is durable, header and name, before a frame goes into it.
+    fn rotate(&mut self, size: u64) -> Result<(), WalError> {
         let options = &self.shared.options;
         options.fault(IoStep::Rotate).map_err(|error| WalError::io("create a segment in", &options.dir, error))?;
         failpoint!("sidecar::wal::before_rotate");
-        let file = self.janitor.prepared()?;
+        let (file, capacity) = self.next_file(size)?;
         let header = SegmentHeader { log: self.log, first_sequence: self.next_sequence };
-        let path = segment::publish(&options.dir, &file, header)?;
+        let path = segment::publish(&self.shared.options.dir, &file, header)?;
         failpoint!("sidecar::wal::after_rotate");
         let segment = Arc::new(Segment::new(
             self.active.ordinal + 1,
             self.next_sequence,
             path,
             file,
-            options.segment_bytes,
+            capacity,
             segment::HEADER as u64,
         ));
         self.shared.write().segments.insert(segment.ordinal, Arc::clone(&segment));
         self.active = segment;
         self.offset = segment::HEADER as u64;
         Ok(())
+    }
+
+    /// The file of the next segment, with the space that it has. A disk that is full is waited for: nothing was begun, so nothing is
+    /// in doubt, and a process that ended would find the same disk at its next start. What is said in the queue behind this frame, a
+    /// purge above all, has to get through: where there is no room for a segment there may be some for this frame.
+    ///
+    /// A large frame leaves the last of the room to the store: it needs some to give back more, and the log can be purged of what it has
+    /// flushed.
+    fn next_file(&mut self, size: u64) -> Result<(File, u64), WalError> {
+        let begin = Instant::now();
+        let mut told = None;
+        loop {
+            let options = &self.shared.options;
+            let kept_bytes = if begin.elapsed() < PATIENCE { options.kept_bytes } else { options.least_bytes };
+            let takes_room = size > SMALL_FRAME_BYTES && !self.janitor.is_ready();
+            let result = if takes_room && has_less(options, kept_bytes) {
+                Err(WalError::io(
+                    "leave room to the store beside",
+                    &options.dir,
+                    std::io::ErrorKind::StorageFull.into(),
+                ))
+            } else {
+                self.allocated(size)
+            };
+            match result {
+                Err(error) => self.wait_for_room(&mut told, error)?,
+                result => {
+                    self.has_room(told.is_some());
+                    return result;
+                }
+            }
+        }
+    }
+
+    /// A segment, or where there is no room for one a file that is large enough for a frame of `size` bytes.
+    fn allocated(&mut self, size: u64) -> Result<(File, u64), WalError> {
+        let (dir, segment_bytes) = (self.shared.options.dir.clone(), self.shared.options.segment_bytes);
+        match self.janitor.prepared() {
+            Err(error) if error.is_storage_full() => {
+                let small = size + segment::HEADER as u64 + SMALL_SEGMENT_SLACK;
+                Ok((segment::prepare(&dir, small, || false)?, small))
+            }
+            result => Ok((result?, segment_bytes)),
+        }
+    }
+
+    /// Pauses after `error`, if that says that the disk is full; else gives it back. Ends when the log is closed.
+    fn wait_for_room(&self, told: &mut Option<Instant>, error: WalError) -> Result<(), WalError> {
+        if !error.is_storage_full() {
+            return Err(error);
+        }
+        if self.shared.queue.refused().is_some() {
+            return Err(WalError::Closed);
+        }
+        if told.is_none_or(|at| at.elapsed() >= COMPLAINT) {
+            *told = Some(Instant::now());
+            tracing::warn!("nothing is written to the log until the disk has room: {error}");
+        }
+        self.shared.waits_for_room.store(true, Ordering::Relaxed);
+        metrics::gauge!("raftkv_wal_waits_for_room").set(1.0);
+        std::thread::sleep(ROOM_POLL);
+        Ok(())
+    }
+
+    fn has_room(&self, was_waited_for: bool) {
+        if was_waited_for {
+            tracing::info!("the disk has room again: the log is written");
+            self.shared.waits_for_room.store(false, Ordering::Relaxed);
+            metrics::gauge!("raftkv_wal_waits_for_room").set(0.0);
+        }
     }
 
     /// Writes the frame and makes it durable. A frame larger than its segment makes the file grow.
@@ -215,6 +330,11 @@ impl Writer {
         self.janitor.remove(unneeded);
         Ok(())
     }
+}
+
+/// Whether less than so many bytes is free.
+fn has_less(options: &WalOptions, bytes: u64) -> bool {
+    bytes > 0 && Space::of(&options.dir).is_ok_and(|space| space.free_bytes < bytes)
 }
 
 impl Shared {

@@ -89,9 +89,10 @@ impl TestNode {
                 election_max: Duration::from_millis(600),
             },
             read_lease: true,
-            log_retain: 1 << 20,
+            log_retain: Some(1 << 20),
             log_max: 1 << 24,
-            snapshot_after: 1 << 20,
+            snapshot_after: Some(1 << 20),
+            disk_reserve: None,
             shutdown_grace: Duration::from_secs(8),
             log: String::new(),
             log_format: LogFormat::Text,
@@ -190,8 +191,13 @@ impl TestNode {
     pub(crate) async fn propose(&self, payload: &'static str) -> Option<Outcome> {
         let endpoint = Endpoint::unix(self.dir.join("sidecar.sock")).expect("short path");
         let channel = grpc::connect(&endpoint, grpc::ChannelOptions::default()).await.ok()?;
-        let request =
-            ProposeRequest { id: 1, payload: Bytes::from_static(payload.as_bytes()), timeout_ms: 5_000, callers: 1 };
+        let request = ProposeRequest {
+            id: 1,
+            payload: Bytes::from_static(payload.as_bytes()),
+            timeout_ms: 5_000,
+            callers: 1,
+            takes_space: false,
+        };
         let requests = futures::stream::iter([request]);
         let mut answers = ConsensusClient::new(channel).propose(requests).await.ok()?.into_inner();
         answers.message().await.ok()??.outcome
