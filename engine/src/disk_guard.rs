@@ -19,19 +19,19 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Writes are taken again when the reserve and this part of it are free: not at the very limit, where each write
 /// would change the answer.
 const HYSTERESIS_DIVISOR: u64 = 4;
-/// Values are counted one by one while less than so many reserves are free.
+/// Values are counted one by one while the free space is less than this multiple of the reserve.
 const NEAR_RESERVES: u64 = 4;
 /// And while less than this is, however small the reserve: more than any node takes between two looks.
 const NEAR_BYTES: u64 = 256 * 1024 * 1024;
 /// How often a value that is taken is written before the next look sees it: into the log, and into a table.
 const WRITTEN_TIMES: u64 = 2;
-/// The space of removed values is given back until so many reserves are free.
+/// The space of removed values is given back until the free space is this multiple of the reserve.
 const RELIEVED_RESERVES: u64 = 4;
-/// Pauses between two attempts to give the space of removed values back: at least this long,
+/// The shortest pause between two attempts to give the space of removed values back.
 const RECLAIM_PAUSE: Duration = Duration::from_millis(200);
-/// and so many times as long as the attempt took, so that most of the disk's time is left to clients.
+/// A pause is at least this multiple of what the attempt took, so that most of the disk's time is left to clients.
 const RECLAIM_PAUSES: u32 = 3;
-/// Each attempt that gave nothing back doubles the pause, up to so many times, until values are removed.
+/// Each attempt that gave nothing back doubles the pause until values are removed: this often at most.
 const MOST_FRUITLESS: u32 = 6;
 
 /// The reserve that is really kept: as configured, or else what the plan for a disk of this size says.
@@ -157,8 +157,8 @@ impl DiskGuard {
         self.admit(|| ops.iter().map(bytes).sum())
     }
 
-    /// Refuses what takes so many bytes when there is too little room; asked only when the disk is near its reserve. What takes
-    /// none always passes.
+    /// Refuses an operation of this size when there is too little room for it. The size is asked for only when the disk is near its
+    /// reserve, and an operation of zero bytes always passes.
     pub fn admit(&self, bytes: impl FnOnce() -> usize) -> Result<(), BackendError> {
         let shared = &*self.shared;
         if !shared.is_near.load(Ordering::Relaxed) {

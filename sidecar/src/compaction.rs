@@ -30,7 +30,7 @@ pub struct Limits {
     pub max: u64,
 }
 
-/// While the disk is nearly full, so many segments are kept for members that are a little behind.
+/// The number of segments kept for members that are a little behind while the disk is nearly full.
 const LOW_RETAINED_SEGMENTS: u64 = 2;
 
 impl Limits {

@@ -12,7 +12,7 @@ use crate::engine_client::EngineClient;
 
 /// How often the free space is looked at.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// While less than so many reserves is free the engine is asked whether it takes values: it knows its reserve, and what is in memory.
+/// Below this multiple of the reserve the engine is asked whether it takes values: it knows its reserve, and what is in memory.
 const NEAR_RESERVES: u64 = 4;
 /// An engine that does not answer by then takes none that anybody could wait for.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);

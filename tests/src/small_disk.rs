@@ -22,7 +22,7 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Makes a disk of so many bytes. `None` where nothing can be mounted, with a line that nobody can overlook, and an error where
+    /// Makes a disk of this size. `None` where nothing can be mounted, with a line that nobody can overlook, and an error where
     /// it is required to work.
     pub fn make(bytes: u64) -> anyhow::Result<Option<Self>> {
         match Self::mounted(bytes) {

@@ -11,7 +11,7 @@ use raftkv_tests::{Client, Cluster, Put, SmallDisk, eventually_within, figure, h
 const MIB: u64 = 1024 * 1024;
 const VALUE_BYTES: usize = 900_000;
 const WRITERS: u64 = 6;
-/// A node is full when so many values in a row were refused there.
+/// A node is full when this many values in a row were refused there.
 const REFUSALS: u64 = 5;
 /// A key that is there all the time.
 const KEPT: &str = "kept";

@@ -11,7 +11,7 @@ use fjall::LsmError;
 use fjall::compaction::filter::{CompactionFilter, CompactionFilterResult, Context, Factory, ItemAccessor, Verdict};
 use raftkv_runtime::disk::{DiskPlan, Space};
 
-/// The disk is looked at whenever so many bytes were written.
+/// The disk is looked at each time this many bytes were written.
 const LOOK_EVERY_BYTES: usize = 1024 * 1024;
 
 /// What part of the default reserve is left to flushes and to the log.

@@ -21,7 +21,7 @@ use super::shared::Shared;
 const THREADS: usize = 2;
 /// Each flush asks for one compaction. More than this wait only where the disk does not keep up.
 const MOST_TURNS: usize = 64;
-/// Below so many reserves of free space there is one compaction at a time.
+/// Below this multiple of the reserve there is one compaction at a time.
 const SCARCE_RESERVES: u64 = 4;
 /// Compactions that are done in one go at most: the caller looks at the disk in between.
 const MOST_STEPS: usize = 256;
@@ -257,7 +257,7 @@ fn is_scarce(space: Space) -> bool {
     space.free_bytes < DiskPlan::for_disk(space.total_bytes).reserve.saturating_mul(SCARCE_RESERVES)
 }
 
-/// Whether so many bytes can be written before a brake is put on.
+/// Whether this many bytes can be written before the brake ends the compaction.
 fn has_room(bytes: u64, space: Space, kept_bytes: u64) -> bool {
     bytes.saturating_add(kept_bytes) <= space.free_bytes
 }

@@ -5,15 +5,15 @@
 
 use raftkv_runtime::disk::FLUSHED_TABLES;
 
-/// Flushed tables are divided into about so many parts at least, so that each meets a small part of the level below.
+/// The least number of parts into which flushed tables are divided, so that each meets a small part of the level below.
 const LEAST_PARTS: u64 = 256;
-/// And into so many at most: each part is a file.
+/// The largest number of parts: each is a file.
 const MOST_PARTS: u64 = 1_024;
-/// But not into smaller ones than a block.
+/// No part is smaller than a block.
 const LEAST_PART_BYTES: u64 = 4 * 1024;
 /// Flushed tables of less than this are not worth a step: they have what a flush writes beside the values.
 const NOTHING_BYTES: u64 = 32 * 1024;
-/// Each level may be so many times as large as the one above.
+/// Each level may be this multiple of the one above.
 const LEVEL_RATIO: u64 = 10;
 
 /// The levels, of which the flushed tables are the first.

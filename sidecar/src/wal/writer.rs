@@ -37,7 +37,7 @@ const ROOM_POLL: Duration = Duration::from_millis(200);
 const COMPLAINT: Duration = Duration::from_secs(10);
 /// A larger frame holds values, and leaves to others what they are to have.
 const SMALL_FRAME_BYTES: u64 = 64 * 1024;
-/// For so long it leaves them more.
+/// Until this has passed it leaves them more.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Room in a segment that is made for one frame: for its checkpoint, and for some small frames behind it.
 const SMALL_SEGMENT_SLACK: u64 = 64 * 1024;
@@ -332,7 +332,7 @@ impl Writer {
     }
 }
 
-/// Whether less than so many bytes is free.
+/// Whether less than this is free.
 fn has_less(options: &WalOptions, bytes: u64) -> bool {
     bytes > 0 && Space::of(&options.dir).is_ok_and(|space| space.free_bytes < bytes)
 }
