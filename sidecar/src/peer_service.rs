@@ -19,6 +19,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::barrier::ReadBarriers;
+use crate::disk::Disk;
 use crate::leadership::metrics_of;
 use crate::lifecycle::Lifecycle;
 use crate::network::{Incoming, SnapshotData, Trouble};
@@ -38,6 +39,7 @@ pub struct PeerService {
     lifecycle: Arc<Lifecycle>,
     proposals: Proposals,
     barriers: ReadBarriers,
+    disk: Disk,
     /// One snapshot comes in at a time.
     incoming: Incoming,
 }
@@ -49,8 +51,9 @@ impl PeerService {
         lifecycle: Arc<Lifecycle>,
         proposals: Proposals,
         barriers: ReadBarriers,
+        disk: Disk,
     ) -> RaftServer<Self> {
-        let service = Self { node, lifecycle, proposals, barriers, incoming: Incoming::default() };
+        let service = Self { node, lifecycle, proposals, barriers, disk, incoming: Incoming::default() };
         RaftServer::new(service)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
@@ -139,7 +142,7 @@ impl RaftService for PeerService {
             parsed.inspect_err(|error| tracing::debug!(error, "the append stream ends")).ok()
         });
         let (outcomes, node) = (group.raft.stream_append(Box::pin(requests)), self.node.clone());
-        let work = group.peers.work.clone();
+        let (work, disk) = (group.peers.work.clone(), self.disk.clone());
         // For so long openraft refuses votes after it has heard from a leader.
         let promise = Duration::from_millis(group.raft.config().election_timeout_max);
         let responses = outcomes.map(move |outcome| {
@@ -149,7 +152,9 @@ impl RaftService for PeerService {
                     work.heard(leader, trouble);
                 }
             }
-            outcome.map(|outcome| wire::append_response(outcome, promise)).map_err(raft_failed)
+            let mut response = wire::append_response(outcome.map_err(raft_failed)?, promise);
+            response.disk_nearly_full = disk.refuses_values();
+            Ok(response)
         });
         Ok(Response::new(responses.boxed()))
     }

@@ -97,6 +97,14 @@ impl Proposals {
         if takes_space && self.disk.refuses_values() {
             return refused(RefusedReason::DiskFull, "the disk of the leader is nearly full");
         }
+        if takes_space && let Some(member) = group.peers.full.waited_for() {
+            let of = leadership::metrics_of(group).membership_config.get_node(&member).map(|node| node.name.clone());
+            let of = of.unwrap_or_else(|| member.to_string());
+            return refused(
+                RefusedReason::DiskFull,
+                &format!("the disk of {of}, a member of the group, is nearly full"),
+            );
+        }
         // Its fate would not be known for as long as that lasts.
         if group.log.wal().waits_for_room() {
             return refused(RefusedReason::DiskFull, "the disk of the leader is full: its log waits for room");

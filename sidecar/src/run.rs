@@ -205,7 +205,7 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
         management::serve(listeners.management, routes, until).await;
         Ok(())
     });
-    let peers = PeerService::server(node.clone(), lifecycle.clone(), proposals.clone(), barriers.clone());
+    let peers = PeerService::server(node.clone(), lifecycle.clone(), proposals.clone(), barriers.clone(), disk.clone());
     let mut server = grpc::server().http2_keepalive_timeout(Some(PEER_SILENCE));
     tasks.spawn(serve_grpc("peers", listeners.raft, server.add_service(peers), serving.clone()));
     let consensus = ConsensusService::server(node.clone(), proposals, barriers, membership, lifecycle.clone());

@@ -169,7 +169,7 @@ pub fn append_response(outcome: AppendOutcome, promise: Duration) -> proto::Appe
         Outcome::Matched(_) => u32::try_from(promise.as_millis()).unwrap_or(u32::MAX),
         Outcome::Conflict(_) | Outcome::HigherVote(_) => 0,
     };
-    proto::AppendResponse { outcome: Some(outcome), promise_ms }
+    proto::AppendResponse { outcome: Some(outcome), promise_ms, disk_nearly_full: false }
 }
 
 /// An append's outcome from the wire.

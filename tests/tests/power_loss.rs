@@ -292,13 +292,25 @@ async fn one_slow_disk_slows_no_majority() -> anyhow::Result<()> {
     cluster.finish().await
 }
 
-/// A disk that fills refuses values with 507, still deletes, and takes values again once there is room.
+/// A disk that fills refuses values with 507, still deletes, and takes values again once there is room. While it is a follower's, the
+/// leader refuses values, too, for a while.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_refuses_values_and_recovers_by_itself() -> anyhow::Result<()> {
     let Some(cluster) = PoweredCluster::start(Cluster::builder(), NamePromise::Directory).await? else { return Ok(()) };
+    let (leader, follower) = (cluster.leader().await?, cluster.follower().await?);
+    leader.client().put("kept", "x").await?.acked()?;
+    // Below the reserve of half a gigabyte.
+    cluster.disk(&follower).set_free(Some(64 << 20));
+    refuses_values(&leader).await?;
+    leader.client().delete("kept").await?.success()?;
+    cluster.disk(&follower).set_free(None);
     for node in cluster.nodes() {
-        node.client().put(&format!("before {}", node.index()), "x").await?.acked()?;
-        // Below the reserve of half a gigabyte.
+        eventually("values are taken", || async {
+            node.client().put(&format!("before {}", node.index()), "x").await?.acked()
+        })
+        .await?;
+    }
+    for node in cluster.nodes() {
         cluster.disk(node).set_free(Some(64 << 20));
     }
     for node in cluster.nodes() {

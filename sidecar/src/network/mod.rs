@@ -1,6 +1,7 @@
 //! How this node reaches the other members.
 
 mod client;
+mod full;
 mod incoming;
 mod peers;
 mod pump;
@@ -8,6 +9,7 @@ mod transfer;
 mod work;
 
 pub use client::{Outgoing, PeerNetwork, SnapshotData};
+pub use full::FullMembers;
 pub use incoming::{Incoming, Receiving};
 pub use peers::{Lane, Peers, RaftClient};
 pub use work::{Trouble, Work};

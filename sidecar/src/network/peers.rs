@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 
+use super::full::FullMembers;
 use super::work::Work;
 use crate::lease::{Ack, Acks, Keeper};
 use crate::progress::Progress;
@@ -59,6 +60,8 @@ pub struct Peers {
     acks: Acks,
     /// Whether this node's entries get through, for the watch over it and for what members are told of it.
     pub(crate) work: Work,
+    /// Whose disk is nearly full, as they say.
+    pub(crate) full: FullMembers,
     shared: Arc<Shared>,
 }
 
@@ -123,6 +126,7 @@ impl Peers {
             keeper,
             acks,
             work: Work::default(),
+            full: FullMembers::default(),
             shared: Arc::default(),
         }
     }
@@ -146,6 +150,7 @@ impl Peers {
         });
         self.lock_channels().retain(|(address, _), _| members.values().any(|member| member == address));
         self.lock_meters().retain(|(address, _), _| members.values().any(|member| member == address));
+        self.full.retain(|member| members.contains_key(&member));
     }
 
     /// Where `target` is; `None` = it is no member that is known here.
@@ -194,8 +199,9 @@ impl Peers {
         meter.read()
     }
 
-    /// Notes that `target` has answered what `leader` sent at `sent_ns`, unless it refused.
+    /// Notes that `target` has answered what `leader` sent at `sent_ns`, unless it refused; and what it says of its disk.
     pub(super) fn note_ack(&self, target: NodeId, leader: LeaderId, sent_ns: u64, response: &AppendResponse) {
+        self.full.heard(target, response.disk_nearly_full);
         if matches!(response.outcome, Some(Outcome::Matched(_))) {
             Stage::Replicate.took(Duration::from_nanos(boottime_ns().saturating_sub(sent_ns)));
             let promise = Duration::from_millis(u64::from(response.promise_ms));

@@ -213,7 +213,10 @@ impl Writer {
                 self.allocated(size)
             };
             match result {
-                Err(error) => self.wait_for_room(&mut told, error)?,
+                Err(error) => {
+                    self.wait_for_room(&mut told, error)?;
+                    self.purge_ahead()?;
+                }
                 result => {
                     self.has_room(told.is_some());
                     return result;
@@ -232,6 +235,30 @@ impl Writer {
             }
             result => Ok((result?, segment_bytes)),
         }
+    }
+
+    /// Makes a purge durable that waits behind the frame which waits for room, for it gives some. Its record is written again in its
+    /// turn, where it changes nothing: all that it names is durable, so no record between the two can add to that or take from it.
+    fn purge_ahead(&mut self) -> Result<(), WalError> {
+        let (purged, durable) = {
+            let state = self.shared.read();
+            (state.bounds.purged, state.disk.bounds)
+        };
+        let Some(upto) = purged.filter(|upto| (durable.start..durable.next).contains(&upto.index)) else {
+            return Ok(());
+        };
+        let mut frame = vec![0; frame::HEADER];
+        Record::Purge(upto).encode(&mut frame);
+        let has_room = self.offset + (frame.len() + frame::TRAILER) as u64 <= self.active.capacity;
+        // The first frame of a segment opens with a checkpoint.
+        if !has_room || self.offset == segment::HEADER as u64 {
+            return Ok(());
+        }
+        let waiting = std::mem::replace(&mut self.frame, frame);
+        self.flush(0)?;
+        self.frame = waiting;
+        let purge = Operation { number: 0, change: Change::Purge(upto), done: None, bytes: 0 };
+        self.publish(&Batch { operations: vec![purge], committed: None }, &[])
     }
 
     /// Pauses after `error`, if that says that the disk is full; else gives it back. Ends when the log is closed.
@@ -315,7 +342,7 @@ impl Writer {
                     state.disk.apply(Record::Purge(*upto));
                 }
             }
-            state.durable = operation.number;
+            state.durable = state.durable.max(operation.number);
         }
         if let Some(committed) = batch.committed {
             state.disk.apply(Record::Committed(committed));

@@ -6,6 +6,7 @@ mod durability;
 mod fixture;
 mod measure;
 mod model;
+mod no_room;
 mod suite;
 mod support;
 mod torn;
