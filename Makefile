@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # How many groups `make up` starts at least: a store that has more is started whole. Not read by the shell itself: there, GROUPS is something else.
 GROUPS ?= 2
-.PHONY: fuzz help up down clean check test soak verify fix bench bench-growth bench-paths instructions image dist
+.PHONY: fuzz help up down clean check test test-upgrade soak verify fix bench bench-growth bench-paths instructions image dist
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ check: ## The quick turn: form, lints, unit tests and one cluster test, in under
 
 test: ## Every test: entrypoint, unit, cluster, faults, containers, the Python client
 	@scripts/test.sh
+
+test-upgrade: ## Old and new programs in one store, there and back (FROM=commit: the older version, built once)
+	@FROM="$(FROM)" scripts/test-upgrade.sh
 
 soak: ## Random faults under load, with checks (MINUTES=10; SEED=n: the faults of the run that had it; FROM=n: from store n on)
 	@MINUTES="$(MINUTES)" SEED="$(SEED)" FROM="$(FROM)" scripts/soak.sh

@@ -21,6 +21,7 @@ use crate::store::{
     GroupAddArgs, GroupListArgs, GroupRemoveArgs, GroupWeightArgs, OperationCancelArgs, OperationListArgs,
     OperationShowArgs, OperationWatchArgs, RebalanceArgs, SlotsArgs,
 };
+use crate::upgrade::{CheckArgs, FinishArgs, HoldArgs};
 
 /// The deadline that a request for keys names. Named in each request: the server may have another default, and we would give up before it.
 const KEYS_DEFAULT: Duration = Duration::from_secs(5);
@@ -83,6 +84,9 @@ pub(crate) enum Command {
     Slots(SlotsArgs),
     /// Make a node take a snapshot and compact its log
     Snapshot(SnapshotArgs),
+    /// Show, hold or raise the cluster version, on which all nodes and routers agree
+    #[command(subcommand)]
+    Upgrade(UpgradeCommand),
     /// Measure throughput and latency under load; the same load on etcd for comparison
     Bench(BenchArgs),
     /// Print a completion script for your shell
@@ -103,6 +107,16 @@ pub(crate) enum NodeCommand {
     Kill(KillArgs),
     /// Hand leadership to another node
     Transfer(TransferArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UpgradeCommand {
+    /// Tell whether the programs can be replaced by those of the next version, or of the one before
+    Check(CheckArgs),
+    /// Keep the cluster version as it is, so that there is a way back
+    Hold(HoldArgs),
+    /// Raise the cluster version now
+    Finish(FinishArgs),
 }
 
 #[derive(Debug, Subcommand)]

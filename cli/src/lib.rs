@@ -16,6 +16,7 @@ mod node;
 mod output;
 mod status;
 mod store;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -23,7 +24,7 @@ use std::process::ExitCode;
 
 use raftkv_runtime::exit;
 
-use args::{Command, GroupCommand, NodeCommand, OperationCommand};
+use args::{Command, GroupCommand, NodeCommand, OperationCommand, UpgradeCommand};
 use failure::Failure;
 
 /// Parses the arguments, does what they ask, and gives the exit code: 0 done, 1 not found or failed, 64 the arguments
@@ -76,6 +77,9 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Slots(args) => single_threaded()?.block_on(store::slots(args)),
         Command::Node(NodeCommand::Transfer(args)) => single_threaded()?.block_on(node::transfer(args)),
         Command::Snapshot(args) => single_threaded()?.block_on(node::snapshot(args)),
+        Command::Upgrade(UpgradeCommand::Check(args)) => single_threaded()?.block_on(upgrade::check(args)),
+        Command::Upgrade(UpgradeCommand::Hold(args)) => single_threaded()?.block_on(upgrade::hold(args)),
+        Command::Upgrade(UpgradeCommand::Finish(args)) => single_threaded()?.block_on(upgrade::finish(args)),
         Command::Completion(args) => completion::run(&args),
         Command::LocalExec(args) => Err(local::exec(&args)),
     }

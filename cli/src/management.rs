@@ -120,6 +120,12 @@ impl Management {
         Ok((raw, parsed))
     }
 
+    /// Asks to be shown something; anything but success is a failure.
+    pub(crate) async fn get(&self, path: &str) -> Result<Answer, Failure> {
+        let answer = self.client.get(path).await?;
+        if answer.status.is_success() { Ok(answer) } else { Err(answer.failure()) }
+    }
+
     /// Asks for a change; anything but success is a failure.
     pub(crate) async fn post(&self, path: &str) -> Result<Answer, Failure> {
         let answer = self.client.send(Method::POST, path, &[], Bytes::new()).await?;

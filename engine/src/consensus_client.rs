@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use futures::FutureExt;
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt};
 use raftkv_api::BackendError;
 use raftkv_proto::MAX_MESSAGE_BYTES;
 use raftkv_proto::consensus::consensus_client::ConsensusClient as Rpc;
+use raftkv_proto::consensus::propose_response::Outcome;
 use raftkv_proto::consensus::{
-    ConsensusStatus, GetStatusRequest, JoinRequest, LeaseAck, LeaseGrant, ProposeRequest, ProposeResponse,
+    Applied, ConsensusStatus, GetStatusRequest, JoinRequest, LeaseAck, LeaseGrant, ProposeRequest, ProposeResponse,
     ReadBarrierRequest, ReadBarrierResponse, RemoveRequest,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -55,6 +57,33 @@ impl ConsensusClient {
             let mut rpc = rpc.clone();
             async move { Ok(rpc.lease(ReceiverStream::new(acks)).await?.into_inner()) }.boxed()
         })
+    }
+
+    /// Proposes one command on a stream of its own, and gives its answer. For what is rare: clients' writes go through the proposer.
+    pub(crate) async fn propose(&self, payload: Bytes, deadline: Instant) -> Result<Bytes, BackendError> {
+        let timeout_ms =
+            u32::try_from(deadline.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u32::MAX);
+        let request = ProposeRequest { id: 1, payload, timeout_ms, callers: 1, takes_space: false };
+        // Open until the answer is here: the end of the requests would end the answers.
+        let requests = futures::stream::once(std::future::ready(request)).chain(futures::stream::pending());
+        let mut rpc = self.rpc.clone();
+        let answered = async {
+            let mut answers = rpc.propose(requests).await?.into_inner();
+            answers.message().await
+        };
+        match tokio::time::timeout_at(deadline.into(), answered).await {
+            Ok(Ok(Some(ProposeResponse { outcome: Some(outcome), .. }))) => match outcome {
+                Outcome::Applied(Applied { answer, .. }) => Ok(answer),
+                Outcome::Refused(refused) => Err(BackendError::Unavailable(refused.message)),
+                Outcome::Unknown(unknown) => Err(BackendError::OutcomeUnknown(unknown.message)),
+            },
+            Ok(Ok(_)) => Err(BackendError::OutcomeUnknown("the sidecar answered nothing".to_owned())),
+            Ok(Err(status)) => {
+                let reason = raftkv_runtime::reason::call(&status, "");
+                Err(BackendError::OutcomeUnknown(format!("the sidecar was lost: {reason}")))
+            }
+            Err(_) => Err(BackendError::OutcomeUnknown("the sidecar did not answer in time".to_owned())),
+        }
     }
 
     /// The state of consensus as this node knows it.

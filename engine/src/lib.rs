@@ -3,7 +3,8 @@
 //! It owns the [`store`] and serves the [`state_machine`] service that the sidecar applies committed entries through.
 //! Writes go the other way: the [`proposer`] packs them into batches for the sidecar's `Consensus` service, and reads
 //! ask the [`barrier`] lanes how far they must have applied. [`backend`] puts that behind the HTTP surfaces, [`group`]
-//! behind the service that routers of a sharded store speak, and [`run`] starts and stops it all.
+//! behind the service that routers of a sharded store speak; an [`upgrade`] raises the cluster version, and [`run`] starts and
+//! stops it all.
 
 pub mod backend;
 pub mod barrier;
@@ -15,6 +16,7 @@ mod membership;
 pub mod run;
 pub mod state_machine;
 pub mod store;
+pub mod upgrade;
 
 // Under the names that the modules here know.
 pub use raftkv_link::proposer;

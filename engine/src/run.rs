@@ -154,7 +154,9 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
 
     let info = ServiceInfo { http_address: advertised, disk: Some(disk.clone()) };
     let grpc_stop = Shutdown::new();
-    let mut grpc = serve_grpc(store.clone(), info, listeners.grpc, grpc_stop.clone());
+    let state_machine = StateMachineService::new(store.clone(), info);
+    let upgrader_slot = state_machine.upgrader();
+    let mut grpc = serve_grpc(state_machine, listeners.grpc, grpc_stop.clone());
 
     // Not a child of `shutdown`: these serve the requests that are being drained.
     let parts_stop = Shutdown::new();
@@ -170,6 +172,10 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
     let clients_stop = shutdown.child();
     let timeouts = Timeouts { default: config.door.request_timeout, max: config.door.max_request_timeout };
     let group = GroupService::new(config.name.clone(), backend.clone(), shortcut, timeouts, clients_stop.clone());
+    let upgrader = group.upgrader();
+    // It is set here and nowhere else.
+    let _ = upgrader_slot.set(upgrader.clone());
+    tasks.push(tokio::spawn(upgrader.run(parts_stop.clone())));
     let mut group = serve_group(group, listeners.group, clients_stop.clone());
     let elsewhere = elsewhere(&config, &backend)?;
     let front = elsewhere.around(Front::new(backend, config.door.api_config(), |routes| routes));
@@ -245,15 +251,13 @@ fn connect(sidecar: &Endpoint) -> Result<tonic::transport::Channel, RunError> {
 }
 
 fn serve_grpc(
-    store: Store,
-    info: ServiceInfo,
+    service: StateMachineService,
     listener: Listener,
     stop: Shutdown,
 ) -> JoinHandle<Result<(), tonic::transport::Error>> {
-    let service = StateMachineService::new(store, info).into_server();
     tokio::spawn(async move {
         grpc::server()
-            .add_service(service)
+            .add_service(service.into_server())
             .serve_with_incoming_shutdown(listener.into_stream(), async move { stop.wait().await })
             .await
     })

@@ -317,7 +317,7 @@ async fn documents_exports_and_who_one_talks_to() {
     proposals.system(SystemCommand::Adopt { store: 5, group: 1, keep: true }).await;
     let export = ExportRequest { move_id: 9, max_bytes: 1_000, timeout_ms: 2_000, ..ExportRequest::default() };
     assert_eq!(rpc.export(export.clone()).await.unwrap_err().code(), Code::FailedPrecondition);
-    proposals.system(SystemCommand::BeginExport { id: 9, slots: slots_of(&["a"]) }).await;
+    proposals.system(SystemCommand::BeginExport { id: 9, slots: slots_of(&["a"]), version: 1 }).await;
     let page = rpc.export(export.clone()).await.expect("a page").into_inner();
     assert_eq!(ImportPage::decode(&page.records).expect("a page").records.len(), 1);
     assert_eq!((page.keys, page.base_done, page.changes_done, page.changes_total), (1, true, 0, 0));

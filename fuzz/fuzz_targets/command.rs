@@ -29,7 +29,7 @@ macro_rules! comes_back {
 
 /// Every group takes every command, whenever it comes, and stays one that can be stored.
 fn apply(ownership: &Ownership, command: &SystemCommand) {
-    let facts = GroupFacts { revision: 7, clock_ms: 8, keys: 0, outcomes: 0 };
+    let facts = GroupFacts { revision: 7, clock_ms: 8, keys: 0, outcomes: 0, version: 2 };
     let mut next = ownership.clone();
     if next.apply(command.clone(), &facts).is_err() {
         assert_eq!(&next, ownership, "what is refused changes nothing");
@@ -48,7 +48,7 @@ fuzz_target!(|bytes: &[u8]| {
     let ownership = comes_back!(Ownership, bytes);
     if let Some(Proposal::System(command)) = proposal {
         let mut adopted = Ownership::default();
-        let facts = GroupFacts { revision: 1, clock_ms: 2, keys: 3, outcomes: 4 };
+        let facts = GroupFacts { revision: 1, clock_ms: 2, keys: 3, outcomes: 4, version: 1 };
         adopted.apply(SystemCommand::Adopt { store: 5, group: 6, keep: true }, &facts).expect("a group is adopted");
         apply(&Ownership::default(), &command);
         apply(&adopted, &command);

@@ -13,12 +13,17 @@ pub mod http;
 pub mod memory;
 
 mod slice;
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../proto/src/version.rs"]
+mod version;
 
 // The names by which the files of the log and of the store know their crates.
 extern crate self as fjall;
+extern crate self as raftkv_proto;
 extern crate self as raftkv_runtime;
 
 pub use slice::Slice;
+pub use version::{ClusterVersion, FIRST_VERSION, SPOKEN};
 
 /// Failpoints do nothing here, as in what is released.
 #[macro_export]

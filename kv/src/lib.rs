@@ -18,6 +18,7 @@ mod slot;
 mod slot_set;
 mod system;
 mod transition;
+mod upgrade;
 mod value;
 
 pub use batch::{Batch, Proposal};
@@ -34,7 +35,9 @@ pub use slot_set::{SlotSet, SlotSetError};
 pub use system::{ImportPage, ImportRecord, MoveId, Refusal, SystemAnswer, SystemCommand};
 pub use transition::{
     Effect, GroupFacts, MAX_IMPORT_KEY_BYTES, MAX_SYSTEM_KEY_BYTES, MAX_SYSTEM_VALUE_BYTES, PutKey, put_key,
+    raise_version,
 };
+pub use upgrade::{ROUTER_VERSIONS_KEY, RouterVersions, UPGRADE_KEY, UpgradePolicy};
 pub use value::{Kind, Value, ValueError};
 
 /// Appends `text` to `out` as a JSON string, quoted and escaped.

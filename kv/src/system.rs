@@ -56,6 +56,9 @@ pub enum SystemCommand {
         id: MoveId,
         /// Its slots, none of them owned here or waiting for a purge.
         slots: SlotSet,
+        /// The source's cluster version, which is not above the one here. Not written where it is the first: version 0.1.0 knows no other.
+        #[serde(default = "first_version", skip_serializing_if = "is_first_version")]
+        version: u32,
     },
     /// At the target: one page of what the source exports.
     Import {
@@ -94,6 +97,10 @@ pub enum SystemCommand {
         id: MoveId,
         /// Its slots, all owned here.
         slots: SlotSet,
+        /// What the target was told in [`BeginImport`](Self::BeginImport); refused when the version is another one now. It does not rise
+        /// while the export is under way.
+        #[serde(default = "first_version", skip_serializing_if = "is_first_version")]
+        version: u32,
     },
     /// At the source: serves these slots no more. Answered with how much there was to export in all.
     Fence {
@@ -116,6 +123,24 @@ pub enum SystemCommand {
         /// Most records looked at.
         limit: u32,
     },
+    /// Raises the cluster version, unless an [`UpgradePolicy`](crate::UpgradePolicy) holds it. To be proposed only when every member decodes it: a program of
+    /// version 0.1.0 ends.
+    RaiseVersion {
+        /// The version that it must be now.
+        from: u32,
+        /// The next one.
+        to: u32,
+    },
+}
+
+fn first_version() -> u32 {
+    1
+}
+
+// Serde passes a reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_first_version(version: &u32) -> bool {
+    *version == first_version()
 }
 
 /// What became of a [`SystemCommand`].
@@ -220,6 +245,15 @@ pub enum Refusal {
         /// Its number.
         next_page: u64,
     },
+    /// The cluster version is another one, or too low for what comes from a group with a higher one.
+    #[error("the cluster version is {version}")]
+    ClusterVersion {
+        /// Which.
+        version: u32,
+    },
+    /// The cluster version is held.
+    #[error("the cluster version is held")]
+    Held,
     /// What was sent makes no sense: a page that cannot be decoded or holds keys of other slots, an id of 0.
     #[error("malformed: {0}")]
     Malformed(String),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::{
     Ended, FencePoint, ImportPage, ImportRecord, Incoming, MoveId, Outgoing, Ownership, PurgeState, Refusal, SLOTS,
-    SlotSet, SystemAnswer, SystemCommand, slot_of,
+    SlotSet, SystemAnswer, SystemCommand, UpgradePolicy, slot_of,
 };
 
 /// Longest key, and longest `Idempotency-Key`, that is imported, in bytes: what the storage engine can keep.
@@ -20,8 +20,10 @@ pub const MAX_SYSTEM_KEY_BYTES: usize = 255;
 pub const MAX_SYSTEM_VALUE_BYTES: usize = 4 * 1024 * 1024;
 
 /// What a transition must know of the group besides its ownership.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GroupFacts {
+    /// The cluster version.
+    pub version: u32,
     /// The revision counter.
     pub revision: u64,
     /// The replicated clock.
@@ -30,6 +32,19 @@ pub struct GroupFacts {
     pub keys: u64,
     /// Outcomes kept for `Idempotency-Key`s.
     pub outcomes: u64,
+}
+
+impl Default for GroupFacts {
+    /// Of an empty group of the first version.
+    fn default() -> Self {
+        Self { version: 1, revision: 0, clock_ms: 0, keys: 0, outcomes: 0 }
+    }
+}
+
+impl GroupFacts {
+    fn check_version(&self, fits: bool) -> Result<(), Refusal> {
+        if fits { Ok(()) } else { Err(Refusal::ClusterVersion { version: self.version }) }
+    }
 }
 
 /// What is left to do after the ownership has changed, in the same entry of the log.
@@ -61,6 +76,13 @@ pub enum Effect {
         expected_version: u64,
         /// The document.
         value: Bytes,
+    },
+    /// The cluster version is to be raised, if [`raise_version`] says so. The ownership is not concerned.
+    RaiseVersion {
+        /// What it must be now.
+        from: u32,
+        /// The next one.
+        to: u32,
     },
     /// Some of what [`Ownership::purge`] names, and of the records of changes that no move needs, is to be deleted.
     Purge {
@@ -106,6 +128,22 @@ pub fn put_key(
     }
 }
 
+/// Decides about [`SystemCommand::RaiseVersion`]: whether the version rises; `false` = it has, before. `now` is the cluster version.
+///
+/// # Errors
+/// Another version than expected, a step over one, or a hold: nothing changes.
+pub fn raise_version(from: u32, to: u32, now: u32, policy: UpgradePolicy) -> Result<bool, Refusal> {
+    if from.checked_add(1) != Some(to) {
+        return Err(Refusal::Malformed(format!("the cluster version rises by one, not from {from} to {to}")));
+    }
+    match now {
+        now if now == to => Ok(false),
+        now if now != from => Err(Refusal::ClusterVersion { version: now }),
+        _ if policy.hold => Err(Refusal::Held),
+        _ => Ok(true),
+    }
+}
+
 /// What to do about a [`SystemCommand::PutKey`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PutKey {
@@ -131,17 +169,22 @@ impl Ownership {
         match command {
             Command::PutKey { key, expected_version, value } => Ok(Effect::PutKey { key, expected_version, value }),
             Command::Purge { limit } => Ok(Effect::Purge { limit }),
+            Command::RaiseVersion { from, to } => Ok(Effect::RaiseVersion { from, to }),
             Command::Adopt { store, group, keep } => self.adopt(store, group, keep, facts),
             _ if !self.is_sharded() => Err(Refusal::NotAdopted),
             Command::Claim { id, slots } => self.claim(id, &slots),
             Command::Disown { id, slots } => self.disown(id, &slots),
-            Command::BeginImport { id, slots } => self.begin_import(id, slots),
+            Command::BeginImport { id, slots, version } => {
+                self.begin_import(id, slots, version <= facts.version, facts)
+            }
             Command::Import { id, page, cursor, records } => self.import(id, page, cursor, &records),
             Command::CommitImport { id, pages, revision, clock_ms } => {
                 self.commit_import(id, pages, Effect::Raise { revision, clock_ms })
             }
             Command::AbortImport { id } => self.abort_import(id),
-            Command::BeginExport { id, slots } => self.begin_export(id, slots),
+            Command::BeginExport { id, slots, version } => {
+                self.begin_export(id, slots, version == facts.version, facts)
+            }
             Command::Fence { id } => self.fence(id, facts),
             Command::AbortExport { id } => self.abort_export(id),
             Command::Release { id } => self.release(id),
@@ -204,12 +247,14 @@ impl Ownership {
         Ok(Effect::Done)
     }
 
-    fn begin_import(&mut self, id: MoveId, slots: SlotSet) -> Result<Effect, Refusal> {
+    /// `fits`: a group of this version understands what comes.
+    fn begin_import(&mut self, id: MoveId, slots: SlotSet, fits: bool, facts: &GroupFacts) -> Result<Effect, Refusal> {
         if let Some(active) = self.incoming.as_ref().filter(|active| active.id == id) {
             return begun_before(&active.slots, &slots);
         }
         self.check_begin(id, &slots, self.last_import, self.incoming.as_ref().map(|active| active.id))?;
         self.check_room(&slots)?;
+        facts.check_version(fits)?;
         self.last_move = id;
         self.incoming = Some(Incoming { id, slots, pages: 0, cursor: Bytes::new() });
         Ok(Effect::Done)
@@ -264,7 +309,7 @@ impl Ownership {
         }
     }
 
-    fn begin_export(&mut self, id: MoveId, slots: SlotSet) -> Result<Effect, Refusal> {
+    fn begin_export(&mut self, id: MoveId, slots: SlotSet, fits: bool, facts: &GroupFacts) -> Result<Effect, Refusal> {
         if let Some(active) = self.outgoing.as_ref().filter(|active| active.id == id) {
             return begun_before(&active.slots, &slots);
         }
@@ -272,6 +317,7 @@ impl Ownership {
         if !self.owned.contains_all(&slots) {
             return Err(Refusal::NotOwned);
         }
+        facts.check_version(fits)?;
         self.last_move = id;
         self.outgoing = Some(Outgoing { id, slots, fence: None, changes: 0 });
         Ok(Effect::Done)

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use raftkv_kv::{
     Effect, Ended, GroupFacts, ImportPage, ImportRecord, MoveId, Ownership, PutKey, Refusal, SLOTS, SlotSet,
-    SystemCommand as Command, put_key, slot_of,
+    SystemCommand as Command, UpgradePolicy, put_key, raise_version, slot_of,
 };
 
 const STORE: u64 = 7;
@@ -51,8 +51,8 @@ impl Move {
             true if !self.import_aborted => Some((self.to, Command::AbortImport { id })),
             true => Some((self.from, Command::AbortExport { id })),
             false if self.import_aborted => None,
-            false if !self.import_begun => Some((self.to, Command::BeginImport { id, slots })),
-            false if !self.export_begun => Some((self.from, Command::BeginExport { id, slots })),
+            false if !self.import_begun => Some((self.to, Command::BeginImport { id, slots, version: 1 })),
+            false if !self.export_begun => Some((self.from, Command::BeginExport { id, slots, version: 1 })),
             false if self.pages < PAGES => {
                 let cursor = Bytes::from(self.pages.to_string());
                 Some((self.to, Command::Import { id, page: self.pages, cursor, records: page() }))
@@ -229,8 +229,8 @@ fn apply(group: &mut Ownership, command: Command) -> Result<Effect, Refusal> {
 fn a_move_goes_through_and_its_late_commands_find_it_over() {
     let (mut source, mut target) = (adopted(true), adopted(false));
     let slots = SlotSet::range(10, 20);
-    let begin_import = Command::BeginImport { id: 5, slots: slots.clone() };
-    let begin_export = Command::BeginExport { id: 5, slots: slots.clone() };
+    let begin_import = Command::BeginImport { id: 5, slots: slots.clone(), version: 1 };
+    let begin_export = Command::BeginExport { id: 5, slots: slots.clone(), version: 1 };
     assert_eq!(apply(&mut target, begin_import.clone()), Ok(Effect::Done));
     assert_eq!(apply(&mut source, begin_export.clone()), Ok(Effect::Done));
     assert!(source.serves(10) && !target.serves(10));
@@ -251,7 +251,7 @@ fn a_move_goes_through_and_its_late_commands_find_it_over() {
     assert_eq!(apply(&mut source, begin_export), Err(Refusal::Committed));
     assert_eq!(apply(&mut source, Command::AbortExport { id: 5 }), Err(Refusal::Committed));
     assert_eq!(apply(&mut source, Command::Fence { id: 5 }), Err(Refusal::Committed));
-    assert_eq!(apply(&mut source, Command::BeginImport { id: 6, slots }), Err(Refusal::PurgePending));
+    assert_eq!(apply(&mut source, Command::BeginImport { id: 6, slots, version: 1 }), Err(Refusal::PurgePending));
 }
 
 #[test]
@@ -261,24 +261,36 @@ fn a_beginning_that_comes_after_its_abort_finds_the_move_over() {
     assert_eq!(apply(&mut target, Command::Fence { id: 3 }), Err(Refusal::Unknown));
     assert_eq!(apply(&mut target, Command::AbortImport { id: 3 }), Ok(Effect::Done));
     assert_eq!(apply(&mut source, Command::AbortExport { id: 3 }), Ok(Effect::Done));
-    assert_eq!(apply(&mut target, Command::BeginImport { id: 3, slots: slots.clone() }), Err(Refusal::Aborted));
-    assert_eq!(apply(&mut source, Command::BeginExport { id: 3, slots: slots.clone() }), Err(Refusal::Aborted));
+    assert_eq!(
+        apply(&mut target, Command::BeginImport { id: 3, slots: slots.clone(), version: 1 }),
+        Err(Refusal::Aborted)
+    );
+    assert_eq!(
+        apply(&mut source, Command::BeginExport { id: 3, slots: slots.clone(), version: 1 }),
+        Err(Refusal::Aborted)
+    );
     assert_eq!(target.last_import, Some(Ended { id: 3, committed: false }));
-    assert_eq!(apply(&mut source, Command::BeginExport { id: 4, slots }), Ok(Effect::Done));
+    assert_eq!(apply(&mut source, Command::BeginExport { id: 4, slots, version: 1 }), Ok(Effect::Done));
 }
 
 #[test]
 fn what_is_in_the_way_is_named() {
     let mut group = adopted(true);
     let (slots, others) = (SlotSet::range(0, 9), SlotSet::range(100, 109));
-    apply(&mut group, Command::BeginExport { id: 1, slots: slots.clone() }).unwrap();
-    let again = apply(&mut group, Command::BeginExport { id: 1, slots: others.clone() });
+    apply(&mut group, Command::BeginExport { id: 1, slots: slots.clone(), version: 1 }).unwrap();
+    let again = apply(&mut group, Command::BeginExport { id: 1, slots: others.clone(), version: 1 });
     assert!(matches!(again, Err(Refusal::Step(_))), "{again:?}");
-    assert_eq!(apply(&mut group, Command::BeginExport { id: 2, slots: others.clone() }), Err(Refusal::Busy { id: 1 }));
-    assert_eq!(apply(&mut group, Command::BeginImport { id: 2, slots: others.clone() }), Err(Refusal::Owned));
+    assert_eq!(
+        apply(&mut group, Command::BeginExport { id: 2, slots: others.clone(), version: 1 }),
+        Err(Refusal::Busy { id: 1 })
+    );
+    assert_eq!(
+        apply(&mut group, Command::BeginImport { id: 2, slots: others.clone(), version: 1 }),
+        Err(Refusal::Owned)
+    );
     assert_eq!(apply(&mut group, Command::Disown { id: 2, slots: others.clone() }), Err(Refusal::Busy { id: 1 }));
     apply(&mut group, Command::AbortExport { id: 1 }).unwrap();
-    let nothing = apply(&mut group, Command::BeginExport { id: 2, slots: SlotSet::new() });
+    let nothing = apply(&mut group, Command::BeginExport { id: 2, slots: SlotSet::new(), version: 1 });
     assert!(matches!(nothing, Err(Refusal::Step(_))), "{nothing:?}");
 
     let disown = Command::Disown { id: 3, slots: SlotSet::all() };
@@ -331,7 +343,7 @@ fn a_page_is_taken_whole_or_not_at_all() {
     };
     let mut group = adopted(false);
     let slot = slot_of(&key);
-    apply(&mut group, Command::BeginImport { id: 1, slots: SlotSet::range(slot, slot) }).unwrap();
+    apply(&mut group, Command::BeginImport { id: 1, slots: SlotSet::range(slot, slot), version: 1 }).unwrap();
     let before = group.clone();
     let sound = value(key.clone(), 2, 1);
     let bad = [
@@ -373,4 +385,38 @@ fn a_system_key_changes_by_compare_and_set() {
     assert!(matches!(put_key(b"k", 0, &large, None), Err(Refusal::TooLarge { .. })));
     assert!(matches!(put_key(&[b'k'; 256], 0, b"", None), Err(Refusal::TooLarge { limit: 255, .. })));
     assert!(matches!(put_key(b"", 0, b"", None), Err(Refusal::Malformed(_))));
+}
+
+#[test]
+fn slots_do_not_move_to_a_group_that_would_not_understand_what_comes() {
+    let slots = SlotSet::range(1, 9);
+    let first = GroupFacts::default();
+    let second = GroupFacts { version: 2, ..first };
+    let begin_import = |version| Command::BeginImport { id: 5, slots: slots.clone(), version };
+    let begin_export = |version| Command::BeginExport { id: 5, slots: slots.clone(), version };
+    let refused = |version| Err(Refusal::ClusterVersion { version });
+
+    let mut target = adopted(false);
+    assert_eq!(target.apply(begin_import(2), &first), refused(1), "the source is ahead");
+    assert_eq!(target.incoming, None);
+    assert_eq!(target.apply(begin_import(1), &second), Ok(Effect::Done), "the target is ahead");
+    assert_eq!(target.apply(begin_import(2), &first), Ok(Effect::Done), "a repeat is answered as the first was");
+
+    let mut source = adopted(true);
+    assert_eq!(source.apply(begin_export(1), &second), refused(2), "it was raised since the target was told");
+    assert_eq!(source.outgoing, None);
+    assert_eq!(source.apply(begin_export(2), &second), Ok(Effect::Done));
+}
+
+#[test]
+fn the_cluster_version_rises_by_one_unless_it_is_held() {
+    let free = UpgradePolicy::default();
+    assert_eq!(raise_version(1, 2, 1, free), Ok(true));
+    assert_eq!(raise_version(1, 2, 2, free), Ok(false), "a repeat");
+    assert_eq!(raise_version(1, 2, 3, free), Err(Refusal::ClusterVersion { version: 3 }));
+    assert_eq!(raise_version(2, 3, 1, free), Err(Refusal::ClusterVersion { version: 1 }));
+    assert_eq!(raise_version(1, 2, 1, UpgradePolicy { hold: true }), Err(Refusal::Held));
+    for (from, to) in [(1, 1), (1, 3), (2, 1), (u32::MAX, 0)] {
+        assert!(matches!(raise_version(from, to, from, free), Err(Refusal::Malformed(_))), "{from} to {to}");
+    }
 }

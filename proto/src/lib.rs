@@ -7,8 +7,10 @@
 #![allow(missing_docs, unreachable_pub, clippy::all)]
 
 mod expiry;
+mod version;
 
 pub use expiry::{EXPIRY_HEADER, Expiry, NoExpiry};
+pub use version::{ClusterVersion, FIRST_VERSION, GROUP_CLOCK_VERSION, SPOKEN, VersionRange};
 
 mod generated {
     // The module tree follows the package names, as the generated cross-references expect.
@@ -45,7 +47,8 @@ pub use generated::raftkv::raft::v1 as raft;
 /// The engine's service: apply, snapshots, position.
 pub use generated::raftkv::state_machine::v1 as state_machine;
 
-/// Version of the peer-to-peer messages; nodes of another one are refused.
+/// Version of the peer-to-peer messages; nodes of another one are refused. It stays what version 0.1.0 sends: what may be said beyond
+/// that is decided by the cluster version, whose range ([`SPOKEN`]) travels beside it.
 pub const WIRE_VERSION: u32 = 1;
 
 /// Metadata key: the cluster a peer message is meant for.

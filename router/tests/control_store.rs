@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::Stream;
 use raftkv_kv::{Answer, Effect, GroupFacts, Ownership, Proposal, PutKey, SystemAnswer, SystemCommand, put_key};
 use raftkv_proto::consensus::propose_response::Outcome;
-use raftkv_proto::consensus::{Applied, ProposeRequest, ProposeResponse, Unknown};
+use raftkv_proto::consensus::{Applied, ProposeRequest, ProposeResponse, Unknown, UpgradeRequest, UpgradeStatus};
 use raftkv_proto::group::group_server::{Group, GroupServer};
 use raftkv_proto::group::{
     DescribeRequest, Description, ExportPage, ExportRequest, GetSystemKeyRequest, ListRequest, ListResponse, Member,
@@ -195,6 +195,10 @@ impl Group for TestGroup {
             keys: held.stored_keys,
             ..Description::default()
         }))
+    }
+
+    async fn upgrade(&self, _: Request<UpgradeRequest>) -> Result<Response<UpgradeStatus>, Status> {
+        Err(Status::unimplemented("as version 0.1.0"))
     }
 }
 

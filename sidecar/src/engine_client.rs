@@ -3,16 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use raftkv_proto::MAX_MESSAGE_BYTES;
+use raftkv_proto::consensus::{UpgradeRequest, UpgradeStatus};
 use raftkv_proto::state_machine::state_machine_client::StateMachineClient;
 use raftkv_proto::state_machine::{
     ApplyRequest, ApplyResponse, EngineStatus, GetPositionRequest, GetStatusRequest, PersistRequest, Position,
     SnapshotChunk, SnapshotOutRequest, StagedSnapshot,
 };
+use raftkv_proto::{FIRST_VERSION, MAX_MESSAGE_BYTES, VersionRange};
 use raftkv_runtime::grpc::ChannelOptions;
 use tokio::sync::{mpsc, watch};
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
+
+use crate::versions::{EngineVersions, Versions};
 
 /// How often the engine is asked for a sign of life.
 const PROBE_INTERVAL: Duration = Duration::from_millis(100);
@@ -31,6 +34,7 @@ pub struct EngineClient {
     client: StateMachineClient<Channel>,
     connected: Arc<watch::Sender<bool>>,
     stands_at: Arc<watch::Sender<Option<u64>>>,
+    versions: Versions,
 }
 
 /// An open stream of entries to apply.
@@ -46,7 +50,13 @@ impl EngineClient {
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let (connected, stands_at) = (watch::Sender::new(false), watch::Sender::new(None));
-        Ok(Self { client, connected: Arc::new(connected), stands_at: Arc::new(stands_at) })
+        let versions = Versions::default();
+        Ok(Self { client, connected: Arc::new(connected), stands_at: Arc::new(stands_at), versions })
+    }
+
+    /// Which versions the engine speaks, and its state has, as it said last.
+    pub fn versions(&self) -> Versions {
+        self.versions.clone()
     }
 
     /// Whether the engine answers. Kept true to life by [`watch_engine`](Self::watch_engine).
@@ -64,8 +74,14 @@ impl EngineClient {
     pub async fn watch_engine(self) {
         loop {
             let answer = tokio::time::timeout(PROBE_TIMEOUT, self.position()).await;
-            let stands_at =
-                answer.as_ref().ok().and_then(|answer| answer.as_ref().ok()).map(|position| position.next_index);
+            let position = answer.as_ref().ok().and_then(|answer| answer.as_ref().ok());
+            if let Some(position) = position {
+                self.versions.engine_says(EngineVersions {
+                    cluster: position.cluster_version.max(FIRST_VERSION),
+                    spoken: VersionRange::from_wire(position.version_min, position.version_max),
+                });
+            }
+            let stands_at = position.map(|position| position.next_index);
             let alive = stands_at.is_some();
             self.stands_at.send_replace(stands_at);
             let changed = self.connected.send_if_modified(|connected| std::mem::replace(connected, alive) != alive);
@@ -96,6 +112,11 @@ impl EngineClient {
     /// Figures for operators.
     pub async fn status(&self) -> Result<EngineStatus, Status> {
         Ok(self.client.clone().get_status(GetStatusRequest {}).await?.into_inner())
+    }
+
+    /// Shows, holds or raises the cluster version, at the leader's engine.
+    pub async fn upgrade(&self, request: UpgradeRequest) -> Result<UpgradeStatus, Status> {
+        Ok(self.client.clone().upgrade(request).await?.into_inner())
     }
 
     /// Opens a stream of the whole state.

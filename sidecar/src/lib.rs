@@ -38,5 +38,6 @@ pub mod state_machine;
 pub mod status;
 pub mod twin;
 pub mod types;
+pub mod versions;
 pub mod wal;
 pub mod wire;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use openraft::RaftLogReader;
 use openraft::errors::{InitializeError, RaftError};
+use raftkv_proto::SPOKEN;
 use raftkv_runtime::exit;
 use raftkv_runtime::reminder::Pauses;
 use raftkv_runtime::shutdown::Shutdown;
@@ -381,6 +382,10 @@ impl Lifecycle {
         }
         let allegiance = Allegiance { cluster_id: new_cluster_id(), forming: true };
         tracing::info!(cluster_id = allegiance.cluster_id, "forming a new cluster");
+        // Nobody older is in it. Who is in front of it may be.
+        if self.registrar.as_ref().is_none_or(|registrar| registrar.routers_speak().contains(SPOKEN.max)) {
+            self.node.versions.formed();
+        }
         self.pledge(allegiance.clone()).await?;
         self.start(allegiance.cluster_id.clone()).await?;
         self.finish_forming(allegiance).await?;

@@ -17,6 +17,7 @@ use crate::progress::Progress;
 use crate::standing::Standing;
 use crate::state_machine::RemoteStateMachine;
 use crate::types::TypeConfig;
+use crate::versions::Versions;
 
 /// The running Raft of this node.
 pub type Raft = openraft::Raft<TypeConfig, RemoteStateMachine>;
@@ -63,6 +64,8 @@ pub struct Node {
     pub keeper: Keeper,
     /// Whether it serves at all.
     pub standing: Standing,
+    /// Which cluster versions are spoken.
+    pub versions: Versions,
     phase: Arc<watch::Sender<Phase>>,
     started: Instant,
     /// Milliseconds after `started` at which a leader's message was last accepted.
@@ -76,9 +79,10 @@ impl Node {
         Self {
             identity,
             life: Life::begin(),
-            engine,
             standing: Standing::new(keeper.clone()),
             keeper,
+            versions: engine.versions(),
+            engine,
             phase: Arc::new(watch::Sender::new(Phase::Waiting)),
             started: Instant::now(),
             leader_heard: Arc::default(),

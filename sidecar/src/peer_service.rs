@@ -91,6 +91,7 @@ impl PeerService {
     fn identity(&self) -> proto::Identity {
         let identity = &self.node.identity;
         let group = self.node.group();
+        let versions = self.node.versions.spoken();
         proto::Identity {
             raft_id: identity.raft_id,
             name: identity.name.clone(),
@@ -102,6 +103,8 @@ impl PeerService {
             group_address: identity.group_address.clone(),
             incarnation: self.node.life.incarnation(),
             log_next: group.map(|group| metrics_of(&group).last_log_index.map_or(0, |index| index + 1)),
+            version_min: versions.map_or(0, |versions| versions.min),
+            version_max: versions.map_or(0, |versions| versions.max),
         }
     }
 }

@@ -3,8 +3,10 @@
 //! Only a node in no cluster asks. A router remembers by name what it told whom, so asking again is as good as asking
 //! once, and a node that was wiped is sent back to its group.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use raftkv_proto::VersionRange;
 use raftkv_runtime::reason;
 use serde::{Deserialize, Serialize};
 
@@ -92,12 +94,21 @@ pub enum RegistrationError {
     },
 }
 
+/// What a router adds to its answer: the cluster versions that all routers of the store speak. Version 0.1.0 adds nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+struct Spoken {
+    version_min: u32,
+    version_max: u32,
+}
+
 /// Asks routers in turn. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Registrar {
     http: reqwest::Client,
     routers: Vec<String>,
     registration: Registration,
+    spoken: Arc<Mutex<Spoken>>,
 }
 
 impl Registrar {
@@ -110,7 +121,13 @@ impl Registrar {
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("raftkv-sidecar/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self { http, routers, registration })
+        Ok(Self { http, routers, registration, spoken: Arc::default() })
+    }
+
+    /// The cluster versions that the routers speak, as the one that answered last said.
+    pub fn routers_speak(&self) -> VersionRange {
+        let Spoken { version_min, version_max } = *self.spoken.lock().unwrap_or_else(PoisonError::into_inner);
+        VersionRange::from_wire(version_min, version_max)
     }
 
     /// The answer of the first router that has one. A refusal counts when no other router says otherwise.
@@ -134,6 +151,8 @@ impl Registrar {
         let status = response.status();
         let body = response.bytes().await.map_err(no_answer)?;
         if status.is_success() {
+            let spoken = serde_json::from_slice(&body).unwrap_or_default();
+            *self.spoken.lock().unwrap_or_else(PoisonError::into_inner) = spoken;
             return match serde_json::from_slice(&body) {
                 // Nobody to ask yet.
                 Ok(Assignment::Join { group, join }) if join.is_empty() => {

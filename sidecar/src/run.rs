@@ -39,6 +39,7 @@ use crate::removal;
 use crate::reseed::Reseed;
 use crate::status::VERSION;
 use crate::types::TypeConfig;
+use crate::versions;
 use crate::wal::{WalError, WalOptions};
 
 /// This part of the reserve is left to the engine before large entries are logged.
@@ -225,6 +226,7 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
     });
     tasks.spawn(ended(leadership.clone().watch(working.clone())));
     tasks.spawn(ended(outlook::watch(node.clone(), working.clone())));
+    tasks.spawn(ended(versions::watch(node.clone(), working.clone())));
     let reserve = disk.reserve;
     tasks.spawn(ended(disk.clone().watch(node.engine.clone(), working.clone())));
     tasks.spawn(ended(compaction::run(node.clone(), limits, disk, working.clone())));

@@ -201,6 +201,13 @@ pub async fn consensus_status(node: &Node, lifecycle: &Lifecycle) -> ConsensusSt
     status.log_bytes = group.log.wal().log_bytes();
     status.quorum_ack_age_ms = quorum_ack_age(&group).map_or(0, |age| age.as_millis() as u64);
     let leads = metrics.state == ServerState::Leader;
+    let versions = &node.versions;
+    (status.ready_version, status.ready_for_ms) = match versions.of_all() {
+        Some((version, since)) if leads => (version, since.as_millis() as u64),
+        _ if leads => (0, 0),
+        _ => (versions.spoken().map_or(0, |spoken| spoken.max), 0),
+    };
+    status.formed_here = versions.is_formed_here();
     let members = metrics.membership_config.nodes().map(|(id, member)| WireMember {
         raft_id: *id,
         name: member.name.clone(),
@@ -210,6 +217,8 @@ pub async fn consensus_status(node: &Node, lifecycle: &Lifecycle) -> ConsensusSt
         group_address: member.group_address.clone(),
         voter: voters.contains(id),
         matched_next_index: if leads { matched_next(&metrics, *id).unwrap_or(0) } else { 0 },
+        version_min: versions.of(*id).map_or(0, |range| range.min),
+        version_max: versions.of(*id).map_or(0, |range| range.max),
     });
     status.members = members.collect();
     status

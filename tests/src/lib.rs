@@ -37,6 +37,8 @@
 //! | `RAFTKV_REQUIRE_NETNS` | 1: a machine on which no network namespaces can be made ([`Lan`]) is a failure |
 //! | `RAFTKV_PLANTED_BIN_DIR` | where the programs with planted bugs and failpoints are; else in `planted` beside the others |
 //! | `RAFTKV_REQUIRE_PLANTED` | 1: that there are none is a failure |
+//! | `RAFTKV_OLD_BIN_DIR` | where the programs of an older version are, for the tests of upgrades |
+//! | `RAFTKV_REQUIRE_OLD` | 1: that there are none is a failure |
 //! | `RAFTKV_TEST_POWER_LOSSES` | how often the power fails in each of those tests (8) |
 //!
 //! Tests called `heavy_…` take half a minute and all of the machine. Lines that begin with `figure:` are measurements.
@@ -60,6 +62,7 @@ mod load;
 mod local;
 mod loopback;
 mod node;
+mod old;
 mod partition;
 mod peer;
 mod planted;
@@ -94,6 +97,7 @@ pub use load::{Load, LoadReport};
 pub use local::{LocalCluster, LocalNode, LocalRouter, LocalState, signal};
 pub use loopback::Loopback;
 pub use node::Node;
+pub use old::{new_programs, old_programs};
 pub use partition::{Flow, FlowCounts, Partition, Weather};
 pub use peer::PeerClient;
 pub use planted::planted_programs;

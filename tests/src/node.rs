@@ -124,6 +124,12 @@ impl Node {
         Ok(self.management().post("/snapshot", "application/json", "").await?)
     }
 
+    /// Has its next start made with the programs in `dir`: another version.
+    pub fn set_programs(&self, dir: &Path) {
+        self.engine.set_programs(dir);
+        self.sidecar.set_programs(dir);
+    }
+
     /// Starts what does not run of it.
     pub fn start(&self) -> anyhow::Result<()> {
         self.engine.start()?;

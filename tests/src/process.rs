@@ -26,13 +26,13 @@ const LASTED: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Process {
     name: String,
-    program: PathBuf,
     log: PathBuf,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    program: PathBuf,
     env: Vec<(String, String)>,
     /// A program that starts this one, with its arguments.
     wrapper: Vec<String>,
@@ -63,7 +63,8 @@ impl From<ExitStatus> for Exit {
 impl Process {
     /// A program that is not started yet. Its output is appended to `log`.
     pub fn new(name: impl Into<String>, program: PathBuf, log: PathBuf) -> Self {
-        Self { name: name.into(), program, log, state: Mutex::default() }
+        let state = Mutex::new(State { program, ..State::default() });
+        Self { name: name.into(), log, state }
     }
 
     /// What it is called in messages.
@@ -81,6 +82,14 @@ impl Process {
         let mut state = self.state();
         state.env.retain(|(known, _)| known != name);
         state.env.push((name.to_owned(), value.into()));
+    }
+
+    /// Has its next starts made with the program of the same name in `dir`: another version.
+    pub fn set_programs(&self, dir: &Path) {
+        let mut state = self.state();
+        if let Some(name) = state.program.file_name() {
+            state.program = dir.join(name);
+        }
     }
 
     /// Has its next starts made by another program, which becomes this one; its arguments come first.
@@ -224,10 +233,10 @@ impl Process {
         let err = log().with_context(|| format!("open {}", self.log.display()))?;
         let mut command = match state.wrapper.split_first() {
             Some((wrapper, _)) => Command::new(wrapper),
-            None => Command::new(&self.program),
+            None => Command::new(&state.program),
         };
         if let Some((_, arguments)) = state.wrapper.split_first() {
-            command.args(arguments).arg(&self.program);
+            command.args(arguments).arg(&state.program);
         }
         let child = command
             .env_clear()
@@ -236,7 +245,7 @@ impl Process {
             .stdout(out)
             .stderr(err)
             .spawn()
-            .with_context(|| format!("start {}", self.program.display()))?;
+            .with_context(|| format!("start {}", state.program.display()))?;
         state.child = Some(child);
         state.started = Some(Instant::now());
         state.starts += 1;

@@ -11,7 +11,7 @@ use raftkv_kv::{SLOTS, SlotSet, slot_of};
 use tempfile::TempDir;
 
 use crate::admin::Admin;
-use crate::binaries::binary;
+use crate::binaries::binary_in;
 use crate::client::Client;
 use crate::cluster::{Cluster, ClusterBuilder, NEVER_LOGGED, Registration};
 use crate::contents::Contents;
@@ -77,7 +77,7 @@ impl ShardsBuilder {
         self
     }
 
-    /// Runs the nodes' programs in `dir`.
+    /// Runs the programs in `dir`.
     pub fn programs(mut self, dir: impl Into<PathBuf>) -> Self {
         self.programs = Some(dir.into());
         self
@@ -204,7 +204,11 @@ impl Shards {
         let name = format!("router{index}");
         let http = self.router_address(index);
         let root = self.dir.as_ref().context("the store is over")?.path();
-        let process = Arc::new(Process::new(name.clone(), binary("raftkv-router")?, root.join(format!("{name}.log"))));
+        let process = Arc::new(Process::new(
+            name.clone(),
+            binary_in(self.settings.programs.as_deref(), "raftkv-router")?,
+            root.join(format!("{name}.log")),
+        ));
         process.set_env("RAFTKV_META", self.meta(group));
         process.set_env("RAFTKV_HTTP_LISTEN", http.to_string());
         process.set_env("RAFTKV_ROUTER_ID", &name);

@@ -25,4 +25,5 @@ mod soak;
 mod standing;
 mod startup;
 mod suite;
+mod upgrade;
 mod wrong_cluster;

@@ -78,6 +78,11 @@ impl Router {
         parse(self.client.send(Method::POST, path, &kind, Bytes::from(body.to_string())).await?)
     }
 
+    /// Gives an order that has no parameters.
+    pub(crate) async fn post_empty<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        parse(self.client.send(Method::POST, path, &[], Bytes::new()).await?)
+    }
+
     pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         parse(self.client.send(Method::DELETE, path, &[], Bytes::new()).await?)
     }

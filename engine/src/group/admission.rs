@@ -3,7 +3,7 @@
 //! A payload in the log must be applied by every replica, for ever, and one that cannot be decoded stops them all. So it
 //! is decoded here, before anybody has seen it.
 
-use raftkv_kv::{CommandRef, Key, Limits, MAX_IMPORT_KEY_BYTES, ProposalRef};
+use raftkv_kv::{CommandRef, Key, Limits, MAX_IMPORT_KEY_BYTES, ProposalRef, SystemCommand};
 use raftkv_proto::consensus::{Refused, RefusedReason};
 
 use crate::disk_guard::DiskGuard;
@@ -34,7 +34,15 @@ impl Admission {
         let refused = |reason: RefusedReason, message: String| Refused { reason: reason.into(), message };
         let proposal = ProposalRef::decode(payload)
             .map_err(|error| refused(RefusedReason::Unspecified, format!("not a proposal: {error}")))?;
-        let ProposalRef::Batch(batch) = proposal else { return Ok(None) };
+        let batch = match proposal {
+            ProposalRef::Batch(batch) => batch,
+            // Who may decode it is not known to whoever sends it.
+            ProposalRef::System(SystemCommand::RaiseVersion { .. }) => {
+                let message = "the cluster version is raised by the leader of the group only".to_owned();
+                return Err(refused(RefusedReason::Unspecified, message));
+            }
+            ProposalRef::OpenSession | ProposalRef::System(_) => return Ok(None),
+        };
         if batch.ops.len() > MAX_BATCH_OPS {
             return Err(refused(RefusedReason::TooLarge, format!("the batch has {} operations", batch.ops.len())));
         }
@@ -60,7 +68,7 @@ impl Admission {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use raftkv_kv::{Batch, Command, Idempotency, Key, Op, Proposal, SystemCommand, Value};
+    use raftkv_kv::{Batch, Command, Idempotency, Key, Op, Proposal, Value};
 
     use super::*;
 
@@ -102,6 +110,8 @@ mod tests {
         let delete = Op::from(Command::Delete { key: Key::from_stored(&b"k"[..]) });
         assert_eq!(reason(&admission, &payload(vec![delete.clone()])), None);
         assert_eq!(reason(&admission, &Proposal::System(SystemCommand::Purge { limit: 1 }).encode()), None);
+        let raise = Proposal::System(SystemCommand::RaiseVersion { from: 1, to: 2 });
+        assert_eq!(reason(&admission, &raise.encode()), Some(RefusedReason::Unspecified), "members may not decode it");
         let mixed = payload(vec![delete, set(b"k".to_vec())]);
         assert_eq!(reason(&admission, &mixed), Some(RefusedReason::DiskFull));
     }

@@ -66,6 +66,7 @@ pub(super) async fn describe(
         disk_bytes: store.disk_bytes,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         state_hash: store.state_hash,
+        cluster_version: store.version,
     })
 }
 

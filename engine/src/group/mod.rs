@@ -8,7 +8,7 @@ mod describe;
 mod propose;
 mod read;
 mod scan;
-mod status;
+pub(crate) mod status;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use futures::Stream;
 use raftkv_kv::Ownership;
-use raftkv_proto::consensus::{ProposeRequest, ProposeResponse};
+use raftkv_proto::consensus::{ProposeRequest, ProposeResponse, UpgradeRequest, UpgradeStatus};
 use raftkv_proto::group as pb;
 use raftkv_proto::group::group_server::{Group, GroupServer};
 use raftkv_proto::{GROUP_HEADER, MAX_MESSAGE_BYTES, STORE_HEADER};
@@ -27,6 +27,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::backend::EngineBackend;
 use crate::budget::Budget;
 use crate::proposer::Shortcut;
+use crate::upgrade::Upgrader;
 
 use admission::Admission;
 use describe::KeptStatus;
@@ -68,6 +69,7 @@ struct Shared {
     timeouts: Timeouts,
     admission: Admission,
     status: KeptStatus,
+    upgrader: Upgrader,
     shortcut: Shortcut,
     streams: Budget,
     stop: Shutdown,
@@ -79,8 +81,14 @@ impl GroupService {
     pub fn new(name: String, backend: EngineBackend, shortcut: Shortcut, timeouts: Timeouts, stop: Shutdown) -> Self {
         let admission = Admission::new(backend.disk().clone());
         let streams = Budget::new(MAX_STREAMS);
-        let status = KeptStatus::default();
-        Self { shared: Arc::new(Shared { name, backend, timeouts, admission, status, shortcut, streams, stop }) }
+        let (status, upgrader) = (KeptStatus::default(), Upgrader::new(backend.clone()));
+        let shared = Shared { name, backend, timeouts, admission, status, upgrader, shortcut, streams, stop };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// What raises the cluster version of this group.
+    pub fn upgrader(&self) -> Upgrader {
+        self.shared.upgrader.clone()
     }
 
     /// The tonic service, with its message limits.
@@ -179,6 +187,11 @@ impl Group for GroupService {
         describe::describe(&shared.name, &shared.backend, &shared.status, shared.timeouts.default)
             .await
             .map(Response::new)
+    }
+
+    async fn upgrade(&self, request: Request<UpgradeRequest>) -> Result<Response<UpgradeStatus>, Status> {
+        self.check(&request)?;
+        self.shared.upgrader.handle(request.into_inner()).await.map(Response::new).map_err(status::of_backend)
     }
 }
 

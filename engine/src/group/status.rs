@@ -5,12 +5,13 @@ use raftkv_proto::group::{ReadRefused, ReadRefusedReason};
 use tonic::Status;
 
 /// For calls that are answered once.
-pub(super) fn of_backend(error: BackendError) -> Status {
+pub(crate) fn of_backend(error: BackendError) -> Status {
     let text = error.reason();
     match error {
         BackendError::Unavailable(_) | BackendError::ShuttingDown => Status::unavailable(text),
         BackendError::Overloaded { .. } => Status::resource_exhausted(text),
         BackendError::DeadlineExceeded(_) => Status::deadline_exceeded(text),
+        BackendError::OutcomeUnknown(_) => Status::unknown(text),
         BackendError::WrongGroup | BackendError::Rejected(_) => Status::failed_precondition(text),
         _ => Status::internal(text),
     }

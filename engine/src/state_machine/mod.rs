@@ -17,16 +17,20 @@ mod snapshot;
 mod status;
 
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 
 use futures::Stream;
-use raftkv_proto::MAX_MESSAGE_BYTES;
+use raftkv_proto::consensus::{UpgradeRequest, UpgradeStatus};
 use raftkv_proto::state_machine as pb;
 use raftkv_proto::state_machine::state_machine_server::{StateMachine, StateMachineServer};
+use raftkv_proto::{MAX_MESSAGE_BYTES, SPOKEN};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::disk_guard::DiskGuard;
+use crate::group::status::of_backend;
 use crate::store::{Position, Store, StoreError};
+use crate::upgrade::Upgrader;
 
 /// What of the status the store does not know.
 #[derive(Clone, Debug, Default)]
@@ -37,11 +41,15 @@ pub struct ServiceInfo {
     pub disk: Option<DiskGuard>,
 }
 
+/// What raises the cluster version: known once the rest of the engine is there.
+pub type UpgraderSlot = Arc<OnceLock<Upgrader>>;
+
 /// Serves `raftkv_proto::state_machine` over a [`Store`].
 #[derive(Clone)]
 pub struct StateMachineService {
     store: Store,
     info: ServiceInfo,
+    upgrader: UpgraderSlot,
     /// Number of the apply stream that is in charge: the newest. Older ones end when they see another number.
     streams: watch::Sender<u64>,
 }
@@ -49,7 +57,22 @@ pub struct StateMachineService {
 impl StateMachineService {
     /// Over `store`.
     pub fn new(store: Store, info: ServiceInfo) -> Self {
-        Self { store, info, streams: watch::Sender::new(0) }
+        Self { store, info, upgrader: UpgraderSlot::default(), streams: watch::Sender::new(0) }
+    }
+
+    /// Where to put what raises the cluster version.
+    pub fn upgrader(&self) -> UpgraderSlot {
+        Arc::clone(&self.upgrader)
+    }
+
+    /// Where this engine stands, and which versions it speaks.
+    fn position(&self, at: Position) -> pb::Position {
+        pb::Position {
+            cluster_version: self.store.version(),
+            version_min: SPOKEN.min,
+            version_max: SPOKEN.max,
+            ..position(at)
+        }
     }
 
     /// The tonic service, with the message limits of the contract.
@@ -68,7 +91,7 @@ impl StateMachine for StateMachineService {
     type SnapshotOutStream = BoxStream<pb::SnapshotChunk>;
 
     async fn get_position(&self, _: Request<pb::GetPositionRequest>) -> Result<Response<pb::Position>, Status> {
-        Ok(Response::new(position(self.store.position())))
+        Ok(Response::new(self.position(self.store.position())))
     }
 
     async fn apply(
@@ -81,7 +104,7 @@ impl StateMachine for StateMachineService {
 
     async fn persist(&self, _: Request<pb::PersistRequest>) -> Result<Response<pb::Position>, Status> {
         let store = self.store.clone();
-        Ok(Response::new(position(blocking(move || store.persist()).await?)))
+        Ok(Response::new(self.position(blocking(move || store.persist()).await?)))
     }
 
     async fn snapshot_out(
@@ -102,14 +125,14 @@ impl StateMachine for StateMachineService {
     async fn activate_snapshot(&self, request: Request<pb::StagedSnapshot>) -> Result<Response<pb::Position>, Status> {
         let token = request.into_inner().token;
         let activated = self.store.activate(token).await.map_err(|error| status::of_store(&error))?;
-        Ok(Response::new(position(activated)))
+        Ok(Response::new(self.position(activated)))
     }
 
     async fn get_status(&self, _: Request<pb::GetStatusRequest>) -> Result<Response<pb::EngineStatus>, Status> {
         let store = self.store.clone();
         let found = blocking(move || store.status()).await?;
         Ok(Response::new(pb::EngineStatus {
-            position: Some(position(found.position)),
+            position: Some(self.position(found.position)),
             revision: found.revision,
             keys: found.keys,
             disk_bytes: found.disk_bytes,
@@ -121,12 +144,20 @@ impl StateMachine for StateMachineService {
             group: found.ownership.group,
             owned_slots: u32::try_from(found.ownership.owned.len()).unwrap_or(u32::MAX),
             moving: found.ownership.incoming.is_some() || found.ownership.outgoing.is_some(),
+            cluster_version: found.version,
         }))
+    }
+
+    async fn upgrade(&self, request: Request<UpgradeRequest>) -> Result<Response<UpgradeStatus>, Status> {
+        let upgrader = self.upgrader.get().ok_or_else(|| Status::unavailable("this engine is starting"))?;
+        upgrader.handle(request.into_inner()).await.map(Response::new).map_err(of_backend)
     }
 }
 
+/// Of a state, without what is said of this process.
 fn position(position: Position) -> pb::Position {
-    pb::Position { next_index: position.next_index, log_id: position.log_id, membership: position.membership }
+    let Position { next_index, log_id, membership } = position;
+    pb::Position { next_index, log_id, membership, ..pb::Position::default() }
 }
 
 /// Runs what blocks on the disk off the async workers.

@@ -145,6 +145,7 @@ impl Applier {
             Fault::Storage { source: StoreError::Corrupt(_), .. } => {
                 self.shared.damage(self.generation.number, &fault.to_string())
             }
+            Fault::Storage { source: StoreError::Unsupported(_), .. } => Fatal::data(fault.to_string()),
             Fault::Storage { source: StoreError::Inconsistent(_), .. } => Fatal::software(fault.to_string()),
             Fault::Storage { .. } => Fatal::io(fault.to_string()),
         }

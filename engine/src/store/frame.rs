@@ -1,4 +1,4 @@
-//! The frames of a snapshot, format 1.
+//! The frames of a snapshot, as of cluster versions 1 and 2.
 //!
 //! A frame is a header and an LZ4 block. The block holds records, each as the lengths of its key and of its record
 //! (two little-endian u32), the key, the record. Header, all little-endian u32:
@@ -10,9 +10,6 @@
 //! | 8–11  | CRC-32C over the two lengths and the block                |
 
 use bytes::Bytes;
-
-/// The snapshot format written and understood here.
-pub const SNAPSHOT_FORMAT: u32 = 1;
 
 /// A frame is closed when its records reach this.
 const FRAME_BYTES: usize = 256 * 1024;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use raftkv_api::{Entry, ListRequest, Page};
 use raftkv_kv::{Key, Ownership, SlotSet};
 use raftkv_link::proposer::Shortcut;
+use raftkv_proto::ClusterVersion;
 use raftkv_runtime::exit;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -167,6 +168,11 @@ impl Store {
         self.shared.applied.subscribe()
     }
 
+    /// The cluster version in the state.
+    pub fn version(&self) -> ClusterVersion {
+        self.shared.live().now().meta.version
+    }
+
     /// The revision counter: the number of effective operations since the group began.
     pub fn revision(&self) -> u64 {
         self.shared.live().now().meta.revision
@@ -251,6 +257,7 @@ impl Store {
         Ok(StoreStatus {
             state_hash: meta.state_hash(),
             position: meta.position,
+            version: meta.version,
             revision: meta.revision,
             keys: meta.keys,
             sessions: meta.sessions,

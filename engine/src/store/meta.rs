@@ -3,16 +3,17 @@
 use bytes::Bytes;
 use fjall::Slice;
 
+use raftkv_proto::{ClusterVersion, FIRST_VERSION, SPOKEN};
+
 use super::{Position, StoreError, layout, record};
 
-/// The format of the store and of its records. Another one is refused.
-pub(super) const FORMAT: u8 = 1;
-
 /// Written in the same batch as the changes it counts.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Meta {
     /// Where it stands.
     pub(super) position: Position,
+    /// The cluster version: decides what entries do and which formats are written.
+    pub(super) version: ClusterVersion,
     /// Number of effective operations since the group began.
     pub(super) revision: u64,
     /// The replicated clock: the maximum of the leaders' clocks in the entries so far.
@@ -29,13 +30,30 @@ pub(super) struct Meta {
     pub(super) batch: u64,
 }
 
+impl Default for Meta {
+    /// Of an empty state, which has the first version whatever this program speaks: a group is born with it.
+    fn default() -> Self {
+        Self {
+            position: Position::default(),
+            version: FIRST_VERSION,
+            revision: 0,
+            clock_ms: 0,
+            keys: 0,
+            sessions: 0,
+            idempotency: 0,
+            sum: 0,
+            batch: 0,
+        }
+    }
+}
+
 impl Meta {
     const NUMBERS: usize = 8;
 
-    /// The record. Its first byte behind the checksum is the format.
+    /// The record. Its first byte behind the checksum is the format, which is the cluster version.
     pub(super) fn seal(&self) -> Slice {
         let mut body = Vec::with_capacity(80 + self.position.log_id.len() + self.position.membership.len());
-        body.push(FORMAT);
+        body.push(self.version as u8);
         for number in [
             self.position.next_index,
             self.revision,
@@ -59,9 +77,10 @@ impl Meta {
         let damaged = || StoreError::Corrupt("the meta record is too short".to_owned());
         let body = record::check(&layout::META_KEY, record)?;
         let (&format, body) = body.split_first().ok_or_else(damaged)?;
-        if format != FORMAT {
+        let version = ClusterVersion::from(format);
+        if !SPOKEN.contains(version) {
             return Err(StoreError::Unsupported(format!(
-                "the state has format {format}; this version of the engine knows format {FORMAT} only"
+                "the state has the cluster version {version}; this program speaks {SPOKEN}. Run the version of RaftKV that wrote it"
             )));
         }
         let (numbers, body) = body.split_at_checked(Self::NUMBERS * 8).ok_or_else(damaged)?;
@@ -77,6 +96,7 @@ impl Meta {
                 log_id: Bytes::copy_from_slice(log_id),
                 membership: Bytes::copy_from_slice(membership),
             },
+            version,
             revision,
             clock_ms,
             keys,
@@ -89,9 +109,12 @@ impl Meta {
 
     /// One number for the whole replicated state at this position.
     pub(super) fn state_hash(&self) -> u64 {
-        [self.position.next_index, self.revision, self.clock_ms, self.keys, self.sessions, self.idempotency]
-            .into_iter()
-            .fold(self.sum, |hash, number| record::mix(hash ^ record::mix(number)))
+        let numbers =
+            [self.position.next_index, self.revision, self.clock_ms, self.keys, self.sessions, self.idempotency];
+        // Members of version 0.1.0 compute it without the version.
+        let version = (self.version != FIRST_VERSION).then_some(u64::from(self.version));
+        let mixed = |hash, number| record::mix(hash ^ record::mix(number));
+        numbers.into_iter().chain(version).fold(self.sum, mixed)
     }
 }
 
@@ -107,6 +130,7 @@ mod tests {
                 log_id: Bytes::from_static(b"log"),
                 membership: Bytes::from_static(b"members"),
             },
+            version: SPOKEN.max,
             revision: 2,
             clock_ms: 3,
             keys: 4,
@@ -124,6 +148,15 @@ mod tests {
         body[0] = 9;
         let record = record::seal(&layout::META_KEY, &[&body]);
         let error = Meta::open(&record).unwrap_err();
-        assert!(matches!(&error, StoreError::Unsupported(text) if text.contains("format 9")), "{error}");
+        assert!(matches!(&error, StoreError::Unsupported(text) if text.contains("version 9")), "{error}");
+    }
+
+    #[test]
+    fn the_first_version_is_written_as_version_0_1_0_writes_it() {
+        let meta = Meta { revision: 2, ..Meta::default() };
+        let record = meta.seal();
+        assert_eq!((record.len(), record[4]), (4 + 1 + 8 * 8 + 4, FIRST_VERSION as u8));
+        let raised = Meta { version: SPOKEN.max, ..meta.clone() };
+        assert_ne!(meta.state_hash(), raised.state_hash());
     }
 }

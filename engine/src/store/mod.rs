@@ -50,7 +50,6 @@ mod txn;
 mod types;
 
 pub use error::{ApplyError, Fatal, StoreError};
-pub use frame::SNAPSHOT_FORMAT;
 pub use handle::{FatalHook, NotServed, Store, StoreOptions, Ticket};
 pub use machine::StateLimits;
 pub use read::Verified;

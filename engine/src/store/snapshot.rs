@@ -7,13 +7,14 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use fjall::{PersistMode, Slice};
+use raftkv_proto::SPOKEN;
 use raftkv_runtime::disk::{DiskPlan, Space};
 use raftkv_runtime::failpoint;
 
 use super::brake::Kept;
 use super::compactor::settle;
 use super::directory::sync_directory;
-use super::frame::{FrameReader, FrameWriter, SNAPSHOT_FORMAT};
+use super::frame::{FrameReader, FrameWriter};
 use super::generation::Generation;
 use super::meta::Meta;
 use super::read::{Tally, View};
@@ -27,7 +28,7 @@ const STAGING_CACHE_BYTES: u64 = 4 * 1024 * 1024;
 /// What a snapshot begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotHeader {
-    /// [`SNAPSHOT_FORMAT`], or it is refused.
+    /// The cluster version of the state, which names the format of what follows. One that this program does not speak is refused.
     pub format: u32,
     /// Which state it is.
     pub position: Position,
@@ -70,7 +71,7 @@ impl SnapshotReader {
         let mut frames = FrameWriter::default();
         frames.push(&layout::META_KEY, &meta.seal());
         let header = SnapshotHeader {
-            format: SNAPSHOT_FORMAT,
+            format: meta.version,
             position: meta.position,
             estimated_bytes: generation.keyspace.disk_space(),
         };
@@ -122,9 +123,9 @@ pub(super) fn stage(
     header: &SnapshotHeader,
     next: impl FnMut() -> Option<SnapshotPart>,
 ) -> Result<u64, StoreError> {
-    if header.format != SNAPSHOT_FORMAT {
+    if !SPOKEN.contains(header.format) {
         return Err(StoreError::SnapshotRefused(format!(
-            "it has format {}; this version of the engine knows format {SNAPSHOT_FORMAT} only",
+            "it has the cluster version {}; this program speaks {SPOKEN}",
             header.format
         )));
     }
@@ -235,6 +236,9 @@ fn receive(
     };
     if records != tally.records + 1 || crc32c != crc {
         return Err(damaged("its trailer does not match what came before"));
+    }
+    if meta.version != header.format {
+        return Err(damaged("its header names another cluster version than its content"));
     }
     if meta.position != header.position {
         return Err(damaged("its header names another position than its content"));

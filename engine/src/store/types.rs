@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use raftkv_kv::Ownership;
+use raftkv_proto::ClusterVersion;
 
 /// How far the state machine has applied. Log id and membership are opaque: the store knows no Raft.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub struct Applied {
 pub struct StoreStatus {
     /// Where it stands.
     pub position: Position,
+    /// The cluster version.
+    pub version: ClusterVersion,
     /// The revision counter: the number of effective writes since the group began.
     pub revision: u64,
     /// Keys stored. Includes keys that have expired and were not swept yet.

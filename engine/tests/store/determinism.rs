@@ -49,7 +49,7 @@ fn system() -> impl Strategy<Value = SystemCommand> {
             0 => Command::Adopt { store: 1, group: 1, keep: true },
             1 => Command::Claim { id, slots },
             2 => Command::Disown { id, slots },
-            3 => Command::BeginImport { id, slots },
+            3 => Command::BeginImport { id, slots, version: 1 },
             4 | 5 => {
                 let key = (0..6u8).map(|key| format!("k{key}")).find(|key| slots.contains(slot_of(key.as_bytes())));
                 let value = |key: String| ImportRecord::Value {
@@ -64,7 +64,7 @@ fn system() -> impl Strategy<Value = SystemCommand> {
             }
             6 => Command::CommitImport { id, pages: u64::from(mask % 3), revision: 50, clock_ms: 1_050 },
             7 => Command::AbortImport { id },
-            8 => Command::BeginExport { id, slots },
+            8 => Command::BeginExport { id, slots, version: 1 },
             9 => Command::Fence { id },
             10 => Command::AbortExport { id },
             11 => Command::Release { id },

@@ -14,3 +14,4 @@ mod shards;
 mod snapshots;
 mod staging;
 mod support;
+mod version;

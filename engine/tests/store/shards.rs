@@ -95,7 +95,7 @@ fn a_purge_goes_in_pieces_and_takes_index_entries_along() {
 fn a_malformed_page_changes_nothing() {
     let mut h = Harness::new();
     system(&mut h, Command::Adopt { store: 7, group: 2, keep: false });
-    system(&mut h, Command::BeginImport { id: 1, slots: slots_of(&["a"]) });
+    system(&mut h, Command::BeginImport { id: 1, slots: slots_of(&["a"]), version: 1 });
     let (ownership, before) = (h.store.ownership(), Taken::of(&h.store));
     let value = |name: &'static str| ImportRecord::Value {
         key: Bytes::from_static(name.as_bytes()),
@@ -134,7 +134,7 @@ fn pages_of_an_export_are_bounded_and_a_large_value_comes_alone() {
     system(&mut h, ADOPT);
     let missing = h.store.export(&Export { move_id: 1, cursor: Bytes::new(), max_bytes: 100 });
     assert!(matches!(missing, Err(ExportError::NotExporting(1))));
-    system(&mut h, Command::BeginExport { id: 1, slots: slots_of(&["t"]) });
+    system(&mut h, Command::BeginExport { id: 1, slots: slots_of(&["t"]), version: 1 });
     h.ops(vec![set("{t}3", "changed"), set("other", "y"), once(set("{t}1", "again"), "c", 1, 60_000)]);
     h.op(raftkv_kv::Command::Delete { key: key("{t}1") }.into());
     let mut cursor = Bytes::new();
@@ -231,7 +231,7 @@ fn a_read_goes_with_the_ownership_of_the_state_that_it_saw() {
             entries
         };
         let away = [
-            Command::BeginExport { id, slots: slots.clone() },
+            Command::BeginExport { id, slots: slots.clone(), version: 1 },
             Command::Fence { id },
             Command::Release { id },
             Command::Purge { limit: 100 },

@@ -127,7 +127,7 @@ fn what_is_not_wanted_is_refused() {
     let taken = Taken::of(&source().0.store);
     let mut other = Harness::new();
     let mut future = taken.clone();
-    future.header.format = 2;
+    future.header.format = raftkv_proto::SPOKEN.max + 1;
     assert!(matches!(future.stage(&other.store), Err(StoreError::SnapshotRefused(_))));
     let activate = |token| futures::executor::block_on(other.store.activate(token));
     assert!(matches!(activate(9), Err(StoreError::SnapshotRefused(_))), "never staged");

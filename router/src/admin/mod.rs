@@ -9,6 +9,7 @@ mod node;
 mod operation;
 mod request;
 mod slots;
+mod upgrade;
 
 use std::time::{Duration, Instant};
 
@@ -46,6 +47,10 @@ const ADMIN_TIMEOUT: Duration = raftkv_runtime::deadlines::ROUTER_DOCUMENT;
         node::register,
         node::list,
         node::forget,
+        upgrade::show,
+        upgrade::hold,
+        upgrade::release,
+        upgrade::finish,
     ),
     tags((name = "cluster", description = "Groups, slots and their moves: at routers only."))
 )]
@@ -83,6 +88,10 @@ pub fn router(plane: ControlPlane) -> Router {
         .route("/v1/cluster/operations/{id}/cancel", post(operation::cancel).fallback(not_allowed("POST")))
         .route("/v1/cluster/nodes", get(node::list).post(node::register).fallback(not_allowed("GET, HEAD, POST")))
         .route("/v1/cluster/nodes/{name}", delete(node::forget).fallback(not_allowed("DELETE")))
+        .route("/v1/cluster/upgrade", get(upgrade::show).fallback(not_allowed(show)))
+        .route("/v1/cluster/upgrade/hold", post(upgrade::hold).fallback(not_allowed("POST")))
+        .route("/v1/cluster/upgrade/release", post(upgrade::release).fallback(not_allowed("POST")))
+        .route("/v1/cluster/upgrade/finish", post(upgrade::finish).fallback(not_allowed("POST")))
         .with_state(plane)
 }
 

@@ -6,6 +6,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use raftkv_api::ProblemBody;
+use raftkv_proto::{SPOKEN, VersionRange};
 use serde::Serialize;
 
 use super::ADMIN_TIMEOUT;
@@ -39,8 +40,8 @@ struct NodeView {
 #[utoipa::path(
     post, path = "/v1/cluster/nodes", tag = "cluster", request_body = Registration,
     responses(
-        (status = 200, description = "Begin a group, or join one.", body = Assignment),
-        (status = 202, description = "Wait, and ask again in a second.", body = Assignment),
+        (status = 200, description = "Begin a group, or join one.", body = Registered),
+        (status = 202, description = "Wait, and ask again in a second.", body = Registered),
         (status = 400, body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, body = ProblemBody, content_type = "application/problem+json"),
     )
@@ -59,7 +60,19 @@ pub(super) async fn register(State(plane): State<ControlPlane>, request: Request
             StatusCode::OK
         }
     };
-    Ok(json(status, &assignment))
+    let spoken = plane.routers_speak().map_or(SPOKEN, |all| VersionRange::from_wire(all.min, all.max));
+    Ok(json(status, &Registered { assignment, version_min: spoken.min, version_max: spoken.max }))
+}
+
+/// Where a node belongs, and who is in front of it there.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Registered {
+    #[serde(flatten)]
+    assignment: Assignment,
+    /// The lowest cluster version that all routers speak.
+    version_min: u32,
+    /// The highest one.
+    version_max: u32,
 }
 
 /// The nodes that registered.

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use raftkv_kv::RouterVersions;
 use raftkv_runtime::shutdown::Shutdown;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -68,7 +69,7 @@ impl ControlPlane {
         let (leads, led) = watch::channel(false);
         let mover = Mover::new(store.clone(), groups.clone(), config.hold.clone(), config.move_rate);
         let coordinator = Coordinator::new(store.clone(), mover, Arc::clone(&wake), stop.clone());
-        let inspector = Inspector::new(store.clone(), groups.clone(), stop.clone());
+        let inspector = Inspector::new(store.clone(), groups.clone(), Arc::clone(&roster), stop.clone());
         let attendance = Attendance::new(store.clone(), config.router.clone(), Arc::clone(&roster), leads);
         let plane = Self { store: store.clone(), groups, roster, wake, stop: stop.clone() };
         let follow = {
@@ -100,6 +101,11 @@ impl ControlPlane {
     /// The routers that are known.
     pub fn routers(&self) -> Vec<RouterView> {
         self.roster.lock().unwrap_or_else(PoisonError::into_inner).views(Instant::now())
+    }
+
+    /// The cluster versions that all routers speak, as far as they are known.
+    pub fn routers_speak(&self) -> Option<RouterVersions> {
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner).spoken()
     }
 
     /// The document has something new to do, if this router coordinates.

@@ -1,13 +1,16 @@
 //! [`Inspector`]: looks at the groups: makes new ones a part of the store, sees when they are ready, keeps track of members.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use raftkv_kv::{Ownership, SystemAnswer, SystemCommand};
+use bytes::Bytes;
+use raftkv_kv::{Ownership, ROUTER_VERSIONS_KEY, RouterVersions, SystemAnswer, SystemCommand};
 use raftkv_proto::group::Description;
 use raftkv_runtime::shutdown::Shutdown;
 use tokio::task::JoinSet;
 
+use super::lease::Roster;
 use super::mover::now_ms;
 use super::records::{GroupId, GroupRecord, GroupState, MemberRecord, OperationKind};
 use super::state::ClusterState;
@@ -32,13 +35,17 @@ pub(super) struct Inspector {
     /// Clients of groups that are not adopted yet: they know no identity to be asked by.
     forming: BTreeMap<GroupId, GroupClient>,
     tasks: JoinSet<()>,
+    roster: Arc<Mutex<Roster>>,
+    /// What the groups were told of the routers' versions.
+    told: BTreeMap<GroupId, RouterVersions>,
     round: u32,
     stop: Shutdown,
 }
 
 impl Inspector {
-    pub(super) fn new(store: ClusterStore, groups: Groups, stop: Shutdown) -> Self {
-        Self { store, groups, forming: BTreeMap::new(), tasks: JoinSet::new(), round: 0, stop }
+    pub(super) fn new(store: ClusterStore, groups: Groups, roster: Arc<Mutex<Roster>>, stop: Shutdown) -> Self {
+        let (forming, told) = (BTreeMap::new(), BTreeMap::new());
+        Self { store, groups, forming, tasks: JoinSet::new(), roster, told, round: 0, stop }
     }
 
     /// Runs until `stop`; does something only while `leads` says so.
@@ -55,7 +62,10 @@ impl Inspector {
                     () = stop.wait() => break,
                     () = self.look(&latest) => {}
                 },
-                None => self.keep_clients(|_| false),
+                None => {
+                    self.keep_clients(|_| false);
+                    self.told.clear();
+                }
             }
         }
         self.keep_clients(|_| false);
@@ -68,6 +78,8 @@ impl Inspector {
         self.keep_clients(|id| state.groups.get(&id).is_some_and(forming));
         let looks_at_all = self.round.is_multiple_of(ACTIVE_EVERY);
         self.round = self.round.wrapping_add(1);
+        let spoken = self.roster.lock().unwrap_or_else(PoisonError::into_inner).spoken();
+        self.told.retain(|id, _| state.groups.contains_key(id));
         for group in state.groups.values().filter(|group| group.is_live()) {
             if forming(group) {
                 if let Err(reason) = self.look_at_forming(state, group).await {
@@ -76,6 +88,7 @@ impl Inspector {
                 }
             } else if looks_at_all && let Some(map) = self.store.map() {
                 let Some(client) = self.groups.client(&map, group.id) else { continue };
+                self.tell_versions(&client, group.id, spoken).await;
                 if let Ok(described) = client.describe(Instant::now() + TIMEOUT).await {
                     // Trouble with it shows elsewhere; this only keeps the addresses fresh.
                     if let Err(error) = self.see(group, &described).await {
@@ -107,12 +120,35 @@ impl Inspector {
             Ok(other) => return Err(format!("an answer that does not fit: {other:?}")),
             Err(error) => return Err(error.to_string()),
         }
+        let spoken = self.roster.lock().unwrap_or_else(PoisonError::into_inner).spoken();
+        self.tell_versions(&client, group.id, spoken).await;
         ready(state, group, voters(&described), now_ms())?;
         let until = Instant::now() + TIMEOUT;
         let activated = self.store.update(until, |state| state.activate_group(group.id)).await;
         activated.map_err(|error| error.to_string())?;
         tracing::info!(group = group.id, voters = voters(&described), "the group is active");
         Ok(())
+    }
+
+    /// Writes into a group what its routers speak, where that has changed: the group waits for it with a newer cluster version. It is
+    /// written again by each router that begins to coordinate, so a document that was lost comes back.
+    async fn tell_versions(&mut self, client: &GroupClient, group: GroupId, spoken: Option<RouterVersions>) {
+        let Some(spoken) = spoken.filter(|spoken| self.told.get(&group) != Some(spoken)) else { return };
+        let until = Instant::now() + TIMEOUT;
+        let key = Bytes::from_static(ROUTER_VERSIONS_KEY);
+        let written = async {
+            let (expected_version, now) = client.system_key(key.clone(), until).await?;
+            if RouterVersions::decode(&now).is_ok_and(|now| now == spoken) {
+                return Ok(SystemAnswer::Done);
+            }
+            let value = spoken.encode();
+            client.system(SystemCommand::PutKey { key: key.clone(), expected_version, value }, until).await
+        };
+        match written.await {
+            Ok(SystemAnswer::Refused(refusal)) => tracing::debug!(group, %refusal, "the routers' versions"),
+            Ok(_) => drop(self.told.insert(group, spoken)),
+            Err(error) => tracing::debug!(group, %error, "a group was not told the routers' versions"),
+        }
     }
 
     async fn see(&self, group: &GroupRecord, described: &Description) -> Result<(), StoreError> {

@@ -3,6 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use raftkv_kv::RouterVersions;
+use raftkv_proto::{SPOKEN, VersionRange};
 use raftkv_runtime::shutdown::Shutdown;
 use tokio::sync::watch;
 
@@ -33,6 +35,10 @@ pub struct RouterView {
     pub id: String,
     /// Its version.
     pub version: String,
+    /// The lowest cluster version that it speaks.
+    pub version_min: u32,
+    /// The highest one.
+    pub version_max: u32,
     /// Whether it was heard of lately.
     pub alive: bool,
     /// Whether it works off the operations.
@@ -51,13 +57,23 @@ pub(super) struct Attendance {
 }
 
 impl Roster {
+    /// What all routers that are known speak.
+    pub(super) fn spoken(&self) -> Option<RouterVersions> {
+        self.presence.spoken()
+    }
+
     /// All routers that are known.
     pub(super) fn views(&self, now: Instant) -> Vec<RouterView> {
-        let view = |(id, record): (&String, &super::presence::RouterRecord)| RouterView {
-            id: id.clone(),
-            version: record.version.clone(),
-            alive: self.watcher.silence(id, now).is_some_and(|silence| silence < GONE),
-            coordinator: self.presence.coordinator == *id,
+        let view = |(id, record): (&String, &super::presence::RouterRecord)| {
+            let spoken = VersionRange::of_label(&record.version);
+            RouterView {
+                id: id.clone(),
+                version: VersionRange::program_of(&record.version).to_owned(),
+                version_min: spoken.min,
+                version_max: spoken.max,
+                alive: self.watcher.silence(id, now).is_some_and(|silence| silence < GONE),
+                coordinator: self.presence.coordinator == *id,
+            }
         };
         self.presence.routers.iter().map(view).collect()
     }
@@ -113,7 +129,7 @@ impl Attendance {
             return Ok(());
         }
         forgotten.iter().for_each(|router| drop(presence.routers.remove(router)));
-        presence.beat(&self.router, env!("CARGO_PKG_VERSION"), rand::random());
+        presence.beat(&self.router, &SPOKEN.label(env!("CARGO_PKG_VERSION")), rand::random());
         if is_vacant && !leads {
             tracing::info!(
                 router = self.router,

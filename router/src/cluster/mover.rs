@@ -10,6 +10,7 @@ use bytes::Bytes;
 use raftkv_api::BackendError;
 use raftkv_kv::{MoveId, Ownership, SystemAnswer, SystemCommand};
 use raftkv_proto::group::ExportPage;
+use raftkv_proto::{ClusterVersion, FIRST_VERSION};
 
 use super::catch_up::CatchUp;
 use super::change::Progress;
@@ -63,6 +64,8 @@ pub(super) struct Mover {
 struct Active {
     id: MoveId,
     views: Views,
+    /// The source's cluster version, which does not rise while it exports.
+    source_version: ClusterVersion,
     catch_up: CatchUp,
     pace: Pace,
     purge: PurgeSize,
@@ -138,6 +141,7 @@ impl Mover {
         Active {
             id: moving.id,
             views: Views::default(),
+            source_version: FIRST_VERSION,
             catch_up: CatchUp::default(),
             pace: Pace::new(rate),
             purge: PurgeSize::default(),
@@ -164,6 +168,7 @@ impl Mover {
         if let Ok(described) = source {
             let ownership = Ownership::decode(&described.ownership).map_err(|error| undecoded(from, &error))?;
             active.views.source.advance(SourceView::of(&ownership, moving.id));
+            active.source_version = described.cluster_version.max(FIRST_VERSION);
             let owned = ownership.owned.len().max(1) as u64;
             if active.progress.keys_estimate == 0 && moving.step == MoveStep::Copying {
                 active.progress.keys_estimate = described.keys * moving.slots.len() as u64 / owned;
@@ -179,9 +184,10 @@ impl Mover {
 
     async fn act(&mut self, moving: &MoveRecord, action: &Action) -> Result<(), Trouble> {
         let (id, slots) = (moving.id, moving.slots.clone());
+        let version = self.active.as_ref().map_or(FIRST_VERSION, |active| active.source_version);
         let command = match action {
-            Action::BeginImport => SystemCommand::BeginImport { id, slots },
-            Action::BeginExport => SystemCommand::BeginExport { id, slots },
+            Action::BeginImport => SystemCommand::BeginImport { id, slots, version },
+            Action::BeginExport => SystemCommand::BeginExport { id, slots, version },
             Action::Fence => {
                 if let Some(active) = &mut self.active {
                     active.fenced_at.get_or_insert_with(Instant::now);

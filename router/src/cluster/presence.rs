@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use raftkv_kv::RouterVersions;
+use raftkv_proto::VersionRange;
 use serde::{Deserialize, Serialize};
 
 use super::state::MAX_TEXT_BYTES;
@@ -43,7 +45,8 @@ pub(super) struct Presence {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RouterRecord {
-    /// Its version.
+    /// Its version, with the cluster versions that it speaks behind it ([`VersionRange::label`]): version 0.1.0 takes a record with
+    /// another field for none of its own.
     pub(super) version: String,
     /// Changes while it lives.
     pub(super) counter: u64,
@@ -66,6 +69,16 @@ impl Presence {
     /// Reads what [`encode`](Self::encode) wrote. `None` = another version's, or damaged: it is nothing that must be kept.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice::<Self>(bytes).ok().filter(|presence| presence.format == FORMAT)
+    }
+
+    /// What all routers that are not forgotten speak. Not known where there may be more than are written down.
+    pub(super) fn spoken(&self) -> Option<RouterVersions> {
+        if self.routers.is_empty() || self.routers.len() >= MAX_ROUTERS {
+            return None;
+        }
+        let ranges = || self.routers.values().map(|router| VersionRange::of_label(&router.version));
+        let (min, max) = (ranges().map(|range| range.min).max()?, ranges().map(|range| range.max).min()?);
+        Some(RouterVersions { min, max })
     }
 
     /// This router lives.
@@ -166,6 +179,24 @@ mod tests {
         presence.leave("a", 3);
         watcher.saw(&presence, start);
         assert!(watcher.is_vacant(start), "it left");
+    }
+
+    #[test]
+    fn one_router_of_version_0_1_0_speaks_for_all() {
+        let mut presence = Presence::default();
+        assert_eq!(presence.spoken(), None, "nobody is there");
+        let range = |min, max| VersionRange { min, max };
+        presence.beat("a", &range(1, 3).label("0.3.0"), 1);
+        presence.beat("b", &range(2, 4).label("0.4.0"), 1);
+        assert_eq!(presence.spoken(), Some(RouterVersions { min: 2, max: 3 }));
+        presence.beat("c", "0.1.0", 1);
+        assert_eq!(presence.spoken(), Some(RouterVersions { min: 2, max: 1 }), "nothing is common to all");
+        presence.leave("c", 2);
+        assert_eq!(presence.spoken(), Some(RouterVersions { min: 2, max: 3 }));
+        for at in 0..MAX_ROUTERS {
+            presence.beat(&format!("router-{at:03}"), &range(1, 3).label("0.3.0"), 0);
+        }
+        assert_eq!(presence.spoken(), None, "there may be more");
     }
 
     #[test]

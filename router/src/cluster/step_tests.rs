@@ -44,6 +44,7 @@ impl Group {
                 }
                 SystemAnswer::Imported { next_page }
             }
+            Ok(Effect::RaiseVersion { .. }) => panic!("no move asks for it"),
             Ok(Effect::Purge { limit }) => self.purge(limit),
             Ok(Effect::Done | Effect::Raise { .. } | Effect::PutKey { .. }) => SystemAnswer::Done,
         }
@@ -228,8 +229,8 @@ impl World {
         let action = next_step(moving.step, &coordinator.views);
         let slots = moving.slots.clone();
         let (group, command) = match &action {
-            Action::BeginImport => (to, Command::BeginImport { id, slots }),
-            Action::BeginExport => (from, Command::BeginExport { id, slots }),
+            Action::BeginImport => (to, Command::BeginImport { id, slots, version: 1 }),
+            Action::BeginExport => (from, Command::BeginExport { id, slots, version: 1 }),
             Action::Fence => (from, Command::Fence { id }),
             Action::Commit { pages, revision, clock_ms } => {
                 (to, Command::CommitImport { id, pages: *pages, revision: *revision, clock_ms: *clock_ms })

@@ -19,7 +19,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(10);
 /// Longest wait before asking again: a fraction of an election.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
-/// Asks the node in use, and again where asking again may help, until the deadline. Only for questions that change nothing.
+/// Asks the node in use, and again where asking again may help, until the deadline. Only for what changes nothing, or
+/// may be asked for any number of times.
 #[derive(Debug, Clone)]
 pub(super) struct Calls {
     pub(super) nodes: Nodes,

@@ -17,7 +17,7 @@ use raftkv_kv::{Key, MoveId, Op, Outcome, SlotSet, SystemAnswer, SystemCommand};
 use raftkv_link::peer::Peer;
 use raftkv_link::proposer::Proposer;
 use raftkv_link::stream_link::StreamLink;
-use raftkv_proto::consensus::{ProposeRequest, ProposeResponse};
+use raftkv_proto::consensus::{ProposeRequest, ProposeResponse, UpgradeAction, UpgradeRequest, UpgradeStatus};
 use raftkv_proto::group::{self, Description, ExportPage, ExportRequest, GetSystemKeyRequest};
 use raftkv_runtime::shutdown::Shutdown;
 use tokio::sync::Notify;
@@ -217,6 +217,12 @@ impl GroupClient {
     ) -> Result<ExportPage, BackendError> {
         let message = |timeout_ms| ExportRequest { move_id, cursor: cursor.clone(), max_bytes, timeout_ms };
         self.shared.calls.ask(deadline, message, |mut rpc, request| async move { rpc.export(request).await }).await
+    }
+
+    /// Shows, holds or raises the group's cluster version. Each of these may be asked for again: it names what is to be, not a step.
+    pub async fn upgrade(&self, action: UpgradeAction, deadline: Instant) -> Result<UpgradeStatus, BackendError> {
+        let message = |timeout_ms| UpgradeRequest { action: action.into(), timeout_ms };
+        self.shared.calls.ask(deadline, message, |mut rpc, request| async move { rpc.upgrade(request).await }).await
     }
 
     /// How the node in use is, asked once.

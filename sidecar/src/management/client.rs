@@ -174,6 +174,18 @@ impl ManagementClient {
         self.change(address, "transfer-leader", &query, pass).await
     }
 
+    /// Asks the leader at `address` for what it shows at a path.
+    pub async fn show<T: DeserializeOwned>(&self, address: &str, path: &str, pass: &Pass) -> Result<T, CallError> {
+        let within = pass.deadline.saturating_duration_since(Instant::now());
+        let request = self.http.get(format!("http://{address}/{path}")).timeout(within + CHANGE_MARGIN);
+        Self::answer(address, request.header(FORWARDED_HEADER, "1")).await
+    }
+
+    /// Gives the leader at `address` an order that has no parameters.
+    pub async fn order<T: DeserializeOwned>(&self, address: &str, path: &str, pass: &Pass) -> Result<T, CallError> {
+        Self::answer(address, self.passed_on(address, path, &[], pass)).await
+    }
+
     async fn change(
         &self,
         address: &str,

@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::route::{CHANGE, DESTROY, READ, route};
+use super::route::{CHANGE, ORDER, READ, route};
 use super::{
     BOOTSTRAP_CLAIM_HEADER, CallError, Changed, FORWARDED_HEADER, JOINER_HEADER, Joiner, Json, ManagementClient, Pass,
-    Problem,
+    Problem, upgrade,
 };
 use crate::kill::{Killed, Killer};
 use crate::leadership::{Leadership, TransferError, metrics_of};
@@ -63,7 +63,11 @@ pub fn router(management: Management) -> axum::Router {
         .route("/leave", route(CHANGE, &["peerID", "force"], leave))
         .route("/transfer-leader", route(CHANGE, &["to"], transfer))
         .route("/snapshot", route(CHANGE, &[], snapshot))
-        .route("/kill", route(DESTROY, &["peerID", "confirm"], kill))
+        .route("/kill", route(ORDER, &["peerID", "confirm"], kill))
+        .route("/upgrade", route(READ, &[], upgrade::show))
+        .route("/upgrade/hold", route(ORDER, &[], upgrade::hold))
+        .route("/upgrade/release", route(ORDER, &[], upgrade::release))
+        .route("/upgrade/finish", route(ORDER, &[], upgrade::finish))
         .route("/status", route(READ, &[], status))
         .route("/health", route(READ, &[], ready))
         .route("/readyz", route(READ, &[], ready))
@@ -73,7 +77,7 @@ pub fn router(management: Management) -> axum::Router {
         .with_state(management)
 }
 
-type Answer<T> = Result<T, Problem>;
+pub(super) type Answer<T> = Result<T, Problem>;
 
 #[derive(Debug, Deserialize)]
 struct JoinQuery {
@@ -215,12 +219,12 @@ async fn forward_kill(
     }
 }
 
-fn said_by(name: &str, mut problem: Problem) -> Problem {
+pub(super) fn said_by(name: &str, mut problem: Problem) -> Problem {
     problem.detail = format!("{name} answers: {}", problem.detail);
     problem
 }
 
-fn unknown(why: String) -> Problem {
+pub(super) fn unknown(why: String) -> Problem {
     Problem::new(StatusCode::GATEWAY_TIMEOUT, "unknown", format!("outcome unknown: {why}"))
 }
 
@@ -362,20 +366,20 @@ fn changed(name: &str, outcome: MembershipOutcome) -> Response {
     (status, Json(Changed { result: outcome.told_of(name), pending })).into_response()
 }
 
-fn running(node: &Node) -> Answer<Arc<Group>> {
+pub(super) fn running(node: &Node) -> Answer<Arc<Group>> {
     node.group()
         .ok_or_else(|| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "waiting", "this node is in no cluster yet"))
 }
 
 /// A node that was removed, or has a twin, changes nothing but itself.
-fn in_service(node: &Node) -> Answer<()> {
+pub(super) fn in_service(node: &Node) -> Answer<()> {
     match node.standing.barred() {
         Some((bar, why)) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, bar.code(), why)),
         None => Ok(()),
     }
 }
 
-fn no_leader() -> Problem {
+pub(super) fn no_leader() -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "no_leader", "no leader is known")
 }
 
@@ -386,7 +390,7 @@ fn bad_request(detail: impl Into<String>) -> Problem {
 /// Until when a change may begin: `own` time, or less where the request says so.
 ///
 /// Fails when that is over: the request lay here while this process stood still, or was meant for its predecessor.
-fn deadline(at: &Management, headers: &HeaderMap, own: Duration) -> Answer<Instant> {
+pub(super) fn deadline(at: &Management, headers: &HeaderMap, own: Duration) -> Answer<Instant> {
     let Some(expiry) = headers.get(EXPIRY_HEADER) else { return Ok(Instant::now() + own) };
     let expiry: Option<Expiry> = expiry.to_str().ok().and_then(|expiry| expiry.parse().ok());
     let expiry = expiry.ok_or_else(|| bad_request(format!("the header {EXPIRY_HEADER} is not INCARNATION:AGE_MS")))?;
@@ -401,7 +405,7 @@ fn joiner(headers: &HeaderMap) -> Option<Joiner> {
     headers.get(JOINER_HEADER).and_then(|value| Joiner::parse(value.to_str().ok()?))
 }
 
-fn is_forwarded(headers: &HeaderMap) -> bool {
+pub(super) fn is_forwarded(headers: &HeaderMap) -> bool {
     headers.contains_key(FORWARDED_HEADER)
 }
 

@@ -7,12 +7,14 @@ mod metrics;
 mod problem;
 mod route;
 mod server;
+mod upgrade;
 
 pub use client::{CallError, Joiner, ManagementClient, Pass};
 pub use handlers::{Management, router};
 pub use json::Json;
 pub use problem::Problem;
 pub use server::serve;
+pub use upgrade::{MemberVersions, Spoken, UpgradeDocument};
 
 use serde::{Deserialize, Serialize};
 

@@ -19,8 +19,8 @@ pub(super) const READ: Methods =
 /// A change. GET is taken, too, as in the system that this API answers for.
 pub(super) const CHANGE: Methods =
     Methods { filter: MethodFilter::GET.or(MethodFilter::POST), named: &[Method::GET, Method::POST], is_strict: true };
-/// A change that destroys data: no link and no prefetch may do that.
-pub(super) const DESTROY: Methods = Methods { filter: MethodFilter::POST, named: &[Method::POST], is_strict: true };
+/// A change that is not made by following a link: no prefetch may destroy data, or take a way back.
+pub(super) const ORDER: Methods = Methods { filter: MethodFilter::POST, named: &[Method::POST], is_strict: true };
 
 /// The methods of a path.
 #[derive(Debug, Clone, Copy)]

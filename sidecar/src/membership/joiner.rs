@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use raftkv_proto::WIRE_VERSION;
 use raftkv_proto::raft::{AdoptRequest, IdentifyRequest, Identity as PeerIdentity};
+use raftkv_proto::{ClusterVersion, VersionRange, WIRE_VERSION};
 use raftkv_runtime::reason;
 
 use super::MembershipError;
@@ -32,11 +32,29 @@ pub(super) async fn identify(raft_address: &str) -> Result<(RaftClient, PeerIden
     asked.await.unwrap_or_else(|_| Err(unreachable(format!("no answer within {DIAL_DEADLINE:?}"))))
 }
 
-pub(super) fn check_joiner(group: &Group, name: &str, identity: &PeerIdentity) -> Result<(), MembershipError> {
+/// `version` is the group's cluster version; `None` = the engine has not said.
+pub(super) fn check_joiner(
+    group: &Group,
+    version: Option<ClusterVersion>,
+    name: &str,
+    identity: &PeerIdentity,
+) -> Result<(), MembershipError> {
     if identity.wire_version != WIRE_VERSION {
         return Err(MembershipError::refused(
             "wire_version",
             format!("{} speaks wire version {}, this group {WIRE_VERSION}", identity.name, identity.wire_version),
+        ));
+    }
+    // A program whose engine has not said what it speaks is let in: an engine that does not speak it refuses the state.
+    let is_told = identity.incarnation == 0 || identity.version_max != 0;
+    let spoken = VersionRange::from_wire(identity.version_min, identity.version_max);
+    if let Some(version) = version.filter(|version| is_told && !spoken.contains(*version)) {
+        return Err(MembershipError::refused(
+            "version",
+            format!(
+                "{} speaks the cluster version {spoken}, and this group has {version}: run another version of RaftKV there",
+                identity.name
+            ),
         ));
     }
     if identity.name != name {

@@ -291,7 +291,7 @@ impl Membership {
         let before = metrics_of(group);
         let (mut client, identity) = identify(raft_address).await?;
         check_asker(name, raft_address, asker, &identity)?;
-        check_joiner(group, name, &identity)?;
+        check_joiner(group, self.node.versions.cluster(), name, &identity)?;
         let joiner = Member {
             name: identity.name.clone(),
             // As the node itself says: the address asked with may be one that only the asker can use.

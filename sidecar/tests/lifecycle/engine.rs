@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use raftkv_proto::consensus::{UpgradeRequest, UpgradeStatus};
 use raftkv_proto::state_machine::state_machine_server::{StateMachine, StateMachineServer};
 use raftkv_proto::state_machine::{
     ApplyRequest, ApplyResponse, EngineStatus, GetPositionRequest, GetStatusRequest, PersistRequest, Position,
@@ -263,5 +264,9 @@ impl StateMachine for FakeEngine {
             owned_slots: state.owned_slots,
             ..EngineStatus::default()
         }))
+    }
+
+    async fn upgrade(&self, _: Request<UpgradeRequest>) -> Result<Response<UpgradeStatus>, Status> {
+        Err(Status::unimplemented("as version 0.1.0"))
     }
 }

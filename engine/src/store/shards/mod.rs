@@ -59,6 +59,7 @@ impl Shards {
 
     fn decide(&mut self, command: SystemCommand, meta: &Meta) -> Result<Effect, Refusal> {
         let facts = GroupFacts {
+            version: meta.version,
             revision: meta.revision,
             clock_ms: meta.clock_ms,
             keys: meta.keys,

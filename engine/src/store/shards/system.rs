@@ -1,7 +1,10 @@
 //! System commands.
 
 use bytes::Bytes;
-use raftkv_kv::{Answer, Effect, PutKey, SystemAnswer, SystemCommand, put_key};
+use raftkv_kv::{
+    Answer, Effect, PutKey, Refusal, SystemAnswer, SystemCommand, UPGRADE_KEY, UpgradePolicy, put_key, raise_version,
+};
+use raftkv_proto::SPOKEN;
 
 use crate::store::machine::Machine;
 use crate::store::record::{SystemRecord, Trace};
@@ -29,9 +32,37 @@ impl Machine {
                 SystemAnswer::Imported { next_page }
             }
             Ok(Effect::PutKey { key, expected_version, value }) => put(txn, &key, expected_version, &value)?,
+            Ok(Effect::RaiseVersion { from, to }) => self.raise(txn, from, to)?,
             Ok(Effect::Purge { limit }) => self.purge(txn, limit)?,
         };
         Ok(Answer::System(answer).encode())
+    }
+
+    fn raise(&self, txn: &mut Txn<'_>, from: u32, to: u32) -> Result<SystemAnswer, StoreError> {
+        let key = layout::system(UPGRADE_KEY);
+        let policy = match txn.get(&key)? {
+            Some(record) => UpgradePolicy::decode(&SystemRecord::parse(&key, &record)?.value),
+            None => UpgradePolicy::default(),
+        };
+        let rises = match raise_version(from, to, txn.meta.version, policy) {
+            Err(refusal) => return Ok(refusal.into()),
+            Ok(rises) => rises,
+        };
+        // The target was told what version its pages come from.
+        if let Some(outgoing) = self.shards.ownership().outgoing.as_ref().filter(|_| rises) {
+            return Ok(Refusal::Busy { id: outgoing.id }.into());
+        }
+        if !SPOKEN.contains(to) {
+            // What follows is not for this program, and to go on without it would make another state of it.
+            return Err(StoreError::Unsupported(format!(
+                "the cluster version is raised to {to}; this program speaks {SPOKEN}. Run a newer version of RaftKV"
+            )));
+        }
+        if rises {
+            tracing::info!(from, to, "the cluster version is raised: older versions of RaftKV cannot join or go on");
+        }
+        txn.meta.version = to;
+        Ok(SystemAnswer::Done)
     }
 }
 

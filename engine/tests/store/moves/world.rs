@@ -185,11 +185,11 @@ impl World {
         let Some(Move { id, from, to, slots, phase }) = self.moving.clone() else { return };
         let next = match phase {
             Phase::BeginImport => {
-                assert_eq!(self.send(to, Command::BeginImport { id, slots }), SystemAnswer::Done);
+                assert_eq!(self.send(to, Command::BeginImport { id, slots, version: 1 }), SystemAnswer::Done);
                 Phase::BeginExport
             }
             Phase::BeginExport => {
-                assert_eq!(self.send(from, Command::BeginExport { id, slots }), SystemAnswer::Done);
+                assert_eq!(self.send(from, Command::BeginExport { id, slots, version: 1 }), SystemAnswer::Done);
                 Phase::Copy { in_changes: 0 }
             }
             Phase::Copy { in_changes } => {

@@ -1,0 +1,231 @@
+//! [`Upgrader`]: raises the cluster version when all who are concerned speak the next one, and lets operators hold or hurry it.
+//!
+//! Every engine has one; it acts while its node leads. What it decides by is in [`plan`]; that the version rises by one from what it
+//! is, and never while it is held, is decided again where the command is applied, so two leaders at once do no harm.
+
+mod plan;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use raftkv_api::{BackendError, Consistency};
+use raftkv_kv::{
+    Answer, Proposal, ROUTER_VERSIONS_KEY, Refusal, RouterVersions, SystemAnswer, SystemCommand, UPGRADE_KEY,
+    UpgradePolicy,
+};
+use raftkv_proto::consensus::{ConsensusStatus, UpgradeAction, UpgradeRequest, UpgradeStatus};
+use raftkv_proto::{SPOKEN, VersionRange};
+use raftkv_runtime::shutdown::Shutdown;
+use tokio::sync::Mutex;
+
+use crate::backend::{EngineBackend, read_failed};
+use plan::{Facts, Plan};
+
+/// How often it looks.
+const LOOK: Duration = Duration::from_secs(1);
+/// As long as the group may just have been formed: a client may want what is new at once.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
+/// It may, for so long.
+const YOUNG: Duration = Duration::from_secs(30);
+/// What the keeper does by itself takes this long at most.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a request may take when it does not say.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A leader knows what members speak within this after the last of them was replaced: it asks them once a second.
+const SETTLES: Duration = Duration::from_millis(2_500);
+/// Between two looks until then.
+const FACTS_AGAIN: Duration = Duration::from_millis(200);
+/// And whatever it says.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Cloning shares everything.
+#[derive(Clone)]
+pub struct Upgrader {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    backend: EngineBackend,
+    /// What the routers were last seen to speak, and since when.
+    routers: Mutex<Option<(RouterVersions, Instant)>>,
+}
+
+impl Upgrader {
+    /// Over an engine's parts.
+    pub fn new(backend: EngineBackend) -> Self {
+        Self { shared: Arc::new(Shared { backend, routers: Mutex::new(None) }) }
+    }
+
+    /// Raises the version when it may rise, until `stop`.
+    pub async fn run(self, stop: Shutdown) {
+        let begin = Instant::now();
+        loop {
+            let is_young = begin.elapsed() < YOUNG && self.store_version() != SPOKEN.max;
+            tokio::select! {
+                () = stop.wait() => return,
+                () = tokio::time::sleep(if is_young { FIRST_LOOK } else { LOOK }) => {}
+            }
+            if let Err(error) = self.look().await {
+                tracing::debug!(%error, "the cluster version was not looked at");
+            }
+        }
+    }
+
+    /// Does what a request says, and tells how things stand after it.
+    pub async fn handle(&self, request: UpgradeRequest) -> Result<UpgradeStatus, BackendError> {
+        let timeout = match request.timeout_ms {
+            0 => DEFAULT_TIMEOUT,
+            asked => Duration::from_millis(asked.into()).min(LONGEST_TIMEOUT),
+        };
+        let deadline = Instant::now() + timeout;
+        let action = UpgradeAction::try_from(request.action)
+            .map_err(|_| BackendError::Rejected("an action that this version does not know".to_owned()))?;
+        let (status, facts) = self.facts(deadline).await?;
+        match action {
+            UpgradeAction::Show => return Ok(described(&facts, &status)),
+            UpgradeAction::Hold => self.set_hold(true, deadline).await?,
+            UpgradeAction::Release => self.set_hold(false, deadline).await?,
+            UpgradeAction::Finish => match self.settled(facts, deadline).await?.finish() {
+                Plan::Raise => self.raise(&facts, deadline).await?,
+                Plan::Newest | Plan::Wait(_) => {}
+                Plan::Blocked(why) => {
+                    return Err(BackendError::Rejected(format!("the cluster version stays {}: {why}", facts.version)));
+                }
+            },
+        }
+        let (status, facts) = self.facts(deadline).await?;
+        Ok(described(&facts, &status))
+    }
+
+    /// The same facts, or those of a moment later where members have not been asked since their programs were replaced.
+    async fn settled(&self, mut facts: Facts, deadline: Instant) -> Result<Facts, BackendError> {
+        let until = deadline.min(Instant::now() + SETTLES);
+        while facts.lacks_members() && Instant::now() + FACTS_AGAIN < until {
+            tokio::time::sleep(FACTS_AGAIN).await;
+            (_, facts) = self.facts(deadline).await?;
+        }
+        Ok(facts)
+    }
+
+    fn store_version(&self) -> u32 {
+        self.shared.backend.store().version()
+    }
+
+    async fn look(&self) -> Result<(), BackendError> {
+        let version = self.store_version();
+        metrics::gauge!("raftkv_engine_cluster_version").set(f64::from(version));
+        if version >= SPOKEN.max {
+            return Ok(());
+        }
+        let deadline = Instant::now() + TIMEOUT;
+        // Not fresh by a barrier: what is older than the group's state is refused where the command is applied.
+        let status = self.shared.backend.consensus().status(deadline).await?;
+        if status.role != "leader" {
+            return Ok(());
+        }
+        let facts = self.facts_of(&status).await?;
+        if facts.plan() == Plan::Raise {
+            self.raise(&facts, deadline).await?;
+        }
+        Ok(())
+    }
+
+    /// As of now, at the leader.
+    async fn facts(&self, deadline: Instant) -> Result<(ConsensusStatus, Facts), BackendError> {
+        let backend = &self.shared.backend;
+        let status = backend.consensus().status(deadline).await?;
+        if status.role != "leader" {
+            return Err(BackendError::Unavailable("this node does not lead its group".to_owned()));
+        }
+        backend.barriers().wait(Consistency::Linearizable, deadline).await?;
+        let facts = self.facts_of(&status).await?;
+        Ok((status, facts))
+    }
+
+    async fn facts_of(&self, status: &ConsensusStatus) -> Result<Facts, BackendError> {
+        let store = self.shared.backend.store();
+        let is_sharded = store.ownership().is_sharded();
+        let policy = store.system_key(UPGRADE_KEY).map_err(read_failed)?;
+        let routers = store.system_key(ROUTER_VERSIONS_KEY).map_err(read_failed)?;
+        let routers = routers.and_then(|(_, document)| RouterVersions::decode(&document).ok());
+        let mut seen = self.shared.routers.lock().await;
+        match (routers, &*seen) {
+            (Some(now), Some((before, _))) if now == *before => {}
+            (now, _) => *seen = now.map(|now| (now, Instant::now())),
+        }
+        Ok(Facts {
+            version: store.version(),
+            spoken: SPOKEN,
+            members: status.ready_version,
+            members_for: Duration::from_millis(status.ready_for_ms),
+            is_new: status.formed_here,
+            is_held: policy.is_some_and(|(_, document)| UpgradePolicy::decode(&document).hold),
+            is_sharded,
+            routers: routers.map(|routers| VersionRange::from_wire(routers.min, routers.max)),
+            routers_for: seen.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed()),
+        })
+    }
+
+    async fn raise(&self, facts: &Facts, deadline: Instant) -> Result<(), BackendError> {
+        let Some(to) = facts.next() else { return Ok(()) };
+        match self.propose(SystemCommand::RaiseVersion { from: facts.version, to }, deadline).await? {
+            SystemAnswer::Done => Ok(()),
+            SystemAnswer::Refused(refusal) => Err(BackendError::Rejected(refusal.to_string())),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn set_hold(&self, hold: bool, deadline: Instant) -> Result<(), BackendError> {
+        loop {
+            let now = self.shared.backend.store().system_key(UPGRADE_KEY).map_err(read_failed)?;
+            let (expected_version, policy) = match now {
+                Some((version, document)) => (version, UpgradePolicy::decode(&document)),
+                None => (0, UpgradePolicy::default()),
+            };
+            if policy.hold == hold {
+                return Ok(());
+            }
+            let (key, value) = (UPGRADE_KEY.into(), UpgradePolicy { hold }.encode());
+            match self.propose(SystemCommand::PutKey { key, expected_version, value }, deadline).await? {
+                SystemAnswer::KeyPut { .. } => return Ok(()),
+                // Somebody else has changed it: their answer was not ours.
+                SystemAnswer::Refused(Refusal::Version { .. }) if Instant::now() < deadline => {}
+                SystemAnswer::Refused(refusal) => return Err(BackendError::Rejected(refusal.to_string())),
+                other => return Err(unexpected(&other)),
+            }
+        }
+    }
+
+    /// Every command that comes here says what it expects, and may be repeated by whoever asked.
+    async fn propose(&self, command: SystemCommand, deadline: Instant) -> Result<SystemAnswer, BackendError> {
+        let payload = Proposal::System(command).encode();
+        let answer = self.shared.backend.consensus().propose(payload, deadline).await?;
+        match Answer::decode(&answer) {
+            Ok(Answer::System(answer)) => Ok(answer),
+            Ok(other) => Err(unexpected(&other)),
+            Err(error) => Err(BackendError::Internal(format!("an answer to a system command: {error}"))),
+        }
+    }
+}
+
+fn unexpected(answer: &impl std::fmt::Debug) -> BackendError {
+    BackendError::Internal(format!("a system command was answered {answer:?}"))
+}
+
+fn described(facts: &Facts, status: &ConsensusStatus) -> UpgradeStatus {
+    let (blocked, due) = match facts.plan() {
+        Plan::Newest | Plan::Raise => (String::new(), Duration::ZERO),
+        Plan::Wait(left) => (String::new(), left),
+        Plan::Blocked(why) => (why, Duration::ZERO),
+    };
+    UpgradeStatus {
+        version: facts.version,
+        next: facts.next().unwrap_or(0),
+        is_held: facts.is_held,
+        blocked,
+        due_in_ms: u64::try_from(due.as_millis()).unwrap_or(u64::MAX),
+        router_min: facts.routers.map_or(0, |routers| routers.min),
+        router_max: facts.routers.map_or(0, |routers| routers.max),
+        members: status.members.clone(),
+    }
+}

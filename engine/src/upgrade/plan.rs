@@ -1,0 +1,145 @@
+//! [`Facts`]: whether the cluster version may rise. Pure: what is known is given.
+
+use std::time::Duration;
+
+use raftkv_proto::{ClusterVersion, VersionRange};
+
+/// A new version stands by for so long before the cluster version rises by itself: until then programs can go back to the version
+/// before, since nothing of the new one was written.
+pub(super) const STANDBY: Duration = Duration::from_secs(600);
+
+/// What the leader's engine knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Facts {
+    /// The cluster version in the state.
+    pub(super) version: ClusterVersion,
+    /// What this engine speaks.
+    pub(super) spoken: VersionRange,
+    /// The highest version that every member speaks now; 0 = not known.
+    pub(super) members: ClusterVersion,
+    /// For how long they have all spoken it.
+    pub(super) members_for: Duration,
+    /// No older program can have been in the group: its leader's process formed it.
+    pub(super) is_new: bool,
+    /// An operator holds the version.
+    pub(super) is_held: bool,
+    /// The group is a part of a sharded store: routers count.
+    pub(super) is_sharded: bool,
+    /// What the routers speak; `None` = they have not said so.
+    pub(super) routers: Option<VersionRange>,
+    /// For how long that has been so.
+    pub(super) routers_for: Duration,
+}
+
+/// What is to be done about the version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Plan {
+    /// It is the highest that this engine speaks.
+    Newest,
+    /// It can rise now.
+    Raise,
+    /// It rises by itself in so long.
+    Wait(Duration),
+    /// It does not rise, and why.
+    Blocked(String),
+}
+
+impl Facts {
+    /// The version after this one, if this engine speaks it.
+    pub(super) fn next(&self) -> Option<ClusterVersion> {
+        self.version.checked_add(1).filter(|next| self.spoken.contains(*next))
+    }
+
+    /// Whether members are in the way, as far as is known: they may have been replaced just now.
+    pub(super) fn lacks_members(&self) -> bool {
+        !self.is_held && self.next().is_some_and(|next| self.members < next)
+    }
+
+    /// What is to be done when nobody asks for anything.
+    pub(super) fn plan(&self) -> Plan {
+        match self.finish() {
+            Plan::Raise if !self.is_new => {
+                let routers_for = if self.is_sharded { self.routers_for } else { STANDBY };
+                match STANDBY.saturating_sub(self.members_for.min(routers_for)) {
+                    Duration::ZERO => Plan::Raise,
+                    left => Plan::Wait(left),
+                }
+            }
+            plan => plan,
+        }
+    }
+
+    /// What is to be done when an operator asks for the next version.
+    pub(super) fn finish(&self) -> Plan {
+        let Some(next) = self.next() else { return Plan::Newest };
+        if self.is_held {
+            return Plan::Blocked("it is held".to_owned());
+        }
+        if self.members < next {
+            return Plan::Blocked(format!("not every member speaks version {next}, or says so now"));
+        }
+        match self.routers {
+            _ if !self.is_sharded => Plan::Raise,
+            None => Plan::Blocked("no router has said what it speaks".to_owned()),
+            Some(routers) if !routers.contains(next) => {
+                Plan::Blocked(format!("not every router speaks version {next}: all of them speak {routers}"))
+            }
+            Some(_) => Plan::Raise,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(min: u32, max: u32) -> VersionRange {
+        VersionRange { min, max }
+    }
+
+    fn facts() -> Facts {
+        Facts {
+            version: 1,
+            spoken: range(1, 2),
+            members: 2,
+            members_for: Duration::ZERO,
+            is_new: false,
+            is_held: false,
+            is_sharded: false,
+            routers: None,
+            routers_for: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn it_rises_after_the_standby_or_when_asked_for() {
+        let facts = facts();
+        assert_eq!(facts.plan(), Plan::Wait(STANDBY));
+        assert_eq!(facts.finish(), Plan::Raise);
+        let second = Duration::from_secs(1);
+        assert_eq!(Facts { members_for: STANDBY - second, ..facts }.plan(), Plan::Wait(second));
+        assert_eq!(Facts { members_for: STANDBY, ..facts }.plan(), Plan::Raise);
+        assert_eq!(Facts { is_new: true, ..facts }.plan(), Plan::Raise, "there is nothing to go back to");
+        assert_eq!(Facts { version: 2, ..facts }.plan(), Plan::Newest);
+    }
+
+    #[test]
+    fn whoever_does_not_speak_it_blocks_it_and_so_does_a_hold() {
+        let ready = Facts { members_for: STANDBY, routers_for: STANDBY, ..facts() };
+        let blocked = |facts: Facts| {
+            let (plan, asked) = (facts.plan(), facts.finish());
+            assert_eq!(plan, asked, "nobody can hurry it");
+            matches!(plan, Plan::Blocked(_))
+        };
+        assert!(blocked(Facts { is_held: true, ..ready }));
+        assert!(blocked(Facts { is_held: true, is_new: true, ..ready }));
+        assert!(blocked(Facts { members: 1, ..ready }));
+        assert!(blocked(Facts { members: 0, is_new: true, ..ready }));
+        assert!(blocked(Facts { is_sharded: true, ..ready }), "routers have not said anything");
+        assert!(blocked(Facts { is_sharded: true, routers: Some(range(1, 1)), ..ready }));
+        let routers = Some(range(1, 2));
+        assert_eq!(Facts { is_sharded: true, routers, ..ready }.plan(), Plan::Raise);
+        let lately = Facts { is_sharded: true, routers, routers_for: Duration::ZERO, ..ready };
+        assert_eq!(lately.plan(), Plan::Wait(STANDBY));
+    }
+}
