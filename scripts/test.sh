@@ -34,6 +34,16 @@ else
     printf '\n%s\n' "############ NO LOOP DEVICES (/dev/loop-control and mkfs.ext4, as root): TESTS OF SMALL DISKS ARE SKIPPED ############" >&2
 fi
 
+faketime_is_there() { compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null; }
+if ! faketime_is_there && have apt-get && { [ "$(id -u)" = 0 ] || have sudo; }; then
+    (apt_install faketime) || true
+fi
+if faketime_is_there; then
+    export RAFTKV_REQUIRE_FAKETIME=1
+else
+    printf '\n%s\n' "############ NO LIBFAKETIME (Debian package: faketime): TESTS OF WALL CLOCKS THAT JUMP ARE SKIPPED ############" >&2
+fi
+
 docker=false
 if docker_answers; then
     docker=true

@@ -63,7 +63,7 @@ impl Log {
         let index = self.next_index;
         self.next_index += 1;
         let log_id = Bytes::from(format!("log-{index}"));
-        ApplyEntry { index, log_id, clock_ms: 1_000, kind: EntryKind::Payload(proposal.encode()) }
+        ApplyEntry { index, log_id, clock_ms: 1_000, group_clock_ms: 0, kind: EntryKind::Payload(proposal.encode()) }
     }
 }
 

@@ -30,11 +30,15 @@ pub enum Bug {
     PurgeTooEarly,
     /// Writes to slots that the group does not own are applied.
     SkippedFence,
+    /// The leader's wall clock moves the clock of the state, whatever the cluster version.
+    WallClock,
+    /// A new leader begins with the clock of its engine only, whatever it was told.
+    ClockForgets,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::LocalReads,
         Self::StaleLease,
         Self::AckBeforeFsync,
@@ -43,6 +47,8 @@ impl Bug {
         Self::PositionApart,
         Self::PurgeTooEarly,
         Self::SkippedFence,
+        Self::WallClock,
+        Self::ClockForgets,
     ];
 
     /// As the environment names it.
@@ -56,6 +62,8 @@ impl Bug {
             Self::PositionApart => "position-apart",
             Self::PurgeTooEarly => "purge-too-early",
             Self::SkippedFence => "skipped-fence",
+            Self::WallClock => "wall-clock",
+            Self::ClockForgets => "clock-forgets",
         }
     }
 }

@@ -58,7 +58,7 @@ fn decode(file: &[u8]) -> Option<usize> {
 fn main() {
     let data: Bytes = (0..DATA_BYTES).map(|n| (n % 251) as u8).collect();
     let position = Position { leader: Leader { term: 3, node: 1 }, index: 1_000 };
-    let entry = Entry { position, kind: 1, stamp: 1_000, data };
+    let entry = Entry { position, kind: 1, stamp: 1_000, second_stamp: Some(1_000), data };
     let mut buffer = Vec::new();
     encode(&entry, &mut buffer);
     let file = buffer.clone();

@@ -31,27 +31,29 @@ impl Chunk {
     pub(crate) fn push(&mut self, (entry, responder): EntryResponder<TypeConfig>) {
         use proto::entry::Kind;
         let mut count = 1;
-        let (kind, clock_ms) = match entry.payload {
-            EntryPayload::Blank => (Kind::Blank(true), 0),
+        let (kind, clock_ms, group_clock_ms) = match entry.payload {
+            EntryPayload::Blank => (Kind::Blank(true), 0, 0),
             EntryPayload::Normal(command) => {
                 self.bytes += command.payload_bytes();
-                let Command { clock_ms, mut payloads } = command;
-                count = payloads.len();
-                let kind = match count {
+                let Command { wall_ms, group_clock_ms, mut payloads } = command;
+                // One without is answered as any other entry that asks for nothing.
+                count = payloads.len().max(1);
+                let kind = match payloads.len() {
                     1 => Kind::Payload(payloads.remove(0)),
                     _ => Kind::Payloads(proto::Payloads { payloads }),
                 };
-                (kind, clock_ms)
+                (kind, wall_ms, group_clock_ms)
             }
             EntryPayload::Membership(membership) => {
                 let stored = StoredMembership::new(Some(entry.log_id), membership);
-                (Kind::Membership(wire::stored_membership_bytes(&stored)), 0)
+                (Kind::Membership(wire::stored_membership_bytes(&stored)), 0, 0)
             }
         };
         self.entries.push(proto::Entry {
             index: entry.log_id.index(),
             log_id: wire::log_id_bytes(Some(&entry.log_id)),
             clock_ms,
+            group_clock_ms,
             kind: Some(kind),
         });
         self.responders.push((count, responder));

@@ -194,6 +194,18 @@ impl Combiner {
         outcome
     }
 
+    /// Proposes an entry that asks for nothing and stamps the group's clock. Nobody waits for it: one that is lost is proposed again.
+    pub async fn tick(&self, group: &Group) {
+        let stamp_ms = group.clock.stamp_ms();
+        if stamp_ms == 0 {
+            return;
+        }
+        let command = Command { wall_ms: wall_clock_ms(), group_clock_ms: stamp_ms, payloads: Vec::new() };
+        if let Err(fatal) = group.raft.client_write_ff(command, None).await {
+            tracing::debug!(%fatal, "the clock was to be stamped while consensus stops");
+        }
+    }
+
     /// Proposes what waits, entry after entry, until nothing does.
     async fn run(self, group: Arc<Group>) {
         // What else is ready to run may bring payloads that can share this entry.
@@ -226,7 +238,7 @@ impl Combiner {
 async fn write(group: &Group, mut entry: Vec<Waiting>, on_commit: impl FnOnce()) {
     let payloads = entry.iter_mut().map(|waiting| std::mem::take(&mut waiting.payload)).collect();
     let until = entry.iter().map(|waiting| waiting.until).max();
-    let command = Command { clock_ms: wall_clock_ms(), payloads };
+    let command = Command { wall_ms: wall_clock_ms(), group_clock_ms: group.clock.stamp_ms(), payloads };
     let begin = Instant::now();
     if let Some(first) = entry.iter().map(|waiting| waiting.since).min() {
         Stage::Gather.took(begin - first);
@@ -284,7 +296,7 @@ pub fn unknown(message: &str) -> Outcome {
     Outcome::Unknown(Unknown { message: message.to_owned() })
 }
 
-/// The wall clock, stepping back never within this process: the state machine takes the maximum anyway.
+/// The wall clock. Below the cluster version that has a group clock the state machine takes the maximum; from there on it decides nothing.
 fn wall_clock_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -77,6 +77,9 @@ impl EngineClient {
             let position = answer.as_ref().ok().and_then(|answer| answer.as_ref().ok());
             if let Some(position) = position {
                 self.versions.engine_says(EngineVersions {
+                    next_index: position.next_index,
+                    clock_ms: position.clock_ms,
+                    next_deadline_ms: position.next_deadline_ms,
                     cluster: position.cluster_version.max(FIRST_VERSION),
                     spoken: VersionRange::from_wire(position.version_min, position.version_max),
                 });

@@ -11,6 +11,7 @@ pub mod disk;
 pub mod engine_client;
 mod feeder;
 pub mod forward;
+pub mod group_clock;
 pub mod identity;
 pub mod kill;
 pub mod leadership;

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::bootstrap::{Answer, Decision, decide};
 use crate::combiner::Combiner;
 use crate::config::{Config, Timing};
+use crate::group_clock::GroupClock;
 use crate::identity::{Allegiance, IdentityStore, new_cluster_id};
 use crate::leadership::{Elections, Reason};
 use crate::lease::{Acks, LeaderLease};
@@ -428,14 +429,16 @@ impl Lifecycle {
             RemoteStateMachine::new(engine, log.clone(), log.durable(), on_contradiction).reached_by(log.clone());
         let watching = state_machine.watch_engine();
         let (acks, progress) = (Acks::default(), state_machine.progress());
-        let peers = Peers::new(cluster_id.clone(), raft_id, progress.clone(), acks.clone(), keeper.clone());
+        let clock = GroupClock::default();
+        let peers =
+            Peers::new(cluster_id.clone(), raft_id, progress.clone(), clock.clone(), acks.clone(), keeper.clone());
         let lease = LeaderLease::new(raft_id, self.read_lease, &self.timing, acks, progress.clone(), keeper);
         let raft = Raft::new(raft_id, config, peers.clone(), log.clone(), state_machine)
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;
         tokio::spawn(watching);
         let combiner = Combiner::default();
-        let group = Arc::new(Group { cluster_id, raft, peers, log, lease, progress, combiner });
+        let group = Arc::new(Group { cluster_id, raft, peers, log, lease, progress, clock, combiner });
         tokio::spawn(group.lease.clone().renew(Arc::downgrade(&group)));
         self.open_elections(group.clone(), voted);
         tokio::spawn(narrate(group.clone(), self.node.clone()));

@@ -23,11 +23,12 @@ pub const READ_LIMIT: ReadLimit = ReadLimit { entries: 4096, bytes: 1024 * 1024 
 
 // Kinds of entries in the log. A kind's encoding never changes; another encoding gets another number.
 const BLANK: u8 = 0;
-/// The payload's bytes; the clock is the entry's stamp.
+/// The payload's bytes; the wall clock is the entry's stamp, the group's clock its second one.
 const COMMAND: u8 = 1;
 /// A membership as JSON.
 const MEMBERSHIP_JSON: u8 = 2;
-/// Several payloads, each behind its length as u32 in little-endian order; the clock is the entry's stamp.
+/// Several payloads, each behind its length as u32 in little-endian order; the clocks are as of [`COMMAND`]. With a second
+/// stamp there may be none: the entry only stamps the clock.
 const COMMANDS: u8 = 3;
 
 /// The log as openraft wants it. Clones are the same log, and readers of it.
@@ -224,28 +225,35 @@ fn clamp(range: &impl RangeBounds<u64>, wal: &Wal) -> Range<u64> {
 }
 
 fn encode(entry: Entry) -> io::Result<wal::Entry> {
-    let (kind, stamp, data) = match entry.payload {
-        EntryPayload::Blank => (BLANK, 0, Bytes::new()),
-        EntryPayload::Normal(Command { clock_ms, mut payloads }) if payloads.len() == 1 => {
-            (COMMAND, clock_ms, payloads.remove(0))
+    // Version 0.1.0 reads no second stamp, and no entry has one below the cluster version that introduces the group's clock.
+    let second = |group_clock_ms: u64| (group_clock_ms != 0).then_some(group_clock_ms);
+    let (kind, stamp, second_stamp, data) = match entry.payload {
+        EntryPayload::Blank => (BLANK, 0, None, Bytes::new()),
+        EntryPayload::Normal(Command { wall_ms, group_clock_ms, mut payloads }) if payloads.len() == 1 => {
+            (COMMAND, wall_ms, second(group_clock_ms), payloads.remove(0))
         }
-        EntryPayload::Normal(command) => (COMMANDS, command.clock_ms, join(&command)?),
-        EntryPayload::Membership(membership) => (MEMBERSHIP_JSON, 0, serde_json::to_vec(&membership)?.into()),
+        EntryPayload::Normal(command) => (COMMANDS, command.wall_ms, second(command.group_clock_ms), join(&command)?),
+        EntryPayload::Membership(membership) => (MEMBERSHIP_JSON, 0, None, serde_json::to_vec(&membership)?.into()),
     };
     let position = to_position(entry.log_id);
-    Ok(wal::Entry { position, kind, stamp, data })
+    Ok(wal::Entry { position, kind, stamp, second_stamp, data })
 }
 
 fn decode(entry: wal::Entry) -> io::Result<Entry> {
+    let (wall_ms, group_clock_ms) = (entry.stamp, entry.second_stamp.unwrap_or(0));
     let payload = match entry.kind {
         BLANK => EntryPayload::Blank,
-        COMMAND => EntryPayload::Normal(Command { clock_ms: entry.stamp, payloads: vec![entry.data] }),
+        COMMAND => EntryPayload::Normal(Command { wall_ms, group_clock_ms, payloads: vec![entry.data] }),
+        // It only stamps the clock.
+        COMMANDS if entry.data.is_empty() && group_clock_ms != 0 => {
+            EntryPayload::Normal(Command { wall_ms, group_clock_ms, payloads: Vec::new() })
+        }
         COMMANDS => {
             let payloads = split(entry.data).ok_or_else(|| {
                 let message = format!("the payloads of entry {} do not fill it", entry.position.index);
                 io::Error::new(io::ErrorKind::InvalidData, message)
             })?;
-            EntryPayload::Normal(Command { clock_ms: entry.stamp, payloads })
+            EntryPayload::Normal(Command { wall_ms, group_clock_ms, payloads })
         }
         MEMBERSHIP_JSON => EntryPayload::Membership(serde_json::from_slice::<Membership>(&entry.data)?),
         kind => {
@@ -303,7 +311,7 @@ mod tests {
     #[test]
     fn payloads_that_share_an_entry_come_apart_as_they_were() {
         let payloads: Vec<Bytes> = [&b"one"[..], b"", b"three"].map(Bytes::from_static).to_vec();
-        let data = join(&Command { clock_ms: 7, payloads: payloads.clone() }).expect("short");
+        let data = join(&Command { wall_ms: 7, group_clock_ms: 0, payloads: payloads.clone() }).expect("short");
         assert_eq!(split(data.clone()), Some(payloads));
         for end in 0..data.len() {
             let cut = split(data.slice(..end));

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::combiner::Combiner;
 use crate::engine_client::EngineClient;
+use crate::group_clock::GroupClock;
 use crate::identity::Identity;
 use crate::lease::{Keeper, LeaderLease};
 use crate::life::Life;
@@ -36,6 +37,8 @@ pub struct Group {
     pub lease: LeaderLease,
     /// How far this node's engine is.
     pub progress: Progress,
+    /// The group's clock.
+    pub clock: GroupClock,
     /// What waits to be proposed here.
     pub combiner: Combiner,
 }

@@ -109,6 +109,13 @@ impl PeerService {
     }
 }
 
+/// What a leader says of itself with an append.
+struct Said {
+    leader: LeaderId,
+    trouble: Option<Trouble>,
+    clock_ms: u64,
+}
+
 /// The raft id of who sent a message; 0 = it does not say, as version 0.1.0.
 fn sender(metadata: &MetadataMap) -> NodeId {
     metadata.get(SENDER_ID_HEADER).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0)
@@ -131,28 +138,36 @@ impl RaftService for PeerService {
         let group = self.checked_group(request.metadata())?;
         // A request that cannot be read ends the stream: what comes after it must not be appended without it.
         // What the leader says of itself counts once openraft has accepted the message.
-        let said: Arc<Mutex<Option<(LeaderId, Trouble)>>> = Arc::default();
+        let said: Arc<Mutex<Option<Said>>> = Arc::default();
         let saying = said.clone();
         let requests = tokio_stream::StreamExt::map_while(request.into_inner(), move |request| {
             let parsed = request.map_err(|status| status.to_string()).and_then(|request| {
-                let trouble = request.leader_trouble.map(Trouble::of_code);
+                let (trouble, clock_ms) = (request.leader_trouble.map(Trouble::of_code), request.group_clock_ms);
                 let parsed = wire::parse_append_request(request).map_err(|error: WireError| error.to_string())?;
-                if let Some(trouble) = trouble {
-                    *saying.lock().unwrap_or_else(PoisonError::into_inner) = Some((parsed.vote.leader_id, trouble));
-                }
+                let leader = parsed.vote.leader_id;
+                let mut saying = saying.lock().unwrap_or_else(PoisonError::into_inner);
+                // What an entry's message does not say was said by a heartbeat.
+                let trouble = trouble.or_else(|| saying.as_ref().and_then(|before| before.trouble));
+                *saying = Some(Said { leader, trouble, clock_ms });
+                drop(saying);
                 Ok(parsed)
             });
             parsed.inspect_err(|error| tracing::debug!(error, "the append stream ends")).ok()
         });
         let (outcomes, node) = (group.raft.stream_append(Box::pin(requests)), self.node.clone());
-        let (work, disk) = (group.peers.work.clone(), self.disk.clone());
+        let (work, clock, disk) = (group.peers.work.clone(), group.clock.clone(), self.disk.clone());
         // For so long openraft refuses votes after it has heard from a leader.
         let promise = Duration::from_millis(group.raft.config().election_timeout_max);
         let responses = outcomes.map(move |outcome| {
             if matches!(outcome, Ok(Ok(_))) {
                 node.note_leader();
-                if let Some((leader, trouble)) = said.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                    work.heard(leader, trouble);
+                if let Some(Said { leader, trouble, clock_ms }) =
+                    said.lock().unwrap_or_else(PoisonError::into_inner).take()
+                {
+                    clock.heard(leader, clock_ms);
+                    if let Some(trouble) = trouble {
+                        work.heard(leader, trouble);
+                    }
                 }
             }
             let mut response = wire::append_response(outcome.map_err(raft_failed)?, promise);
@@ -194,6 +209,8 @@ impl RaftService for PeerService {
             last_log_id: begin.last_log_id.map(wire::parse_log_id).transpose()?,
             last_membership: wire::parse_stored_membership(&begin.membership)?,
         };
+        // With its entries comes its clock; it tells what that shows with its next heartbeat.
+        group.clock.heard(vote.leader_id, 0);
         let receiving = self.incoming.begin(vote).await?;
         tracing::info!(from = %vote, up_to = ?meta.last_log_id.map(|id| id.index()), "receiving a snapshot");
         failpoint!("sidecar::peer::before_snapshot");

@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::consensus_service::ConsensusService;
 use crate::disk::Disk;
 use crate::engine_client::EngineClient;
+use crate::group_clock;
 use crate::identity::{Identity, IdentityError, IdentityStore, LOG_DIR};
 use crate::kill::{Ending, Killer};
 use crate::leadership::Leadership;
@@ -226,6 +227,7 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
     });
     tasks.spawn(ended(leadership.clone().watch(working.clone())));
     tasks.spawn(ended(outlook::watch(node.clone(), working.clone())));
+    tasks.spawn(ended(group_clock::run(node.clone(), working.clone())));
     tasks.spawn(ended(versions::watch(node.clone(), working.clone())));
     let reserve = disk.reserve;
     tasks.spawn(ended(disk.clone().watch(node.engine.clone(), working.clone())));

@@ -37,8 +37,10 @@ pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {
     /// The leader's wall clock when it proposed this, in milliseconds since the Unix epoch.
-    pub clock_ms: u64,
-    /// At least one, in the order they are applied in; each in the engine's own encoding.
+    pub wall_ms: u64,
+    /// The group's clock then, in milliseconds; 0 = not stamped, as below the cluster version that has one.
+    pub group_clock_ms: u64,
+    /// At least one, but in an entry that only stamps the group's clock; in the order they are applied in; each in the engine's own encoding.
     pub payloads: Vec<Bytes>,
 }
 

@@ -47,6 +47,12 @@ struct Inner {
 /// What the engine says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineVersions {
+    /// Where it stood when it said so: the index of the next entry.
+    pub next_index: u64,
+    /// The group's clock in that state, in milliseconds.
+    pub clock_ms: u64,
+    /// When the first thing in that state ends by the group's clock, or earlier; 0 = nothing does.
+    pub next_deadline_ms: u64,
     /// In its state.
     pub cluster: ClusterVersion,
     /// What it speaks.
@@ -84,6 +90,11 @@ impl Versions {
     /// What the engine has answered.
     pub fn engine_says(&self, engine: EngineVersions) {
         *lock(&self.inner.engine) = Some(engine);
+    }
+
+    /// What the engine said last.
+    pub fn engine(&self) -> Option<EngineVersions> {
+        *lock(&self.inner.engine)
     }
 
     /// The cluster version in the engine's state; `None` = the engine has not said.

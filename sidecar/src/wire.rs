@@ -108,9 +108,9 @@ fn entry(entry: Entry) -> proto::LogEntry {
     use proto::log_entry::Payload;
     let payload = match entry.payload {
         EntryPayload::Blank => Payload::Blank(true),
-        EntryPayload::Normal(Command { clock_ms, mut payloads }) => match payloads.len() {
-            1 => Payload::Command(proto::Command { clock_ms, payload: payloads.remove(0) }),
-            _ => Payload::Commands(proto::Commands { clock_ms, payloads }),
+        EntryPayload::Normal(Command { wall_ms: clock_ms, group_clock_ms, mut payloads }) => match payloads.len() {
+            1 => Payload::Command(proto::Command { clock_ms, payload: payloads.remove(0), group_clock_ms }),
+            _ => Payload::Commands(proto::Commands { clock_ms, payloads, group_clock_ms }),
         },
         EntryPayload::Membership(membership) => Payload::Membership(membership_bytes(&membership)),
     };
@@ -122,14 +122,14 @@ fn parse_entry(entry: proto::LogEntry) -> Result<Entry, WireError> {
     let log_id = parse_log_id(entry.log_id.ok_or(WireError::Missing("entry.log_id"))?)?;
     let payload = match entry.payload.ok_or(WireError::Missing("entry.payload"))? {
         Payload::Blank(_) => EntryPayload::Blank,
-        Payload::Command(proto::Command { clock_ms, payload }) => {
-            EntryPayload::Normal(Command { clock_ms, payloads: vec![payload] })
+        Payload::Command(proto::Command { clock_ms, payload, group_clock_ms }) => {
+            EntryPayload::Normal(Command { wall_ms: clock_ms, group_clock_ms, payloads: vec![payload] })
         }
-        Payload::Commands(proto::Commands { payloads, .. }) if payloads.is_empty() => {
+        Payload::Commands(proto::Commands { payloads, group_clock_ms: 0, .. }) if payloads.is_empty() => {
             return Err(WireError::Missing("entry.commands.payloads"));
         }
-        Payload::Commands(proto::Commands { clock_ms, payloads }) => {
-            EntryPayload::Normal(Command { clock_ms, payloads })
+        Payload::Commands(proto::Commands { clock_ms, payloads, group_clock_ms }) => {
+            EntryPayload::Normal(Command { wall_ms: clock_ms, group_clock_ms, payloads })
         }
         Payload::Membership(bytes) => EntryPayload::Membership(parse_membership(&bytes)?),
     };
@@ -144,6 +144,7 @@ pub fn append_request(request: AppendEntriesRequest<TypeConfig>) -> proto::Appen
         entries: request.entries.into_iter().map(entry).collect(),
         leader_commit: request.leader_commit.as_ref().map(log_id),
         leader_trouble: None,
+        group_clock_ms: 0,
     }
 }
 

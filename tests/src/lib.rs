@@ -34,6 +34,7 @@
 //! | `RAFTKV_REQUIRE_DOCKER` | 1: a missing Docker engine or image is a failure |
 //! | `RAFTKV_REQUIRE_LOOP` | 1: a machine on which a [`SmallDisk`] cannot be mounted is a failure |
 //! | `RAFTKV_REQUIRE_FUSE` | 1: a machine on which the disks of [`faultfs`] cannot be mounted is a failure |
+//! | `RAFTKV_REQUIRE_FAKETIME` | 1: a machine without libfaketime ([`WallClock`]) is a failure |
 //! | `RAFTKV_REQUIRE_NETNS` | 1: a machine on which no network namespaces can be made ([`Lan`]) is a failure |
 //! | `RAFTKV_PLANTED_BIN_DIR` | where the programs with planted bugs and failpoints are; else in `planted` beside the others |
 //! | `RAFTKV_REQUIRE_PLANTED` | 1: that there are none is a failure |
@@ -79,6 +80,7 @@ pub mod soak;
 mod status;
 mod supervisor;
 mod wait;
+mod wall_clock;
 
 pub use admin::{Admin, ClusterView, GroupView, OperationView};
 pub use answer::{Answer, Put};
@@ -111,3 +113,4 @@ pub use shards::{Shards, ShardsBuilder};
 pub use small_disk::SmallDisk;
 pub use status::{EngineStatus, Member, NodeStatus, Status};
 pub use wait::{eventually, eventually_within};
+pub use wall_clock::{WallClock, faketime_library};

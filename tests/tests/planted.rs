@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail, ensure};
 use raftkv_tests::faultfs::{Loss, NamePromise, PoweredCluster};
 use raftkv_tests::{
-    Answer, Client, Cluster, ClusterBuilder, History, Load, Node, Operation, Put, Shards, eventually,
+    Answer, Client, Cluster, ClusterBuilder, History, Load, Node, Operation, Put, Shards, WallClock, eventually,
     eventually_within, figure, planted_programs,
 };
 
@@ -20,10 +20,20 @@ const BUG: &str = "RAFTKV_PLANTED_BUG";
 const BIN_DIR: &str = "RAFTKV_BIN_DIR";
 /// What the scenario without a disk of its own says.
 const NO_FUSE: &str = "SKIPPED: no FUSE here";
+/// And one that sets a wall clock.
+const NO_FAKETIME: &str = "SKIPPED: no libfaketime here";
 /// A scenario takes seconds. One that a bug brings to a standstill ends here, which is not being caught.
 const PATIENCE: Duration = Duration::from_secs(240);
 /// A group that is whole serves again within this after a restart.
 const BACK: Duration = Duration::from_secs(40);
+/// A process sees that its wall clock was set within this.
+const JUMP_SEEN: Duration = Duration::from_secs(3);
+/// For so long nothing is written.
+const IDLE: Duration = Duration::from_secs(5);
+/// What may be lost of led time when a leader dies: since its last message.
+const UNLED: Duration = Duration::from_millis(500);
+/// A put is stamped before it is answered.
+const STAMP: Duration = Duration::from_millis(100);
 /// A node that has started has read its vote within this.
 const VOTE_READ: Duration = Duration::from_secs(5);
 
@@ -297,6 +307,83 @@ async fn a_group_takes_no_write_to_a_slot_of_another() -> anyhow::Result<()> {
     shards.finish().await
 }
 
+/// The leader's wall clock jumps days ahead: what a request came to is remembered all the same, so its repeat is not applied again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wall_clock_days_ahead_makes_nobody_forget() -> anyhow::Result<()> {
+    let cluster = builder().start().await?;
+    let leader = cluster.leader().await?;
+    let Some(wall) = WallClock::attach(leader.sidecar(), &cluster.dir())? else { return cluster.finish().await };
+    leader.sidecar().kill();
+    leader.sidecar().start()?;
+    wall.runs(leader.sidecar()).await?;
+    cluster.whole(3).await?;
+    let client = cluster.node(1).client();
+    let first = client.put_with("register", "1", "?timeout=20s", Some("once")).await;
+    let Put::Acked { revision, .. } = first else { bail!("the first put: {first:?}") };
+    client.put("register", "2").await?.acked()?;
+    for days in [2, -2, 10 * 365, 0] {
+        wall.set(&format!("{days:+}d"))?;
+        eventually("the node whose clock jumps leads", || async {
+            if !leader.status().await?.node.leads() {
+                let path = format!("/transfer-leader?to={}", leader.name());
+                leader.management().post(&path, "application/json", "").await?.success()?;
+            }
+            ensure!(leader.status().await?.node.leads(), "it does not");
+            Ok(())
+        })
+        .await?;
+        // Longer than the process takes to see the jump, with entries that are stamped.
+        let begin = Instant::now();
+        while begin.elapsed() < JUMP_SEEN {
+            client.put("other", days.to_string()).await?.acked()?;
+        }
+        let repeated = client.put_with("register", "1", "?timeout=20s", Some("once")).await;
+        let now = client.get("register").await?.success()?.text()?;
+        let is_same = matches!(repeated, Put::Acked { revision: again, .. } if again == revision);
+        if !is_same || now != "2" {
+            let what =
+                format!("with a wall clock {days} days off the repeat gave {repeated:?}, and the register has {now}");
+            return Err(noticed("every put is applied exactly once", what));
+        }
+    }
+    cluster.finish().await
+}
+
+/// The clock in the state of a node, in milliseconds.
+async fn clock_of(node: &Node) -> anyhow::Result<u64> {
+    Ok(node.group_peer()?.describe().await?.0.clock_ms)
+}
+
+/// Nothing is written for a while, then the leader dies: the next one counts what was led meanwhile, and no more than has passed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_leader_goes_on_with_the_clock() -> anyhow::Result<()> {
+    let cluster = builder().start().await?;
+    let leader = cluster.leader().await?;
+    eventually("the group has its clock", || async {
+        let (described, _) = leader.group_peer()?.describe().await?;
+        ensure!(described.cluster_version >= 2, "version {}", described.cluster_version);
+        Ok(())
+    })
+    .await?;
+    leader.client().put("a", "1").await?.acked()?;
+    let (begin, before) = (Instant::now(), clock_of(&leader).await?);
+    // The subject is time that passes.
+    tokio::time::sleep(IDLE).await;
+    leader.kill();
+    let next = cluster.leader_other_than(&leader).await?;
+    eventually("the next leader writes", || async { next.client().put("b", "1").await?.acked() }).await?;
+    let passed = Duration::from_millis(clock_of(&next).await?.saturating_sub(before));
+    let real = begin.elapsed();
+    figure("the group's clock after an idle time and a leader's death", format!("{passed:.2?} of {real:.2?}"));
+    if passed + UNLED < IDLE || passed > real + STAMP {
+        let what = format!("{passed:.2?} passed by it in {real:.2?}, of which {IDLE:.1?} were led");
+        return Err(noticed("the group's clock counts led time", what));
+    }
+    leader.start()?;
+    cluster.whole(3).await?;
+    cluster.finish().await
+}
+
 /// Runs a scenario with a bug, which must be noticed by the check that is meant to.
 async fn caught(bug: &str, scenario: &str, check: &str) -> anyhow::Result<()> {
     let Some(programs) = planted_programs()? else { return Ok(()) };
@@ -314,8 +401,8 @@ async fn caught(bug: &str, scenario: &str, check: &str) -> anyhow::Result<()> {
     let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
     let output = output.with_context(|| format!("{bug}: the scenario does not end"))??;
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    if said.contains(NO_FUSE) {
-        println!("SKIPPED: {bug} needs FUSE");
+    if let Some(skipped) = [NO_FUSE, NO_FAKETIME].into_iter().find(|skipped| said.contains(skipped)) {
+        println!("SKIPPED: {bug}: {skipped}");
         return Ok(());
     }
     ensure!(said.contains("running 1 test"), "there is no scenario {scenario}: {said}");
@@ -352,4 +439,6 @@ caught! {
     caught_apply_twice: "apply-twice" by "every put is applied exactly once" in batches_that_are_sent_again_are_applied_once;
     caught_position_apart: "position-apart" by "replicas are equal" in replicas_are_equal_after_crashes_of_their_engines;
     caught_skipped_fence: "skipped-fence" by "one owner per slot" in a_group_takes_no_write_to_a_slot_of_another;
+    caught_wall_clock: "wall-clock" by "every put is applied exactly once" in a_wall_clock_days_ahead_makes_nobody_forget;
+    caught_clock_forgets: "clock-forgets" by "the group's clock counts led time" in a_new_leader_goes_on_with_the_clock;
 }

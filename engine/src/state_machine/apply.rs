@@ -83,7 +83,9 @@ fn taken_over() -> Status {
 fn entry(entry: pb::Entry) -> Result<ApplyEntry, Status> {
     let kind = match entry.kind {
         Some(pb::entry::Kind::Payload(payload)) => EntryKind::Payload(payload),
-        Some(pb::entry::Kind::Payloads(pb::Payloads { payloads })) if payloads.is_empty() => {
+        Some(pb::entry::Kind::Payloads(pb::Payloads { payloads }))
+            if payloads.is_empty() && entry.group_clock_ms == 0 =>
+        {
             return Err(Status::invalid_argument(format!("entry {} has no payload", entry.index)));
         }
         Some(pb::entry::Kind::Payloads(pb::Payloads { payloads })) => EntryKind::Payloads(payloads),
@@ -92,5 +94,6 @@ fn entry(entry: pb::Entry) -> Result<ApplyEntry, Status> {
         // A kind that this version does not know: taking it for blank would lose what it says.
         None => return Err(Status::invalid_argument(format!("entry {} is of no known kind", entry.index))),
     };
-    Ok(ApplyEntry { index: entry.index, log_id: entry.log_id, clock_ms: entry.clock_ms, kind })
+    let pb::Entry { index, log_id, clock_ms, group_clock_ms, .. } = entry;
+    Ok(ApplyEntry { index, log_id, clock_ms, group_clock_ms, kind })
 }

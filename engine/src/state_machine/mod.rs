@@ -71,6 +71,8 @@ impl StateMachineService {
             cluster_version: self.store.version(),
             version_min: SPOKEN.min,
             version_max: SPOKEN.max,
+            clock_ms: self.store.clock_ms(),
+            next_deadline_ms: self.store.next_deadline_ms(),
             ..position(at)
         }
     }

@@ -1,6 +1,7 @@
 //! [`Applier`]: what changes the state.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -51,7 +52,13 @@ impl Applier {
     pub(super) fn new(shared: Arc<Shared>, (sessions, shards): Loaded, flusher: Flusher) -> Self {
         let generation = shared.live();
         let machine = Machine::new(shared.limits, sessions, shards, shared.shortcut.clone());
-        Self { shared, generation, machine, flusher }
+        let applier = Self { shared, generation, machine, flusher };
+        applier.tell_deadline();
+        applier
+    }
+
+    fn tell_deadline(&self) {
+        self.shared.next_deadline_ms.store(self.machine.next_deadline_ms(), Ordering::Release);
     }
 
     /// Applies the first request and those that are waiting behind it, in one batch.
@@ -95,6 +102,7 @@ impl Applier {
             let changed = self.machine.shards.store(&mut txn);
             failpoint!("engine::store::before_commit");
             txn.commit(changed);
+            self.tell_deadline();
             failpoint!("engine::store::after_commit");
             // After the commit is visible: who waits for this position must find it.
             self.shared.applied.send_replace(next_index);
@@ -114,6 +122,7 @@ impl Applier {
         // None: it is live already, the answer to an earlier call was lost.
         if let Some((generation, (sessions, shards))) = self.shared.activate(token)? {
             self.machine = Machine::new(self.shared.limits, sessions, shards, self.shared.shortcut.clone());
+            self.tell_deadline();
             let old = std::mem::replace(&mut self.generation, generation);
             self.shared.remove_when_unused(old);
         }
@@ -176,7 +185,7 @@ fn apply_request(
     for entry in entries {
         if entry.index < txn.meta.position.next_index {
             let count = match &entry.kind {
-                EntryKind::Payloads(payloads) => payloads.len(),
+                EntryKind::Payloads(payloads) => payloads.len().max(1),
                 _ => 1,
             };
             answers.extend(std::iter::repeat_n(Bytes::new(), count));

@@ -1,6 +1,7 @@
 //! [`Store`]: the handle.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -176,6 +177,16 @@ impl Store {
     /// The revision counter: the number of effective operations since the group began.
     pub fn revision(&self) -> u64 {
         self.shared.live().now().meta.revision
+    }
+
+    /// The group's clock in the state, in milliseconds.
+    pub fn clock_ms(&self) -> u64 {
+        self.shared.live().now().meta.clock_ms
+    }
+
+    /// When the first thing in the state ends by that clock, or earlier; 0 = nothing ends.
+    pub fn next_deadline_ms(&self) -> u64 {
+        self.shared.next_deadline_ms.load(Ordering::Acquire)
     }
 
     /// The number of values.

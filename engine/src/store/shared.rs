@@ -1,6 +1,6 @@
 //! [`Shared`]: what all handles and the apply thread have in common.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub(super) struct Shared {
     pub(super) limits: StateLimits,
     pub(super) cache_bytes: u64,
     pub(super) applied: watch::Sender<u64>,
+    /// When the first thing in the state ends by the group's clock; 0 = nothing does. A hint, as of the last batch.
+    pub(super) next_deadline_ms: AtomicU64,
     /// Held while a snapshot is received: one at a time.
     pub(super) staging: Mutex<()>,
     pub(super) staged: Mutex<Option<Staged>>,
@@ -55,6 +57,7 @@ impl Shared {
             limits,
             cache_bytes,
             applied: watch::Sender::new(next_index),
+            next_deadline_ms: AtomicU64::new(0),
             staging: Mutex::new(()),
             staged: Mutex::new(staged),
             shortcut,

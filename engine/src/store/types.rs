@@ -24,8 +24,11 @@ pub struct ApplyEntry {
     pub index: u64,
     /// Its log id, opaque.
     pub log_id: Bytes,
-    /// The leader's clock when it was proposed, in milliseconds since the Unix epoch.
+    /// The leader's wall clock when it was proposed, in milliseconds since the Unix epoch. It decides only below the cluster version
+    /// that introduces the group's clock.
     pub clock_ms: u64,
+    /// The group's clock then, in milliseconds; 0 = not stamped.
+    pub group_clock_ms: u64,
     /// What it says.
     pub kind: EntryKind,
 }
@@ -35,7 +38,7 @@ pub struct ApplyEntry {
 pub enum EntryKind {
     /// An encoded [`raftkv_kv::Proposal`].
     Payload(Bytes),
-    /// Several, applied in order and together.
+    /// Several, applied in order and together. None in an entry that only stamps the clock.
     Payloads(Vec<Bytes>),
     /// A change of membership, opaque.
     Membership(Bytes),

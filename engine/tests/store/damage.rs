@@ -105,7 +105,7 @@ fn damage_that_a_compaction_finds_is_noticed_by_the_next_flush() {
     drop(store);
     flip_bit(&table, used_bytes(&table) / 2, 3);
     let (store, fatals) = open_with(dir.path(), StateLimits::default()).unwrap();
-    let mut h = Harness { store, fatals, next, clock_ms, dir };
+    let mut h = Harness { store, fatals, next, clock_ms, group_clock_ms: 0, dir };
     wait_until("a flush says that the data is damaged", || {
         // Changes that the damaged part is not asked about.
         h.op(set("new", "value"));

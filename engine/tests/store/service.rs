@@ -33,7 +33,7 @@ async fn serve(store: Store) -> StateMachineClient<Channel> {
 }
 
 fn entry(index: u64, kind: pb::entry::Kind) -> pb::Entry {
-    pb::Entry { index, log_id: format!("log-{index}").into(), clock_ms: 5, kind: Some(kind) }
+    pb::Entry { index, log_id: format!("log-{index}").into(), clock_ms: 5, kind: Some(kind), group_clock_ms: 0 }
 }
 
 fn request(index: u64, proposal: &Proposal) -> pb::ApplyRequest {

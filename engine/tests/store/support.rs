@@ -50,7 +50,7 @@ pub(crate) fn payload(index: u64, clock_ms: u64, proposal: &Proposal) -> ApplyEn
 }
 
 pub(crate) fn entry(index: u64, clock_ms: u64, kind: EntryKind) -> ApplyEntry {
-    ApplyEntry { index, log_id: Bytes::from(format!("log-{index}")), clock_ms, kind }
+    ApplyEntry { index, log_id: Bytes::from(format!("log-{index}")), clock_ms, group_clock_ms: 0, kind }
 }
 
 /// What fatal errors a store had.
@@ -82,7 +82,10 @@ pub(crate) struct Harness {
     pub(crate) store: Store,
     pub(crate) fatals: Fatals,
     pub(crate) next: u64,
+    /// Of the leader's wall.
     pub(crate) clock_ms: u64,
+    /// Of the group; 0 = entries are not stamped with it.
+    pub(crate) group_clock_ms: u64,
     pub(crate) dir: TempDir,
 }
 
@@ -99,11 +102,12 @@ impl Harness {
     pub(crate) fn flushing(limits: StateLimits, memtable_bytes: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (store, fatals) = open_flushing(dir.path(), limits, memtable_bytes).unwrap();
-        Self { store, fatals, next: 0, clock_ms: 1_000, dir }
+        Self { store, fatals, next: 0, clock_ms: 1_000, group_clock_ms: 0, dir }
     }
 
     pub(crate) fn try_entry(&mut self, kind: EntryKind) -> Result<Applied, ApplyError> {
-        let entry = entry(self.next, self.clock_ms, kind);
+        let group_clock_ms = self.group_clock_ms;
+        let entry = ApplyEntry { group_clock_ms, ..entry(self.next, self.clock_ms, kind) };
         self.next += 1;
         self.store.apply_blocking(vec![entry])
     }

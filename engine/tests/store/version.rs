@@ -1,13 +1,13 @@
 //! The cluster version in the state: raised by an entry, held by a document, and in every format that is written.
 
-use raftkv_engine::store::{ApplyError, StateLimits, StoreError};
+use raftkv_engine::store::{ApplyError, EntryKind, StateLimits, StoreError};
 use raftkv_kv::{
-    Answer, Proposal, Refusal, SlotSet, SystemAnswer, SystemCommand as Command, UPGRADE_KEY, UpgradePolicy,
+    Answer, Outcome, Proposal, Refusal, SlotSet, SystemAnswer, SystemCommand as Command, UPGRADE_KEY, UpgradePolicy,
 };
 use raftkv_proto::{FIRST_VERSION, SPOKEN};
 use raftkv_runtime::exit;
 
-use crate::store::support::{Harness, Taken, set};
+use crate::store::support::{Harness, Taken, once, set};
 
 const NEXT: u32 = FIRST_VERSION + 1;
 
@@ -86,12 +86,72 @@ fn a_version_that_is_not_spoken_here_ends_the_process() {
         assert_eq!(system(&mut h, Command::RaiseVersion { from, to: from + 1 }), SystemAnswer::Done);
     }
     let too_far = Proposal::System(Command::RaiseVersion { from: SPOKEN.max, to: SPOKEN.max + 1 });
-    let failed = h.try_entry(raftkv_engine::store::EntryKind::Payload(too_far.encode())).unwrap_err();
+    let failed = h.try_entry(EntryKind::Payload(too_far.encode())).unwrap_err();
     assert!(matches!(failed, ApplyError::Fatal(_)), "{failed:?}");
     let fatals = h.fatals.lock().unwrap();
     assert_eq!((fatals.len(), fatals[0].exit_code), (1, exit::DATA));
     assert!(fatals[0].message.contains("Run a newer version"), "{}", fatals[0].message);
     assert_eq!(h.store.version(), SPOKEN.max, "nothing of the entry was done");
+}
+
+/// An outcome that is kept for a minute.
+fn kept(h: &mut Harness) -> Outcome {
+    h.op(once(set("a", "1"), "once", 1, 60_000))
+}
+
+#[test]
+fn below_the_version_of_the_group_clock_the_highest_wall_clock_counts() {
+    let mut h = Harness::new();
+    assert!(matches!(kept(&mut h), Outcome::Set { .. }));
+    h.group_clock_ms = 10_000_000;
+    h.blank();
+    assert!(matches!(kept(&mut h), Outcome::Replayed(_)), "a stamp that a version ahead would make");
+    h.clock_ms += 60_001;
+    assert!(matches!(kept(&mut h), Outcome::Set { .. }), "as version 0.1.0 does it");
+}
+
+#[test]
+fn from_the_version_of_the_group_clock_on_no_wall_clock_moves_anything() {
+    const DAYS: u64 = 2 * 24 * 60 * 60 * 1_000;
+    let mut h = Harness::new();
+    h.clock_ms = 10 * DAYS;
+    assert!(matches!(kept(&mut h), Outcome::Set { .. }));
+    assert_eq!(raise(&mut h), SystemAnswer::Done);
+    assert_eq!(h.store.clock_ms(), 10 * DAYS, "the counter begins there");
+    for wall_ms in [12 * DAYS, 0, u64::MAX, 8 * DAYS] {
+        h.clock_ms = wall_ms;
+        assert!(matches!(kept(&mut h), Outcome::Replayed(_)), "{wall_ms}");
+        assert_eq!(h.store.clock_ms(), 10 * DAYS, "{wall_ms}");
+    }
+    h.group_clock_ms = 10 * DAYS + 59_999;
+    assert!(matches!(kept(&mut h), Outcome::Replayed(_)));
+    h.group_clock_ms = 5;
+    assert!(matches!(kept(&mut h), Outcome::Replayed(_)), "it never goes back");
+    assert_eq!(h.store.clock_ms(), 10 * DAYS + 59_999);
+    h.group_clock_ms = 10 * DAYS + 60_000;
+    assert!(matches!(kept(&mut h), Outcome::Set { .. }), "its minute is over");
+}
+
+#[test]
+fn an_entry_may_do_nothing_but_stamp_the_clock() {
+    let mut h = Harness::new();
+    raise(&mut h);
+    h.group_clock_ms = 7_000;
+    let applied = h.try_entry(EntryKind::Payloads(Vec::new())).unwrap();
+    assert_eq!((applied.answers.len(), applied.answers[0].len()), (1, 0));
+    assert_eq!(h.store.clock_ms(), 7_000);
+}
+
+#[test]
+fn the_store_says_whether_anything_ends_by_the_clock() {
+    let mut h = Harness::new();
+    h.blank();
+    assert_eq!(h.store.next_deadline_ms(), 0, "nothing does");
+    let session_ms = StateLimits::default().session_ms;
+    h.session();
+    assert_eq!(h.store.next_deadline_ms(), 1_000 + session_ms);
+    kept(&mut h);
+    assert_eq!(h.store.next_deadline_ms(), 1_000 + 60_000);
 }
 
 #[test]

@@ -242,13 +242,14 @@ impl TestSidecar {
         let log_id = Bytes::from(index.to_string());
         let (next_index, answers) = match &self.shared.machine {
             Machine::Store(store) => {
-                let entry = ApplyEntry { index, log_id, clock_ms: log.clock_ms, kind: EntryKind::Payload(payload) };
+                let (clock_ms, kind) = (log.clock_ms, EntryKind::Payload(payload));
+                let entry = ApplyEntry { index, log_id, clock_ms, group_clock_ms: 0, kind };
                 let applied = store.apply(vec![entry]).await.expect("apply");
                 (applied.next_index, applied.answers)
             }
             Machine::Engine(client) => {
                 let kind = Some(entry::Kind::Payload(payload));
-                let entry = Entry { index, log_id, clock_ms: log.clock_ms, kind };
+                let entry = Entry { index, log_id, clock_ms: log.clock_ms, kind, group_clock_ms: 0 };
                 let requests = tokio_stream::once(ApplyRequest { entries: vec![entry] });
                 let mut answers = client.lock().await.apply(requests).await.expect("apply").into_inner();
                 let applied = answers.message().await.expect("applied").expect("one answer");

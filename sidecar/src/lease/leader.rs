@@ -112,6 +112,11 @@ impl LeaderLease {
         Ok(noted.read_log_id().index() + 1)
     }
 
+    /// As whom this node leads.
+    pub fn leads_as(&self, group: &Group) -> Option<LeaderId> {
+        self.leading(group).map(|leading| leading.leader)
+    }
+
     fn held(&self, group: &Group) -> Option<(Leading, u64)> {
         let now = boottime_ns();
         let leading = self.leading(group)?;

@@ -124,6 +124,7 @@ impl PeerNetwork {
             let leader = request.vote.leader_id;
             let mut request = wire::append_request(request);
             request.leader_trouble = Some(self.peers.work.trouble_for(self.target).code());
+            request.group_clock_ms = self.peers.clock.stamp_ms();
             let sent_ns = boottime_ns();
             if stream.requests.send(request).await.is_err() {
                 return Err(Unreachable::from_string("the heartbeat stream was closed").into());
@@ -207,7 +208,13 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
             // In flight = sent and not answered: only then a silent peer is overdue.
             let in_flight = std::sync::Arc::new(Sent::default());
             let (sender, receiver) = tokio::sync::mpsc::channel(APPEND_QUEUE);
-            let pump = tokio::spawn(pump(input, sender, in_flight.clone(), self.peers.progress.clone()));
+            let pump = tokio::spawn(pump(
+                input,
+                sender,
+                in_flight.clone(),
+                self.peers.progress.clone(),
+                self.peers.clock.clone(),
+            ));
             let pump = AbortOnDrop(pump);
             let (peers, target) = (self.peers.clone(), self.target);
             let request = self.peers.request(self.target, ReceiverStream::new(receiver));

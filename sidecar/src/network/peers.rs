@@ -18,6 +18,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::full::FullMembers;
 use super::work::Work;
+use crate::group_clock::GroupClock;
 use crate::lease::{Ack, Acks, Keeper};
 use crate::progress::Progress;
 use crate::types::{LeaderId, NodeId, StoredMembership};
@@ -56,6 +57,7 @@ pub struct Peers {
     cluster_id: Arc<str>,
     me: NodeId,
     pub(super) progress: Progress,
+    pub(super) clock: GroupClock,
     pub(super) keeper: Keeper,
     acks: Acks,
     /// Whether this node's entries get through, for the watch over it and for what members are told of it.
@@ -116,13 +118,21 @@ impl Moves {
 impl Peers {
     /// Of the node `me`. No connections yet.
     ///
-    /// What the peers are told of commits follows `progress`; what they answer is noted in `acks`; leadership is
+    /// What the peers are told of commits follows `progress`, and they are told what `clock` shows; what they answer is noted in `acks`; leadership is
     /// transferred only after `keeper` has revoked the lease.
-    pub fn new(cluster_id: String, me: NodeId, progress: Progress, acks: Acks, keeper: Keeper) -> Self {
+    pub fn new(
+        cluster_id: String,
+        me: NodeId,
+        progress: Progress,
+        clock: GroupClock,
+        acks: Acks,
+        keeper: Keeper,
+    ) -> Self {
         Self {
             cluster_id: cluster_id.into(),
             me,
             progress,
+            clock,
             keeper,
             acks,
             work: Work::default(),

@@ -11,6 +11,7 @@ use raftkv_runtime::clock::boottime_ns;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
+use crate::group_clock::GroupClock;
 use crate::progress::Progress;
 use crate::types::{LeaderId, TypeConfig};
 use crate::wire;
@@ -67,6 +68,7 @@ pub(super) async fn pump(
     sender: mpsc::Sender<proto::AppendRequest>,
     sent: Arc<Sent>,
     progress: Progress,
+    clock: GroupClock,
 ) {
     // Polled again after its end, while the last commit index is held.
     let mut input = input.fuse();
@@ -149,7 +151,9 @@ pub(super) async fn pump(
         });
         (held, since) = (false, Instant::now());
         sent.push(request.vote.leader_id);
-        if sender.send(wire::append_request(request)).await.is_err() {
+        let mut request = wire::append_request(request);
+        request.group_clock_ms = clock.stamp_ms();
+        if sender.send(request).await.is_err() {
             return;
         }
     }
@@ -189,7 +193,7 @@ mod tests {
         let (progress, sent) = (Progress::default(), Arc::new(Sent::default()));
         progress.set_applied(log_id(3));
         let input = tokio_stream::wrappers::ReceiverStream::new(input);
-        let pumping = tokio::spawn(pump(input, sender, sent.clone(), progress.clone()));
+        let pumping = tokio::spawn(pump(input, sender, sent.clone(), progress.clone(), GroupClock::default()));
 
         requests.send(append(4, 5..7, 4)).await.expect("taken");
         let first = wire.recv().await.expect("an append");
@@ -219,7 +223,7 @@ mod tests {
         let (sender, mut wire) = mpsc::channel(1);
         let (progress, sent) = (Progress::default(), Arc::new(Sent::default()));
         let input = tokio_stream::wrappers::ReceiverStream::new(input);
-        let pumping = tokio::spawn(pump(input, sender, sent, progress.clone()));
+        let pumping = tokio::spawn(pump(input, sender, sent, progress.clone(), GroupClock::default()));
 
         let mut heard = Vec::new();
         for index in 1..=APPENDS {

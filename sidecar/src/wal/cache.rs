@@ -93,7 +93,7 @@ mod tests {
             let position = Position { leader: Leader::default(), index };
             let data = Bytes::from(vec![0; 100]);
             let (kind, stamp) = (0, 0);
-            cache.push(Entry { position, kind, stamp, data }, index * 10);
+            cache.push(Entry { position, kind, stamp, second_stamp: None, data }, index * 10);
         }
         assert_eq!(cache.first_after(50), Some(6));
         cache.evict(0, 50);

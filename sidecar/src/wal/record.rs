@@ -43,10 +43,12 @@ pub struct Ballot {
 pub struct Entry {
     /// Where it is in the log.
     pub position: Position,
-    /// What it is: the owner's number.
+    /// What it is: the owner's number, below 128.
     pub kind: u8,
     /// A number the owner keeps beside the bytes, so that the bytes need not be copied to be framed.
     pub stamp: u64,
+    /// Another one, where there is one. Version 0.1.0 does not read such an entry.
+    pub second_stamp: Option<u64>,
     /// The bytes.
     pub data: Bytes,
 }
@@ -81,6 +83,9 @@ const CHECKPOINT: u8 = 6;
 /// Bytes before a record's body.
 const HEADER: usize = 12;
 const ENTRY_FIXED: usize = 32;
+/// In the flag of an entry's record, beside its kind: a second stamp follows the fixed fields.
+const HAS_SECOND_STAMP: u8 = 0x80;
+const SECOND_STAMP: usize = 8;
 const POSITION: usize = 24;
 const CHECKPOINT_BODY: usize = 16 + 3 * POSITION + 16;
 
@@ -93,23 +98,30 @@ const HAS_LAST: u8 = 16;
 impl Entry {
     /// Bytes its record takes.
     pub(super) fn encoded_len(&self) -> usize {
-        HEADER + ENTRY_FIXED + self.data.len()
+        HEADER + self.fixed_len() + self.data.len()
+    }
+
+    fn fixed_len(&self) -> usize {
+        ENTRY_FIXED + if self.second_stamp.is_some() { SECOND_STAMP } else { 0 }
     }
 
     /// Appends its record to `out` and returns the record's checksum.
     pub(super) fn encode(&self, out: &mut Vec<u8>) -> u32 {
-        let mut fixed = [0_u8; ENTRY_FIXED];
+        let mut fixed = [0_u8; ENTRY_FIXED + SECOND_STAMP];
         put(&mut fixed, 0, self.position.index);
         put(&mut fixed, 8, self.position.leader.term);
         put(&mut fixed, 16, self.position.leader.node);
         put(&mut fixed, 24, self.stamp);
-        write_record(out, ENTRY, self.kind, &fixed, &self.data)
+        put(&mut fixed, ENTRY_FIXED, self.second_stamp.unwrap_or(0));
+        let flag = self.kind | if self.second_stamp.is_some() { HAS_SECOND_STAMP } else { 0 };
+        write_record(out, ENTRY, flag, &fixed[..self.fixed_len()], &self.data)
     }
 
     /// Reads the record that fills `record`. `crc` is the checksum the index remembers for it.
     pub(super) fn decode(record: &Bytes, crc: u32) -> Result<Self, &'static str> {
         let header = Header::read(record).ok_or("an entry's record is cut short")?;
-        if header.kind != ENTRY || header.total() != record.len() || header.body < ENTRY_FIXED {
+        let fixed = fixed_of(header.flag);
+        if header.kind != ENTRY || header.total() != record.len() || header.body < fixed {
             return Err("an entry's record has the wrong shape");
         }
         if header.crc != crc || !header.is_intact(record) {
@@ -118,9 +130,10 @@ impl Entry {
         let body = &record[HEADER..];
         Ok(Self {
             position: position_at(body, 0),
-            kind: header.flag,
+            kind: header.flag & !HAS_SECOND_STAMP,
             stamp: get(body, 24),
-            data: record.slice(HEADER + ENTRY_FIXED..),
+            second_stamp: (fixed > ENTRY_FIXED).then(|| get(body, ENTRY_FIXED)),
+            data: record.slice(HEADER + fixed..),
         })
     }
 }
@@ -153,7 +166,9 @@ impl Record {
         let body = &record[HEADER..];
         let wrong_length = "a record has the wrong length";
         let parsed = match header.kind {
-            ENTRY if body.len() >= ENTRY_FIXED => Self::Entry { position: position_at(body, 0), crc: header.crc },
+            ENTRY if body.len() >= fixed_of(header.flag) => {
+                Self::Entry { position: position_at(body, 0), crc: header.crc }
+            }
             VOTE if body.len() == 16 => Self::Vote(Ballot {
                 leader: Leader { term: get(body, 0), node: get(body, 8) },
                 committed: header.flag != 0,
@@ -181,6 +196,11 @@ impl Record {
             Self::Vote(_) => true,
         }
     }
+}
+
+/// Bytes of an entry's fixed fields.
+fn fixed_of(flag: u8) -> usize {
+    ENTRY_FIXED + if flag & HAS_SECOND_STAMP != 0 { SECOND_STAMP } else { 0 }
 }
 
 impl Checkpoint {
@@ -358,22 +378,25 @@ mod tests {
             assert_eq!(Record::parse(&bytes), Err("a record says what no log can say"), "{what}");
         }
         let mut bytes = Vec::new();
-        Entry { position: last, kind: 1, stamp: 0, data: Bytes::new() }.encode(&mut bytes);
+        Entry { position: last, kind: 1, stamp: 0, second_stamp: None, data: Bytes::new() }.encode(&mut bytes);
         assert_eq!(Record::parse(&bytes), Err("a record says what no log can say"));
     }
 
     #[test]
     fn an_entry_is_read_alone_and_every_flipped_bit_is_noticed() {
-        let entry = Entry { position: position(11), kind: 1, stamp: 99, data: Bytes::from_static(b"a value") };
-        let mut bytes = Vec::new();
-        let crc = entry.encode(&mut bytes);
-        assert_eq!(bytes.len(), entry.encoded_len());
-        assert_eq!(Entry::decode(&Bytes::from(bytes.clone()), crc), Ok(entry));
-        for bit in 0..bytes.len() * 8 {
-            let mut flipped = bytes.clone();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(Entry::decode(&Bytes::from(flipped.clone()), crc).is_err(), "bit {bit}");
-            assert!(Record::parse(&flipped).is_err(), "bit {bit}");
+        for second_stamp in [None, Some(0), Some(u64::MAX)] {
+            let data = Bytes::from_static(b"a value");
+            let entry = Entry { position: position(11), kind: 1, stamp: 99, second_stamp, data };
+            let mut bytes = Vec::new();
+            let crc = entry.encode(&mut bytes);
+            assert_eq!(bytes.len(), entry.encoded_len());
+            assert_eq!(Entry::decode(&Bytes::from(bytes.clone()), crc), Ok(entry));
+            for bit in 0..bytes.len() * 8 {
+                let mut flipped = bytes.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                assert!(Entry::decode(&Bytes::from(flipped.clone()), crc).is_err(), "bit {bit}");
+                assert!(Record::parse(&flipped).is_err(), "bit {bit}");
+            }
         }
     }
 }

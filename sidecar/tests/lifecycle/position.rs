@@ -58,8 +58,13 @@ impl Fixture {
         let dir = tempfile::tempdir().expect("directory");
         let log = LogStore::open(WalOptions::new(dir.path().join("log"))).expect("a log");
         let position = |index| WalPosition { leader: Leader { term: 1, node: 7 }, index };
-        let entry =
-            |index| WalEntry { position: position(index), kind: 1, stamp: 1, data: Bytes::from_static(b"logged") };
+        let entry = |index| WalEntry {
+            position: position(index),
+            kind: 1,
+            stamp: 1,
+            second_stamp: None,
+            data: Bytes::from_static(b"logged"),
+        };
         let (done, durable) = tokio::sync::oneshot::channel();
         let done = move |result: Result<(), _>| {
             let _ = done.send(result.is_ok());
@@ -82,7 +87,10 @@ impl Fixture {
         let entries = entries.map(|index| {
             let payloads = vec![Bytes::from_static(b"logged")];
             Ok((
-                Entry { log_id: log_id(index), payload: EntryPayload::Normal(Command { clock_ms: 1, payloads }) },
+                Entry {
+                    log_id: log_id(index),
+                    payload: EntryPayload::Normal(Command { wall_ms: 1, group_clock_ms: 0, payloads }),
+                },
                 None,
             ))
         });

@@ -123,9 +123,14 @@ async fn every_kind_of_entry_and_the_vote_come_back_after_a_restart() {
     let payloads = [
         EntryPayload::Membership(membership),
         EntryPayload::Blank,
-        EntryPayload::Normal(Command { clock_ms: 1_700_000_000_123, payloads: vec![vec![9; 5000].into()] }),
         EntryPayload::Normal(Command {
-            clock_ms: 5,
+            wall_ms: 1_700_000_000_123,
+            group_clock_ms: 0,
+            payloads: vec![vec![9; 5000].into()],
+        }),
+        EntryPayload::Normal(Command {
+            wall_ms: 5,
+            group_clock_ms: 7,
             payloads: vec![vec![1; 3].into(), vec![].into(), vec![2; 70_000].into()],
         }),
     ];

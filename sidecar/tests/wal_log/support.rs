@@ -35,6 +35,7 @@ pub fn entry(term: u64, index: u64, size: usize) -> Entry {
         position: position(term, index),
         kind: 1,
         stamp: index * 1000,
+        second_stamp: index.is_multiple_of(2).then_some(index),
         data: (0..size).map(byte).collect::<Vec<_>>().into(),
     }
 }

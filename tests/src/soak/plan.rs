@@ -9,11 +9,11 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use super::clock;
 use super::kind::{Kind, Shape};
 use crate::faultfs::FaultFs;
 use crate::faultfs::NamePromise;
 use crate::seed::Seed;
+use crate::wall_clock::faketime_library;
 
 /// How many minutes; without it, [`SHORT`].
 const MINUTES: &str = "RAFTKV_SOAK_MINUTES";
@@ -111,7 +111,7 @@ impl Plan {
             let why = "nothing can be mounted with FUSE here";
             left_out.extend(kinds.iter().filter(|kind| kind.is_of_disks()).map(|kind| (*kind, why.to_owned())));
         }
-        if clock::library().is_none() && kinds.contains(&Kind::ClockJump) {
+        if faketime_library().is_none() && kinds.contains(&Kind::ClockJump) {
             left_out.push((Kind::ClockJump, "libfaketime is not installed (Debian package: faketime)".to_owned()));
         }
         kinds.retain(|kind| left_out.iter().all(|(out, _)| out != kind));

@@ -163,7 +163,7 @@ impl<'a> Story<'a> {
         self.store.nodes[self.planned.group][node.index() - 1].lock().await
     }
 
-    /// The replicated clock of the group, as this node knows it, in milliseconds since 1970.
+    /// The group's clock in the state of this node, in milliseconds.
     pub(super) async fn clock_of(&self, node: &Node) -> anyhow::Result<u64> {
         Ok(node.group_peer()?.describe().await?.0.clock_ms)
     }

@@ -1,0 +1,259 @@
+//! [`GroupClock`]: the clock of the group, a counter of the milliseconds for which it was led.
+//!
+//! Everything in the replicated state that ends after a while ends by this clock. No wall clock moves it: a leader whose wall clock is
+//! two days ahead would make its group forget what it has promised to keep for a day. The leader adds what its monotonic clock
+//! (`CLOCK_BOOTTIME`) says has passed, while a majority answers it. The time for which nobody leads, or for which the leader stands
+//! still, does not count.
+//!
+//! Each entry is stamped, and the largest stamp applied is the clock in the state. Between entries the leader tells its clock with every
+//! message, and members remember what the newest leader told: the next one goes on from there.
+//!
+//! **What ends after a while never ends early**, by whichever leader's count. A value that a leader counts is never more than that of an
+//! earlier moment plus the time since then. A new leader begins with the largest stamp in its log, or with what it was told. What it was
+//! told comes from the leader of its last entry or a newer one: an older leader may have been ahead of the one that made that entry, so
+//! whatever a newer leader says replaces it ([`GroupClock::heard`]), also where that is less.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use raftkv_proto::GROUP_CLOCK_VERSION;
+use raftkv_runtime::clock::boottime_ns;
+use raftkv_runtime::planted;
+use raftkv_runtime::shutdown::Shutdown;
+use tokio::time::Instant;
+
+use crate::leadership::quorum_ack_age;
+use crate::node::{Group, Node};
+use crate::types::{LeaderId, LogId};
+
+/// How often the leader looks whether it still counts.
+const LOOK: Duration = Duration::from_millis(50);
+/// The clock is in the log at least this often while something ends by it: what all members lose when they restart at once.
+const TICK_AFTER_MS: u64 = 60_000;
+/// An entry that was to write it down may be lost.
+const TICK_AGAIN: Duration = Duration::from_secs(2);
+/// More is not added at once: a leader that stood still for longer may not have led meanwhile.
+const LONGEST_STEP: Duration = Duration::from_secs(1);
+/// A leader that no majority has answered for so long does not count time.
+const CONTACT: Duration = Duration::from_secs(1);
+
+/// Cheap to clone; all clones are one.
+#[derive(Debug, Clone, Default)]
+pub struct GroupClock {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What the newest leader has told this node, which may be this node itself. In memory only.
+    heard: Option<(LeaderId, u64)>,
+    /// While this node leads, from when an entry of its own is applied.
+    counter: Option<Counter>,
+}
+
+/// What this node counts as a leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Counter {
+    leader: LeaderId,
+    /// In nanoseconds, so that nothing is lost between two steps.
+    value_ns: u128,
+    looked_ns: u64,
+    in_contact: bool,
+}
+
+/// What a leader knows when it looks.
+#[derive(Debug, Clone, Copy)]
+struct Sight {
+    leader: LeaderId,
+    /// The clock in the state of its engine, once an entry of its own term is applied: all earlier stamps are in it then.
+    state_ms: Option<u64>,
+    /// A majority has answered within [`CONTACT`].
+    in_contact: bool,
+}
+
+impl Counter {
+    /// Adds what has passed.
+    fn advance(&mut self, now_ns: u64) {
+        let passed = Duration::from_nanos(now_ns.saturating_sub(self.looked_ns)).min(LONGEST_STEP);
+        if self.in_contact {
+            self.value_ns += passed.as_nanos();
+        }
+        self.looked_ns = self.looked_ns.max(now_ns);
+    }
+
+    fn ms(&self) -> u64 {
+        u64::try_from(self.value_ns / 1_000_000).unwrap_or(u64::MAX)
+    }
+}
+
+/// Of two leaders the newer one.
+fn order(leader: LeaderId) -> (u64, u64) {
+    (leader.term, leader.node_id)
+}
+
+impl State {
+    fn heard_ms(&self) -> u64 {
+        if planted!(ClockForgets) {
+            return 0;
+        }
+        self.heard.map_or(0, |(_, ms)| ms)
+    }
+
+    fn note(&mut self, leader: LeaderId, clock_ms: u64) {
+        match &mut self.heard {
+            Some((before, _)) if order(leader) < order(*before) => {}
+            Some((before, ms)) if leader == *before => *ms = clock_ms.max(*ms),
+            heard => *heard = Some((leader, clock_ms)),
+        }
+    }
+
+    fn look(&mut self, sight: Option<Sight>, now_ns: u64) {
+        let Some(sight) = sight else {
+            self.counter = None;
+            return;
+        };
+        if let Some(counter) = self.counter.as_mut().filter(|counter| counter.leader == sight.leader) {
+            // Before this look the node was in contact as far as it knew.
+            counter.advance(now_ns);
+            counter.in_contact = sight.in_contact;
+            return;
+        }
+        let heard_ms = self.heard_ms();
+        let in_contact = sight.in_contact;
+        self.counter = sight.state_ms.map(|state_ms| Counter {
+            leader: sight.leader,
+            value_ns: u128::from(state_ms.max(heard_ms)) * 1_000_000,
+            looked_ns: now_ns,
+            in_contact,
+        });
+    }
+
+    fn stamp(&mut self, now_ns: u64) -> u64 {
+        let Some(counter) = &mut self.counter else {
+            // A leader of which no entry is applied: the state's clock becomes the larger of this and of all earlier stamps, with
+            // which the counter will begin.
+            return self.heard_ms();
+        };
+        counter.advance(now_ns);
+        let (leader, ms) = (counter.leader, counter.ms());
+        self.note(leader, ms);
+        ms
+    }
+}
+
+impl GroupClock {
+    /// What the clock shows: stamped on an entry that is proposed now, and told to members. Only to be asked while this node leads; 0 =
+    /// nothing is known, as below the cluster version that has the clock.
+    pub fn stamp_ms(&self) -> u64 {
+        self.lock().stamp(boottime_ns())
+    }
+
+    /// A leader, whose message this node has accepted, tells what the clock shows; 0 = it does not know.
+    pub fn heard(&self, leader: LeaderId, clock_ms: u64) {
+        self.lock().note(leader, clock_ms);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts while this node leads, until the shutdown; and has the clock written into the log from time to time.
+pub async fn run(node: Node, shutdown: Shutdown) {
+    // An entry of its own term that was seen to be applied.
+    let mut own: Option<LogId> = None;
+    let mut ticked: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            () = shutdown.wait() => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        let Some(group) = node.group() else { continue };
+        let sight = sight(&node, &group, &mut own);
+        group.clock.lock().look(sight, boottime_ns());
+        let is_due = sight.and_then(|sight| sight.state_ms).is_some_and(|state_ms| is_due(&node, &group, state_ms));
+        if is_due && ticked.is_none_or(|ticked| ticked.elapsed() >= TICK_AGAIN) {
+            ticked = Some(Instant::now());
+            group.combiner.tick(&group).await;
+        }
+    }
+}
+
+/// Whether something ends by the clock, and the state's is so old that a restart of all members would lose much of it.
+fn is_due(node: &Node, group: &Group, state_ms: u64) -> bool {
+    node.is_running()
+        && node.versions.engine().is_some_and(|engine| engine.next_deadline_ms != 0)
+        && group.clock.stamp_ms().saturating_sub(state_ms) >= TICK_AFTER_MS
+}
+
+fn sight(node: &Node, group: &Group, own: &mut Option<LogId>) -> Option<Sight> {
+    let leader = group.lease.leads_as(group)?;
+    if own.is_none_or(|own| own.leader_id != leader) {
+        *own = group.progress.applied().filter(|applied| applied.leader_id == leader);
+    }
+    // An engine that came back with less than it had knows an older clock.
+    let engine = own.and_then(|own| node.versions.engine().filter(|engine| engine.next_index > own.index));
+    let state_ms = engine.filter(|engine| engine.cluster >= GROUP_CLOCK_VERSION).map(|engine| engine.clock_ms);
+    Some(Sight { leader, state_ms, in_contact: quorum_ack_age(group).is_some_and(|age| age < CONTACT) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND_NS: u64 = 1_000_000_000;
+
+    fn leader(term: u64) -> LeaderId {
+        LeaderId { term, node_id: 1 }
+    }
+
+    fn sight(term: u64, state_ms: u64, in_contact: bool) -> Option<Sight> {
+        Some(Sight { leader: leader(term), state_ms: Some(state_ms), in_contact })
+    }
+
+    #[test]
+    fn led_time_counts_and_no_other() {
+        let mut clock = State::default();
+        assert_eq!(clock.stamp(0), 0, "nobody leads here");
+        clock.look(sight(1, 5_000, true), 7 * SECOND_NS);
+        assert_eq!(clock.stamp(7 * SECOND_NS), 5_000, "from the state");
+        assert_eq!(clock.stamp(7 * SECOND_NS + SECOND_NS / 20), 5_050);
+        clock.look(sight(1, 5_000, false), 7 * SECOND_NS + SECOND_NS / 10);
+        assert_eq!(clock.stamp(9 * SECOND_NS), 5_100, "no majority answers");
+        clock.look(sight(1, 5_000, true), 10 * SECOND_NS);
+        assert_eq!(clock.stamp(10 * SECOND_NS + SECOND_NS / 2), 5_600, "only since the last look");
+        assert_eq!(clock.stamp(100 * SECOND_NS), 6_600, "it stood still");
+        assert_eq!(clock.stamp(99 * SECOND_NS), 6_600, "never back");
+        assert_eq!(clock.stamp(100 * SECOND_NS), 6_600, "and nothing twice");
+    }
+
+    #[test]
+    fn a_new_leader_goes_on_from_what_it_was_told_or_has_applied() {
+        let mut clock = State::default();
+        clock.note(leader(1), 9_000);
+        clock.note(leader(1), 8_000);
+        let early = Some(Sight { leader: leader(2), state_ms: None, in_contact: true });
+        clock.look(early, SECOND_NS);
+        assert_eq!(clock.stamp(2 * SECOND_NS), 9_000, "no entry of its own is applied: it does not count yet");
+        clock.look(sight(2, 5_000, true), 3 * SECOND_NS);
+        assert_eq!(clock.stamp(3 * SECOND_NS), 9_000);
+        clock.look(None, SECOND_NS);
+        clock.note(leader(3), 11_000);
+        clock.look(sight(4, 12_000, true), 4 * SECOND_NS);
+        assert_eq!(clock.stamp(4 * SECOND_NS), 12_000);
+        clock.look(sight(5, 11_500, true), 9 * SECOND_NS);
+        assert_eq!(clock.stamp(9 * SECOND_NS), 12_000, "what it told itself counts, and the time in between does not");
+    }
+
+    #[test]
+    fn what_a_newer_leader_says_replaces_what_an_older_one_said() {
+        // The older one had counted further than the newer one knew. What the newer one grants is counted from its own clock: were
+        // the older one's value taken up later, it would end early.
+        let mut clock = State::default();
+        clock.note(leader(1), 600_000);
+        clock.note(leader(2), 1_000);
+        clock.note(leader(1), 700_000);
+        clock.look(sight(3, 900, true), 0);
+        assert_eq!(clock.stamp(0), 1_000);
+    }
+}
