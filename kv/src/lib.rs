@@ -16,6 +16,7 @@ mod ownership;
 mod parts;
 mod slot;
 mod slot_set;
+mod slot_times;
 mod system;
 mod transition;
 mod upgrade;
@@ -32,6 +33,7 @@ pub use ownership::{Ended, FencePoint, Incoming, Outgoing, Ownership, PurgeState
 pub use parts::{Part, Parts};
 pub use slot::{SLOTS, slot_of};
 pub use slot_set::{SlotSet, SlotSetError};
+pub use slot_times::{SLOT_TIME_VERSION, SlotTime, SlotTimes, offset_of, slot_time};
 pub use system::{ImportPage, ImportRecord, MoveId, Refusal, SystemAnswer, SystemCommand};
 pub use transition::{
     Effect, GroupFacts, MAX_IMPORT_KEY_BYTES, MAX_SYSTEM_KEY_BYTES, MAX_SYSTEM_VALUE_BYTES, PutKey, put_key,

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{MoveId, SlotSet, codec};
+use crate::{MoveId, SlotSet, SlotTimes, codec, slot_time};
 
 /// What a group owns, as of one entry of its log.
 ///
@@ -28,6 +28,10 @@ pub struct Ownership {
     pub last_export: Option<Ended>,
     /// What is to be deleted.
     pub purge: Option<PurgeState>,
+    /// How the time of slots differs from the clock of the group. Not written where no slot has an offset, as below the cluster version
+    /// that knows slot time.
+    #[serde(default, skip_serializing_if = "SlotTimes::is_empty")]
+    pub times: SlotTimes,
 }
 
 /// A move from this group.
@@ -107,6 +111,12 @@ impl Ownership {
             Some(out) if out.fence.is_some() => self.owned.difference(&out.slots),
             _ => self.owned.clone(),
         }
+    }
+
+    /// The time of a slot when the group's clock shows that. It stands still while the slot is not served.
+    pub fn time_of(&self, slot: u16, clock_ms: u64) -> u64 {
+        let fence = self.outgoing.as_ref().filter(|out| out.slots.contains(slot)).and_then(|out| out.fence);
+        slot_time(fence.map_or(clock_ms, |fence| fence.clock_ms), self.times.offset(slot))
     }
 
     /// Encodes it, version first.

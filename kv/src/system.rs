@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{Outcome, SlotSet, codec};
+use crate::{Outcome, SlotSet, SlotTime, codec};
 
 /// Names one move of slots. Rises with every move of a sharded store; never used again.
 pub type MoveId = u64;
@@ -82,8 +82,11 @@ pub enum SystemCommand {
         pages: u64,
         /// The source's revision when it was fenced: revisions of the keys go on above it.
         revision: u64,
-        /// The source's replicated clock when it was fenced: nothing that was expired there lives here.
+        /// The source's clock when it was fenced.
         clock_ms: u64,
+        /// What the time of the slots was then. Not written where the source's cluster version knows no slot time: it was the clock.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        times: Vec<SlotTime>,
     },
     /// At the target: forgets the move, for ever, also one whose beginning has not come yet. What was imported is to be
     /// purged.
@@ -159,8 +162,12 @@ pub enum SystemAnswer {
         changes: u64,
         /// The group's revision.
         revision: u64,
-        /// The group's replicated clock.
+        /// The group's clock.
         clock_ms: u64,
+        /// What the time of the slots of the move is, and stays while nobody serves them. Not written below the cluster version that knows
+        /// slot time.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        times: Vec<SlotTime>,
     },
     /// Pages up to this one are imported.
     Imported {

@@ -8,8 +8,8 @@
 use bytes::Bytes;
 
 use crate::{
-    Ended, FencePoint, ImportPage, ImportRecord, Incoming, MoveId, Outgoing, Ownership, PurgeState, Refusal, SLOTS,
-    SlotSet, SystemAnswer, SystemCommand, UpgradePolicy, slot_of,
+    Ended, FencePoint, ImportPage, ImportRecord, Incoming, MoveId, Outgoing, Ownership, PurgeState, Refusal,
+    SLOT_TIME_VERSION, SLOTS, SlotSet, SlotTime, SystemAnswer, SystemCommand, UpgradePolicy, offset_of, slot_of,
 };
 
 /// Longest key, and longest `Idempotency-Key`, that is imported, in bytes: what the storage engine can keep.
@@ -53,12 +53,17 @@ pub enum Effect {
     /// Nothing.
     Done,
     /// Nothing; the answer is [`SystemAnswer::Fenced`].
-    Fenced(FencePoint),
+    Fenced {
+        /// Where the group stood.
+        at: FencePoint,
+        /// What the time of the slots is.
+        times: Vec<SlotTime>,
+    },
     /// Revision and clock must be at least these from now on.
     Raise {
         /// The source's revision.
         revision: u64,
-        /// The source's clock.
+        /// The source's clock; 0 from the cluster version on that knows slot time: the clock of a group is its own then.
         clock_ms: u64,
     },
     /// These records are to be written. All of them are sound and in the slots of the move.
@@ -178,15 +183,15 @@ impl Ownership {
                 self.begin_import(id, slots, version <= facts.version, facts)
             }
             Command::Import { id, page, cursor, records } => self.import(id, page, cursor, &records),
-            Command::CommitImport { id, pages, revision, clock_ms } => {
-                self.commit_import(id, pages, Effect::Raise { revision, clock_ms })
+            Command::CommitImport { id, pages, revision, clock_ms, times } => {
+                self.commit_import(id, pages, revision, clock_ms, times, facts)
             }
             Command::AbortImport { id } => self.abort_import(id),
             Command::BeginExport { id, slots, version } => {
                 self.begin_export(id, slots, version == facts.version, facts)
             }
             Command::Fence { id } => self.fence(id, facts),
-            Command::AbortExport { id } => self.abort_export(id),
+            Command::AbortExport { id } => self.abort_export(id, facts),
             Command::Release { id } => self.release(id),
         }
     }
@@ -241,6 +246,7 @@ impl Ownership {
             return Err(Refusal::NotOwned);
         }
         self.owned = self.owned.difference(slots);
+        self.times.set(slots, 0);
         self.last_move = id;
         self.last_export = Some(Ended { id, committed: true });
         self.purge_more(slots);
@@ -272,15 +278,38 @@ impl Ownership {
         Ok(Effect::Import { records, next_page: active.pages })
     }
 
-    fn commit_import(&mut self, id: MoveId, pages: u64, raise: Effect) -> Result<Effect, Refusal> {
+    fn commit_import(
+        &mut self,
+        id: MoveId,
+        pages: u64,
+        revision: u64,
+        clock_ms: u64,
+        times: Vec<SlotTime>,
+        facts: &GroupFacts,
+    ) -> Result<Effect, Refusal> {
         if self.last_import == Some(Ended { id, committed: true }) {
             return Ok(Effect::Done);
+        }
+        if let Some(active) = self.incoming.as_ref().filter(|active| active.id == id)
+            && !times.is_empty()
+            && times.iter().fold(SlotSet::new(), |all, time| all.union(&time.slots)) != active.slots
+        {
+            return Err(Refusal::Malformed("the times are not of the slots of the move".to_owned()));
         }
         match self.incoming.take() {
             Some(active) if active.id == id && active.pages == pages => {
                 self.owned = self.owned.union(&active.slots);
                 self.last_import = Some(Ended { id, committed: true });
-                Ok(raise)
+                if facts.version < SLOT_TIME_VERSION {
+                    return Ok(Effect::Raise { revision, clock_ms });
+                }
+                // At a source that knows no slot time its clock was the time of all its slots.
+                let times =
+                    if times.is_empty() { vec![SlotTime { slots: active.slots, time_ms: clock_ms }] } else { times };
+                for SlotTime { slots, time_ms } in times {
+                    self.times.set(&slots, offset_of(time_ms, facts.clock_ms));
+                }
+                Ok(Effect::Raise { revision, clock_ms: 0 })
             }
             other => {
                 let refusal = match &other {
@@ -327,12 +356,19 @@ impl Ownership {
         let missing = self.missing(id, self.last_export);
         let Some(active) = self.outgoing.as_mut().filter(|active| active.id == id) else { return Err(missing) };
         let now = FencePoint { changes: active.changes, revision: facts.revision, clock_ms: facts.clock_ms };
-        Ok(Effect::Fenced(*active.fence.get_or_insert(now)))
+        let at = *active.fence.get_or_insert(now);
+        let slots = active.slots.clone();
+        let knows = facts.version >= SLOT_TIME_VERSION;
+        let times = if knows { self.times.at(&slots, at.clock_ms) } else { Vec::new() };
+        Ok(Effect::Fenced { at, times })
     }
 
-    fn abort_export(&mut self, id: MoveId) -> Result<Effect, Refusal> {
-        if self.outgoing.as_ref().is_some_and(|active| active.id == id) {
-            self.outgoing = None;
+    fn abort_export(&mut self, id: MoveId, facts: &GroupFacts) -> Result<Effect, Refusal> {
+        if let Some(active) = self.outgoing.take_if(|active| active.id == id) {
+            if let Some(fence) = active.fence.filter(|_| facts.version >= SLOT_TIME_VERSION) {
+                // It goes on from where it stood still.
+                self.times.shift(&active.slots, offset_of(fence.clock_ms, facts.clock_ms));
+            }
             self.last_export = Some(Ended { id, committed: false });
         } else {
             self.last_export = self.abort_absent(id, self.last_export)?;
@@ -347,6 +383,7 @@ impl Ownership {
         match self.outgoing.take() {
             Some(active) if active.id == id && active.fence.is_some() => {
                 self.owned = self.owned.difference(&active.slots);
+                self.times.set(&active.slots, 0);
                 self.last_export = Some(Ended { id, committed: true });
                 self.purge_more(&active.slots);
                 Ok(Effect::Done)

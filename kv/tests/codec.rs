@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use raftkv_kv::{
     Answer, Batch, BatchRef, CodecError, Command, Ended, FORMAT_VERSION, FencePoint, Idempotency, ImportPage,
     ImportRecord, Incoming, Key, Op, OpRef, Outcome, Outgoing, Ownership, Precondition, Proposal, ProposalRef,
-    PurgeState, Refusal, SLOTS, SlotSet, SystemAnswer, SystemCommand, Value, slot_of,
+    PurgeState, Refusal, SLOTS, SlotSet, SlotTimes, SystemAnswer, SystemCommand, Value, slot_of,
 };
 
 fn any_bytes(max: usize) -> impl Strategy<Value = Bytes> {
@@ -199,7 +199,13 @@ fn golden_system_commands() -> Vec<(&'static str, SystemCommand)> {
         ("import", SystemCommand::Import { id: 6, page: 1, cursor: bytes("next"), records: golden_page().encode() }),
         (
             "commit-import",
-            SystemCommand::CommitImport { id: 6, pages: 2, revision: 70_000, clock_ms: 1_700_000_000_000 },
+            SystemCommand::CommitImport {
+                id: 6,
+                pages: 2,
+                revision: 70_000,
+                clock_ms: 1_700_000_000_000,
+                times: Vec::new(),
+            },
         ),
         ("abort-import", SystemCommand::AbortImport { id: 7 }),
         ("begin-export", SystemCommand::BeginExport { id: 6, slots, version: 1 }),
@@ -242,6 +248,7 @@ fn golden_ownership() -> Ownership {
         last_import: Some(Ended { id: 6, committed: true }),
         last_export: Some(Ended { id: 5, committed: false }),
         purge: Some(PurgeState { slots: slots("300-301"), cursor: Bytes::new() }),
+        times: SlotTimes::default(),
     }
 }
 
@@ -269,7 +276,7 @@ fn golden_system_answers() -> Vec<(String, Answer)> {
     let answers = [
         ("done", SystemAnswer::Done),
         ("key-put", SystemAnswer::KeyPut { version: 4 }),
-        ("fenced", SystemAnswer::Fenced { changes: 1, revision: 2, clock_ms: 3 }),
+        ("fenced", SystemAnswer::Fenced { changes: 1, revision: 2, clock_ms: 3, times: Vec::new() }),
         ("imported", SystemAnswer::Imported { next_page: 2 }),
         ("purged", SystemAnswer::Purged { removed: 7, done: true }),
     ];

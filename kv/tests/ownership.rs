@@ -3,11 +3,13 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use raftkv_kv::{
-    Effect, Ended, GroupFacts, ImportPage, ImportRecord, MoveId, Ownership, PutKey, Refusal, SLOTS, SlotSet,
+    Effect, Ended, GroupFacts, ImportPage, ImportRecord, MoveId, Ownership, PutKey, Refusal, SLOTS, SlotSet, SlotTime,
     SystemCommand as Command, UpgradePolicy, put_key, raise_version, slot_of,
 };
 
 const STORE: u64 = 7;
+/// That knows slot time.
+const VERSION: u32 = 2;
 const GROUPS: usize = 3;
 /// Pages that a move has here.
 const PAGES: u64 = 2;
@@ -33,7 +35,7 @@ struct Move {
     import_begun: bool,
     export_begun: bool,
     pages: u64,
-    fenced: Option<(u64, u64)>,
+    fenced: Option<(u64, u64, Vec<SlotTime>)>,
     committed: bool,
     import_aborted: bool,
     released: bool,
@@ -51,16 +53,16 @@ impl Move {
             true if !self.import_aborted => Some((self.to, Command::AbortImport { id })),
             true => Some((self.from, Command::AbortExport { id })),
             false if self.import_aborted => None,
-            false if !self.import_begun => Some((self.to, Command::BeginImport { id, slots, version: 1 })),
-            false if !self.export_begun => Some((self.from, Command::BeginExport { id, slots, version: 1 })),
+            false if !self.import_begun => Some((self.to, Command::BeginImport { id, slots, version: VERSION })),
+            false if !self.export_begun => Some((self.from, Command::BeginExport { id, slots, version: VERSION })),
             false if self.pages < PAGES => {
                 let cursor = Bytes::from(self.pages.to_string());
                 Some((self.to, Command::Import { id, page: self.pages, cursor, records: page() }))
             }
-            false => match self.fenced {
+            false => match self.fenced.clone() {
                 None => Some((self.from, Command::Fence { id })),
-                Some((revision, clock_ms)) if !self.committed => {
-                    Some((self.to, Command::CommitImport { id, pages: PAGES, revision, clock_ms }))
+                Some((revision, clock_ms, times)) if !self.committed => {
+                    Some((self.to, Command::CommitImport { id, pages: PAGES, revision, clock_ms, times }))
                 }
                 Some(_) => Some((self.from, Command::Release { id })),
             },
@@ -74,7 +76,9 @@ impl Move {
             (Command::Import { .. }, Ok(Effect::Import { next_page, .. }) | Err(Refusal::Page { next_page })) => {
                 self.pages = self.pages.max(*next_page);
             }
-            (Command::Fence { .. }, Ok(Effect::Fenced(point))) => self.fenced = Some((point.revision, point.clock_ms)),
+            (Command::Fence { .. }, Ok(Effect::Fenced { at, times })) => {
+                self.fenced = Some((at.revision, at.clock_ms, times.clone()));
+            }
             (Command::CommitImport { .. }, Ok(_)) => self.committed = true,
             (Command::AbortImport { .. }, Ok(_)) => self.import_aborted = true,
             (Command::AbortImport { .. }, Err(Refusal::Committed)) => self.committed = true,
@@ -88,6 +92,8 @@ impl Move {
 struct World {
     groups: Vec<Ownership>,
     facts: Vec<GroupFacts>,
+    /// The time of the slots of each run: it goes on while some group serves them, with that group's clock, and stands still otherwise.
+    times: [u64; RUNS as usize],
     /// Everything ever sent: each may arrive again at any time.
     sent: Vec<(MoveId, usize, Command)>,
     current: Option<Move>,
@@ -101,7 +107,10 @@ impl World {
             let adopt = Command::Adopt { store: STORE, group: at as u32 + 1, keep: at == 0 };
             group.apply(adopt, &GroupFacts::default()).unwrap();
         }
-        Self { groups, facts: vec![GroupFacts::default(); GROUPS], sent: Vec::new(), current: None, last: 0 }
+        let facts =
+            (0..GROUPS as u64).map(|at| GroupFacts { version: VERSION, clock_ms: at * 1_000, ..GroupFacts::default() });
+        let times = [0; RUNS as usize];
+        Self { groups, facts: facts.collect(), times, sent: Vec::new(), current: None, last: 0 }
     }
 
     fn begin(&mut self, run: u16, to: usize) {
@@ -121,6 +130,9 @@ impl World {
         facts.revision += 1;
         facts.clock_ms += 3;
         let facts = *facts;
+        for (run, time) in (0..RUNS).zip(&mut self.times) {
+            *time += if self.groups[group].serves(run * RUN) { 3 } else { 0 };
+        }
         let before = self.groups[group].clone();
         let answer = self.groups[group].apply(command.clone(), &facts);
         if answer.is_err() {
@@ -156,6 +168,10 @@ impl World {
             let owning = self.groups.iter().filter(|group| group.owned.contains(slot)).count();
             prop_assert!(serving <= 1, "slot {} is served by {} groups", slot, serving);
             prop_assert!(owning >= 1, "slot {} is lost", slot);
+            for (group, facts) in self.groups.iter().zip(&self.facts).filter(|(group, _)| group.serves(slot)) {
+                let time = group.time_of(slot, facts.clock_ms);
+                prop_assert_eq!(time, self.times[usize::from(run)], "the time of slot {}", slot);
+            }
             if self.current.is_none() {
                 prop_assert_eq!((serving, owning), (1, 1), "slot {} between two moves", slot);
             }
@@ -236,11 +252,16 @@ fn a_move_goes_through_and_its_late_commands_find_it_over() {
     assert!(source.serves(10) && !target.serves(10));
     assert_eq!(apply(&mut source, Command::Release { id: 5 }), Err(Refusal::Step("not fenced".to_owned())));
     let facts = GroupFacts { revision: 9, clock_ms: 8, ..GroupFacts::default() };
-    let Ok(Effect::Fenced(point)) = source.apply(Command::Fence { id: 5 }, &facts) else { panic!() };
+    let Ok(Effect::Fenced { at: point, times }) = source.apply(Command::Fence { id: 5 }, &facts) else { panic!() };
+    assert!(times.is_empty(), "this version knows no slot time");
     assert_eq!((point.revision, point.clock_ms), (9, 8));
     assert!(!source.serves(10) && source.serves(21));
-    assert_eq!(apply(&mut source, Command::Fence { id: 5 }), Ok(Effect::Fenced(point)), "the first answer again");
-    let commit = |pages| Command::CommitImport { id: 5, pages, revision: 9, clock_ms: 8 };
+    assert_eq!(
+        apply(&mut source, Command::Fence { id: 5 }),
+        Ok(Effect::Fenced { at: point, times: Vec::new() }),
+        "the first answer again"
+    );
+    let commit = |pages| Command::CommitImport { id: 5, pages, revision: 9, clock_ms: 8, times: Vec::new() };
     assert_eq!(apply(&mut target, commit(1)), Err(Refusal::Page { next_page: 0 }));
     assert_eq!(apply(&mut target, commit(0)), Ok(Effect::Raise { revision: 9, clock_ms: 8 }));
     assert_eq!(apply(&mut target, Command::AbortImport { id: 5 }), Err(Refusal::Committed));

@@ -10,6 +10,7 @@ use raftkv_runtime::failpoint;
 use raftkv_runtime::stage::Stage;
 use tokio::sync::oneshot;
 
+use super::dues::Dues;
 use super::flusher::Flusher;
 use super::generation::Generation;
 use super::machine::{Fault, Machine};
@@ -18,7 +19,7 @@ use super::sessions::Sessions;
 use super::shards::Shards;
 use super::shared::Shared;
 use super::txn::Txn;
-use super::{Applied, ApplyEntry, ApplyError, EntryKind, Fatal, Position, StoreError};
+use super::{Applied, ApplyEntry, ApplyError, EntryKind, Fatal, Position, StoreError, layout};
 
 /// Requests are merged into one batch until it has this many changes: about a millisecond of work.
 const ROUND_RECORDS: usize = 4_096;
@@ -29,11 +30,33 @@ const ROUND_REQUESTS: usize = 64;
 pub(super) type Reply = oneshot::Sender<Result<Applied, ApplyError>>;
 
 /// What the apply thread remembers of a generation.
-pub(super) type Loaded = (Sessions, Shards);
+pub(super) struct Loaded {
+    pub(super) sessions: Sessions,
+    pub(super) shards: Shards,
+    /// Of kept outcomes.
+    pub(super) outcomes: Dues,
+    /// Of values.
+    pub(super) values: Dues,
+}
+
+impl Default for Loaded {
+    /// Of an empty one.
+    fn default() -> Self {
+        Self {
+            sessions: Sessions::default(),
+            shards: Shards::default(),
+            outcomes: Dues::none(layout::OUTCOME_DUE),
+            values: Dues::none(layout::VALUE_DUE),
+        }
+    }
+}
 
 /// Reads it from a generation that nothing was applied to since it was opened.
 pub(super) fn load(keyspace: &Keyspace) -> Result<Loaded, StoreError> {
-    Ok((Sessions::load(keyspace)?, Shards::load(keyspace)?))
+    let shards = Shards::load(keyspace)?;
+    let dues = |tag| Dues::load(tag, keyspace, shards.ownership());
+    let (outcomes, values) = (dues(layout::OUTCOME_DUE)?, dues(layout::VALUE_DUE)?);
+    Ok(Loaded { sessions: Sessions::load(keyspace)?, shards, outcomes, values })
 }
 
 /// The store was stopped.
@@ -48,10 +71,10 @@ pub(super) struct Applier {
 }
 
 impl Applier {
-    /// Over the live generation, whose sessions and ownership are given.
-    pub(super) fn new(shared: Arc<Shared>, (sessions, shards): Loaded, flusher: Flusher) -> Self {
+    /// Over the live generation, of which that was loaded.
+    pub(super) fn new(shared: Arc<Shared>, loaded: Loaded, flusher: Flusher) -> Self {
         let generation = shared.live();
-        let machine = Machine::new(shared.limits, sessions, shards, shared.shortcut.clone());
+        let machine = Machine::new(shared.limits, loaded, shared.shortcut.clone());
         let applier = Self { shared, generation, machine, flusher };
         applier.tell_deadline();
         applier
@@ -120,8 +143,8 @@ impl Applier {
 
     pub(super) fn activate(&mut self, token: u64) -> Result<Position, StoreError> {
         // None: it is live already, the answer to an earlier call was lost.
-        if let Some((generation, (sessions, shards))) = self.shared.activate(token)? {
-            self.machine = Machine::new(self.shared.limits, sessions, shards, self.shared.shortcut.clone());
+        if let Some((generation, loaded)) = self.shared.activate(token)? {
+            self.machine = Machine::new(self.shared.limits, loaded, self.shared.shortcut.clone());
             self.tell_deadline();
             let old = std::mem::replace(&mut self.generation, generation);
             self.shared.remove_when_unused(old);

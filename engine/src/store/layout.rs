@@ -13,8 +13,10 @@
 //! | 0x15 | move id, number                    | what changed during an export, in order             |
 //! | 0x16 | name                               | system key: version and document                    |
 //! | 0x20 | slot, client's key                 | outcome kept for an `Idempotency-Key`               |
-//! | 0x21 | expiry time, slot, client's key    | index of 0x20 by time, empty                        |
-//! | 0x30 | expiry time, key                   | index of the values that expire, empty              |
+//! | 0x21 | expiry time, slot, client's key    | index of 0x20, empty: written by cluster version 1  |
+//! | 0x22 | slot, deadline, client's key       | index of 0x20 by the slot's time, empty             |
+//! | 0x30 | expiry time, key                   | index of 0x40, empty: written by cluster version 1  |
+//! | 0x31 | slot, deadline, key                | index of 0x40 by the slot's time, empty             |
 //! | 0x40 | key                                | value with its revisions and expiry time            |
 //!
 //! All numbers in keys are big-endian, so that byte order is numeric order.
@@ -42,8 +44,12 @@ pub(super) const SYSTEM: u8 = 0x16;
 pub(super) const IDEMPOTENCY: u8 = 0x20;
 /// [`IDEMPOTENCY`] by expiry time.
 pub(super) const IDEMPOTENCY_EXPIRY: u8 = 0x21;
+/// [`IDEMPOTENCY`] by slot and deadline.
+pub(super) const OUTCOME_DUE: u8 = 0x22;
 /// Values that expire, by time.
 pub(super) const VALUE_EXPIRY: u8 = 0x30;
+/// Values that expire, by slot and deadline.
+pub(super) const VALUE_DUE: u8 = 0x31;
 /// Values.
 pub(super) const DATA: u8 = 0x40;
 
@@ -54,6 +60,8 @@ pub(super) const OWNERSHIP_KEY: [u8; 1] = [OWNERSHIP];
 
 /// Length of a tag and a number.
 const NUMBERED: usize = 9;
+/// Length of a tag, a slot and a number.
+const DUE: usize = 11;
 
 /// Key of a class that is told apart by one number.
 pub(super) fn numbered(tag: u8, number: u64) -> [u8; NUMBERED] {
@@ -130,6 +138,38 @@ pub(super) fn expiring(tag: u8, index_key: &[u8]) -> Slice {
     tagged(&[tag], &index_key[NUMBERED..])
 }
 
+/// Where a slot begins in an index by slot.
+pub(super) fn due_slot(tag: u8, slot: u16) -> [u8; 3] {
+    let [high, low] = slot.to_be_bytes();
+    [tag, high, low]
+}
+
+/// Key in an index by slot and deadline of the record under `key`, which is of that slot.
+pub(super) fn due(tag: u8, slot: u16, at_ms: u64, key: &[u8]) -> Slice {
+    let mut head = [0u8; DUE];
+    head[..3].copy_from_slice(&due_slot(tag, slot));
+    head[3..].copy_from_slice(&at_ms.to_be_bytes());
+    // An outcome's key names the slot, too.
+    let rest = if key.first() == Some(&IDEMPOTENCY) { 3 } else { 1 };
+    tagged(&head, key.get(rest..).unwrap_or_default())
+}
+
+/// Slot and deadline of a key of such an index.
+pub(super) fn due_of(index_key: &[u8]) -> Option<(u16, u64)> {
+    let slot = u16::from_be_bytes(index_key.get(1..3)?.try_into().ok()?);
+    let at_ms = u64::from_be_bytes(index_key.get(3..DUE)?.try_into().ok()?);
+    Some((slot, at_ms))
+}
+
+/// The key of the record that a key of such an index stands for.
+pub(super) fn of_due(index_key: &[u8]) -> Slice {
+    let rest = index_key.get(DUE..).unwrap_or_default();
+    match index_key.get(..3) {
+        Some(&[OUTCOME_DUE, high, low]) => tagged(&[IDEMPOTENCY, high, low], rest),
+        _ => tagged(&[DATA], rest),
+    }
+}
+
 fn tagged(head: &[u8], tail: &[u8]) -> Slice {
     // Most keys fit: one copy on the stack instead of an allocation.
     let mut buffer = [0u8; 256];
@@ -153,6 +193,18 @@ mod tests {
         let index = expiry(IDEMPOTENCY_EXPIRY, 77, &record);
         assert_eq!(number_of(&index), Some(77));
         assert_eq!(&*expiring(IDEMPOTENCY, &index), &*record);
+    }
+
+    #[test]
+    fn a_key_in_an_index_by_slot_leads_back_to_its_record() {
+        let kept = idempotency(0x1234, b"once");
+        let index = due(OUTCOME_DUE, 0x1234, 77, &kept);
+        assert_eq!((due_of(&index), &*of_due(&index)), (Some((0x1234, 77)), &*kept));
+        let value = data(b"{a}b");
+        let index = due(VALUE_DUE, slot_of(b"a"), 78, &value);
+        assert_eq!((due_of(&index), &*of_due(&index)), (Some((slot_of(b"a"), 78)), &*value));
+        assert!(index.starts_with(&due_slot(VALUE_DUE, slot_of(b"a"))));
+        assert_eq!(due_of(&[VALUE_DUE, 1, 2]), None);
     }
 
     #[test]

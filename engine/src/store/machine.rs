@@ -6,12 +6,15 @@
 
 use bytes::Bytes;
 use raftkv_kv::{
-    Answer, BatchRef, CodecError, CommandRef, IdempotencyRef, OpRef, Outcome, Precondition, ProposalRef, slot_of,
+    Answer, BatchRef, CodecError, CommandRef, OpRef, Outcome, Precondition, ProposalRef, SLOT_TIME_VERSION, slot_of,
 };
 use raftkv_link::proposer::{AppliedHere, Shortcut};
 use raftkv_proto::GROUP_CLOCK_VERSION;
 use raftkv_runtime::planted;
 
+use super::applier::Loaded;
+use super::dues::Dues;
+use super::read::time_of;
 use super::record::{self, IdempotencyRecord, SessionRecord, Stored, Trace};
 use super::sessions::Sessions;
 use super::shards::Shards;
@@ -71,25 +74,48 @@ pub(super) struct Machine {
     sessions: Sessions,
     /// Which slots are served, and the moves under way.
     pub(super) shards: Shards,
-    /// No value expires before this time. A hint that spares scans: it never decides anything.
+    /// No value that is indexed by time expires before this time. A hint that spares scans: it never decides anything.
     value_due_ms: u64,
-    /// No kept outcome expires before this time. A hint as well.
+    /// No kept outcome that is indexed by time expires before this time. A hint as well.
     idempotency_due_ms: u64,
+    /// Of values that are indexed by slot.
+    pub(super) value_dues: Dues,
+    /// Of kept outcomes that are indexed by slot.
+    pub(super) outcome_dues: Dues,
     shortcut: Option<Shortcut>,
     /// Batches that this very process has handed over, applied and not visible yet.
     own: Vec<AppliedHere>,
 }
 
 impl Machine {
-    pub(super) fn new(limits: StateLimits, sessions: Sessions, shards: Shards, shortcut: Option<Shortcut>) -> Self {
-        Self { limits, sessions, shards, value_due_ms: 0, idempotency_due_ms: 0, shortcut, own: Vec::new() }
+    pub(super) fn new(limits: StateLimits, loaded: Loaded, shortcut: Option<Shortcut>) -> Self {
+        let Loaded { sessions, shards, outcomes: outcome_dues, values: value_dues } = loaded;
+        let (value_due_ms, idempotency_due_ms) = (0, 0);
+        Self {
+            limits,
+            sessions,
+            shards,
+            value_due_ms,
+            idempotency_due_ms,
+            value_dues,
+            outcome_dues,
+            shortcut,
+            own: Vec::new(),
+        }
+    }
+
+    /// The time by which what is in a slot ends.
+    pub(super) fn time_of(&self, txn: &Txn<'_>, slot: u16) -> u64 {
+        time_of(&txn.meta, self.shards.ownership(), slot)
     }
 
     /// When the first thing in the state ends by the clock, as far as is known without reading: not later than it does, but it may be
     /// earlier, where a scan was spared. 0 = nothing ends.
     pub(super) fn next_deadline_ms(&self) -> u64 {
         let session = self.sessions.oldest().map(|(_, used_ms)| used_ms.saturating_add(self.limits.session_ms));
-        match session.unwrap_or(u64::MAX).min(self.value_due_ms).min(self.idempotency_due_ms) {
+        let by_slot = self.value_dues.first().into_iter().chain(self.outcome_dues.first()).map(|(due_ms, _)| due_ms);
+        let by_time = [session.unwrap_or(u64::MAX), self.value_due_ms, self.idempotency_due_ms];
+        match by_slot.chain(by_time).min().unwrap_or(u64::MAX) {
             u64::MAX => 0,
             due_ms => due_ms.max(1),
         }
@@ -236,10 +262,11 @@ impl Machine {
         let Some(idempotency) = op.idempotency else {
             return self.command(txn, op.command, op.precondition);
         };
-        let key = layout::idempotency(slot_of(op.command.key()), idempotency.key);
+        let slot = slot_of(op.command.key());
+        let (key, time_ms) = (layout::idempotency(slot, idempotency.key), self.time_of(txn, slot));
         if let Some(record) = txn.get(&key)? {
             let kept = IdempotencyRecord::parse(&key, &record)?;
-            if kept.expires_at_ms > txn.meta.clock_ms {
+            if kept.expires_at_ms > time_ms {
                 return Ok(if kept.fingerprint == idempotency.fingerprint {
                     Outcome::Replayed(Box::new(kept.outcome))
                 } else {
@@ -250,43 +277,56 @@ impl Machine {
             remove_outcome(txn, key.clone(), &record)?;
         }
         let outcome = self.command(txn, op.command, op.precondition)?;
-        self.keep(txn, key, &idempotency, &outcome);
+        let expires_at_ms = time_ms.saturating_add(idempotency.keep_ms.min(self.limits.idempotency_ms));
+        let fingerprint = idempotency.fingerprint;
+        let record = IdempotencyRecord { fingerprint, expires_at_ms, outcome: outcome.clone() };
+        self.put_outcome(txn, slot, key, &record);
         Ok(outcome)
     }
 
-    fn keep(&mut self, txn: &mut Txn<'_>, key: fjall::Slice, idempotency: &IdempotencyRef<'_>, outcome: &Outcome) {
-        let keep_ms = idempotency.keep_ms.min(self.limits.idempotency_ms);
-        let expires_at_ms = txn.meta.clock_ms.saturating_add(keep_ms);
-        let fingerprint = idempotency.fingerprint;
-        self.put_outcome(txn, key, &IdempotencyRecord { fingerprint, expires_at_ms, outcome: outcome.clone() });
-    }
-
-    /// Stores an outcome where none is.
-    pub(super) fn put_outcome(&mut self, txn: &mut Txn<'_>, key: fjall::Slice, record: &IdempotencyRecord) {
-        txn.put_index(layout::expiry(layout::IDEMPOTENCY_EXPIRY, record.expires_at_ms, &key));
+    /// Stores an outcome where none is, with its place in an index of deadlines.
+    pub(super) fn put_outcome(&mut self, txn: &mut Txn<'_>, slot: u16, key: fjall::Slice, record: &IdempotencyRecord) {
+        let at_ms = record.expires_at_ms;
+        if txn.meta.version < SLOT_TIME_VERSION {
+            txn.put_index(layout::expiry(layout::IDEMPOTENCY_EXPIRY, at_ms, &key));
+            self.idempotency_due_ms = self.idempotency_due_ms.min(at_ms);
+        } else {
+            txn.put_index(layout::due(layout::OUTCOME_DUE, slot, at_ms, &key));
+            self.outcome_dues.note(slot, at_ms, self.shards.ownership());
+        }
         let sealed = record.seal(&key);
         txn.put(key, sealed, None);
         txn.meta.idempotency += 1;
-        self.idempotency_due_ms = self.idempotency_due_ms.min(record.expires_at_ms);
     }
 
-    /// Stores a value in place of `old`, with its place in the expiry index.
-    pub(super) fn put_value(&mut self, txn: &mut Txn<'_>, key: fjall::Slice, new: NewValue<'_>, old: Option<Stored>) {
+    /// Stores a value in place of `old`, with its place in an index of deadlines.
+    pub(super) fn put_value(
+        &mut self,
+        txn: &mut Txn<'_>,
+        key: fjall::Slice,
+        new: NewValue<'_>,
+        old: Option<Stored>,
+    ) -> Result<(), StoreError> {
         let NewValue { revision, create_revision, expires_at_ms, value } = new;
         let old_expiry = old.map_or(0, |old| old.expires_at_ms);
         if old_expiry != expires_at_ms {
             if old_expiry != 0 {
-                txn.remove_index(layout::expiry(layout::VALUE_EXPIRY, old_expiry, &key));
+                remove_deadline(txn, VALUES, old_expiry, &key)?;
             }
-            if expires_at_ms != 0 {
+            if expires_at_ms != 0 && txn.meta.version < SLOT_TIME_VERSION {
                 txn.put_index(layout::expiry(layout::VALUE_EXPIRY, expires_at_ms, &key));
                 self.value_due_ms = self.value_due_ms.min(expires_at_ms);
+            } else if expires_at_ms != 0 {
+                let slot = slot_of(&key[1..]);
+                txn.put_index(layout::due(layout::VALUE_DUE, slot, expires_at_ms, &key));
+                self.value_dues.note(slot, expires_at_ms, self.shards.ownership());
             }
         }
         if old.is_none() {
             txn.meta.keys += 1;
         }
         txn.put_value(key, revision, create_revision, expires_at_ms, value, old.map(|old| old.trace));
+        Ok(())
     }
 
     fn command(
@@ -297,7 +337,10 @@ impl Machine {
     ) -> Result<Outcome, StoreError> {
         let key = layout::data(command.key());
         let stored = txn.value(&key)?;
-        let live = stored.filter(|stored| stored.is_live(txn.meta.clock_ms));
+        // Most have no end: the slot is worked out for those that have one.
+        let is_live =
+            |stored: &Stored| stored.expires_at_ms == 0 || stored.is_live(self.time_of(txn, slot_of(command.key())));
+        let live = stored.filter(is_live);
         let current = live.map_or(0, |stored| stored.revision);
         let holds = match precondition {
             None => true,
@@ -314,7 +357,7 @@ impl Machine {
                 let revision = txn.meta.revision;
                 let created = live.is_none();
                 let create_revision = live.map_or(revision, |stored| stored.create_revision);
-                self.put_value(txn, key, NewValue { revision, create_revision, expires_at_ms, value }, stored);
+                self.put_value(txn, key, NewValue { revision, create_revision, expires_at_ms, value }, stored)?;
                 Ok(Outcome::Set { revision, created })
             }
             CommandRef::Delete { .. } => match live {
@@ -323,7 +366,7 @@ impl Machine {
                 Some(stored) => {
                     txn.meta.revision += 1;
                     let revision = txn.meta.revision;
-                    remove_value(txn, key, stored);
+                    remove_value(txn, key, stored)?;
                     Ok(Outcome::Deleted { revision, existed: true })
                 }
             },
@@ -346,6 +389,52 @@ impl Machine {
         if self.idempotency_due_ms <= clock_ms || surplus > 0 {
             self.sweep_idempotency(txn, clock_ms, surplus as usize)?;
         }
+        self.sweep_slots(txn, clock_ms)
+    }
+
+    /// Removes some of what has ended by the time of its slot: from the lowest slot on, in each slot what ended first; and outcomes that
+    /// are too many. Only in slots that are served.
+    fn sweep_slots(&mut self, txn: &mut Txn<'_>, clock_ms: u64) -> Result<(), StoreError> {
+        for is_of_values in [true, false] {
+            let dues = if is_of_values { &self.value_dues } else { &self.outcome_dues };
+            let (tag, slots) = (dues.tag(), dues.slots_at(clock_ms));
+            let mut left = self.limits.sweep;
+            for slot in slots {
+                let time_ms = self.time_of(txn, slot);
+                // One more than may be removed: it says when the next one ends.
+                let keys = txn.due_keys(tag, slot, left + 1)?;
+                let mut first = None;
+                for index_key in keys {
+                    let (_, at_ms) = layout::due_of(&index_key).ok_or_else(|| dangling(&index_key))?;
+                    if at_ms > time_ms || left == 0 {
+                        first = Some(at_ms);
+                        break;
+                    }
+                    left -= 1;
+                    remove_due(txn, &index_key, at_ms)?;
+                }
+                let dues = if is_of_values { &mut self.value_dues } else { &mut self.outcome_dues };
+                dues.settle(slot, first, self.shards.ownership());
+                if left == 0 {
+                    break;
+                }
+            }
+        }
+        // Those that are indexed by time went first; they are older.
+        while txn.meta.idempotency > self.limits.idempotency {
+            let Some((_, slot)) = self.outcome_dues.first() else { break };
+            let keys = txn.due_keys(layout::OUTCOME_DUE, slot, 2)?;
+            let deadline = |key: &fjall::Slice| layout::due_of(key).map(|(_, at_ms)| at_ms);
+            let known = self.outcome_dues.first();
+            self.outcome_dues.settle(slot, keys.first().and_then(deadline), self.shards.ownership());
+            // Where less was known than there is, another slot may come first.
+            if self.outcome_dues.first() != known {
+                continue;
+            }
+            let Some((index_key, at_ms)) = keys.first().and_then(|key| Some((key, deadline(key)?))) else { break };
+            remove_due(txn, index_key, at_ms)?;
+            self.outcome_dues.settle(slot, keys.get(1).and_then(deadline), self.shards.ownership());
+        }
         Ok(())
     }
 
@@ -362,7 +451,13 @@ impl Machine {
             }
             let key = layout::expiring(layout::DATA, &index_key);
             let stored = txn.value(&key)?.filter(|stored| stored.expires_at_ms == at_ms);
-            remove_value(txn, key, stored.ok_or_else(|| dangling(&index_key))?);
+            let stored = stored.ok_or_else(|| dangling(&index_key))?;
+            if at_ms > self.time_of(txn, slot_of(&key[1..])) {
+                // Its slot's time stands behind, or still.
+                self.value_due_ms = self.value_due_ms.min(at_ms);
+                continue;
+            }
+            remove_value(txn, key, stored)?;
         }
         Ok(())
     }
@@ -382,6 +477,11 @@ impl Machine {
             }
             let key = layout::expiring(layout::IDEMPOTENCY, &index_key);
             let record = txn.get(&key)?.ok_or_else(|| dangling(&index_key))?;
+            let slot = layout::slot_of_record(&key).ok_or_else(|| dangling(&index_key))?;
+            if count >= surplus && at_ms > self.time_of(txn, slot) {
+                self.idempotency_due_ms = self.idempotency_due_ms.min(at_ms);
+                continue;
+            }
             if remove_outcome(txn, key, &record)? != at_ms {
                 return Err(dangling(&index_key));
             }
@@ -403,22 +503,55 @@ pub(super) struct NewValue<'a> {
     pub(super) value: &'a [u8],
 }
 
-/// Removes a kept outcome and its place in the expiry index; returns when it would have expired.
+/// The indexes of deadlines of a class: by slot, and by time as the first cluster version has it.
+type Indexes = (u8, u8);
+const VALUES: Indexes = (layout::VALUE_DUE, layout::VALUE_EXPIRY);
+const OUTCOMES: Indexes = (layout::OUTCOME_DUE, layout::IDEMPOTENCY_EXPIRY);
+
+/// Removes the place of a record in the index that has it: what was stored before the cluster version rose is in the older one.
+fn remove_deadline(txn: &mut Txn<'_>, indexes: Indexes, at_ms: u64, key: &[u8]) -> Result<(), StoreError> {
+    let (by_slot, by_time) = indexes;
+    if txn.meta.version >= SLOT_TIME_VERSION
+        && let Some(slot) = layout::slot_of_record(key)
+    {
+        let index_key = layout::due(by_slot, slot, at_ms, key);
+        if txn.get(&index_key)?.is_some() {
+            txn.remove_index(index_key);
+            return Ok(());
+        }
+    }
+    txn.remove_index(layout::expiry(by_time, at_ms, key));
+    Ok(())
+}
+
+/// Removes what a key of an index by slot stands for, which ends then.
+fn remove_due(txn: &mut Txn<'_>, index_key: &[u8], at_ms: u64) -> Result<(), StoreError> {
+    let key = layout::of_due(index_key);
+    if key.first() == Some(&layout::DATA) {
+        let stored = txn.value(&key)?.filter(|stored| stored.expires_at_ms == at_ms);
+        return remove_value(txn, key, stored.ok_or_else(|| dangling(index_key))?);
+    }
+    let record = txn.get(&key)?.ok_or_else(|| dangling(index_key))?;
+    if remove_outcome(txn, key, &record)? == at_ms { Ok(()) } else { Err(dangling(index_key)) }
+}
+
+/// Removes a kept outcome and its place in the index; returns when it would have expired.
 pub(super) fn remove_outcome(txn: &mut Txn<'_>, key: fjall::Slice, record: &[u8]) -> Result<u64, StoreError> {
     let expires_at_ms = IdempotencyRecord::expiry_of(&key, record)?;
-    txn.remove_index(layout::expiry(layout::IDEMPOTENCY_EXPIRY, expires_at_ms, &key));
+    remove_deadline(txn, OUTCOMES, expires_at_ms, &key)?;
     txn.remove(key, Trace::of(record));
     txn.meta.idempotency -= 1;
     Ok(expires_at_ms)
 }
 
-/// Removes a stored value, live or expired, and its place in the expiry index.
-pub(super) fn remove_value(txn: &mut Txn<'_>, key: fjall::Slice, stored: Stored) {
+/// Removes a stored value, live or expired, and its place in the index.
+pub(super) fn remove_value(txn: &mut Txn<'_>, key: fjall::Slice, stored: Stored) -> Result<(), StoreError> {
     if stored.expires_at_ms != 0 {
-        txn.remove_index(layout::expiry(layout::VALUE_EXPIRY, stored.expires_at_ms, &key));
+        remove_deadline(txn, VALUES, stored.expires_at_ms, &key)?;
     }
     txn.remove(key, stored.trace);
     txn.meta.keys -= 1;
+    Ok(())
 }
 
 fn dangling(index_key: &[u8]) -> StoreError {

@@ -24,6 +24,7 @@ mod brake;
 mod changes;
 mod compactor;
 mod directory;
+mod dues;
 mod error;
 mod flusher;
 mod frame;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fjall::{Readable, Slice, Snapshot};
 use raftkv_api::{Entry, ListRequest, Page};
-use raftkv_kv::{Key, SlotSet, Value, slot_of};
+use raftkv_kv::{Key, Ownership, SLOT_TIME_VERSION, SlotSet, Value, slot_of};
 
 use super::generation::{Generation, Published, read_error};
 use super::handle::NotServed;
@@ -22,6 +22,11 @@ impl Published {
         !self.ownership.is_sharded() || self.ownership.serves(slot)
     }
 
+    /// The time by which a value of this slot ends.
+    fn time_of(&self, slot: u16) -> u64 {
+        time_of(&self.meta, &self.ownership, slot)
+    }
+
     /// The slots that are served; `None` = all of them, the group being in no sharded store.
     fn served(&self) -> Option<SlotSet> {
         self.ownership.is_sharded().then(|| self.ownership.served())
@@ -33,21 +38,22 @@ impl Generation {
     pub(super) fn get(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
         let stored_key = layout::data(key.as_bytes());
         let now = self.now();
-        if !now.serves(slot_of(key.as_bytes())) {
+        let slot = slot_of(key.as_bytes());
+        if !now.serves(slot) {
             return Err(StoreError::WrongGroup);
         }
-        // The clock must be the moment's: with a later one a value could expire that was replaced in time.
-        let clock_ms = now.meta.clock_ms;
+        // The time must be the moment's: with a later one a value could expire that was replaced in time.
+        let time_ms = now.time_of(slot);
         let hashed = now.memtables.hashed(&stored_key);
         let Some(record) = self.record_at(now, hashed)? else { return Ok(None) };
-        live(key, &stored_key, record, clock_ms)
+        live(key, &stored_key, record, time_ms)
     }
 
     /// Several keys, all as of one moment.
     pub(super) fn get_many(&self, keys: &[Key]) -> Result<Vec<Result<Option<Entry>, NotServed>>, StoreError> {
         let stored_keys: Vec<Slice> = keys.iter().map(|key| layout::data(key.as_bytes())).collect();
         let now = self.now();
-        let clock_ms = now.meta.clock_ms;
+        let times: Vec<u64> = keys.iter().map(|key| now.time_of(slot_of(key.as_bytes()))).collect();
         let found: Vec<_> = keys
             .iter()
             .zip(&stored_keys)
@@ -58,7 +64,7 @@ impl Generation {
             .collect();
         let snapshot = self.db.snapshot();
         drop(now);
-        let read = |((key, stored_key), found): ((&Key, &Slice), Option<Option<Option<Slice>>>)| {
+        let read = |key: &Key, stored_key: &Slice, time_ms: u64, found: Option<Option<Option<Slice>>>| {
             let record = match found {
                 None => return Ok(Err(NotServed)),
                 Some(Some(None)) => None,
@@ -69,9 +75,10 @@ impl Generation {
                 Some(None) => self.in_tables(&snapshot, stored_key)?,
             };
             let Some(record) = record else { return Ok(Ok(None)) };
-            live(key, stored_key, record, clock_ms).map(Ok)
+            live(key, stored_key, record, time_ms).map(Ok)
         };
-        keys.iter().zip(&stored_keys).zip(found).map(read).collect()
+        let all = keys.iter().zip(&stored_keys).zip(times).zip(found);
+        all.map(|(((key, stored_key), time_ms), found)| read(key, stored_key, time_ms, found)).collect()
     }
 
     /// A system key: its version and document.
@@ -94,7 +101,7 @@ impl Generation {
         if start >= end {
             return Ok((page, served));
         }
-        let clock_ms = now.meta.clock_ms;
+        let (meta, ownership) = (now.meta.clone(), Arc::clone(&now.ownership));
         // One more than may be in it: it says where the next page begins.
         let mut piece = self.piece_at(now, start..end, request.limit.saturating_add(1));
         let mut bytes = 0usize;
@@ -111,7 +118,8 @@ impl Generation {
             }
             record::check(&stored_key, &record)?;
             let record = DataRecord::parse(&stored_key, record)?;
-            if !record.is_live(clock_ms) {
+            // Most have no end: the slot is worked out for those that have one.
+            if record.expires_at_ms != 0 && !record.is_live(time_of(&meta, &ownership, slot_of(&stored_key[1..]))) {
                 continue;
             }
             let key = Key::from_stored(bytes::Bytes::copy_from_slice(&stored_key[1..]));
@@ -131,10 +139,15 @@ impl Generation {
     }
 }
 
-/// The value in a record whose checksum holds, if it is there for a reader whose clock shows `clock_ms`.
-fn live(key: &Key, stored_key: &[u8], record: Slice, clock_ms: u64) -> Result<Option<Entry>, StoreError> {
+/// The time by which what is in a slot ends: the slot's own, or below the cluster version that knows it the clock of the group.
+pub(super) fn time_of(meta: &Meta, ownership: &Ownership, slot: u16) -> u64 {
+    if meta.version < SLOT_TIME_VERSION { meta.clock_ms } else { ownership.time_of(slot, meta.clock_ms) }
+}
+
+/// The value in a record whose checksum holds, if it is there when the time of its slot is that.
+fn live(key: &Key, stored_key: &[u8], record: Slice, time_ms: u64) -> Result<Option<Entry>, StoreError> {
     let record = DataRecord::parse(stored_key, record)?;
-    Ok(record.is_live(clock_ms).then(|| entry(key.clone(), record, false)))
+    Ok(record.is_live(time_ms).then(|| entry(key.clone(), record, false)))
 }
 
 /// The whole state as it was flushed. What is applied later does not show; the generation stays as long as the view.
@@ -224,6 +237,10 @@ impl Tally {
                 SystemRecord::parse(key, record)?;
             }
             Some(&(layout::ANSWER | layout::CHANGE | layout::IDEMPOTENCY_EXPIRY | layout::VALUE_EXPIRY)) => {}
+            Some(&(layout::OUTCOME_DUE | layout::VALUE_DUE)) => {
+                let stray = || StoreError::Corrupt(format!("stray record {} in an index", key.escape_ascii()));
+                layout::due_of(key).ok_or_else(stray)?;
+            }
             _ => {
                 return Err(StoreError::Corrupt(format!("record {} is of no known class", key.escape_ascii())));
             }

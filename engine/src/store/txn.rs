@@ -93,6 +93,15 @@ impl<'a> Txn<'a> {
         self.keys(Slice::from(layout::numbered(tag, from_ms)), end, limit)
     }
 
+    /// The first keys of a slot in an index by slot, at most `limit`.
+    pub(super) fn due_keys(&self, tag: u8, slot: u16, limit: usize) -> Result<Vec<Slice>, StoreError> {
+        let end = match slot.checked_add(1) {
+            Some(next) => Slice::from(layout::due_slot(tag, next)),
+            None => Slice::from([tag + 1]),
+        };
+        self.keys(Slice::from(layout::due_slot(tag, slot)), end, limit)
+    }
+
     /// The first keys from `start` to before `end`, at most `limit`.
     pub(super) fn keys(&self, start: Slice, end: Slice, limit: usize) -> Result<Vec<Slice>, StoreError> {
         let mut keys = Vec::new();

@@ -3,7 +3,9 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use raftkv_engine::store::{ApplyEntry, StateLimits};
-use raftkv_kv::{Batch, ImportPage, ImportRecord, Op, Precondition, Proposal, SlotSet, SystemCommand, slot_of};
+use raftkv_kv::{
+    Batch, ImportPage, ImportRecord, Op, Precondition, Proposal, SlotSet, SlotTime, SystemCommand, slot_of,
+};
 
 use crate::store::support::{Harness, Taken, all_of, delete, once, payload, set_until, when};
 
@@ -43,13 +45,13 @@ fn system() -> impl Strategy<Value = SystemCommand> {
     let slots = |mask: u8| -> SlotSet {
         (0..6u8).filter(|key| mask & (1 << key) != 0).map(|key| slot_of(format!("k{key}").as_bytes())).collect()
     };
-    (0..14u8, 1..9u64, any::<u8>()).prop_map(move |(kind, id, mask)| {
-        let slots = slots(mask);
+    (0..15u8, 1..9u64, any::<u8>()).prop_map(move |(kind, id, mask)| {
+        let (slots, version) = (slots(mask), 1 + u32::from(mask & 1));
         match kind {
             0 => Command::Adopt { store: 1, group: 1, keep: true },
             1 => Command::Claim { id, slots },
             2 => Command::Disown { id, slots },
-            3 => Command::BeginImport { id, slots, version: 1 },
+            3 => Command::BeginImport { id, slots, version },
             4 | 5 => {
                 let key = (0..6u8).map(|key| format!("k{key}")).find(|key| slots.contains(slot_of(key.as_bytes())));
                 let value = |key: String| ImportRecord::Value {
@@ -62,13 +64,20 @@ fn system() -> impl Strategy<Value = SystemCommand> {
                 let records = ImportPage { records: key.map(value).into_iter().collect() }.encode();
                 Command::Import { id, page: u64::from(kind - 4), cursor: vec![mask].into(), records }
             }
-            6 => Command::CommitImport { id, pages: u64::from(mask % 3), revision: 50, clock_ms: 1_050 },
+            6 => Command::CommitImport {
+                id,
+                pages: u64::from(mask % 3),
+                revision: 50,
+                clock_ms: 1_050,
+                times: if mask > 127 { vec![SlotTime { slots, time_ms: 990 + u64::from(mask) }] } else { Vec::new() },
+            },
             7 => Command::AbortImport { id },
-            8 => Command::BeginExport { id, slots, version: 1 },
+            8 => Command::BeginExport { id, slots, version },
             9 => Command::Fence { id },
             10 => Command::AbortExport { id },
             11 => Command::Release { id },
             12 => Command::Purge { limit: u32::from(mask % 8) },
+            13 => Command::RaiseVersion { from: 1, to: 2 },
             _ => Command::PutKey { key: vec![mask % 2 + 1].into(), expected_version: id - 1, value: vec![mask].into() },
         }
     })
@@ -104,7 +113,10 @@ fn log() -> impl Strategy<Value = Vec<ApplyEntry>> {
                 }
                 Proposal::Batch(_) | Proposal::System(_) => {}
             }
-            entries.push(payload(index as u64, clock_ms, &proposal));
+            // The wall goes back now and then; it decides nothing once the version has risen.
+            let wall_ms = if pick < 16 { 0 } else { clock_ms };
+            let entry = payload(index as u64, wall_ms, &proposal);
+            entries.push(ApplyEntry { group_clock_ms: clock_ms, ..entry });
         }
         entries
     })

@@ -11,6 +11,7 @@ mod reclaim;
 mod recovery;
 mod service;
 mod shards;
+mod slot_time;
 mod snapshots;
 mod staging;
 mod support;

@@ -118,7 +118,7 @@ fn a_malformed_page_changes_nothing() {
     assert_eq!(h.store.status().unwrap().keys, 1);
     assert!(matches!(h.store.get(&key("a")), Err(StoreError::WrongGroup)), "hidden");
     assert_eq!(h.store.list(&everything()).unwrap().entries, []);
-    let commit = Command::CommitImport { id: 1, pages: 1, revision: 90, clock_ms: 5_000_000 };
+    let commit = Command::CommitImport { id: 1, pages: 1, revision: 90, clock_ms: 5_000_000, times: Vec::new() };
     assert_eq!(system(&mut h, commit), SystemAnswer::Done);
     assert_eq!(h.get("a").map(|entry| (entry.revision, entry.create_revision)), Some((5, 4)));
     assert_eq!((h.store.revision(), h.store.status().unwrap().clock_ms), (90, 5_000_000));

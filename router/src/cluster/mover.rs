@@ -167,8 +167,8 @@ impl Mover {
         let Some(active) = &mut self.active else { return Ok(()) };
         if let Ok(described) = source {
             let ownership = Ownership::decode(&described.ownership).map_err(|error| undecoded(from, &error))?;
-            active.views.source.advance(SourceView::of(&ownership, moving.id));
             active.source_version = described.cluster_version.max(FIRST_VERSION);
+            active.views.source.advance(SourceView::of(&ownership, active.source_version, moving.id));
             let owned = ownership.owned.len().max(1) as u64;
             if active.progress.keys_estimate == 0 && moving.step == MoveStep::Copying {
                 active.progress.keys_estimate = described.keys * moving.slots.len() as u64 / owned;
@@ -194,9 +194,13 @@ impl Mover {
                 }
                 SystemCommand::Fence { id }
             }
-            Action::Commit { pages, revision, clock_ms } => {
-                SystemCommand::CommitImport { id, pages: *pages, revision: *revision, clock_ms: *clock_ms }
-            }
+            Action::Commit { pages, revision, clock_ms, times } => SystemCommand::CommitImport {
+                id,
+                pages: *pages,
+                revision: *revision,
+                clock_ms: *clock_ms,
+                times: times.clone(),
+            },
             Action::Release => SystemCommand::Release { id },
             Action::AbortImport => SystemCommand::AbortImport { id },
             Action::AbortExport => SystemCommand::AbortExport { id },

@@ -5,7 +5,8 @@
 //! is recorded is recorded by compare-and-set.
 
 use bytes::Bytes;
-use raftkv_kv::{MoveId, Ownership, Refusal, SystemAnswer};
+use raftkv_kv::{MoveId, Ownership, Refusal, SLOT_TIME_VERSION, SlotTime, SystemAnswer};
+use raftkv_proto::ClusterVersion;
 
 use super::records::MoveStep;
 
@@ -22,8 +23,10 @@ pub enum SourceView {
         changes: u64,
         /// The group's revision.
         revision: u64,
-        /// The group's replicated clock.
+        /// The group's clock.
         clock_ms: u64,
+        /// What the time of the slots is; empty where the group knows no slot time.
+        times: Vec<SlotTime>,
     },
     /// The slots are not owned any more.
     Released,
@@ -54,11 +57,20 @@ pub enum TargetView {
 }
 
 impl SourceView {
-    /// As the group's state says.
-    pub fn of(ownership: &Ownership, id: MoveId) -> Self {
+    /// As the group's state says, which has that cluster version.
+    pub fn of(ownership: &Ownership, version: ClusterVersion, id: MoveId) -> Self {
+        let times = |slots, clock_ms| match version >= SLOT_TIME_VERSION {
+            true => ownership.times.at(slots, clock_ms),
+            false => Vec::new(),
+        };
         match (&ownership.outgoing, ownership.last_export) {
             (Some(out), _) if out.id == id => match out.fence {
-                Some(at) => Self::Fenced { changes: at.changes, revision: at.revision, clock_ms: at.clock_ms },
+                Some(at) => Self::Fenced {
+                    changes: at.changes,
+                    revision: at.revision,
+                    clock_ms: at.clock_ms,
+                    times: times(&out.slots, at.clock_ms),
+                },
                 None => Self::Exporting,
             },
             (_, Some(ended)) if ended.id == id => {
@@ -192,6 +204,8 @@ pub enum Action {
         revision: u64,
         /// The source's clock when it was fenced.
         clock_ms: u64,
+        /// What the time of the slots was then.
+        times: Vec<SlotTime>,
     },
     /// In the document: the target owns the slots.
     RecordCommitted,
@@ -260,10 +274,10 @@ pub fn next_step(step: MoveStep, views: &Views) -> Action {
             (T::Importing { .. }, S::NotBegun) => Action::BeginExport,
             (T::Importing { .. }, S::Exporting) if step == MoveStep::Fencing => Action::Fence,
             (T::Importing { .. }, S::Exporting) if copy.fence_now => Action::RecordFencing,
-            (T::Importing { pages, .. }, S::Fenced { changes, revision, clock_ms })
+            (T::Importing { pages, .. }, S::Fenced { changes, revision, clock_ms, times })
                 if copy.at_page == *pages && copy.changes_done.is_some_and(|done| done >= *changes) =>
             {
-                Action::Commit { pages: *pages, revision: *revision, clock_ms: *clock_ms }
+                Action::Commit { pages: *pages, revision: *revision, clock_ms: *clock_ms, times: times.clone() }
             }
             (T::Importing { pages, cursor }, S::Exporting | S::Fenced { .. }) => {
                 Action::CopyPage { page: *pages, cursor: cursor.clone() }
@@ -359,8 +373,8 @@ impl Views {
     fn learn_source(&mut self, action: &Action, answer: &SystemAnswer) -> Learned {
         let view = match (answer, action) {
             (SystemAnswer::Done, Action::BeginExport) => SourceView::Exporting,
-            (SystemAnswer::Fenced { changes, revision, clock_ms }, Action::Fence) => {
-                SourceView::Fenced { changes: *changes, revision: *revision, clock_ms: *clock_ms }
+            (SystemAnswer::Fenced { changes, revision, clock_ms, times }, Action::Fence) => {
+                SourceView::Fenced { changes: *changes, revision: *revision, clock_ms: *clock_ms, times: times.clone() }
             }
             (SystemAnswer::Done, Action::Release) => SourceView::Released,
             (SystemAnswer::Done, Action::AbortExport) => SourceView::Aborted,

@@ -27,8 +27,8 @@ impl Group {
         self.before.push(self.ownership.clone());
         match self.ownership.apply(command, &GroupFacts { revision: 1, clock_ms: 1, ..GroupFacts::default() }) {
             Err(refusal) => SystemAnswer::Refused(refusal),
-            Ok(Effect::Fenced(at)) => {
-                SystemAnswer::Fenced { changes: at.changes, revision: at.revision, clock_ms: at.clock_ms }
+            Ok(Effect::Fenced { at, times }) => {
+                SystemAnswer::Fenced { changes: at.changes, revision: at.revision, clock_ms: at.clock_ms, times }
             }
             Ok(Effect::Import { records, next_page }) => {
                 for record in records {
@@ -222,7 +222,7 @@ impl World {
         let Some(moving) = coordinator.moving.clone() else { return true };
         let (id, from, to) = (moving.id, moving.from.unwrap(), moving.to.unwrap());
         if let Some(behind) = turn.behind {
-            coordinator.views.source.advance(SourceView::of(&self.describe(from, behind), id));
+            coordinator.views.source.advance(SourceView::of(&self.describe(from, behind), 1, id));
             coordinator.views.target.advance(TargetView::of(&self.describe(to, behind), id));
         }
         coordinator.views.copy.fence_now = turn.fence;
@@ -232,8 +232,9 @@ impl World {
             Action::BeginImport => (to, Command::BeginImport { id, slots, version: 1 }),
             Action::BeginExport => (from, Command::BeginExport { id, slots, version: 1 }),
             Action::Fence => (from, Command::Fence { id }),
-            Action::Commit { pages, revision, clock_ms } => {
-                (to, Command::CommitImport { id, pages: *pages, revision: *revision, clock_ms: *clock_ms })
+            Action::Commit { pages, revision, clock_ms, times } => {
+                let (pages, revision, clock_ms, times) = (*pages, *revision, *clock_ms, times.clone());
+                (to, Command::CommitImport { id, pages, revision, clock_ms, times })
             }
             Action::Release => (from, Command::Release { id }),
             Action::AbortImport => (to, Command::AbortImport { id }),

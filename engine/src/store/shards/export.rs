@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use fjall::Slice;
-use raftkv_kv::{ImportPage, ImportRecord, MoveId, SlotSet};
+use raftkv_kv::{ImportPage, ImportRecord, MoveId, SLOT_TIME_VERSION, SlotSet};
 
 use crate::store::generation::Generation;
 use crate::store::record::{self, DataRecord, IdempotencyRecord};
@@ -115,7 +115,8 @@ impl Stage {
 struct Filling<'a> {
     generation: &'a Generation,
     slots: &'a SlotSet,
-    clock_ms: u64,
+    /// What has ended by then is left out; `None` = nothing is: the target sees by the slot's time what has ended.
+    ended_by_ms: Option<u64>,
     records: Vec<ImportRecord>,
     keys: u64,
     bytes: usize,
@@ -129,9 +130,9 @@ impl Generation {
     pub(in crate::store) fn export(&self, export: &Export) -> Result<ExportedPage, ExportError> {
         let Export { move_id, ref cursor, max_bytes } = *export;
         let not_exporting = || ExportError::NotExporting(move_id);
-        let (ownership, clock_ms) = {
+        let (ownership, ended_by_ms) = {
             let now = self.now();
-            (Arc::clone(&now.ownership), now.meta.clock_ms)
+            (Arc::clone(&now.ownership), (now.meta.version < SLOT_TIME_VERSION).then_some(now.meta.clock_ms))
         };
         let out = ownership.outgoing.as_ref().filter(|out| out.id == move_id).ok_or_else(not_exporting)?;
         let mut stage = Stage::decode(cursor, move_id)?;
@@ -141,7 +142,7 @@ impl Generation {
         let mut filling = Filling {
             generation: self,
             slots: &out.slots,
-            clock_ms,
+            ended_by_ms,
             records: Vec::new(),
             keys: 0,
             bytes: 0,
@@ -240,13 +241,13 @@ impl Filling<'_> {
         Ok(total)
     }
 
-    /// What is to be said of the record under a stored key, whose checksum holds. An expired value is none, though it is still there; of an
-    /// outcome that has expired there is nothing to be said: it is as good as gone wherever it is.
+    /// What is to be said of the record under a stored key, whose checksum holds. A value that has ended is none, though it is still there;
+    /// of an outcome that has ended there is nothing to be said: it is as good as gone wherever it is.
     fn exported(&self, key: &[u8], stored: Option<Slice>) -> Result<Option<ImportRecord>, StoreError> {
         if key[0] == layout::DATA {
             let name = Bytes::copy_from_slice(&key[1..]);
             let value = stored.map(|stored| DataRecord::parse(key, stored)).transpose()?;
-            return Ok(Some(match value.filter(|value| value.is_live(self.clock_ms)) {
+            return Ok(Some(match value.filter(|value| self.ended_by_ms.is_none_or(|by_ms| value.is_live(by_ms))) {
                 None => ImportRecord::Absent { key: name },
                 Some(value) => ImportRecord::Value {
                     key: name,
@@ -259,7 +260,8 @@ impl Filling<'_> {
         }
         let (Some(stored), Some(slot)) = (stored, layout::slot_of_record(key)) else { return Ok(None) };
         let kept = IdempotencyRecord::parse(key, &stored)?;
-        Ok((kept.expires_at_ms > self.clock_ms).then(|| ImportRecord::Idempotency {
+        let is_live = self.ended_by_ms.is_none_or(|by_ms| kept.expires_at_ms > by_ms);
+        Ok(is_live.then(|| ImportRecord::Idempotency {
             slot,
             key: Bytes::copy_from_slice(&key[3..]),
             fingerprint: kept.fingerprint,

@@ -16,12 +16,12 @@ impl Machine {
                     let key = layout::data(&key);
                     let old = txn.value(&key)?;
                     let new = NewValue { revision, create_revision, expires_at_ms, value: &value };
-                    self.put_value(txn, key, new, old);
+                    self.put_value(txn, key, new, old)?;
                 }
                 ImportRecord::Absent { key } => {
                     let key = layout::data(&key);
                     if let Some(stored) = txn.value(&key)? {
-                        remove_value(txn, key, stored);
+                        remove_value(txn, key, stored)?;
                     }
                 }
                 ImportRecord::Idempotency { slot, key, fingerprint, expires_at_ms, outcome } => {
@@ -29,7 +29,7 @@ impl Machine {
                     if let Some(old) = txn.get(&key)? {
                         remove_outcome(txn, key.clone(), &old)?;
                     }
-                    self.put_outcome(txn, key, &IdempotencyRecord { fingerprint, expires_at_ms, outcome });
+                    self.put_outcome(txn, slot, key, &IdempotencyRecord { fingerprint, expires_at_ms, outcome });
                 }
             }
         }

@@ -48,7 +48,7 @@ impl Machine {
                 removed += 1;
                 if tag == layout::DATA {
                     let stored = txn.value(&key)?.ok_or_else(|| gone(&key))?;
-                    remove_value(txn, key, stored);
+                    remove_value(txn, key, stored)?;
                 } else {
                     let record = txn.get(&key)?.ok_or_else(|| gone(&key))?;
                     remove_outcome(txn, key, &record)?;

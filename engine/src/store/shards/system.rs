@@ -16,11 +16,12 @@ impl Machine {
     pub(in crate::store) fn system(&mut self, txn: &mut Txn<'_>, command: SystemCommand) -> Result<Bytes, StoreError> {
         #[cfg(feature = "failpoints")]
         pass(&command);
+        let shifts = shifts_time(&command);
         let answer = match self.shards.decide(command, &txn.meta) {
             Err(refusal) => SystemAnswer::Refused(refusal),
             Ok(Effect::Done) => SystemAnswer::Done,
-            Ok(Effect::Fenced(point)) => {
-                SystemAnswer::Fenced { changes: point.changes, revision: point.revision, clock_ms: point.clock_ms }
+            Ok(Effect::Fenced { at, times }) => {
+                SystemAnswer::Fenced { changes: at.changes, revision: at.revision, clock_ms: at.clock_ms, times }
             }
             Ok(Effect::Raise { revision, clock_ms }) => {
                 txn.meta.revision = txn.meta.revision.max(revision);
@@ -35,6 +36,10 @@ impl Machine {
             Ok(Effect::RaiseVersion { from, to }) => self.raise(txn, from, to)?,
             Ok(Effect::Purge { limit }) => self.purge(txn, limit)?,
         };
+        if shifts {
+            self.value_dues.requeue(self.shards.ownership());
+            self.outcome_dues.requeue(self.shards.ownership());
+        }
         Ok(Answer::System(answer).encode())
     }
 
@@ -48,9 +53,12 @@ impl Machine {
             Err(refusal) => return Ok(refusal.into()),
             Ok(rises) => rises,
         };
-        // The target was told what version its pages come from.
-        if let Some(outgoing) = self.shards.ownership().outgoing.as_ref().filter(|_| rises) {
-            return Ok(Refusal::Busy { id: outgoing.id }.into());
+        // A target was told what version its pages come from, and what was imported is indexed by that.
+        let ownership = self.shards.ownership();
+        let outgoing = ownership.outgoing.as_ref().map(|active| active.id);
+        let moving = outgoing.or(ownership.incoming.as_ref().map(|active| active.id));
+        if let Some(id) = moving.filter(|_| rises) {
+            return Ok(Refusal::Busy { id }.into());
         }
         if !SPOKEN.contains(to) {
             // What follows is not for this program, and to go on without it would make another state of it.
@@ -63,6 +71,27 @@ impl Machine {
         }
         txn.meta.version = to;
         Ok(SystemAnswer::Done)
+    }
+}
+
+/// Whether a command may change which slots are served, or what their time is.
+fn shifts_time(command: &SystemCommand) -> bool {
+    use SystemCommand as Command;
+    match command {
+        Command::Adopt { .. }
+        | Command::Claim { .. }
+        | Command::Disown { .. }
+        | Command::CommitImport { .. }
+        | Command::Fence { .. }
+        | Command::AbortExport { .. }
+        | Command::Release { .. } => true,
+        Command::PutKey { .. }
+        | Command::BeginImport { .. }
+        | Command::Import { .. }
+        | Command::AbortImport { .. }
+        | Command::BeginExport { .. }
+        | Command::Purge { .. }
+        | Command::RaiseVersion { .. } => false,
     }
 }
 

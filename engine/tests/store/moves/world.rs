@@ -198,7 +198,7 @@ impl World {
                 if is_near { Phase::Fence } else { Phase::Copy { in_changes: in_changes + u32::from(page.base_done) } }
             }
             Phase::Fence => match self.send(from, Command::Fence { id }) {
-                SystemAnswer::Fenced { changes, revision, clock_ms } => Phase::Rest { changes, revision, clock_ms },
+                SystemAnswer::Fenced { changes, revision, clock_ms, .. } => Phase::Rest { changes, revision, clock_ms },
                 other => panic!("{other:?}"),
             },
             Phase::Rest { changes, revision, clock_ms } => {
@@ -208,7 +208,7 @@ impl World {
                     phase
                 } else {
                     let pages = self.groups[to].ownership().incoming.unwrap().pages;
-                    let commit = Command::CommitImport { id, pages, revision, clock_ms };
+                    let commit = Command::CommitImport { id, pages, revision, clock_ms, times: Vec::new() };
                     assert_eq!(self.send(to, commit), SystemAnswer::Done);
                     let clock = &mut self.groups[to].h.clock_ms;
                     *clock = clock_ms.max(*clock);
