@@ -2,14 +2,19 @@
 """The story of a stranger with a RaftKV cluster: writes here, reads there, over the RaftKV surface and the native one.
 
     pip install requests msgpack
-    python3 test_client.py [URL ...]            default: RAFTKV_ENDPOINTS, else those that answer of http://127.0.0.1:8000 and
+    python3 test_client.py [--timeout SECONDS] [URL ...]
+                                                default: RAFTKV_ENDPOINTS, else those that answer of http://127.0.0.1:8000 and
                                                 8001, the routers, and 8080, 8081 and 8082, nodes
 
 Prints a line for each answer it checks, and ends with code 1 at the first wrong one. Uses keys under `test-client/`
-and leaves nothing behind when all goes well.
+and leaves nothing behind when all goes well. A request that is refused for now (503, 429), that nobody takes, or whose outcome
+is unknown (504, a connection that breaks) is sent again for so many seconds (10): each write has an Idempotency-Key, so none is
+done twice.
 """
 
+import argparse
 import os
+import random
 import sys
 import time
 import uuid
@@ -23,11 +28,16 @@ except ModuleNotFoundError as missing:
 
 # Where `make up` has routers, and nodes of the first group. A plain group has no routers.
 DEFAULT_ENDPOINTS = [f"http://127.0.0.1:{port}" for port in (8000, 8001, 8080, 8081, 8082)]
-# Longer than any deadline of the server's own.
-TIMEOUT = 30
+# For a cluster that was just started.
+START = 30
+# Longer than the server's own deadline, which is 5 s where none is named.
+ATTEMPT = 8
+# Such an answer may be another one soon. With 504 the request may have been applied.
+PASSING = (429, 503, 504)
 MSGPACK = "application/msgpack"
 
 http = requests.Session()
+patience = 10.0
 checked = 0
 
 
@@ -47,12 +57,31 @@ def wrong(what, response, wanted):
     sys.exit(1)
 
 
-def call(method, url, **options):
-    try:
-        return http.request(method, url, timeout=TIMEOUT, **options)
-    except requests.RequestException as error:
-        print(f"\nWRONG: no answer to {method} {url}: {error}", file=sys.stderr)
-        sys.exit(1)
+def call(method, url, headers=None, **options):
+    """Sends a request, and again while another attempt may give a better answer. Reads change nothing, and each write has an
+    Idempotency-Key: the second attempt at one that was applied gets the answer of the first."""
+    headers = dict(headers or {})
+    if method not in ("GET", "HEAD"):
+        headers.setdefault("idempotency-key", f"test-client-{uuid.uuid4().hex}")
+    deadline, pause = time.monotonic() + patience, 0.05
+    while True:
+        response, wait = None, pause * random.uniform(0.5, 1)
+        try:
+            response = http.request(method, url, headers=headers, timeout=ATTEMPT, **options)
+            if response.status_code not in PASSING:
+                return response
+            asked = response.headers.get("retry-after", "")
+            wait = max(wait, float(asked) if asked.isdigit() else 0)
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            why = error
+        except requests.RequestException as error:
+            wrong(f"no answer to {method} {url}: {error}", None, "an answer")
+        if time.monotonic() + wait > deadline:
+            if response is None:
+                wrong(f"no answer to {method} {url}: {why}", None, f"an answer within {patience:g} s")
+            return response
+        time.sleep(wait)
+        pause = min(pause * 2, 1)
 
 
 def expect(what, response, status, body=None):
@@ -95,7 +124,7 @@ def chapter(title):
 def those_that_answer(endpoints):
     """Waits until any of them is ready to serve; which then are. RaftKV's HTTP API names the node in every answer, a router's too:
     another program at one of these ports is none."""
-    deadline = time.monotonic() + TIMEOUT
+    deadline = time.monotonic() + START
     while True:
         found = []
         for endpoint in endpoints:
@@ -115,7 +144,7 @@ def those_that_answer(endpoints):
 
 def wait_until_up(nodes):
     """A cluster that was just started may still elect its leader."""
-    deadline = time.monotonic() + TIMEOUT
+    deadline = time.monotonic() + START
     for node in nodes:
         while True:
             try:
@@ -362,11 +391,18 @@ def tidy_up(nodes, prefix):
         call("POST", f"{nodes[0]}/v1/batch", json={"operations": deletes})
 
 
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--timeout", type=float, default=patience, metavar="SECONDS", help="try a request for so long (10)")
+    parser.add_argument("urls", nargs="*", metavar="URL", help="a node or a router")
+    return parser.parse_args()
+
+
 def main():
-    given = sys.argv[1:] or [url for url in os.environ.get("RAFTKV_ENDPOINTS", "").split(",") if url]
-    if given and given[0] in ("-h", "--help"):
-        print(__doc__)
-        return
+    global patience
+    given = arguments()
+    patience, given = given.timeout, given.urls
+    given = given or [url for url in os.environ.get("RAFTKV_ENDPOINTS", "").split(",") if url]
     given = given or those_that_answer(DEFAULT_ENDPOINTS)
     nodes = [(node if "://" in node else f"http://{node}").rstrip("/") for node in given]
     run = f"test-client/{uuid.uuid4().hex[:8]}"

@@ -3,19 +3,18 @@
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use hyper::StatusCode;
 use raftkv_runtime::config::HumanDuration;
 use raftkv_runtime::deadlines;
 
 use crate::asked::Asked;
 use crate::bench::BenchArgs;
-use crate::client::{Answer, Client, Endpoints};
+use crate::client::{Client, Endpoints};
 use crate::completion::CompletionArgs;
-use crate::failure::Failure;
 use crate::health::HealthArgs;
 use crate::keys::{DeleteArgs, GetArgs, ListArgs, PutArgs};
 use crate::local::{ExecArgs, LocalArgs};
 use crate::node::{JoinArgs, KillArgs, RemoveArgs, SnapshotArgs, TransferArgs};
+use crate::patience::{ATTEMPT, Patience};
 use crate::status::StatusArgs;
 use crate::store::{
     GroupAddArgs, GroupListArgs, GroupRemoveArgs, GroupWeightArgs, OperationCancelArgs, OperationListArgs,
@@ -23,8 +22,6 @@ use crate::store::{
 };
 use crate::upgrade::{CheckArgs, FinishArgs, HoldArgs};
 
-/// The deadline that a request for keys names. Named in each request: the server may have another default, and we would give up before it.
-const KEYS_DEFAULT: Duration = Duration::from_secs(5);
 /// Longer than a node waits for its engine before it tells of itself alone.
 const STATUS: Duration = Duration::from_secs(2);
 /// How much longer than the server we wait: for connecting, and for the way there and back.
@@ -158,12 +155,18 @@ pub(crate) struct ClientArgs {
         default_value = DEFAULT_ENDPOINTS
     )]
     pub(crate) endpoint: Endpoints,
-    /// Time for the server to answer a request, like 500ms, 2s or 1m; a unit is needed [default: 5s]
-    #[arg(long, value_name = "DURATION")]
-    timeout: Option<HumanDuration>,
+    /// Give up after this long, like 500ms, 2s or 1m; a unit is needed. Until then a request that was refused for now, or whose answer
+    /// was lost, is sent again: nothing is done twice
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    timeout: HumanDuration,
 }
 
 impl ClientArgs {
+    /// Until when a request is tried, from now on.
+    pub(crate) fn patience(&self) -> Patience {
+        Patience::of(self.timeout.get().max(Duration::from_millis(1)))
+    }
+
     /// For keys and values. Waits longer than the server takes, so that the server's own answer is seen.
     pub(crate) fn client(&self) -> Client {
         let client = Client::new(Asked::Api, self.endpoint.clone(), self.server() + MARGIN);
@@ -171,28 +174,9 @@ impl ClientArgs {
         if self.endpoint.to_string() == DEFAULT_ENDPOINTS { client.of_first_that_answers() } else { client }
     }
 
-    /// Tells the server its deadline, as a parameter after `?` or `&`.
-    pub(crate) fn deadline(&self, before: char) -> String {
-        format!("{before}timeout={}ms", self.server().as_millis())
-    }
-
-    /// Fails with what to do about it when the server does not grant this deadline.
-    pub(crate) fn granted(&self, answer: Answer) -> Result<Answer, Failure> {
-        match answer.limit() {
-            Some(limit)
-                if answer.status == StatusCode::BAD_REQUEST && u128::from(limit) < self.server().as_millis() =>
-            {
-                let failure = answer.failure();
-                let longest = HumanDuration::from(Duration::from_millis(limit));
-                Err(Failure { message: format!("{}; give --timeout {longest} or less", failure.message), ..failure })
-            }
-            _ => Ok(answer),
-        }
-    }
-
-    /// The time that the server gets. Its unit is the millisecond, and it takes no zero.
+    /// The time that the server gets for an attempt. Its unit is the millisecond, and it takes no zero.
     fn server(&self) -> Duration {
-        self.timeout.map_or(KEYS_DEFAULT, |asked| asked.get().max(Duration::from_millis(1)))
+        self.timeout.get().min(ATTEMPT).max(Duration::from_millis(1))
     }
 }
 
@@ -292,14 +276,6 @@ mod tests {
         struct Reaches {
             #[command(flatten)]
             management: ManagementArgs,
-            #[command(flatten)]
-            client: OnlyClient,
-        }
-        #[derive(clap::Args)]
-        struct OnlyClient {
-            /// Under another name, for both have one.
-            #[arg(long = "server")]
-            server: Option<HumanDuration>,
         }
         let parse = |line: &str| Reaches::try_parse_from(line.split_whitespace()).expect("a line");
         let management = |line: &str| parse(line).management;
@@ -309,37 +285,20 @@ mod tests {
             assert!(waits > server + deadlines::FORWARD_MARGIN, "{waits:?} for {server:?}");
         }
         assert_eq!(management("x --timeout 7s").timeout(deadlines::CHANGE), Duration::from_secs(7));
-        let client = |line: &str| {
-            let endpoint = "a:1".parse().expect("an address");
-            ClientArgs { endpoint, timeout: parse(line).client.server }.deadline('?')
-        };
-        assert_eq!(client("x"), "?timeout=5000ms", "the server may have another default");
-        assert_eq!(client("x --server 2s"), "?timeout=2000ms");
-        assert_eq!(client("x --server 0s"), "?timeout=1ms");
-        assert_eq!(client("x --server 1h"), "?timeout=3600000ms", "the server says what it grants");
     }
 
     #[test]
-    fn a_deadline_that_the_server_does_not_grant_is_told_with_what_to_do() {
-        let args = |timeout: &str| ClientArgs {
-            endpoint: "a:1".parse().expect("an address"),
-            timeout: Some(timeout.parse().expect("a duration")),
-        };
-        let answer = |status: StatusCode, body: &'static str| Answer {
-            status,
-            headers: hyper::HeaderMap::new(),
-            body: bytes::Bytes::from_static(body.as_bytes()),
-        };
-        let body = r#"{"code":"invalid_parameter","detail":"the parameter timeout is too long","limit":90000}"#;
-        let refused = args("2m").granted(answer(StatusCode::BAD_REQUEST, body)).expect_err("too long");
-        assert_eq!(
-            (refused.code, refused.message.as_str()),
-            (1, "400: the parameter timeout is too long (invalid_parameter); give --timeout 1m 30s or less")
-        );
-        // Other limits.
-        assert!(args("1m").granted(answer(StatusCode::BAD_REQUEST, body)).is_ok());
-        assert!(args("2m").granted(answer(StatusCode::PAYLOAD_TOO_LARGE, body)).is_ok());
-        assert!(args("2m").granted(answer(StatusCode::BAD_REQUEST, "{}")).is_ok());
+    fn an_attempt_has_a_part_of_the_time_at_most() {
+        #[derive(Parser)]
+        struct Reaches {
+            #[command(flatten)]
+            client: ClientArgs,
+        }
+        let server = |line: &str| Reaches::parse_from(line.split_whitespace()).client.server();
+        assert_eq!(server("x"), ATTEMPT, "so that there is time for another");
+        assert_eq!(server("x --timeout 2s"), Duration::from_secs(2));
+        assert_eq!(server("x --timeout 0s"), Duration::from_millis(1));
+        assert_eq!(server("x --timeout 1h"), ATTEMPT);
     }
 
     #[test]

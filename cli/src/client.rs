@@ -204,7 +204,7 @@ impl Client {
                     lost.push(why);
                     continue;
                 }
-                Attempt::Lost(why) => return Err(Failure::unavailable(why)),
+                Attempt::Lost(why) => return Err(Failure::lost(why)),
             };
             if let Err(stranger) = self.asked.recognise(endpoint, &method, &answer) {
                 return Err(refused.unwrap_or(stranger));
@@ -212,14 +212,11 @@ impl Client {
             if answer.status != StatusCode::SERVICE_UNAVAILABLE || self.first_answer_counts {
                 return Ok(answer);
             }
-            refused.get_or_insert_with(|| {
-                let failure = answer.failure();
-                Failure { message: format!("{endpoint}: {}", failure.message), ..failure }
-            });
+            refused.get_or_insert_with(|| Failure::passing(format!("{endpoint}: {}", answer.failure().message)));
         }
         let nobody = || match lost.is_empty() {
             true => Failure::not_reached(silent.join("; ")),
-            false => Failure::unavailable([lost, silent].concat().join("; ")),
+            false => Failure::lost([lost, silent].concat().join("; ")),
         };
         Err(refused.unwrap_or_else(nobody))
     }

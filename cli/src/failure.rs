@@ -22,6 +22,10 @@ pub(crate) struct Failure {
 pub(crate) enum Cause {
     /// Nothing was sent: no address could be connected to from here.
     NotReached,
+    /// Nothing was done, or only something that may be done again: there may be a leader in a moment.
+    Passing,
+    /// It was sent, and no answer came.
+    Lost,
     /// Some other program, or another of ours, answered.
     Stranger,
     /// Whatever else.
@@ -42,6 +46,16 @@ impl Failure {
     /// Nobody able to do it answered; trying again later may help.
     pub(crate) fn unavailable(message: impl Display) -> Self {
         Self { code: exit::UNAVAILABLE, ..Self::failed(message) }
+    }
+
+    /// Nobody able to do it answered, as it happens while a leader is elected or a process starts.
+    pub(crate) fn passing(message: impl Display) -> Self {
+        Self { cause: Cause::Passing, ..Self::unavailable(message) }
+    }
+
+    /// It was sent, and no answer came.
+    pub(crate) fn lost(message: impl Display) -> Self {
+        Self { cause: Cause::Lost, ..Self::unavailable(message) }
     }
 
     /// No address that was given could be connected to.

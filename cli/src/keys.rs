@@ -16,6 +16,7 @@ use crate::client::{Answer, encode};
 use crate::consistency::Consistency;
 use crate::failure::Failure;
 use crate::output::{self, Format};
+use crate::patience::{Request, fresh_key};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -134,13 +135,12 @@ pub(crate) struct ListArgs {
 
 /// Prints a value.
 pub(crate) async fn get(args: GetArgs) -> Result<(), Failure> {
-    let client = args.client.client();
-    let deadline = args.client.deadline('&');
-    let path = format!("{}?consistency={}{deadline}", path(&args.key)?, args.consistency.name());
+    let path = format!("{}?consistency={}", path(&args.key)?, args.consistency.name());
     // MsgPack is the value itself: nothing is lost on the way to our own JSON.
     let headers: &[_] = if args.output == Format::Json { &[(ACCEPT, MSGPACK)] } else { &[] };
-    let answer = client.send(Method::GET, &path, headers, Bytes::new()).await?;
-    let answer = found(args.client.granted(answer)?, &args.key)?;
+    let request = Request { method: Method::GET, path, headers, body: Bytes::new(), is_repeatable: true };
+    let answer = args.client.patience().send(&args.client.client(), &request).await?;
+    let answer = found(answer, &args.key)?;
     match args.output {
         Format::Text => output::raw(&answer.body),
         Format::Json => output::line(entry_json(&args.key, &answer)?),
@@ -155,9 +155,10 @@ pub(crate) async fn put(args: PutArgs) -> Result<(), Failure> {
         headers.push((IF_NONE_MATCH, ANY));
     }
     conditions(&mut headers, args.if_revision, args.idempotency_key.as_deref())?;
-    let path = format!("{}{}", path(&args.key)?, args.client.deadline('?'));
-    let answer = args.client.client().send(Method::PUT, &path, &headers, body).await?;
-    done(&args.client.granted(answer)?, args.output, |outcome| {
+    let path = path(&args.key)?;
+    let request = Request { method: Method::PUT, path, headers: &headers, body, is_repeatable: true };
+    let answer = args.client.patience().send(&args.client.client(), &request).await?;
+    done(&answer, args.output, |outcome| {
         format!("{} at revision {}", if outcome.created { "created" } else { "stored" }, outcome.revision)
     })
 }
@@ -166,9 +167,10 @@ pub(crate) async fn put(args: PutArgs) -> Result<(), Failure> {
 pub(crate) async fn delete(args: DeleteArgs) -> Result<(), Failure> {
     let mut headers = Vec::new();
     conditions(&mut headers, args.if_revision, args.idempotency_key.as_deref())?;
-    let path = format!("{}{}", path(&args.key)?, args.client.deadline('?'));
-    let answer = args.client.client().send(Method::DELETE, &path, &headers, Bytes::new()).await?;
-    let answer = found(args.client.granted(answer)?, &args.key)?;
+    let (path, body) = (path(&args.key)?, Bytes::new());
+    let request = Request { method: Method::DELETE, path, headers: &headers, body, is_repeatable: true };
+    let answer = args.client.patience().send(&args.client.client(), &request).await?;
+    let answer = found(answer, &args.key)?;
     done(&answer, args.output, |outcome| format!("deleted at revision {}", outcome.revision))
 }
 
@@ -179,8 +181,7 @@ pub(crate) async fn list(args: ListArgs) -> Result<(), Failure> {
     let mut cursor: Option<String> = None;
     let mut stdout = std::io::BufWriter::new(std::io::stdout().lock());
     loop {
-        let deadline = args.client.deadline('&');
-        let mut path = format!("/v1/kv?limit={}&consistency={}{deadline}", left.min(PAGE), args.consistency.name());
+        let mut path = format!("/v1/kv?limit={}&consistency={}", left.min(PAGE), args.consistency.name());
         if !args.prefix.is_empty() {
             path.push_str(&format!("&prefix={}", encode(&args.prefix)));
         }
@@ -190,7 +191,9 @@ pub(crate) async fn list(args: ListArgs) -> Result<(), Failure> {
         if let Some(cursor) = &cursor {
             path.push_str(&format!("&cursor={}", encode(cursor)));
         }
-        let answer = args.client.granted(client.get(&path).await?)?;
+        let request = Request { method: Method::GET, path, headers: &[], body: Bytes::new(), is_repeatable: true };
+        // Each page has the whole time: there may be many.
+        let answer = args.client.patience().send(&client, &request).await?;
         if answer.status != StatusCode::OK {
             return Err(answer.failure());
         }
@@ -269,9 +272,12 @@ fn conditions(
     if let Some(revision) = revision {
         headers.push((IF_MATCH, HeaderValue::try_from(format!("\"{revision}\"")).map_err(Failure::usage)?));
     }
-    if let Some(key) = idempotency_key {
-        headers.push((IDEMPOTENCY_KEY, HeaderValue::try_from(key).map_err(Failure::usage)?));
-    }
+    // Always one: an attempt whose answer is lost is made again.
+    let key = match idempotency_key {
+        Some(key) => HeaderValue::try_from(key).map_err(Failure::usage)?,
+        None => fresh_key(),
+    };
+    headers.push((IDEMPOTENCY_KEY, key));
     Ok(())
 }
 

@@ -14,6 +14,7 @@ mod local;
 mod management;
 mod node;
 mod output;
+mod patience;
 mod status;
 mod store;
 mod upgrade;

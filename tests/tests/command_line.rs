@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use raftkv_tests::{Client, LocalCluster, binary, eventually, signal};
+use raftkv_tests::{Client, Cluster, LocalCluster, binary, eventually, signal};
 use reqwest::Method;
 use rustix::process::Signal;
 
@@ -177,4 +177,34 @@ async fn a_member_that_hangs_or_a_leader_that_takes_its_time_is_told_as_it_is() 
     ensure!(!said.err.contains("no answer within 10s"), "the node's own answer is not seen: {said:?}");
     ensure!(said.err.matches("unknown").count() <= 1, "told twice: {said:?}");
     cluster.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaders_die_and_no_command_fails() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    let endpoints: Vec<String> = cluster.nodes().iter().map(|node| node.http_address().to_string()).collect();
+    let endpoints = endpoints.join(",");
+    // The second and the third time the client meets the dead node first, too: each attempt begins with the first address.
+    for round in 0..3 {
+        let leader = cluster.leader().await?;
+        leader.kill();
+        let value = format!("round {round}");
+        let put = raftkv(&["put", "k", &value, "--endpoint", &endpoints], &[]).await?;
+        ensure!(put.code == Some(0), "{put:?}");
+        let get = raftkv(&["get", "k", "--endpoint", &endpoints], &[]).await?;
+        ensure!(get.code == Some(0) && get.out == value, "{get:?}");
+        leader.start()?;
+        eventually("the killed leader is back", || leader.ready()).await?;
+    }
+
+    // Nobody is there, and nobody comes: told in the end, and not before.
+    for node in cluster.nodes() {
+        node.kill();
+    }
+    let began = Instant::now();
+    let said = raftkv(&["put", "k", "v", "--timeout", "2s", "--endpoint", &endpoints], &[]).await?;
+    let took = began.elapsed();
+    ensure!(said.code == Some(69) && said.err.contains("cannot connect"), "{said:?}");
+    ensure!(took > Duration::from_secs(1) && took < Duration::from_secs(10), "{took:?}");
+    Ok(())
 }
