@@ -34,11 +34,13 @@ pub enum Bug {
     WallClock,
     /// A new leader begins with the clock of its engine only, whatever it was told.
     ClockForgets,
+    /// A member that has restarted votes after its own promise, however long an earlier one was.
+    RestartWaitsShort,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::LocalReads,
         Self::StaleLease,
         Self::AckBeforeFsync,
@@ -49,6 +51,7 @@ impl Bug {
         Self::SkippedFence,
         Self::WallClock,
         Self::ClockForgets,
+        Self::RestartWaitsShort,
     ];
 
     /// As the environment names it.
@@ -64,6 +67,7 @@ impl Bug {
             Self::SkippedFence => "skipped-fence",
             Self::WallClock => "wall-clock",
             Self::ClockForgets => "clock-forgets",
+            Self::RestartWaitsShort => "restart-waits-short",
         }
     }
 }

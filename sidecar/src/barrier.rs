@@ -5,7 +5,7 @@
 //! confirmation says nothing about writes acknowledged since.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use raftkv_proto::consensus::{
     BarrierMode, ReadBarrierRequest, ReadBarrierResponse, Refused, RefusedReason, read_barrier_response::Outcome,
@@ -42,6 +42,7 @@ impl ReadBarriers {
     /// Asks here or, where another node leads, there.
     pub async fn barrier(&self, mut request: ReadBarrierRequest) -> ReadBarrierResponse {
         let (id, timeout) = (request.id, Duration::from_millis(u64::from(request.timeout_ms)));
+        let deadline = Instant::now() + timeout;
         let group = self.node.group();
         if group.as_ref().is_some_and(|group| !group.lease.is_enabled()) {
             // What is not trusted here is not trusted at the leader either.
@@ -52,21 +53,34 @@ impl ReadBarriers {
         }
         let outcome = match group {
             None => refused(RefusedReason::NoLeader, "this node is in no cluster yet"),
-            Some(group) => match group.raft.as_leader() {
-                Ok(_) => self.ask(&group, request.mode(), timeout).await,
-                Err(_) if let Some(why) = leadership::outage(&self.node, &group) => {
-                    refused(RefusedReason::NoMajority, why)
-                }
-                Err(forward) => match (forward.leader_id, forward.leader_node) {
-                    (Some(leader), Some(member)) if leader != self.node.identity.raft_id => {
-                        let outcome = self.forward(&group, leader, &member, request, timeout).await;
-                        reachable(&group, outcome)
+            Some(group) => {
+                let led_by = leadership::led_by(&group);
+                match self.ask_once(&group, request, timeout).await {
+                    Outcome::Refused(refused)
+                        if refused.reason() == RefusedReason::NoLeader
+                            && leadership::await_successor(&self.node, &group, led_by, deadline).await =>
+                    {
+                        self.ask_once(&group, request, deadline.saturating_duration_since(Instant::now())).await
                     }
-                    _ => refused(RefusedReason::NoLeader, "no leader is known"),
-                },
-            },
+                    outcome => outcome,
+                }
+            }
         };
         ReadBarrierResponse { id, outcome: Some(outcome) }
+    }
+
+    async fn ask_once(&self, group: &Arc<Group>, request: ReadBarrierRequest, timeout: Duration) -> Outcome {
+        match group.raft.as_leader() {
+            Ok(_) => self.ask(group, request.mode(), timeout).await,
+            Err(_) if let Some(why) = leadership::outage(&self.node, group) => refused(RefusedReason::NoMajority, why),
+            Err(forward) => match (forward.leader_id, forward.leader_node) {
+                (Some(leader), Some(member)) if leader != self.node.identity.raft_id => {
+                    let outcome = self.forward(group, leader, &member, request, timeout).await;
+                    reachable(group, outcome)
+                }
+                _ => refused(RefusedReason::NoLeader, "no leader is known"),
+            },
+        }
     }
 
     /// Answers for the follower `sender`: never forwarded again. 0 = it is not known who asks.

@@ -2,7 +2,7 @@
 //! does not stand for election.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
@@ -33,8 +33,11 @@ const TRANSFER_ROUND: Duration = Duration::from_millis(1_200);
 /// A leader that announced a transfer takes no writes until another leads (openraft never takes the announcement back).
 /// After so many failed rounds it steps down by itself.
 const ROUNDS_BEFORE_STEP_DOWN: u32 = 3;
-/// An election is over within so many longest election timeouts, also after a split vote.
+/// An election is over within so many times the patience, also after a split vote.
 const OUTAGE_AFTER: u32 = 4;
+/// A request that finds no leader waits for one as long as this, instead of being sent again with growing pauses: longer than it takes
+/// to replace a leader whose process has ended.
+const SUCCESSION: Duration = Duration::from_millis(400);
 /// A member whose last acknowledgement is not older counts as alive.
 pub const ALIVE_WITHIN: Duration = Duration::from_millis(1_500);
 
@@ -79,26 +82,27 @@ impl Elections {
     }
 
     /// Adds a reason. True when it is new.
-    pub fn forbid(&self, group: &Group, reason: Reason) -> bool {
-        self.change(group, |against| against.insert(reason))
+    pub fn forbid(&self, reason: Reason) -> bool {
+        self.lock().insert(reason)
     }
 
     /// Takes a reason back. True when it was there.
-    pub fn permit(&self, group: &Group, reason: Reason) -> bool {
-        self.change(group, |against| against.remove(&reason))
+    pub fn permit(&self, reason: Reason) -> bool {
+        self.lock().remove(&reason)
     }
 
     /// Whether that reason holds.
     pub fn is_forbidden_by(&self, reason: Reason) -> bool {
-        self.against.lock().unwrap_or_else(PoisonError::into_inner).contains(&reason)
+        self.lock().contains(&reason)
     }
 
-    fn change(&self, group: &Group, change: impl FnOnce(&mut BTreeSet<Reason>) -> bool) -> bool {
-        // Under the lock, so that two changes cannot be applied in the wrong order.
-        let mut against = self.against.lock().unwrap_or_else(PoisonError::into_inner);
-        let changed = change(&mut against);
-        group.raft.runtime_config().elect(against.is_empty());
-        changed
+    /// Whether nothing speaks against it.
+    pub fn are_open(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<Reason>> {
+        self.against.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -166,7 +170,7 @@ pub fn is_left_behind(group: &Group, metrics: &RaftMetrics<TypeConfig>) -> bool 
 pub fn outage(node: &Node, group: &Group) -> Option<&'static str> {
     let metrics = group.raft.metrics();
     let metrics = metrics.borrow_watched();
-    let patience = Duration::from_millis(group.raft.config().election_timeout_max) * OUTAGE_AFTER;
+    let patience = group.timing.patience * OUTAGE_AFTER;
     let is_lost = group.peers.work.lost_for() >= patience;
     if metrics.state == ServerState::Leader {
         return match group.peers.work.is_stuck() {
@@ -232,11 +236,32 @@ fn ack_age(metrics: &RaftMetrics<TypeConfig>) -> Option<Duration> {
     metrics.last_quorum_acked.as_ref().map(elapsed)
 }
 
-/// Whether a leader may take proposals: a quorum has acknowledged it within the lease. A leader cut off from the others
-/// must not collect writes that it cannot commit.
+/// Whether a leader may take proposals: a quorum has acknowledged it lately. A leader cut off from the others must not collect
+/// writes that it cannot commit.
 pub fn has_quorum_contact(group: &Group) -> bool {
-    let lease = Duration::from_millis(group.raft.config().election_timeout_max);
-    quorum_ack_age(group).is_some_and(|age| age < lease)
+    quorum_ack_age(group).is_some_and(|age| age < group.timing.patience)
+}
+
+/// As whom somebody leads, as far as this node knows.
+pub fn led_by(group: &Group) -> Option<LeaderId> {
+    let metrics = group.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    known_leader(&metrics).and(metrics.vote.committed.then_some(metrics.vote.leader_id))
+}
+
+/// Waits for a leader that can do something: another one than `gone`, or this node once a majority has answered it; until
+/// `deadline`, and at most for the time in which a leader whose process has ended is replaced. False when there is none.
+pub async fn await_successor(node: &Node, group: &Group, gone: Option<LeaderId>, deadline: std::time::Instant) -> bool {
+    if !node.is_running() {
+        return false;
+    }
+    let left = deadline.saturating_duration_since(std::time::Instant::now());
+    let wait = group.raft.wait(Some(left.min(SUCCESSION)));
+    let is_there = |metrics: &RaftMetrics<TypeConfig>| match metrics.state {
+        ServerState::Leader => ack_age(metrics).is_some_and(|age| age < group.timing.patience),
+        _ => known_leader(metrics).is_some() && metrics.vote.committed && Some(metrics.vote.leader_id) != gone,
+    };
+    wait.metrics(is_there, "there is a leader").await.is_ok()
 }
 
 /// Why leadership stayed.
@@ -368,10 +393,10 @@ impl Leadership {
             let elections = Elections::of(&group);
             let settled_for = changed_at.elapsed();
             if !is_connected && settled_for >= ENGINE_GONE_AFTER {
-                if elections.forbid(&group, Reason::EngineGone) {
+                if elections.forbid(Reason::EngineGone) {
                     tracing::warn!("the engine is gone: this node does not stand for election and will not lead");
                 }
-            } else if is_connected && settled_for >= ENGINE_BACK_AFTER && elections.permit(&group, Reason::EngineGone) {
+            } else if is_connected && settled_for >= ENGINE_BACK_AFTER && elections.permit(Reason::EngineGone) {
                 tracing::info!("the engine is back: this node may lead again");
             }
 
@@ -406,7 +431,7 @@ impl Leadership {
         let Some(group) = self.node.group() else {
             return;
         };
-        Elections::of(&group).forbid(&group, Reason::Stopping);
+        Elections::of(&group).forbid(Reason::Stopping);
         if metrics_of(&group).state != ServerState::Leader {
             return;
         }

@@ -3,6 +3,7 @@
 mod joining;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -10,17 +11,19 @@ use std::time::Duration;
 use openraft::RaftLogReader;
 use openraft::errors::{InitializeError, RaftError};
 use raftkv_proto::SPOKEN;
-use raftkv_runtime::exit;
 use raftkv_runtime::reminder::Pauses;
 use raftkv_runtime::shutdown::Shutdown;
+use raftkv_runtime::{exit, planted};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::bootstrap::{Answer, Decision, decide};
+use crate::candidacy;
 use crate::combiner::Combiner;
-use crate::config::{Config, Timing};
+use crate::config::Config;
 use crate::group_clock::GroupClock;
-use crate::identity::{Allegiance, IdentityStore, new_cluster_id};
+use crate::identity::{Allegiance, IdentityError, IdentityStore, new_cluster_id};
+use crate::inbound::Inbound;
 use crate::leadership::{Elections, Reason};
 use crate::lease::{Acks, LeaderLease};
 use crate::log_store::LogStore;
@@ -28,10 +31,12 @@ use crate::management::ManagementClient;
 use crate::narrator::narrate;
 use crate::network::Peers;
 use crate::node::{Group, Node, Phase, Raft};
+use crate::promise::{self, Lasting};
 use crate::raft_config::raft_config;
 use crate::registration::{ASK_AGAIN, Assignment, Registrar};
 use crate::standing::Bar;
 use crate::state_machine::RemoteStateMachine;
+use crate::timing::Timing;
 use crate::twin;
 use crate::types::NodeId;
 use joining::{Story, Traces};
@@ -74,6 +79,9 @@ pub enum StartError {
     /// The log could not be read.
     #[error("read the vote: {0}")]
     Vote(#[source] std::io::Error),
+    /// The promise of earlier runs is not known, or that of this one cannot be recorded.
+    #[error(transparent)]
+    Promise(#[from] IdentityError),
     /// openraft's settings contradict each other.
     #[error("settings of consensus: {0}")]
     Config(#[from] openraft::ConfigError),
@@ -104,6 +112,8 @@ pub struct Lifecycle {
     join: Vec<String>,
     /// Asked instead when there is nobody to join.
     registrar: Option<Registrar>,
+    /// The sidecar's.
+    dir: PathBuf,
     timing: Timing,
     read_lease: bool,
     votes_allowed: AtomicBool,
@@ -135,6 +145,7 @@ impl Lifecycle {
             bootstrap: config.bootstrap,
             join: config.join.clone(),
             registrar,
+            dir: config.dir.clone(),
             timing: config.timing,
             read_lease: config.read_lease,
             votes_allowed: AtomicBool::new(false),
@@ -153,7 +164,7 @@ impl Lifecycle {
         let _ = self.log.set(log);
     }
 
-    /// Whether this node may grant votes. Not within one maximum election timeout of a restart: until then a lease that it
+    /// Whether this node may grant votes. Not right after a restart (see [`Timing::restart_wait`]): until then a lease that it
     /// helped to grant may still be trusted, though it does not remember it.
     pub fn votes_allowed(&self) -> bool {
         self.votes_allowed.load(Ordering::Acquire) && self.node.standing.may_vote()
@@ -423,6 +434,7 @@ impl Lifecycle {
         let log = self.log.get().ok_or(StartError::NoLog)?.clone().guarded_by(keeper.clone());
         let voted = log.clone().read_vote().await.map_err(StartError::Vote)?.is_some();
         let config = Arc::new(raft_config(&cluster_id, &self.timing).validate()?);
+        let promised = promise::record(&self.dir, Lasting::AtLeast(self.timing.promise)).await?;
         let on_contradiction: fn(&str) = |message| exit::fatal(exit::TEMPFAIL, message);
         let engine = self.node.engine.clone();
         let state_machine =
@@ -438,18 +450,23 @@ impl Lifecycle {
             .map_err(|error| StartError::Raft(error.to_string()))?;
         tokio::spawn(watching);
         let combiner = Combiner::default();
-        let group = Arc::new(Group { cluster_id, raft, peers, log, lease, progress, clock, combiner });
+        let (inbound, timing) = (Inbound::default(), self.timing);
+        let group = Arc::new(Group { cluster_id, raft, peers, inbound, timing, log, lease, progress, clock, combiner });
         tokio::spawn(group.lease.clone().renew(Arc::downgrade(&group)));
-        self.open_elections(group.clone(), voted);
+        tokio::spawn(candidacy::watch(self.node.clone(), Arc::downgrade(&group)));
+        self.open_elections(group.clone(), voted, promised);
         tokio::spawn(narrate(group.clone(), self.node.clone()));
         self.node.set_running(group);
         Ok(())
     }
 
     /// Lets this node vote and stand, at once or after the wait of durability rule 7.
-    fn open_elections(self: &Arc<Self>, group: Arc<Group>, voted: bool) {
+    fn open_elections(self: &Arc<Self>, group: Arc<Group>, voted: bool, promised: Option<Duration>) {
         let this = Arc::clone(self);
-        let wait = self.timing.election_max;
+        let wait = match planted!(RestartWaitsShort) {
+            true => self.timing.promise,
+            false => self.timing.restart_wait(promised),
+        };
         tokio::spawn(async move {
             let mut known = Vec::new();
             if voted {
@@ -462,10 +479,16 @@ impl Lifecycle {
                 this.found_twin(&address);
             } else if this.node.standing.stands(Bar::Duplicate) {
                 // Found before there was a group; whether it is still there is looked at soon.
-                Elections::of(&group).forbid(&group, Reason::Duplicate);
+                Elections::of(&group).forbid(Reason::Duplicate);
+            }
+            // What was promised before is over. If it cannot be recorded, the next start waits longer than it must.
+            if promised.is_some_and(|promised| promised > this.timing.promise)
+                && let Err(error) = promise::record(&this.dir, Lasting::Only(this.timing.promise)).await
+            {
+                tracing::warn!("{error}");
             }
             this.votes_allowed.store(true, Ordering::Release);
-            Elections::of(&group).permit(&group, Reason::Restarted);
+            Elections::of(&group).permit(Reason::Restarted);
         });
     }
 }

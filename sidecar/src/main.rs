@@ -3,6 +3,7 @@
 use raftkv_runtime::{exit, file_limit, metrics, panic, shutdown::Shutdown, telemetry, variables, wipe, workers};
 use raftkv_sidecar::config::{Args, Config};
 use raftkv_sidecar::identity::IdentityError;
+use raftkv_sidecar::lifecycle::StartError;
 use raftkv_sidecar::run::{Listeners, RunError, run};
 use raftkv_sidecar::wal::WalError;
 
@@ -54,7 +55,8 @@ async fn start(config: Config) {
 fn exit_code(error: &RunError) -> exit::ExitCode {
     match error {
         RunError::Identity(IdentityError::NameMismatch { .. }) => exit::CONFIG,
-        RunError::Identity(IdentityError::Damaged { .. }) => exit::DATA,
+        RunError::Identity(IdentityError::Damaged { .. })
+        | RunError::Start(StartError::Promise(IdentityError::Damaged { .. })) => exit::DATA,
         RunError::Log(WalError::Damaged { .. } | WalError::UnsupportedVersion { .. }) => exit::DATA,
         RunError::Identity(_)
         | RunError::Log(_)

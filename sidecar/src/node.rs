@@ -10,6 +10,7 @@ use crate::combiner::Combiner;
 use crate::engine_client::EngineClient;
 use crate::group_clock::GroupClock;
 use crate::identity::Identity;
+use crate::inbound::Inbound;
 use crate::lease::{Keeper, LeaderLease};
 use crate::life::Life;
 use crate::log_store::LogStore;
@@ -17,6 +18,7 @@ use crate::network::Peers;
 use crate::progress::Progress;
 use crate::standing::Standing;
 use crate::state_machine::RemoteStateMachine;
+use crate::timing::Timing;
 use crate::types::TypeConfig;
 use crate::versions::Versions;
 
@@ -31,6 +33,10 @@ pub struct Group {
     pub raft: Raft,
     /// Channels to the other members.
     pub peers: Peers,
+    /// What they have open to this node.
+    pub inbound: Inbound,
+    /// How long members wait.
+    pub timing: Timing,
     /// The write-ahead log, for figures.
     pub log: LogStore,
     /// What this node may conclude while it leads.

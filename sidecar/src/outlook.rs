@@ -19,7 +19,7 @@ use crate::types::{NodeId, TypeConfig};
 const TICK: Duration = Duration::from_millis(100);
 /// A loss that is over sooner is not told: elections and short pauses are none.
 const TOLD_AFTER: Duration = Duration::from_millis(500);
-/// A leader that stepped down because its entries stood still does not stand again for this many longest election timeouts: the
+/// A leader that stepped down because its entries stood still does not stand again for this many times the patience: the
 /// others elect one of them meanwhile. Afterwards it may, in case they could not.
 const STAYS_AWAY: u32 = 16;
 /// Between two attempts to step down.
@@ -48,21 +48,17 @@ pub async fn watch(node: Node, shutdown: Shutdown) {
             () = tokio::time::sleep(TICK) => {}
         }
         if let Phase::Running(group) = node.phase() {
-            let election_max = election_max(&group);
-            watch.get_or_insert_with(|| Watch::new(node.clone(), election_max)).tick(&group).await;
+            let patience = group.timing.patience;
+            watch.get_or_insert_with(|| Watch::new(node.clone(), patience)).tick(&group).await;
         }
     }
 }
 
-fn election_max(group: &Group) -> Duration {
-    Duration::from_millis(group.raft.config().election_timeout_max)
-}
-
 impl Watch {
-    fn new(node: Node, election_max: Duration) -> Self {
+    fn new(node: Node, patience: Duration) -> Self {
         Self {
             node,
-            standstill: Standstill::new(election_max, Instant::now()),
+            standstill: Standstill::new(patience, Instant::now()),
             told_standing: BTreeSet::new(),
             told_stuck: false,
             stepped_down_at: None,
@@ -154,10 +150,10 @@ impl Watch {
     async fn act(&mut self, group: &Group, metrics: &RaftMetrics<TypeConfig>, verdict: &Verdict) {
         let elections = Elections::of(group);
         if let Some(at) = self.stepped_down_at
-            && at.elapsed() >= election_max(group) * STAYS_AWAY
+            && at.elapsed() >= group.timing.patience * STAYS_AWAY
         {
             self.stepped_down_at = None;
-            if elections.permit(group, Reason::Standstill) {
+            if elections.permit(Reason::Standstill) {
                 tracing::info!("this node may lead again");
             }
         }
@@ -176,7 +172,7 @@ impl Watch {
         }
         if can_replace && self.stepped_down_at.is_none_or(|at| at.elapsed() >= STEP_DOWN_AGAIN) {
             self.stepped_down_at = Some(Instant::now());
-            elections.forbid(group, Reason::Standstill);
+            elections.forbid(Reason::Standstill);
             step_down(group).await;
         }
     }

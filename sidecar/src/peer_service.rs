@@ -1,7 +1,6 @@
 //! [`PeerService`]: answers the other members' sidecars.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
@@ -136,6 +135,7 @@ impl RaftService for PeerService {
         request: Request<Streaming<proto::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
         let group = self.checked_group(request.metadata())?;
+        let from = sender(request.metadata());
         // A request that cannot be read ends the stream: what comes after it must not be appended without it.
         // What the leader says of itself counts once openraft has accepted the message.
         let said: Arc<Mutex<Option<Said>>> = Arc::default();
@@ -157,8 +157,11 @@ impl RaftService for PeerService {
         let (outcomes, node) = (group.raft.stream_append(Box::pin(requests)), self.node.clone());
         let (work, clock, disk) = (group.peers.work.clone(), group.clock.clone(), self.disk.clone());
         // For so long openraft refuses votes after it has heard from a leader.
-        let promise = Duration::from_millis(group.raft.config().election_timeout_max);
+        let promise = group.timing.promise;
+        // Ends with the answers, which end with the connection.
+        let stream = group.inbound.open(from);
         let responses = outcomes.map(move |outcome| {
+            let _open = &stream;
             if matches!(outcome, Ok(Ok(_))) {
                 node.note_leader();
                 if let Some(Said { leader, trouble, clock_ms }) =

@@ -1,7 +1,7 @@
 //! [`Proposals`]: takes commands to the leader's log, here or over there.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use raftkv_proto::consensus::propose_response::Outcome;
 use raftkv_proto::consensus::{ProposeRequest, ProposeResponse, RefusedReason};
@@ -35,23 +35,39 @@ impl Proposals {
 
     /// Proposes here or, where another node leads, there.
     pub async fn propose(&self, request: ProposeRequest) -> ProposeResponse {
-        let id = request.id;
+        let (id, deadline) = (request.id, Instant::now() + timeout_of(&request));
         let outcome = match self.local_group() {
             Err(refused) => refused,
-            Ok(group) => match group.raft.as_leader() {
-                Ok(_) => self.propose_locally(&group, request).await,
-                Err(_) if let Some(why) = leadership::outage(&self.node, &group) => {
-                    refused(RefusedReason::NoMajority, why)
-                }
-                Err(forward) => match (forward.leader_id, forward.leader_node) {
-                    (Some(leader), Some(member)) if leader != self.node.identity.raft_id => {
-                        self.forward(&group, leader, &member, request).await
+            Ok(group) => {
+                let led_by = leadership::led_by(&group);
+                match self.propose_once(&group, request.clone()).await {
+                    // A leader that has just gone is soon replaced: what was certainly not taken waits for that.
+                    Outcome::Refused(refused)
+                        if refused.reason() == RefusedReason::NoLeader
+                            && leadership::await_successor(&self.node, &group, led_by, deadline).await =>
+                    {
+                        let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+                        let timeout_ms = u32::try_from(left).unwrap_or(u32::MAX).max(1);
+                        self.propose_once(&group, ProposeRequest { timeout_ms, ..request }).await
                     }
-                    _ => refused(RefusedReason::NoLeader, "no leader is known"),
-                },
-            },
+                    outcome => outcome,
+                }
+            }
         };
         ProposeResponse { id, outcome: Some(outcome) }
+    }
+
+    async fn propose_once(&self, group: &Arc<Group>, request: ProposeRequest) -> Outcome {
+        match group.raft.as_leader() {
+            Ok(_) => self.propose_locally(group, request).await,
+            Err(_) if let Some(why) = leadership::outage(&self.node, group) => refused(RefusedReason::NoMajority, why),
+            Err(forward) => match (forward.leader_id, forward.leader_node) {
+                (Some(leader), Some(member)) if leader != self.node.identity.raft_id => {
+                    self.forward(group, leader, &member, request).await
+                }
+                _ => refused(RefusedReason::NoLeader, "no leader is known"),
+            },
+        }
     }
 
     /// Proposes here, for the follower `sender`: never forwarded again. 0 = it is not known who asks.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use openraft::SnapshotPolicy;
 
-use crate::config::Timing;
+use crate::timing::Timing;
 
 /// Commands to the state machine that may wait. When it is full openraft stands still, heartbeats and all, so it holds
 /// what commits while the engine is gone, until the state machine gives up on it (`ENGINE_GONE_DEADLINE` there).
@@ -24,9 +24,10 @@ pub(crate) fn raft_config(cluster_id: &str, timing: &Timing) -> openraft::Config
     openraft::Config {
         cluster_name: cluster_id.to_owned(),
         heartbeat_interval: millis(timing.heartbeat),
-        election_timeout_min: millis(timing.election_min),
-        election_timeout_max: millis(timing.election_max),
-        // Opened by `Elections` once nothing speaks against it.
+        // Only the deadline of votes: openraft starts no elections, `Candidacy` does. As long as can be, for a vote waits for a disk.
+        election_timeout_min: millis(timing.promise).saturating_sub(1),
+        // For so long after it has heard from a leader this node refuses votes.
+        election_timeout_max: millis(timing.promise),
         enable_elect: false,
         enable_pre_vote: Some(true),
         enable_leader_restore: Some(false),
@@ -50,12 +51,11 @@ mod tests {
 
     #[test]
     fn openraft_accepts_our_settings_over_the_whole_range() {
-        for (heartbeat, min, max) in [(100, 300, 600), (10, 20, 40), (1_000, 5_000, 10_000)] {
-            let timing = Timing {
-                heartbeat: Duration::from_millis(heartbeat),
-                election_min: Duration::from_millis(min),
-                election_max: Duration::from_millis(max),
-            };
+        let ms = |millis: u64| Some(Duration::from_millis(millis));
+        for (heartbeat, election) in
+            [(None, None), (ms(100), ms(900)), (ms(1), ms(6)), (ms(1_000), ms(15_000)), (None, ms(300))]
+        {
+            let timing = Timing::of(heartbeat, election).expect("sound");
             raft_config("c", &timing).validate().expect("valid");
         }
     }

@@ -61,13 +61,13 @@ pub async fn watch(node: Node, lifecycle: Arc<Lifecycle>, client: ManagementClie
                 {
                     lifecycle.found_twin(&twin);
                 }
-                let was_removed = elections.permit(&group, Reason::Removed);
+                let was_removed = elections.permit(Reason::Removed);
                 if node.standing.lift(Bar::Removed) || was_removed {
                     tracing::info!("this node is a member again");
                 }
             }
             Some((None, leader)) => {
-                let is_new = elections.forbid(&group, Reason::Removed);
+                let is_new = elections.forbid(Reason::Removed);
                 let why = removed_text(&node.identity, &leader);
                 node.standing.bar(Bar::Removed, why.as_str());
                 if is_new {

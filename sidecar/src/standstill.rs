@@ -15,10 +15,10 @@ use crate::types::{LeaderId, NodeId};
 /// So many bytes more on a connection are progress: more than a connection that is made again carries before the first large
 /// packet, and the least that a slow link must carry between two looks.
 const PROGRESS_BYTES: u64 = 2 * 1024;
-/// After this many longest election timeouts without progress a connection is made again. The wait doubles each time, without an
+/// After this many times the patience without progress a connection is made again. The wait doubles each time, without an
 /// upper bound: on a slow link a large message needs one connection for as long as it takes.
 const REMAKE_AFTER: u32 = 3;
-/// After so many longest election timeouts without progress entries stand still: a new connection was tried in between.
+/// After so many times the patience without progress entries stand still: a new connection was tried in between.
 const STANDS_AFTER: u32 = 8;
 /// The same where the other host has received everything and does not answer: its disk may be slow.
 const STANDS_AFTER_RECEIVED: u32 = 20;
@@ -69,7 +69,7 @@ pub struct Verdict {
 /// What has been seen so far of one leadership.
 #[derive(Debug)]
 pub struct Standstill {
-    /// The longest election timeout.
+    /// The patience of the group.
     unit: Duration,
     leader: Option<LeaderId>,
     looked_at: Instant,
@@ -95,10 +95,10 @@ struct Pace {
 }
 
 impl Standstill {
-    /// Nothing seen yet. `election_max` is the longest election timeout.
-    pub fn new(election_max: Duration, now: Instant) -> Self {
+    /// Nothing seen yet. `patience` is that of the group.
+    pub fn new(patience: Duration, now: Instant) -> Self {
         Self {
-            unit: election_max,
+            unit: patience,
             leader: None,
             looked_at: now,
             committed_next: 0,

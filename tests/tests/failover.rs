@@ -10,6 +10,9 @@ const WORKERS: usize = 48;
 const KILLS: u64 = 10;
 /// Repeated with their `Idempotency-Key` after the load.
 const REPEATS: usize = 1_000;
+const QUICK_KILLS: usize = 5;
+/// A member that only waits for silence stands after this at the earliest.
+const SILENCE: Duration = Duration::from_millis(800);
 /// The service objective for a leader's death is stricter; this is what a machine busy with other tests must keep.
 const LONGEST_GAP: Duration = Duration::from_secs(10);
 
@@ -59,6 +62,32 @@ async fn heavy_leaders_die_ten_times_under_load() -> anyhow::Result<()> {
     ensure!(after == contents, "repeats changed something: {}", after.difference(&contents));
     figure("repeats answered from memory", repeated);
     ensure!(report.longest_gap() < LONGEST_GAP, "no put for {:.1?}", report.longest_gap());
+    cluster.finish().await
+}
+
+/// Seen by its connections, and not by its silence, which takes members a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_process_has_ended_is_replaced_at_once() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    let clients: Vec<_> = cluster.nodes().iter().map(|node| node.client()).collect();
+    let mut gaps = Vec::new();
+    for round in 0..QUICK_KILLS {
+        let load = Load::start(&format!("r{round}-"), 1_000_000, 8, clients.clone());
+        progress(&load, 200).await?;
+        let leader = cluster.leader().await?;
+        leader.kill();
+        cluster.leader_other_than(&leader).await?;
+        progress(&load, load.acked() + 200).await?;
+        load.end();
+        gaps.push(load.report().await?.longest_gap());
+        leader.start()?;
+        cluster.whole(3).await?;
+    }
+    gaps.sort_unstable();
+    figure("gaps without an acknowledged put", format!("{gaps:.2?}"));
+    // A busy machine may make one of them long.
+    let median = gaps[gaps.len() / 2];
+    ensure!(median < SILENCE, "no put for {median:.2?} in the median: members waited for silence");
     cluster.finish().await
 }
 

@@ -16,6 +16,8 @@ use raftkv_tests::{
 
 /// Chooses the bug of the programs, when they have any.
 const BUG: &str = "RAFTKV_PLANTED_BUG";
+/// Scales all times of elections.
+const ELECTION_TIMEOUT: &str = "RAFTKV_ELECTION_TIMEOUT";
 /// Where a scenario finds its programs.
 const BIN_DIR: &str = "RAFTKV_BIN_DIR";
 /// What the scenario without a disk of its own says.
@@ -118,6 +120,37 @@ async fn a_read_at_a_leader_that_was_replaced_is_not_old() -> anyhow::Result<()>
         story.read(&old).await?.success()?;
     }
     old.sidecar().pause()?;
+    let new = cluster.leader_other_than(&old).await?;
+    eventually("the new leader writes", || async { new.client().put("other", "x").await?.acked() }).await?;
+    story.write(&new, 2).await?;
+    let local = old.client().get_stale("register").await?.text()?;
+    ensure!(local == "1", "the old leader has {local} already: nothing was tested");
+    story.read(&old).await?;
+    old.sidecar().resume()?;
+    story.check()?;
+    cluster.whole(3).await?;
+    cluster.finish().await
+}
+
+/// Members made a long promise to a leader that stands still, and have restarted with a shorter one. The leader's engine may read by the
+/// long one for several seconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promise_outlives_the_process_that_made_it() -> anyhow::Result<()> {
+    let cluster = builder().env(ELECTION_TIMEOUT, "9s").start().await?;
+    let old = cluster.leader().await?;
+    let mut story = Story::default();
+    story.write(&old, 1).await?;
+    // Long enough for a lease, however it is granted.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(1) {
+        story.read(&old).await?.success()?;
+    }
+    old.sidecar().pause()?;
+    for node in cluster.others(&old) {
+        node.kill();
+        node.sidecar().set_env(ELECTION_TIMEOUT, "");
+        node.start()?;
+    }
     let new = cluster.leader_other_than(&old).await?;
     eventually("the new leader writes", || async { new.client().put("other", "x").await?.acked() }).await?;
     story.write(&new, 2).await?;
@@ -431,6 +464,8 @@ caught! {
     caught_local_reads: "local-reads" by "the linearizability checker"
         in a_read_at_a_node_that_was_left_behind_is_not_old;
     caught_stale_lease: "stale-lease" by "the linearizability checker" in a_read_at_a_leader_that_was_replaced_is_not_old;
+    caught_restart_waits_short: "restart-waits-short" by "the linearizability checker"
+        in a_promise_outlives_the_process_that_made_it;
     caught_ack_before_fsync: "ack-before-fsync" by "acknowledged writes are there after a power loss"
         in the_last_acknowledged_put_outlives_the_power;
     caught_purge_too_early: "purge-too-early" by "acknowledged writes are there after a power loss"

@@ -3,7 +3,9 @@
 //! Those with old programs need `RAFTKV_OLD_BIN_DIR`: `make test-upgrade FROM=COMMIT`.
 
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -24,6 +26,52 @@ const REGISTERS: usize = 24;
 const WORKERS: usize = 8;
 /// Slots of a move.
 const SLOTS: usize = 200;
+
+/// `raftkv` with its defaults, one command after the other: none may fail.
+struct Patient {
+    over: Arc<AtomicBool>,
+    work: tokio::task::JoinHandle<anyhow::Result<usize>>,
+}
+
+impl Patient {
+    /// Puts and gets at any of these addresses. The client is always the new one.
+    fn start(program: &Path, endpoints: Vec<String>, name: &str) -> Self {
+        let (program, name, over) = (program.join("raftkv"), name.to_owned(), Arc::new(AtomicBool::new(false)));
+        let is_over = Arc::clone(&over);
+        let work = tokio::spawn(async move {
+            let mut commands = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                // Each address comes first in turn: also that of a node which is down.
+                let mut endpoints = endpoints.clone();
+                let first = commands % endpoints.len();
+                endpoints.rotate_left(first);
+                let endpoint = format!("--endpoint={}", endpoints.join(","));
+                let value = format!("value {commands}");
+                for (arguments, printed) in
+                    [(&["put", &name, &value][..], None), (&["get", &name][..], Some(value.as_str()))]
+                {
+                    let mut command = tokio::process::Command::new(&program);
+                    command.env_clear().args(arguments).arg(&endpoint).stdin(Stdio::null()).kill_on_drop(true);
+                    let output = command.output().await.context("raftkv")?;
+                    let out = String::from_utf8_lossy(&output.stdout);
+                    ensure!(
+                        output.status.success() && printed.is_none_or(|printed| out.trim_end() == printed),
+                        "{arguments:?} after {commands} commands: {output:?}"
+                    );
+                    commands += 1;
+                }
+            }
+            Ok(commands)
+        });
+        Self { over, work }
+    }
+
+    /// How many commands it were.
+    async fn end(self) -> anyhow::Result<usize> {
+        self.over.store(true, Ordering::Relaxed);
+        self.work.await?
+    }
+}
 
 /// How a group's cluster version stands, as any of its nodes says.
 async fn upgrade(node: &Node) -> anyhow::Result<Value> {
@@ -139,10 +187,12 @@ async fn heavy_a_group_goes_to_the_new_version_and_back_under_load() -> anyhow::
     let mut rng = seed.rng(0);
     let mut cluster = Cluster::builder().programs(&old).start().await?;
     let clients = || cluster.nodes().iter().map(|node| node.client()).collect::<Vec<_>>();
-    let mut operations = 0;
+    let endpoints: Vec<String> = cluster.nodes().iter().map(|node| node.http_address().to_string()).collect();
+    let (mut operations, mut commands) = (0, 0);
     for (round, programs) in [&new, &old, &new].into_iter().enumerate() {
         let keys = (0..REGISTERS).map(|key| format!("round-{round}/{key}")).collect();
         let registers = Registers::start(keys, WORKERS, clients(), Tolerance::Faults, seed);
+        let patient = Patient::start(&new, endpoints.clone(), "patient");
         let mut order_of_nodes: Vec<Arc<Node>> = cluster.nodes().to_vec();
         order_of_nodes.shuffle(&mut rng);
         for (number, node) in order_of_nodes.iter().enumerate() {
@@ -164,6 +214,7 @@ async fn heavy_a_group_goes_to_the_new_version_and_back_under_load() -> anyhow::
             Ok(())
         })
         .await?;
+        commands += patient.end().await.with_context(|| format!("round {round}"))?;
         operations += registers.check().await.with_context(|| format!("round {round}"))?.operations;
         same_state(&cluster).await.with_context(|| format!("round {round}"))?;
         if programs == &new {
@@ -171,6 +222,7 @@ async fn heavy_a_group_goes_to_the_new_version_and_back_under_load() -> anyhow::
         }
     }
     figure("operations checked for linearizability through upgrades of a group", operations);
+    figure("commands of raftkv meanwhile, none of which failed", commands);
 
     let any = cluster.node(1);
     ensure!(order(any, "release").await?.status.is_success(), "released");
@@ -224,13 +276,15 @@ async fn heavy_a_store_goes_to_the_new_version_and_back_under_load() -> anyhow::
     let mut rng = seed.rng(1);
     let shards = Shards::builder().groups(2).routers(2).programs(&old).start().await?;
     let ids = (shards.group_id(1).await?, shards.group_id(2).await?);
-    let mut operations = 0;
+    let endpoints: Vec<String> = (1..=2).map(|router| shards.router(router).http_address().to_string()).collect();
+    let (mut operations, mut commands) = (0, 0);
     for (round, programs) in [&new, &old, &new].into_iter().enumerate() {
         let (source, to) = if round % 2 == 0 { (ids.0, ids.1) } else { (ids.1, ids.0) };
         let slots = shards.admin().slots_of(source).await?.first(SLOTS);
         let mut keys = Shards::keys_in(&slots, &format!("moving-{round}/"), REGISTERS);
         keys.extend((0..REGISTERS / 2).map(|key| format!("any-{round}/{key}")));
         let registers = Registers::start(keys, WORKERS, shards.clients(), Tolerance::Faults, seed);
+        let patient = Patient::start(&new, endpoints.clone(), "patient");
         // Nodes by their group's number, from 1, and routers as 0.
         let mut units: Vec<(usize, usize)> = (1..=2).flat_map(|group| (1..=3).map(move |node| (group, node))).collect();
         units.extend([(0, 1), (0, 2)]);
@@ -258,6 +312,7 @@ async fn heavy_a_store_goes_to_the_new_version_and_back_under_load() -> anyhow::
         let operation = moving.context("a move was begun")?;
         let ended = shards.admin().over(operation).await.with_context(|| format!("round {round}"))?;
         ensure!(ended.state == "done", "the move ended otherwise: {ended:?}");
+        commands += patient.end().await.with_context(|| format!("round {round}"))?;
         operations += registers.check().await.with_context(|| format!("round {round}"))?.operations;
         shards.spread().await?;
         for group in shards.groups() {
@@ -269,6 +324,7 @@ async fn heavy_a_store_goes_to_the_new_version_and_back_under_load() -> anyhow::
         }
     }
     figure("operations checked for linearizability through upgrades of a store", operations);
+    figure("commands of raftkv meanwhile, none of which failed", commands);
     let client = shards.router(2).client();
     let refused = client.post("/v1/cluster/upgrade/finish", "application/json", "").await?;
     ensure!(refused.status == 409, "it is held: {refused}");

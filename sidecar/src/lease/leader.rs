@@ -9,9 +9,9 @@ use openraft::{ReadPolicy, ServerState};
 use raftkv_runtime::clock::boottime_ns;
 
 use super::{Acks, Keeper};
-use crate::config::Timing;
 use crate::node::Group;
 use crate::progress::Progress;
+use crate::timing::Timing;
 use crate::types::{LeaderId, NodeId, TypeConfig};
 
 /// A lease is looked at this many times between two heartbeats, so that it is renewed soon after they are answered.
@@ -26,6 +26,8 @@ pub struct LeaderLease {
     enabled: bool,
     /// For how long this node helps nobody else after it has heard from a leader.
     promise: Duration,
+    /// For a majority to confirm that this node leads.
+    patience: Duration,
     look: Duration,
     acks: Acks,
     progress: Progress,
@@ -67,7 +69,7 @@ impl LeaderLease {
     /// The lease of the node `me`. One that is not `enabled` never holds.
     pub fn new(me: NodeId, enabled: bool, timing: &Timing, acks: Acks, progress: Progress, keeper: Keeper) -> Self {
         let look = (timing.heartbeat / LOOKS_PER_HEARTBEAT).max(Duration::from_millis(1));
-        Self { me, enabled, promise: timing.election_max, look, acks, progress, keeper }
+        Self { me, enabled, promise: timing.promise, patience: timing.patience, look, acks, progress, keeper }
     }
 
     /// Whether it may hold at all.
@@ -108,7 +110,7 @@ impl LeaderLease {
         let noted = group.raft.get_read_linearizer(ReadPolicy::ReadIndex).await?;
         let leading = self.leading(group).filter(|now| now.leader == before.leader).ok_or(ConfirmError::NotLeader)?;
         let confirmed = self.acks.confirmed_after(leading.leader, self.me, asked_ns, &leading.voters);
-        tokio::time::timeout(self.promise, confirmed).await.map_err(|_| ConfirmError::NoQuorum)?;
+        tokio::time::timeout(self.patience, confirmed).await.map_err(|_| ConfirmError::NoQuorum)?;
         Ok(noted.read_log_id().index() + 1)
     }
 

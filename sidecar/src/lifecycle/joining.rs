@@ -158,7 +158,7 @@ impl Lifecycle {
     fn bar_twin(&self, why: &str) {
         self.traces().seen = Some(Instant::now());
         if let Some(group) = self.node.group() {
-            Elections::of(&group).forbid(&group, Reason::Duplicate);
+            Elections::of(&group).forbid(Reason::Duplicate);
         }
         if self.node.standing.bar(Bar::Duplicate, why) {
             tracing::error!("{why}. This process takes no part and serves nothing until the other one is gone");
@@ -168,7 +168,7 @@ impl Lifecycle {
     /// From here on, and until it ends, this process neither votes nor stands nor serves.
     fn bar_stale(&self, why: &str) {
         if let Some(group) = self.node.group() {
-            Elections::of(&group).forbid(&group, Reason::Stale);
+            Elections::of(&group).forbid(Reason::Stale);
         }
         if self.node.standing.bar(Bar::Stale, why) {
             tracing::error!("{why}. This process takes no part and serves nothing");
@@ -180,7 +180,7 @@ impl Lifecycle {
             tracing::info!("no other process with this node's identity answers any more");
         }
         if let Some(group) = self.node.group() {
-            Elections::of(&group).permit(&group, Reason::Duplicate);
+            Elections::of(&group).permit(Reason::Duplicate);
         }
     }
 

@@ -15,11 +15,11 @@ use openraft::raft::{
 use prost::Message;
 use raftkv_proto::raft as proto;
 use raftkv_proto::state_machine::{SnapshotChunk, snapshot_chunk};
-use raftkv_runtime::clock::boottime_ns;
 use raftkv_runtime::failpoint;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::heartbeats::Heartbeats;
 use super::peers::{Lane, Moves, Peers, RaftClient};
 use super::pump::{Sent, pump};
 use super::transfer::Transfer;
@@ -65,16 +65,9 @@ pub struct PeerNetwork {
     first_address: String,
     lane: Lane,
     /// Kept open between heartbeats: a message on a stream costs a fraction of a call. Gone after any trouble.
-    heartbeats: Option<HeartbeatStream>,
+    heartbeats: Option<Heartbeats>,
     /// Snapshot transfers that failed, one after the other.
     snapshots_failed: u32,
-}
-
-/// One append after the other, each answered before the next.
-struct HeartbeatStream {
-    address: String,
-    requests: tokio::sync::mpsc::Sender<proto::AppendRequest>,
-    responses: tonic::Streaming<proto::AppendResponse>,
 }
 
 impl PeerNetwork {
@@ -105,61 +98,50 @@ impl PeerNetwork {
         }
     }
 
-    /// One append without pipelining, within `deadline`.
+    /// One heartbeat, and the answer to it or to one before it, before openraft gives this up after `deadline`.
     async fn heartbeat(
         &mut self,
         mut request: AppendEntriesRequest<TypeConfig>,
         deadline: Duration,
     ) -> Result<AppendOutcome, RPCError<TypeConfig>> {
-        // Taken out: whatever goes wrong or is cancelled below, an answer that is still on its way must never be taken
-        // for the answer to the next request.
         let address = self.address();
-        let kept = self.heartbeats.take().filter(|kept| kept.address == address);
-        let exchange = async {
-            let mut stream = match kept {
-                Some(stream) => stream,
-                None => self.open_heartbeats(address).await?,
-            };
-            request.leader_commit = self.peers.progress.gate(request.leader_commit);
-            let leader = request.vote.leader_id;
-            let mut request = wire::append_request(request);
-            request.leader_trouble = Some(self.peers.work.trouble_for(self.target).code());
-            request.group_clock_ms = self.peers.clock.stamp_ms();
-            let sent_ns = boottime_ns();
-            if stream.requests.send(request).await.is_err() {
-                return Err(Unreachable::from_string("the heartbeat stream was closed").into());
-            }
-            match stream.responses.message().await {
-                Ok(Some(response)) => {
-                    self.peers.note_ack(self.target, leader, sent_ns, &response);
-                    Ok((response, stream))
-                }
-                Ok(None) => Err(Unreachable::from_string("the heartbeat stream ended").into()),
-                Err(status) => Err(RPCError::from(Unreachable::new(&status))),
+        if self.heartbeats.as_ref().is_some_and(|kept| kept.address != address) {
+            self.heartbeats = None;
+        }
+        request.leader_commit = self.peers.progress.gate(request.leader_commit);
+        let leader = request.vote.leader_id;
+        let mut request = wire::append_request(request);
+        request.leader_trouble = Some(self.peers.work.trouble_for(self.target).code());
+        request.group_clock_ms = self.peers.clock.stamp_ms();
+        // Kept when this call is cancelled: an answer that comes later is noted all the same.
+        let stream = match &mut self.heartbeats {
+            Some(stream) => stream,
+            none => {
+                let opened = Heartbeats::open(&self.peers, self.target, address);
+                none.insert(opened.map_err(|error| Unreachable::<TypeConfig>::new(&error))?)
             }
         };
-        let (response, stream) = match tokio::time::timeout(deadline, exchange).await {
-            Ok(exchanged) => exchanged?,
-            Err(_) => {
+        if !stream.send(leader, request) {
+            self.heartbeats = None;
+            return Err(Unreachable::from_string("heartbeats are not answered").into());
+        }
+        let response = match stream.answer(deadline / 4 * 3).await {
+            Some(Ok(response)) => response,
+            Some(Err(status)) => {
+                self.heartbeats = None;
+                return Err(RPCError::from(Unreachable::new(&status)));
+            }
+            None => {
                 let action = RPCTypes::AppendEntries;
                 return Err(Timeout { action, id: 0, target: self.target, timeout: deadline }.into());
             }
         };
         let outcome = wire::parse_append_response(response).map_err(|error| NetworkError::new(&error))?;
         // The other side ends the stream with a refusal.
-        if outcome.is_ok() {
-            self.heartbeats = Some(stream);
+        if outcome.is_err() {
+            self.heartbeats = None;
         }
         Ok(outcome)
-    }
-
-    async fn open_heartbeats(&self, address: String) -> Result<HeartbeatStream, RPCError<TypeConfig>> {
-        let (requests, receiver) = tokio::sync::mpsc::channel(1);
-        let mut client =
-            self.peers.client(&address, Lane::Heartbeat).map_err(|error| Unreachable::<TypeConfig>::new(&error))?;
-        let opening = client.append(self.peers.request(self.target, ReceiverStream::new(receiver)));
-        let responses = opening.await.map_err(|status| Unreachable::new(&status))?.into_inner();
-        Ok(HeartbeatStream { address, requests, responses })
     }
 }
 
@@ -420,7 +402,7 @@ fn moved() -> RPCError<TypeConfig> {
 }
 
 /// A task that does not outlive its stream.
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
+pub(super) struct AbortOnDrop(pub(super) tokio::task::JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {

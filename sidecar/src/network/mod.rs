@@ -2,6 +2,7 @@
 
 mod client;
 mod full;
+mod heartbeats;
 mod incoming;
 mod peers;
 mod pump;

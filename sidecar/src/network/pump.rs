@@ -23,7 +23,7 @@ use crate::wire;
 /// what was left to it, and so does a new leader: a millisecond or two of applying at the most that two cores write.
 const COMMIT_HOLD: Duration = Duration::from_millis(10);
 /// How long an append that tells nothing new waits: heartbeats tell as much.
-const IDLE_HOLD: Duration = Duration::from_millis(100);
+const IDLE_HOLD: Duration = Duration::from_millis(10);
 
 /// Appends that were sent and not answered, in order: as which leader, and when.
 #[derive(Debug, Default)]
@@ -34,7 +34,7 @@ pub(super) struct Sent {
 
 impl Sent {
     /// One is about to be sent.
-    fn push(&self, leader: LeaderId) {
+    pub(super) fn push(&self, leader: LeaderId) {
         self.lock().push_back((leader, boottime_ns()));
         self.one_more.notify_one();
     }
@@ -42,6 +42,11 @@ impl Sent {
     /// One was answered: the oldest.
     pub(super) fn answered(&self) -> Option<(LeaderId, u64)> {
         self.lock().pop_front()
+    }
+
+    /// How many wait for their answers.
+    pub(super) fn unanswered(&self) -> usize {
+        self.lock().len()
     }
 
     /// Returns once one waits for its answer.

@@ -9,10 +9,11 @@ use raftkv_proto::consensus::{ProposeRequest, propose_response::Outcome};
 use raftkv_runtime::grpc::{self, Endpoint, Listener};
 use raftkv_runtime::shutdown::Shutdown;
 use raftkv_runtime::telemetry::LogFormat;
-use raftkv_sidecar::config::{Config, Timing};
+use raftkv_sidecar::config::Config;
 use raftkv_sidecar::management::{Changed, ManagementClient};
 use raftkv_sidecar::run::{Listeners, RunError, run};
 use raftkv_sidecar::status::StatusDocument;
+use raftkv_sidecar::timing::Timing;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
@@ -83,11 +84,7 @@ impl TestNode {
             group_advertise: format!("{}:50053", self.name),
             grpc_listen: Endpoint::unix(self.dir.join("sidecar.sock")).expect("short path"),
             engine_grpc: Endpoint::unix(self.dir.join("engine.sock")).expect("short path"),
-            timing: Timing {
-                heartbeat: Duration::from_millis(100),
-                election_min: Duration::from_millis(300),
-                election_max: Duration::from_millis(600),
-            },
+            timing: Timing::default(),
             read_lease: true,
             log_retain: Some(1 << 20),
             log_max: 1 << 24,
