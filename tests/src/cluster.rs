@@ -10,6 +10,7 @@ use anyhow::{Context, anyhow, ensure};
 use futures::future::{join_all, try_join_all};
 use tempfile::TempDir;
 
+use crate::archive;
 use crate::binaries::binary_in;
 use crate::contents::Contents;
 use crate::files::tail;
@@ -51,6 +52,10 @@ pub struct ClusterBuilder {
     named_after: usize,
     /// Who assigns the nodes to their group; empty = they find each other.
     registers: Option<Registration>,
+    /// A given block of addresses, not just any.
+    block: Option<[u8; 2]>,
+    /// An archive of the nodes' data directories, n1, n2 and so on.
+    data: Option<PathBuf>,
 }
 
 /// How nodes come to their group when a router says it.
@@ -147,6 +152,18 @@ impl ClusterBuilder {
         self
     }
 
+    /// Takes the addresses of the block 127.x.y.0/24: those that are in the data of [`data`](Self::data).
+    pub fn block(mut self, block: [u8; 2]) -> Self {
+        self.block = Some(block);
+        self
+    }
+
+    /// The nodes find the data directories n1, n2 and so on of this archive.
+    pub fn data(mut self, archive: impl Into<PathBuf>) -> Self {
+        self.data = Some(archive.into());
+        self
+    }
+
     /// Starts the nodes and waits until each is ready and knows all as voters.
     pub async fn start(self) -> anyhow::Result<Cluster> {
         let cluster = self.create().await?;
@@ -161,6 +178,13 @@ impl ClusterBuilder {
     pub async fn create(self) -> anyhow::Result<Cluster> {
         // A short name: the path of a Unix socket has room for 107 bytes.
         let dir = tempfile::Builder::new().prefix("rkv").tempdir().context("make a directory for the data")?;
+        let loopback = match self.block {
+            Some(block) => Loopback::reserve_block(block).await?,
+            None => Loopback::reserve()?,
+        };
+        if let Some(data) = &self.data {
+            archive::unpack(data, dir.path()).await?;
+        }
         let supervisor = self.supervised.then(Supervisor::start);
         let mut cluster = Cluster {
             nodes: Vec::new(),
@@ -170,7 +194,7 @@ impl ClusterBuilder {
             fatal_allowed: false,
             finished: false,
             supervisor,
-            loopback: Loopback::reserve()?,
+            loopback,
             dir: Some(dir),
             settings: self,
         };
@@ -193,6 +217,8 @@ impl Cluster {
             supervised: true,
             named_after: 0,
             registers: None,
+            block: None,
+            data: None,
         }
     }
 
@@ -202,7 +228,9 @@ impl Cluster {
         let root = self.dir.as_ref().context("the cluster is over")?.path().to_owned();
         let name = format!("node{}", self.settings.named_after + index);
         let dir = root.join(format!("n{index}"));
-        fs::create_dir(&dir)?;
+        if self.settings.data.is_none() || !dir.is_dir() {
+            fs::create_dir(&dir)?;
+        }
         let ip = self.ip(index);
         let raft = SocketAddr::from((ip, RAFT_PORT));
         let raft_advertised = match self.settings.partitionable {

@@ -13,7 +13,7 @@ const PAGE: usize = 10_000;
 /// The keys of a store with what stands beside them, read page by page.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Contents {
-    /// By key.
+    /// By key; one that is not UTF-8 as "base64:" and its bytes in base64.
     pub entries: BTreeMap<String, Listed>,
     /// The store's revision at the last page.
     pub store_revision: u64,
@@ -22,9 +22,14 @@ pub struct Contents {
 /// An entry of a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Listed {
-    key: String,
-    /// Absent where only keys were asked for.
+    /// Absent where the key is not UTF-8.
+    key: Option<String>,
+    /// The key in base64, where it is not UTF-8.
+    key_base64: Option<String>,
+    /// Absent where only keys were asked for, and where JSON cannot say it.
     pub value: Option<serde_json::Value>,
+    /// The value's MsgPack in base64, where JSON cannot say it.
+    pub value_base64: Option<String>,
     /// Of the last change.
     pub revision: u64,
     /// Of the creation.
@@ -58,7 +63,11 @@ impl Contents {
             let page: Page = serde_json::from_slice(&answer.body).context("read a page of a listing")?;
             contents.store_revision = page.store_revision;
             for entry in page.entries {
-                let known = contents.entries.insert(entry.key.clone(), entry);
+                let key = match (&entry.key, &entry.key_base64) {
+                    (Some(key), _) => key.clone(),
+                    (None, encoded) => format!("base64:{}", encoded.as_deref().context("an entry has no key")?),
+                };
+                let known = contents.entries.insert(key, entry);
                 ensure!(known.is_none(), "a key is listed twice: {known:?}");
             }
             match page.next_cursor {

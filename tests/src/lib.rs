@@ -46,6 +46,7 @@
 
 mod admin;
 mod answer;
+pub mod archive;
 mod binaries;
 mod bulk;
 mod client;

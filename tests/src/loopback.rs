@@ -1,14 +1,19 @@
 //! [`Loopback`]: addresses of a cluster's own.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use rand::RngExt;
+
+use crate::wait::eventually_within;
 
 /// Held by whoever owns a block of addresses; nothing else listens there.
 const RESERVATION_PORT: u16 = 9_999;
 /// Blocks tried before giving up: there are 60,000, and a handful are in use.
 const ATTEMPTS: usize = 100;
+/// How long another test run may hold a fixed block: longer than any test that uses one.
+const BLOCK_PATIENCE: Duration = Duration::from_secs(300);
 /// Proxies stand this far above the nodes they stand in front of.
 const PROXY_OFFSET: u8 = 100;
 
@@ -26,14 +31,29 @@ impl Loopback {
         let mut rng = rand::rng();
         for _ in 0..ATTEMPTS {
             let block = [rng.random_range(10..250), rng.random_range(0..=255)];
-            let address = Ipv4Addr::new(127, block[0], block[1], 254);
-            if let Ok(reservation) = TcpListener::bind(SocketAddr::from((address, RESERVATION_PORT))) {
-                return Ok(Self { block, _reservation: reservation });
+            if let Ok(reserved) = Self::bind(block) {
+                return Ok(reserved);
             }
         }
         bail!(
             "no block of 127.0.0.0/8 can be bound: is the loopback network up, and may port {RESERVATION_PORT} be used?"
         )
+    }
+
+    /// Reserves this block, for data that has addresses in it. Waits up to five minutes while another test run holds it. No random
+    /// choice of [`reserve`](Self::reserve) is below 10 in its first number.
+    pub async fn reserve_block(block: [u8; 2]) -> anyhow::Result<Self> {
+        let what = format!("the block 127.{}.{}.0/24 is free", block[0], block[1]);
+        eventually_within(BLOCK_PATIENCE, &what, || async {
+            Self::bind(block).context("another test run may hold it")
+        })
+        .await
+    }
+
+    fn bind(block: [u8; 2]) -> std::io::Result<Self> {
+        let address = Ipv4Addr::new(127, block[0], block[1], 254);
+        let reservation = TcpListener::bind(SocketAddr::from((address, RESERVATION_PORT)))?;
+        Ok(Self { block, _reservation: reservation })
     }
 
     /// Address of node number `index`, from 1.

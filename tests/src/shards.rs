@@ -37,6 +37,10 @@ pub struct ShardsBuilder {
     programs: Option<PathBuf>,
     router_env: Vec<(String, String)>,
     partitionable: bool,
+    /// The block of the routers' addresses; that of group number n is n above it.
+    block: Option<[u8; 2]>,
+    /// An archive of the nodes' data for each group.
+    data: Vec<PathBuf>,
 }
 
 /// Groups of nodes, and routers, as processes on loopback. What dies is started again, unless it was killed for good.
@@ -95,15 +99,32 @@ impl ShardsBuilder {
         self
     }
 
-    /// Starts everything at once, and waits until each group has its share of the slots.
+    /// Takes the addresses of the block 127.x.y.0/24 for routers, and of 127.x.y+n.0/24 for group number n.
+    pub fn block(mut self, block: [u8; 2]) -> Self {
+        self.block = Some(block);
+        self
+    }
+
+    /// The nodes of each group find the data directories n1, n2 and so on of the group's archive.
+    pub fn data(mut self, archives: Vec<PathBuf>) -> Self {
+        self.data = archives;
+        self
+    }
+
+    /// Starts everything at once, and waits until each group has its share of the slots. With data of before the slots stay where
+    /// they are.
     pub async fn start(self) -> anyhow::Result<Shards> {
         let dir = tempfile::Builder::new().prefix("rks").tempdir().context("make a directory for the logs")?;
+        let loopback = match self.block {
+            Some(block) => Loopback::reserve_block(block).await?,
+            None => Loopback::reserve()?,
+        };
         let mut shards = Shards {
             groups: Vec::new(),
             routers: Vec::new(),
             finished: false,
             supervisor: Some(Supervisor::start()),
-            loopback: Loopback::reserve()?,
+            loopback,
             dir: Some(dir),
             settings: self,
         };
@@ -117,7 +138,9 @@ impl ShardsBuilder {
             node.start()?;
         }
         shards.whole().await?;
-        shards.admin().settled(shards.groups.len()).await?;
+        if shards.settings.data.is_empty() {
+            shards.admin().settled(shards.groups.len()).await?;
+        }
         Ok(shards)
     }
 }
@@ -133,6 +156,8 @@ impl Shards {
             programs: None,
             router_env: Vec::new(),
             partitionable: false,
+            block: None,
+            data: Vec::new(),
         }
     }
 
@@ -160,6 +185,12 @@ impl Shards {
         }
         if settings.partitionable {
             builder = builder.partitionable();
+        }
+        if let Some([first, second]) = settings.block {
+            builder = builder.block([first, second + number as u8]);
+        }
+        if let Some(archive) = settings.data.get(number - 1) {
+            builder = builder.data(archive);
         }
         if number > 1 {
             let routers = (1..=settings.routers).map(|index| self.router_address(index)).collect();

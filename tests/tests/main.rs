@@ -11,6 +11,7 @@ mod disk_full;
 mod failover;
 mod failpoints;
 mod faultfs;
+mod golden;
 mod lease;
 mod local;
 mod membership;
