@@ -16,7 +16,7 @@ async fn the_disks_of_groups_of_version_0_1_0_hold_the_same_state() -> anyhow::R
     let facts = golden()?.sharded;
     ensure!(facts.nodes.len() == 2, "{:?}", facts.nodes);
     for (number, (name, facts)) in facts.nodes.iter().enumerate() {
-        same_on_disk(&format!("sharded-{}.tar.gz", number + 1), &[(name, facts)]).await?;
+        same_on_disk(&format!("sharded-{}.tar.gz", number + 1), &[(name.as_str(), facts)]).await?;
     }
     Ok(())
 }
