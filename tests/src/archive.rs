@@ -13,7 +13,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Packs the directories `names` of `root` into `archive`, without sockets.
 pub async fn pack(root: &Path, names: &[String], archive: &Path) -> anyhow::Result<()> {
     let mut tar = Command::new("tar");
-    tar.args(["--exclude=*.sock", "--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--use-compress-program=gzip -9n"]);
+    // Logs and journals are allocated in advance: most of them is zeros.
+    tar.args(["--sparse", "--hole-detection=raw", "--exclude=*.sock", "--sort=name"]);
+    tar.args(["--owner=0", "--group=0", "--numeric-owner", "--use-compress-program=gzip -9n"]);
     tar.arg("-cf").arg(archive).arg("-C").arg(root).args(names);
     run(tar).await.with_context(|| format!("pack {}", archive.display()))
 }

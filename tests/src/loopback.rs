@@ -44,10 +44,8 @@ impl Loopback {
     /// choice of [`reserve`](Self::reserve) is below 10 in its first number.
     pub async fn reserve_block(block: [u8; 2]) -> anyhow::Result<Self> {
         let what = format!("the block 127.{}.{}.0/24 is free", block[0], block[1]);
-        eventually_within(BLOCK_PATIENCE, &what, || async {
-            Self::bind(block).context("another test run may hold it")
-        })
-        .await
+        eventually_within(BLOCK_PATIENCE, &what, || async { Self::bind(block).context("another test run may hold it") })
+            .await
     }
 
     fn bind(block: [u8; 2]) -> std::io::Result<Self> {

@@ -67,7 +67,8 @@ impl Alone {
         use base64::Engine;
         let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
         let facts = async {
-            let position = self.machine.unary("/raftkv.state_machine.v1.StateMachine/GetPosition", &GetPositionRequest {});
+            let position =
+                self.machine.unary("/raftkv.state_machine.v1.StateMachine/GetPosition", &GetPositionRequest {});
             let position = Position::decode(position.await?)?;
             let described = self.group.describe().await?;
             let described = Description::decode(described)?;

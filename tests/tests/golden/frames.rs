@@ -1,6 +1,7 @@
 //! Messages and frames of version 0.1.0, decoded by this version.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 
 use anyhow::{Context, anyhow, ensure};
 use base64::Engine;
@@ -25,7 +26,7 @@ use super::{READ_KEYS, SYSTEM_KEYS, fixture, golden, messages};
 const CAPTURED: [&str; 3] = ["plain", "sharded-1", "sharded-2"];
 
 /// The messages of a file of length-delimited ones. Encoded again they give the same bytes.
-pub(super) fn read_frames<M: Message + Default>(name: &str) -> anyhow::Result<Vec<M>> {
+pub(super) fn read_frames<M: Message + Default + Debug>(name: &str) -> anyhow::Result<Vec<M>> {
     let path = fixture(&format!("frames/{name}.bin"));
     let file = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
     let (mut rest, mut messages) = (&file[..], Vec::new());
@@ -41,7 +42,7 @@ pub(super) fn read_frames<M: Message + Default>(name: &str) -> anyhow::Result<Ve
     Ok(messages)
 }
 
-fn read_frame<M: Message + Default>(name: &str) -> anyhow::Result<M> {
+fn read_frame<M: Message + Default + Debug>(name: &str) -> anyhow::Result<M> {
     let mut messages = read_frames(name)?;
     ensure!(messages.len() == 1, "{name} has {} messages", messages.len());
     messages.pop().context("a message")
@@ -138,13 +139,13 @@ fn reads_of_a_node_of_version_0_1_0_are_understood() -> anyhow::Result<()> {
 fn a_move_of_version_0_1_0_is_understood() -> anyhow::Result<()> {
     let facts = golden()?.sharded;
     let source = ownership("sharded-1")?;
-    let outgoing = source.outgoing.context("a move from the first group")?;
+    let outgoing = source.outgoing.clone().context("a move from the first group")?;
     let fence = outgoing.fence.context("a fence")?;
     ensure!(outgoing.id == facts.move_id && outgoing.slots == facts.slots.parse()?, "{outgoing:?}");
     ensure!(fence.changes == outgoing.changes && fence.changes > 0 && fence.revision > 0, "{fence:?}");
     ensure!(source.last_import.is_some_and(|ended| ended.committed), "{:?}", source.last_import);
     let target = ownership("sharded-2")?;
-    let incoming = target.incoming.context("a move to the second group")?;
+    let incoming = target.incoming.clone().context("a move to the second group")?;
     ensure!(incoming.id == facts.move_id && incoming.slots == outgoing.slots && incoming.pages > 0, "{incoming:?}");
     ensure!(!incoming.cursor.is_empty(), "{incoming:?}");
     ensure!(target.last_export.is_some_and(|ended| ended.committed), "{:?}", target.last_export);

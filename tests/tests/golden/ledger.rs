@@ -201,12 +201,12 @@ impl Ledger {
         Ok(())
     }
 
-    /// Repeats each request that has an `Idempotency-Key`: the answers are those of the first time, and say so. Version 0.1.0 says
-    /// so for successes only, which `all` = false asks for.
+    /// Repeats each request that has an `Idempotency-Key`: the answers are those of the first time, and say so. Of a failed
+    /// precondition version 0.1.0 does not say so, which `all` = false allows for.
     pub(super) async fn check_repeats(&self, client: &Client, all: bool) -> anyhow::Result<()> {
         for Repeat { request, reply } in &self.repeats {
             let again = request.send(client).await?;
-            let expected = Reply { replayed: all || reply.status == 200, ..reply.clone() };
+            let expected = Reply { replayed: all || reply.status != 412, ..reply.clone() };
             ensure!(again == expected, "a repeat of {request:?} was answered {again:?} and not {expected:?}");
         }
         Ok(())

@@ -302,4 +302,3 @@ fn fake_time() -> [(&'static str, &'static str); 3] {
 fn with_fake_time(builder: ClusterBuilder) -> ClusterBuilder {
     fake_time().into_iter().fold(builder, |builder, (name, value)| builder.env(name, value))
 }
-

@@ -77,4 +77,3 @@ async fn propose(node: &Node, payload: Bytes) -> anyhow::Result<Bytes> {
         other => Err(anyhow!("a proposal was answered {other:?}")),
     }
 }
-

@@ -26,7 +26,10 @@ pub(super) fn all() -> Vec<(String, Value)> {
     all.extend(floats.map(|float| (format!("float-{float:e}"), Value::F64(float))));
     for len in [0, 1, 31, 32, 255, 256, 20_000] {
         all.push((format!("str-{len}"), Value::from(text(len))));
-        all.push((format!("bin-{len}"), Value::Binary(text(len).into_bytes().iter().map(|byte| byte ^ 0xff).collect())));
+        all.push((
+            format!("bin-{len}"),
+            Value::Binary(text(len).into_bytes().iter().map(|byte| byte ^ 0xff).collect()),
+        ));
     }
     for len in [0u64, 1, 15, 16, 2_000] {
         all.push((format!("array-{len}"), (0..len).map(|number| Value::from(number % 200)).collect::<Vec<_>>().into()));
