@@ -12,6 +12,7 @@ mod failover;
 mod failpoints;
 mod faultfs;
 mod golden;
+mod idle_hour;
 mod lease;
 mod local;
 mod membership;
