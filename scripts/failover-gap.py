@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""How long nothing can be written after the leader is killed: RaftKV and etcd, three nodes each, measured the same way.
+"""How long nothing can be written after the leader is killed or paused: RaftKV and etcd, three nodes each, measured the same way.
 
-Writers keep writing to all nodes; the leader's processes get SIGKILL; the gap is the longest time between two successful writes
+Writers keep writing to all nodes; the leader's processes get SIGKILL, or SIGSTOP until writes go on; the gap is the longest time between two successful writes
 of anybody around the kill. Then the node is started again, and the next kill waits until it has been a member for a while.
 Uses the standard library only.
 """
@@ -91,18 +91,21 @@ class RaftKv:
         self.cluster = table.Local(program, directory)
         self.addresses = [node["http"].removeprefix("http://") for node in self.cluster.nodes]
         self.directory = directory
+        self.paused = []
 
     @staticmethod
     def request(key, value):
         return "PUT", f"/v1/kv/{key}?timeout=200ms", f"value {value}"
 
-    def kill_leader(self):
+    def fail_leader(self, how):
         leader = self.cluster.endpoints("leader")[0]
         # Kept current: `raftkv local` starts again what died.
         nodes = json.loads((self.directory / "data" / "cluster.json").read_text())["nodes"]
         node = next(node for node in nodes if node["http"] == leader)
-        for process in ("sidecar_pid", "engine_pid"):
-            os.kill(node[process], signal.SIGKILL)
+        pids = [node[process] for process in ("sidecar_pid", "engine_pid")]
+        for pid in pids:
+            os.kill(pid, how)
+        self.paused = pids if how == signal.SIGSTOP else []
 
     def is_whole(self):
         try:
@@ -110,10 +113,14 @@ class RaftKv:
         except OSError:
             return False
 
-    def restart(self):
-        """`raftkv local` does."""
+    def mend(self):
+        """What was killed is started again by `raftkv local`."""
+        for pid in self.paused:
+            os.kill(pid, signal.SIGCONT)
+        self.paused = []
 
     def stop(self):
+        self.mend()
         table.stop(self.cluster.process)
 
 
@@ -123,7 +130,7 @@ class Etcd:
     def __init__(self, program, directory):
         self.cluster = table.Etcd(program, directory, table.free_ports(6))
         self.addresses = self.cluster.clients
-        self.dead = None
+        self.failed, self.how = None, None
 
     @staticmethod
     def request(key, value):
@@ -132,26 +139,33 @@ class Etcd:
         encode = lambda text: base64.b64encode(text.encode()).decode()
         return "POST", "/v3/kv/put", json.dumps({"key": encode(key), "value": encode(f"value {value}")})
 
-    def kill_leader(self):
+    def fail_leader(self, how):
         leader = self.cluster.endpoints("leader")[0]
-        self.dead = self.cluster.clients.index(leader)
-        self.cluster.processes[self.dead].kill()
+        self.failed, self.how = self.cluster.clients.index(leader), how
+        self.cluster.processes[self.failed].send_signal(how)
 
     def is_whole(self):
         return all(table.Etcd.status(client) for client in self.cluster.clients)
 
-    def restart(self):
-        dead = self.cluster.processes[self.dead]
-        dead.wait()
-        self.cluster.processes[self.dead] = subprocess.Popen(
-            dead.args, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    def mend(self):
+        if self.failed is None:
+            return
+        place, self.failed = self.failed, None
+        process = self.cluster.processes[place]
+        if self.how == signal.SIGSTOP:
+            process.send_signal(signal.SIGCONT)
+            return
+        process.wait()
+        self.cluster.processes[place] = subprocess.Popen(
+            process.args, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
     def stop(self):
+        self.mend()
         self.cluster.stop()
 
 
-def measure(system, kills):
+def measure(system, kills, how):
     writers, gaps = Writers(system.addresses, system.request), []
     try:
         for number in range(kills):
@@ -162,15 +176,15 @@ def measure(system, kills):
                     sys.exit(f"{system.name}: no write succeeds though all nodes are up")
                 time.sleep(0.02)
             killed = time.monotonic()
-            system.kill_leader()
+            system.fail_leader(how)
             # A follower may still answer what the old leader had committed: over after the longest election, when writes go on.
             while time.monotonic() < killed + 3.0 or writers.last() < time.monotonic() - 0.2:
                 if time.monotonic() > killed + GAP_DEADLINE_S:
-                    sys.exit(f"{system.name}: no write for {GAP_DEADLINE_S} s after kill {number + 1}")
+                    sys.exit(f"{system.name}: no write for {GAP_DEADLINE_S} s after failure {number + 1}")
                 time.sleep(0.02)
             gaps.append(writers.longest_gap(killed, time.monotonic()))
-            system.restart()
-            print(f"    {system.name}: kill {number + 1} of {kills}: {gaps[-1]:.3f} s", file=sys.stderr, flush=True)
+            system.mend()
+            print(f"    {system.name}: failure {number + 1} of {kills}: {gaps[-1]:.3f} s", file=sys.stderr, flush=True)
     finally:
         writers.stop()
         system.stop()
@@ -180,18 +194,20 @@ def measure(system, kills):
 def main():
     parser = table.parser_of(__doc__)
     parser.add_argument("--kills", type=int, default=50, help="of each system's leader [default: 50]")
+    parser.add_argument("--pause", action="store_true", help="pause the leader's processes (SIGSTOP) instead of killing them")
     options = parser.parse_args()
     table.end_on_sigterm()
     directory = pathlib.Path(tempfile.mkdtemp(prefix="failover.", dir=options.dir))
     try:
-        print(f"{WRITERS} writers, the leader killed {options.kills} times; the longest time without a successful write:")
+        how, said = (signal.SIGSTOP, "paused") if options.pause else (signal.SIGKILL, "killed")
+        print(f"{WRITERS} writers, the leader {said} {options.kills} times; the longest time without a successful write:")
         for kind, program in ((RaftKv, options.raftkv), (Etcd, options.etcd)):
             if not program:
                 print("no etcd: nothing to compare with")
                 continue
             at = directory / kind.name
             at.mkdir()
-            gaps = measure(kind(program, at), options.kills)
+            gaps = measure(kind(program, at), options.kills, how)
             quantile = lambda q: gaps[min(len(gaps) - 1, int(q * len(gaps)))]
             print(f"{kind.name:8} median {quantile(0.5):.3f} s   p90 {quantile(0.9):.3f} s   p99 {quantile(0.99):.3f} s   max {gaps[-1]:.3f} s", flush=True)
     finally:
