@@ -266,7 +266,7 @@ mod tests {
         for _ in 0..100 {
             let mut member = Member::new();
             let stood = member.pass(3_000);
-            assert!((800..1_050).contains(&stood[0].0), "{stood:?}");
+            assert!((800..=1_050).contains(&stood[0].0), "{stood:?}");
             assert!(stood.windows(2).all(|two| two[1].0 - two[0].0 >= 150), "{stood:?}");
             assert!(stood.iter().all(|(_, why)| *why == Why::Silent), "{stood:?}");
 
@@ -298,7 +298,7 @@ mod tests {
         // There is a leader.
         member.view.vote = vote(9, true);
         member.view.silent_for = Duration::ZERO;
-        assert!((800..1_050).contains(&member.pass(1_100)[0].0));
+        assert!((800..=1_050).contains(&member.pass(1_100)[0].0));
         member.view.vote = vote(10, false);
         assert!((150..251).contains(&member.pass(1_000)[0].0));
     }

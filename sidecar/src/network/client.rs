@@ -197,22 +197,46 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
                 self.peers.progress.clone(),
                 self.peers.clock.clone(),
             ));
-            let pump = AbortOnDrop(pump);
+            let mut pump = AbortOnDrop(pump);
             let (peers, target) = (self.peers.clone(), self.target);
             let request = self.peers.request(self.target, ReceiverStream::new(receiver));
-            let open = client.append(request);
-            let responses = tokio::select! {
-                opened = tokio::time::timeout(APPEND_RESPONSE_DEADLINE, open) => match opened {
-                    Ok(Ok(response)) => response.into_inner(),
-                    Ok(Err(status)) => return Err(Unreachable::new(&status).into()),
-                    Err(elapsed) => return Err(Unreachable::new(&elapsed).into()),
+            // openraft's pauses between attempts are in its appends: a peer that is gone is not tried before there is one.
+            let begun: Result<(), RPCError<TypeConfig>> = tokio::select! {
+                biased;
+                () = in_flight.any() => Ok(()),
+                () = moves.next() => Err(moved()),
+                _ = &mut pump.0 => Ok(()),
+            };
+            if begun.is_ok() && in_flight.unanswered() == 0 {
+                // openraft has given it up before the first append.
+                return Ok(futures::stream::empty().boxed());
+            }
+            let opened = match begun {
+                Ok(()) => tokio::select! {
+                    opened = tokio::time::timeout(APPEND_RESPONSE_DEADLINE, client.append(request)) => match opened {
+                        Ok(Ok(response)) => Ok(response.into_inner()),
+                        Ok(Err(status)) => Err(Unreachable::new(&status).into()),
+                        Err(elapsed) => Err(Unreachable::new(&elapsed).into()),
+                    },
+                    () = moves.next() => Err(moved()),
                 },
-                () = moves.next() => return Err(moved()),
+                Err(error) => Err(error),
+            };
+            let responses = match opened {
+                Ok(responses) => responses,
+                Err(error) => {
+                    pump.end().await;
+                    return Err(error);
+                }
             };
             let stream = AppendStream { responses, in_flight, peers, target, moves, pump };
             let outcomes = futures::stream::unfold(Some(stream), |stream| async move {
                 let mut stream = stream?;
-                match stream.next().await? {
+                let next = stream.next().await;
+                if !matches!(next, Some(Ok(Ok(_)))) {
+                    stream.pump.end().await;
+                }
+                match next? {
                     Ok(outcome) => Some((Ok(outcome), Some(stream))),
                     Err(error) => Some((Err(error), None)),
                 }
@@ -350,7 +374,6 @@ struct AppendStream {
     target: NodeId,
     moves: Moves,
     /// Ends with the stream.
-    #[allow(dead_code)]
     pump: AbortOnDrop,
 }
 
@@ -403,6 +426,18 @@ fn moved() -> RPCError<TypeConfig> {
 
 /// A task that does not outlive its stream.
 pub(super) struct AbortOnDrop(pub(super) tokio::task::JoinHandle<()>);
+
+impl AbortOnDrop {
+    /// Ends the task, and returns once it has ended. openraft's streams of appends share what is to be sent: one that is still polled
+    /// would take from the next one, which then has nothing to send and waits.
+    async fn end(&mut self) {
+        // One that has ended by itself may have been waited for before.
+        if !self.0.is_finished() {
+            self.0.abort();
+            let _ = (&mut self.0).await;
+        }
+    }
+}
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
