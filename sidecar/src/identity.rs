@@ -161,7 +161,7 @@ impl IdentityStore {
                 let raft_id = rand::random::<u64>() % ((1 << RAFT_ID_BITS) - 1) + 1;
                 let stored =
                     sealed(Stored { version: VERSION, raft_id, name: name.to_owned(), allegiance: None, crc32c: 0 });
-                write(dir, &stored).map_err(failed("write", &path))?;
+                replace(dir, FILE, &stored).map_err(failed("write", &path))?;
                 stored
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -194,7 +194,7 @@ impl IdentityStore {
     pub fn pledge(&self, allegiance: Allegiance) -> io::Result<()> {
         let mut stored = self.lock();
         let next = sealed(Stored { allegiance: Some(allegiance), ..stored.clone() });
-        write(&self.dir, &next)?;
+        replace(&self.dir, FILE, &next)?;
         *stored = next;
         Ok(())
     }
@@ -228,13 +228,14 @@ fn parse(text: &str, path: &Path) -> Result<Stored, IdentityError> {
     Ok(stored)
 }
 
-/// The old file or the new one, whole, whenever the power fails.
-fn write(dir: &Path, stored: &Stored) -> io::Result<()> {
-    let temporary = dir.join("identity.tmp");
+/// Writes a small file of the data directory, durably: the old file or the new one is there, whole, whenever the power fails. Blocks on the
+/// disk.
+pub(crate) fn replace(dir: &Path, name: &str, stored: &impl Serialize) -> io::Result<()> {
+    let temporary = dir.join(format!("{name}.tmp"));
     let mut file = File::create(&temporary)?;
     file.write_all(&serde_json::to_vec_pretty(stored)?)?;
     file.sync_all()?;
-    fs::rename(&temporary, dir.join(FILE))?;
+    fs::rename(&temporary, dir.join(name))?;
     File::open(dir)?.sync_all()
 }
 

@@ -3,17 +3,16 @@
 //! Written before a longer promise is made. A node that has just started may have made one that it does not remember, and the leader
 //! of then may still read by the lease that follows from it.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::identity::IdentityError;
+use crate::identity::{IdentityError, replace};
 
 const FILE: &str = "promise";
-const TEMPORARY: &str = "promise.tmp";
 /// Version of the file's format.
 const VERSION: u32 = 1;
 
@@ -82,16 +81,7 @@ fn write(dir: &Path, promise: Duration) -> Result<(), IdentityError> {
     let promise_ms = u64::try_from(promise.as_millis()).unwrap_or(u64::MAX);
     let mut stored = Stored { version: VERSION, promise_ms, crc32c: 0 };
     stored.crc32c = stored.checksum();
-    replace(dir, &stored).map_err(failed)
-}
-
-fn replace(dir: &Path, stored: &Stored) -> io::Result<()> {
-    let temporary = dir.join(TEMPORARY);
-    let mut file = File::create(&temporary)?;
-    file.write_all(&serde_json::to_vec_pretty(stored)?)?;
-    file.sync_all()?;
-    fs::rename(&temporary, dir.join(FILE))?;
-    File::open(dir)?.sync_all()
+    replace(dir, FILE, &stored).map_err(failed)
 }
 
 #[cfg(test)]
