@@ -43,12 +43,12 @@ impl Failure {
         Self { code: exit::USAGE, ..Self::failed(message) }
     }
 
-    /// Nobody able to do it answered; trying again later may help.
+    /// No process that can do it answered; trying again later may help.
     pub(crate) fn unavailable(message: impl Display) -> Self {
         Self { code: exit::UNAVAILABLE, ..Self::failed(message) }
     }
 
-    /// Nobody able to do it answered, as it happens while a leader is elected or a process starts.
+    /// No process that can do it answered, as while a leader is elected or a process starts.
     pub(crate) fn passing(message: impl Display) -> Self {
         Self { cause: Cause::Passing, ..Self::unavailable(message) }
     }

@@ -36,7 +36,7 @@ impl Admission {
             .map_err(|error| refused(RefusedReason::Unspecified, format!("not a proposal: {error}")))?;
         let batch = match proposal {
             ProposalRef::Batch(batch) => batch,
-            // Who may decode it is not known to whoever sends it.
+            // A sender does not know who may decode it.
             ProposalRef::System(SystemCommand::RaiseVersion { .. }) => {
                 let message = "the cluster version is raised by the leader of the group only".to_owned();
                 return Err(refused(RefusedReason::Unspecified, message));

@@ -196,7 +196,7 @@ impl Upgrader {
         }
     }
 
-    /// Every command that comes here says what it expects, and may be repeated by whoever asked.
+    /// Every command that comes here says what it expects, and may be repeated by its sender.
     async fn propose(&self, command: SystemCommand, deadline: Instant) -> Result<SystemAnswer, BackendError> {
         let payload = Proposal::System(command).encode();
         let answer = self.shared.backend.consensus().propose(payload, deadline).await?;

@@ -97,7 +97,7 @@ pub(super) async fn finish(State(at): State<Management>, headers: HeaderMap) -> 
     act(at, headers, UpgradeAction::Finish).await
 }
 
-/// The path of an action, for whoever passes it on.
+/// The path of an action, for the node that passes it on.
 fn path(action: UpgradeAction) -> &'static str {
     match action {
         UpgradeAction::Show => "upgrade",
