@@ -28,8 +28,9 @@ use crate::types::{LeaderId, LogId};
 
 /// How often the leader looks whether it still counts.
 const LOOK: Duration = Duration::from_millis(50);
-/// The clock is in the log at least this often while something ends by it: what all members lose when they restart at once.
-const TICK_AFTER_MS: u64 = 60_000;
+/// The clock is in the log at least once a minute while something ends by it: what all members lose when they restart at once. The look and
+/// the way into the log take a part of the minute, and so does a restart.
+const TICK_AFTER_MS: u64 = 50_000;
 /// An entry that was to write it down may be lost.
 const TICK_AGAIN: Duration = Duration::from_secs(2);
 /// More is not added at once: a leader that stood still for longer may not have led meanwhile.
