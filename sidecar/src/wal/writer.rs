@@ -195,15 +195,14 @@ impl Writer {
     /// purge above all, has to get through: where there is no room for a segment there may be some for this frame.
     ///
     /// A large frame leaves the last of the room to the store: it needs some to give back more, and the log can be purged of what it has
-    /// flushed.
+    /// flushed. Until its patience ends, a frame counts with what it takes itself, which is more than a segment where it holds many values.
     fn next_file(&mut self, size: u64) -> Result<(File, u64), WalError> {
         let begin = Instant::now();
         let mut told = None;
         loop {
             let options = &self.shared.options;
-            let kept_bytes = if begin.elapsed() < PATIENCE { options.kept_bytes } else { options.least_bytes };
-            let takes_room = size > SMALL_FRAME_BYTES && !self.janitor.is_ready();
-            let result = if takes_room && has_less(options, kept_bytes) {
+            let needed_bytes = needed_bytes(options, size, self.janitor.is_ready(), begin.elapsed() < PATIENCE);
+            let result = if has_less(options, needed_bytes) {
                 Err(WalError::io(
                     "leave room to the store beside",
                     &options.dir,
@@ -359,6 +358,20 @@ impl Writer {
     }
 }
 
+/// What has to be free before a frame of `size` bytes begins a segment, which may be allocated already.
+fn needed_bytes(options: &WalOptions, size: u64, is_allocated: bool, is_patient: bool) -> u64 {
+    let allocated_bytes = if is_allocated { options.segment_bytes } else { 0 };
+    let takes_bytes = size.max(options.segment_bytes) - allocated_bytes;
+    if size <= SMALL_FRAME_BYTES || takes_bytes == 0 || options.kept_bytes == 0 {
+        return 0;
+    }
+    match (is_patient, is_allocated) {
+        (true, _) => options.kept_bytes.saturating_add(takes_bytes),
+        (false, true) => 0,
+        (false, false) => options.least_bytes,
+    }
+}
+
 /// Whether less than this is free.
 fn has_less(options: &WalOptions, bytes: u64) -> bool {
     bytes > 0 && Space::of(&options.dir).is_ok_and(|space| space.free_bytes < bytes)
@@ -372,5 +385,40 @@ impl Shared {
 
     pub(super) fn write(&self) -> std::sync::RwLockWriteGuard<'_, super::state::State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_leaves_to_the_store_what_is_kept_beside_what_it_takes_itself() {
+        const KIB: u64 = 1024;
+        let kept = WalOptions {
+            segment_bytes: 1_000 * KIB,
+            kept_bytes: 8_000 * KIB,
+            least_bytes: 4_000 * KIB,
+            ..WalOptions::new("wal")
+        };
+        let needed_kib = |kib, is_allocated, is_patient| needed_bytes(&kept, kib * KIB, is_allocated, is_patient) / KIB;
+        assert_eq!(
+            [needed_kib(900, false, true), needed_kib(900, true, true)],
+            [9_000, 0],
+            "a segment, and one that is there"
+        );
+        assert_eq!(
+            [needed_kib(5_000, false, true), needed_kib(5_000, true, true)],
+            [13_000, 12_000],
+            "more than a segment"
+        );
+        assert_eq!(
+            [needed_kib(5_000, false, false), needed_kib(5_000, true, false)],
+            [4_000, 0],
+            "what waited long enough"
+        );
+        assert_eq!(needed_kib(64, false, true), 0, "a small frame");
+        let all = WalOptions { kept_bytes: 0, ..kept };
+        assert_eq!(needed_bytes(&all, 5_000 * KIB, false, true), 0, "nothing is kept");
     }
 }
