@@ -40,3 +40,19 @@ unsettled() {
         return 1
     fi
 }
+
+# settled GROUPS: waits until GROUPS groups have their share of the slots and nothing moves.
+settled() {
+    local deadline=$((SECONDS + 120)) why
+    until why=$(unsettled "$1") && why=$(uneven "$1"); do
+        [ $SECONDS -lt $deadline ] || die "$1 groups are not settled: $why"
+        sleep 0.2
+    done
+}
+
+# uneven GROUPS: fails while a group has more or fewer slots than its share, and prints which.
+uneven() {
+    local uneven
+    uneven=$(store_groups | awk -F '|' -v share=$((16384 / $1)) '$5 < share - 4 || $5 > share + 4 { print $2 " has " $5 " slots" }') || return 1
+    [ -z "$uneven" ] || { printf '%s\n' "${uneven//$'\n'/, }" && return 1; }
+}

@@ -18,16 +18,6 @@ passed=0
 ok() { passed=$((passed + 1)); echo "ok $passed  $*"; }
 
 raftkv=(docker compose exec -T router raftkv)
-# settled GROUPS: waits until GROUPS groups have their share of the slots and nothing moves.
-settled() {
-    local deadline=$((SECONDS + 120)) why
-    until why=$(unsettled "$1"); do
-        [ $SECONDS -lt $deadline ] || die "$1 groups are not settled: $why"
-        sleep 0.2
-    done
-    shares=$(store_groups | awk -F '|' '{ print ($5 > 16384 / '"$1"' - 4 && $5 < 16384 / '"$1"' + 4) ? "even" : $0 }' | uniq)
-    [ "$shares" = even ] || die "the slots are not shared evenly: $shares"
-}
 docs() {
     "$python" scripts/check-docs.py --phase "$1" --at "8000=${router#http://}" --at "8080=${nodes[0]#http://}" \
         --at "8081=${nodes[1]#http://}" --at "8082=${nodes[2]#http://}" docs/from-*.md

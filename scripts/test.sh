@@ -6,6 +6,8 @@
 #   RAFTKV_NEXTEST_PROFILE   nextest's profile: `default`, which retries nothing; .ci/run sets `ci` (.config/nextest.toml)
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
+# shellcheck source=scripts/store.sh
+. "$ROOT/scripts/store.sh"
 
 begin=$SECONDS
 # Of its own, beside a cluster that `make up` started.
@@ -92,6 +94,9 @@ if $docker; then
             die "the compose cluster did not become healthy"
         }
     }
+    # For `settled`.
+    # shellcheck disable=SC2034
+    raftkv=(docker compose exec -T router raftkv)
     nodes=("http://127.0.0.1:$RAFTKV_PORT_1" "http://127.0.0.1:$RAFTKV_PORT_2" "http://127.0.0.1:$RAFTKV_PORT_3")
     up node1 node2 node3
     "$python" test_client.py "${nodes[@]}"
@@ -108,6 +113,8 @@ if $docker; then
     start=$SECONDS
     stop
     up
+    # Healthy nodes may still be without their slots: `make up`, which the README begins with, waits for them.
+    settled 2
     "$python" scripts/check-docs.py --type compose --bin "$(target_dir)/release" \
         --at "8000=127.0.0.1:$RAFTKV_PORT_ROUTER" --at "8001=127.0.0.1:$RAFTKV_PORT_ROUTER_2" --at "8080=127.0.0.1:$RAFTKV_PORT_1" \
         --at "8081=127.0.0.1:$RAFTKV_PORT_2" --at "8082=127.0.0.1:$RAFTKV_PORT_3" --at "8083=127.0.0.1:$RAFTKV_PORT_10" \
