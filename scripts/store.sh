@@ -41,18 +41,13 @@ unsettled() {
     fi
 }
 
-# settled GROUPS: waits until GROUPS groups have their share of the slots and nothing moves.
+# settled GROUPS: waits until GROUPS groups are active and nothing moves; then each has its share of the slots.
 settled() {
-    local deadline=$((SECONDS + 120)) why
-    until why=$(unsettled "$1") && why=$(uneven "$1"); do
+    local deadline=$((SECONDS + 120)) why shares
+    until why=$(unsettled "$1"); do
         [ $SECONDS -lt $deadline ] || die "$1 groups are not settled: $why"
         sleep 0.2
     done
-}
-
-# uneven GROUPS: fails while a group has more or fewer slots than its share, and prints which.
-uneven() {
-    local uneven
-    uneven=$(store_groups | awk -F '|' -v share=$((16384 / $1)) '$5 < share - 4 || $5 > share + 4 { print $2 " has " $5 " slots" }') || return 1
-    [ -z "$uneven" ] || { printf '%s\n' "${uneven//$'\n'/, }" && return 1; }
+    shares=$(store_groups | awk -F '|' -v groups="$1" '{ print ($5 > 16384 / groups - 4 && $5 < 16384 / groups + 4) ? "even" : $0 }' | uniq)
+    [ "$shares" = even ] || die "the slots are not shared evenly: $shares"
 }
