@@ -100,7 +100,7 @@ pub enum SystemCommand {
         id: MoveId,
         /// Its slots, all owned here.
         slots: SlotSet,
-        /// What the target was told in [`BeginImport`](Self::BeginImport); refused when the version is another one now. It does not rise
+        /// Its cluster version, which the target is known to understand; refused when the version is another one now. It does not rise
         /// while the export is under way.
         #[serde(default = "first_version", skip_serializing_if = "is_first_version")]
         version: u32,

@@ -135,7 +135,7 @@ impl ReadBarriers {
         let forwarder = self.forwarder.to(&group.peers, leader, member, |mut client, requests| async move {
             Ok(client.forward_read_barrier(requests).await?.into_inner())
         });
-        match tokio::time::timeout(timeout, forwarder.call(request)).await {
+        match tokio::time::timeout(timeout, forwarder.call(request, leadership::replaced(group, leader))).await {
             Ok(Ok(response)) => {
                 let nothing = || refused(RefusedReason::NoLeader, "the leader answered nothing");
                 let outcome = response.outcome.unwrap_or_else(nothing);

@@ -84,14 +84,18 @@ impl<Q: Numbered, A: Numbered> Forwarder<Q, A> {
         self.queue.is_closed()
     }
 
-    /// Sends a request and waits for its answer.
-    pub async fn call(&self, request: Q) -> Result<A, ForwardError> {
+    /// Sends a request and waits for its answer, until `gone` says that none will come.
+    pub async fn call(&self, request: Q, gone: impl Future<Output = ()>) -> Result<A, ForwardError> {
         let (reply, answer) = oneshot::channel();
         if self.queue.send((request, reply)).await.is_err() {
             return Err(ForwardError::NotSent);
         }
-        // Dropped unanswered = the task ended before it took this one off the queue.
-        answer.await.unwrap_or(Err(ForwardError::NotSent))
+        tokio::select! {
+            biased;
+            // Dropped unanswered = the task ended before it took this one off the queue.
+            answer = answer => answer.unwrap_or(Err(ForwardError::NotSent)),
+            () = gone => Err(ForwardError::Lost),
+        }
     }
 }
 

@@ -38,6 +38,8 @@ const OUTAGE_AFTER: u32 = 4;
 /// A request that finds no leader waits for one as long as this, instead of being sent again with growing pauses: longer than it takes
 /// to replace a leader whose process has ended.
 const SUCCESSION: Duration = Duration::from_millis(400);
+/// Answers of a leader may still be on their way when another one is known.
+const LAST_ANSWERS: Duration = Duration::from_millis(100);
 /// A member whose last acknowledgement is not older counts as alive.
 pub const ALIVE_WITHIN: Duration = Duration::from_millis(1_500);
 
@@ -262,6 +264,23 @@ pub async fn await_successor(node: &Node, group: &Group, gone: Option<LeaderId>,
         _ => known_leader(metrics).is_some() && metrics.vote.committed && Some(metrics.vote.leader_id) != gone,
     };
     wait.metrics(is_there, "there is a leader").await.is_ok()
+}
+
+/// Returns a moment after this node knows of another leader than `leader`: what was asked of that one and is not answered by then, never
+/// may be.
+pub async fn replaced(group: &Group, leader: NodeId) {
+    let mut changes = group.raft.server_metrics();
+    loop {
+        let server = changes.borrow_and_update().clone();
+        let leads_here = server.state == ServerState::Leader;
+        if server.current_leader.is_some_and(|now| now != leader && (now != server.id || leads_here)) {
+            return tokio::time::sleep(LAST_ANSWERS).await;
+        }
+        if changes.changed().await.is_err() {
+            // Raft has ended, and this process is about to.
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// Why leadership stayed.

@@ -137,7 +137,7 @@ impl Proposals {
         let forwarder = self.forwarder.to(&group.peers, leader, member, |mut client, requests| async move {
             Ok(client.forward_propose(requests).await?.into_inner())
         });
-        match tokio::time::timeout(timeout, forwarder.call(request)).await {
+        match tokio::time::timeout(timeout, forwarder.call(request, leadership::replaced(group, leader))).await {
             Ok(Ok(response)) => {
                 let outcome = response.outcome.unwrap_or_else(|| unknown("the leader answered nothing"));
                 if matches!(&outcome, Outcome::Refused(refused) if refused.reason() == RefusedReason::OutOfService) {
@@ -146,7 +146,7 @@ impl Proposals {
                 outcome
             }
             Ok(Err(ForwardError::NotSent)) => refused(RefusedReason::NoLeader, "the leader cannot be reached"),
-            Ok(Err(ForwardError::Lost)) => unknown("the connection to the leader broke"),
+            Ok(Err(ForwardError::Lost)) => unknown("the connection to the leader broke, or another leads now"),
             Err(_) => unknown("the leader did not answer in time"),
         }
     }

@@ -25,6 +25,8 @@ use crate::groups::Groups;
 
 /// A group gets this long for a step; then the step is tried again.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// A move waits so long for a target whose cluster version is lower than the source's: versions rise group by group.
+const VERSION_PATIENCE: Duration = Duration::from_secs(30);
 /// How often progress is written down, where there is any.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
@@ -66,6 +68,9 @@ struct Active {
     views: Views,
     /// The source's cluster version, which does not rise while it exports.
     source_version: ClusterVersion,
+    /// The target's when it was asked last; it may be higher by now. It has to know what the source exports.
+    target_version: ClusterVersion,
+    begun: Instant,
     catch_up: CatchUp,
     pace: Pace,
     purge: PurgeSize,
@@ -82,6 +87,14 @@ struct Active {
     pause: Option<Duration>,
     held: BTreeSet<&'static str>,
     must_describe: bool,
+}
+
+impl Active {
+    /// Why the target would not understand the source, if it would not.
+    fn version_gap(&self) -> Option<String> {
+        let (source, target) = (self.source_version, self.target_version);
+        (target < source).then(|| format!("its cluster version is {target}, and that of the source {source}"))
+    }
 }
 
 impl Mover {
@@ -142,6 +155,8 @@ impl Mover {
             id: moving.id,
             views: Views::default(),
             source_version: FIRST_VERSION,
+            target_version: FIRST_VERSION,
+            begun: Instant::now(),
             catch_up: CatchUp::default(),
             pace: Pace::new(rate),
             purge: PurgeSize::default(),
@@ -176,6 +191,7 @@ impl Mover {
         }
         if let Ok(described) = target {
             let ownership = Ownership::decode(&described.ownership).map_err(|error| undecoded(to, &error))?;
+            active.target_version = described.cluster_version.max(FIRST_VERSION);
             active.views.target.advance(TargetView::of(&ownership, moving.id));
         }
         active.must_describe = false;
@@ -183,6 +199,11 @@ impl Mover {
     }
 
     async fn act(&mut self, moving: &MoveRecord, action: &Action) -> Result<(), Trouble> {
+        if matches!(action, Action::BeginImport | Action::BeginExport)
+            && let Some(reason) = self.active.as_ref().and_then(Active::version_gap)
+        {
+            return self.wait_for_version(moving, action, reason).await;
+        }
         let (id, slots) = (moving.id, moving.slots.clone());
         let version = self.active.as_ref().map_or(FIRST_VERSION, |active| active.source_version);
         let command = match action {
@@ -243,15 +264,31 @@ impl Mover {
                 let limit = active.purge.records();
                 self.command(group, "purge", SystemCommand::Purge { limit }).await.map(drop)
             }
+            Learned::Risen => {
+                let reason = "its cluster version has risen".to_owned();
+                Err(Trouble::Group { group, action: action.name(), reason })
+            }
             Learned::Hopeless(reason) if matches!(moving.step, MoveStep::Copying | MoveStep::Fencing) => {
-                let failure = format!("group {group} refuses to {}: {reason}", action.name());
-                tracing::warn!(move_id = moving.id, failure, "move: it cannot be done and is undone");
-                let until = Instant::now() + STEP_TIMEOUT;
-                let undo = self.store.update(until, |state| state.abort_move(moving.id, Some(&failure)));
-                settled(undo.await)
+                self.undo(moving, &format!("group {group} refuses to {}: {reason}", action.name())).await
             }
             Learned::Hopeless(reason) => Err(Trouble::Group { group, action: action.name(), reason }),
         }
+    }
+
+    /// The target does not know yet what the source would export. Nothing has been copied.
+    async fn wait_for_version(&mut self, moving: &MoveRecord, action: &Action, reason: String) -> Result<(), Trouble> {
+        let Some(group) = moving.to else { return Ok(()) };
+        if self.active.as_ref().is_some_and(|active| active.begun.elapsed() < VERSION_PATIENCE) {
+            return Err(Trouble::Group { group, action: action.name(), reason });
+        }
+        self.undo(moving, &format!("group {group} cannot take the slots: {reason}")).await
+    }
+
+    async fn undo(&mut self, moving: &MoveRecord, failure: &str) -> Result<(), Trouble> {
+        tracing::warn!(move_id = moving.id, failure, "move: it cannot be done and is undone");
+        let until = Instant::now() + STEP_TIMEOUT;
+        let undo = self.store.update(until, |state| state.abort_move(moving.id, Some(failure)));
+        settled(undo.await)
     }
 
     async fn purge(&mut self, moving: &MoveRecord, action: &Action) -> Result<(), Trouble> {

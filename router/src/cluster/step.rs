@@ -313,6 +313,8 @@ pub enum Learned {
     Behind,
     /// Leftovers of an earlier move must be purged at the target first.
     Unpurged,
+    /// The source's cluster version has risen since it was asked.
+    Risen,
     /// The group will never do it.
     Hopeless(String),
 }
@@ -381,6 +383,7 @@ impl Views {
             (SystemAnswer::Refused(Refusal::Committed), _) => SourceView::Released,
             (SystemAnswer::Refused(Refusal::Aborted), Action::AbortExport) => SourceView::Later,
             (SystemAnswer::Refused(Refusal::Aborted), _) => return Learned::Behind,
+            (SystemAnswer::Refused(Refusal::ClusterVersion { .. }), Action::BeginExport) => return Learned::Risen,
             (answer, _) => return unexpected(answer),
         };
         self.source.advance(view);

@@ -297,7 +297,7 @@ impl World {
         match learned {
             Learned::Hopeless(why) => panic!("{action:?}: {why}"),
             Learned::Unpurged => drop(self.execute(to, Command::Purge { limit: 2 })),
-            Learned::Went | Learned::Behind => {}
+            Learned::Went | Learned::Behind | Learned::Risen => {}
         }
         true
     }
