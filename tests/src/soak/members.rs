@@ -139,7 +139,7 @@ pub(super) async fn snapshot(story: &Story<'_>) -> anyhow::Result<()> {
     let (node, _guard) = story.follower().await?;
     let snapshots = || -> anyhow::Result<usize> { Ok(node.logs()?.matches("the snapshot is live").count()) };
     let before = snapshots()?;
-    let last = node.status().await?.node.last_log;
+    let last = last_log(&node).await?;
     killed(&[node.sidecar(), node.engine()]).await?;
     let away = purged_beyond(story, &node, last).await;
     node.start()?;
@@ -167,7 +167,7 @@ pub(super) async fn snapshot_into_recovery(story: &Story<'_>) -> anyhow::Result<
         story.group().cut(&node, &other, Flow::Closed);
         story.group().cut(&other, &node, Flow::Closed);
     }
-    let last = node.status().await?.node.last_log;
+    let last = last_log(&node).await?;
     purged_beyond(story, &node, last).await?;
     killed(&[node.engine()]).await?;
     drop(healed);
@@ -181,7 +181,15 @@ pub(super) async fn snapshot_into_recovery(story: &Story<'_>) -> anyhow::Result<
     Ok(())
 }
 
-async fn purged_beyond(story: &Story<'_>, away: &Arc<Node>, last: Option<u64>) -> anyhow::Result<()> {
+/// Where the log of a node ends: one that has just been started does not know it yet.
+async fn last_log(node: &Node) -> anyhow::Result<u64> {
+    eventually_within(PATIENCE, &format!("{} knows its log", node.name()), || async {
+        node.status().await?.node.last_log.context("no entry yet")
+    })
+    .await
+}
+
+async fn purged_beyond(story: &Story<'_>, away: &Arc<Node>, last: u64) -> anyhow::Result<()> {
     let others = story.group().others(away);
     let clients = story.store.direct();
     let pad = "x".repeat(PAD_BYTES);
@@ -196,7 +204,7 @@ async fn purged_beyond(story: &Story<'_>, away: &Arc<Node>, last: Option<u64>) -
         for other in &others {
             let _ = other.compact().await?;
             let purged = other.status().await?.node.purged;
-            ensure!(purged > last, "{} purged up to {purged:?}, {} has {last:?}", other.name(), away.name());
+            ensure!(purged > Some(last), "{} purged up to {purged:?}, {} has {last}", other.name(), away.name());
         }
         Ok(())
     })
