@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use raftkv_api::BackendError;
 use raftkv_kv::{MoveId, Ownership, SystemAnswer, SystemCommand};
+use raftkv_proto::FIRST_VERSION;
 use raftkv_proto::group::ExportPage;
-use raftkv_proto::{ClusterVersion, FIRST_VERSION};
 
 use super::catch_up::CatchUp;
 use super::change::Progress;
@@ -18,7 +18,7 @@ use super::hold::Hold;
 use super::pace::{Pace, PurgeSize};
 use super::records::{GroupId, MoveRecord, MoveStep};
 use super::state::ClusterState;
-use super::step::{Action, Learned, SourceView, TargetView, Views, next_step};
+use super::step::{Action, Learned, SourceView, TargetView, Versions, Views, next_step};
 use super::store::{ClusterStore, StoreError};
 use crate::group::GroupClient;
 use crate::groups::Groups;
@@ -66,10 +66,7 @@ pub(super) struct Mover {
 struct Active {
     id: MoveId,
     views: Views,
-    /// The source's cluster version, which does not rise while it exports.
-    source_version: ClusterVersion,
-    /// The target's when it was asked last; it may be higher by now. It has to know what the source exports.
-    target_version: ClusterVersion,
+    versions: Versions,
     begun: Instant,
     catch_up: CatchUp,
     pace: Pace,
@@ -87,14 +84,6 @@ struct Active {
     pause: Option<Duration>,
     held: BTreeSet<&'static str>,
     must_describe: bool,
-}
-
-impl Active {
-    /// Why the target would not understand the source, if it would not.
-    fn version_gap(&self) -> Option<String> {
-        let (source, target) = (self.source_version, self.target_version);
-        (target < source).then(|| format!("its cluster version is {target}, and that of the source {source}"))
-    }
 }
 
 impl Mover {
@@ -154,8 +143,7 @@ impl Mover {
         Active {
             id: moving.id,
             views: Views::default(),
-            source_version: FIRST_VERSION,
-            target_version: FIRST_VERSION,
+            versions: Versions::default(),
             begun: Instant::now(),
             catch_up: CatchUp::default(),
             pace: Pace::new(rate),
@@ -182,8 +170,8 @@ impl Mover {
         let Some(active) = &mut self.active else { return Ok(()) };
         if let Ok(described) = source {
             let ownership = Ownership::decode(&described.ownership).map_err(|error| undecoded(from, &error))?;
-            active.source_version = described.cluster_version.max(FIRST_VERSION);
-            active.views.source.advance(SourceView::of(&ownership, active.source_version, moving.id));
+            active.versions.see_source(described.cluster_version);
+            active.views.source.advance(SourceView::of(&ownership, active.versions.source(), moving.id));
             let owned = ownership.owned.len().max(1) as u64;
             if active.progress.keys_estimate == 0 && moving.step == MoveStep::Copying {
                 active.progress.keys_estimate = described.keys * moving.slots.len() as u64 / owned;
@@ -191,7 +179,7 @@ impl Mover {
         }
         if let Ok(described) = target {
             let ownership = Ownership::decode(&described.ownership).map_err(|error| undecoded(to, &error))?;
-            active.target_version = described.cluster_version.max(FIRST_VERSION);
+            active.versions.see_target(described.cluster_version);
             active.views.target.advance(TargetView::of(&ownership, moving.id));
         }
         active.must_describe = false;
@@ -200,12 +188,12 @@ impl Mover {
 
     async fn act(&mut self, moving: &MoveRecord, action: &Action) -> Result<(), Trouble> {
         if matches!(action, Action::BeginImport | Action::BeginExport)
-            && let Some(reason) = self.active.as_ref().and_then(Active::version_gap)
+            && let Some(reason) = self.active.as_ref().and_then(|active| active.versions.gap())
         {
             return self.wait_for_version(moving, action, reason).await;
         }
         let (id, slots) = (moving.id, moving.slots.clone());
-        let version = self.active.as_ref().map_or(FIRST_VERSION, |active| active.source_version);
+        let version = self.active.as_ref().map_or(FIRST_VERSION, |active| active.versions.source());
         let command = match action {
             Action::BeginImport => SystemCommand::BeginImport { id, slots, version },
             Action::BeginExport => SystemCommand::BeginExport { id, slots, version },

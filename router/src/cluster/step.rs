@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use raftkv_kv::{MoveId, Ownership, Refusal, SLOT_TIME_VERSION, SlotTime, SystemAnswer};
-use raftkv_proto::ClusterVersion;
+use raftkv_proto::{ClusterVersion, FIRST_VERSION};
 
 use super::records::MoveStep;
 
@@ -301,6 +301,42 @@ pub fn next_step(step: MoveStep, views: &Views) -> Action {
             (T::Aborted | T::Later, S::Aborted | S::Later) => Action::RecordFinished,
         },
         MoveStep::Claiming | MoveStep::Disowning => Action::Impossible("nothing is copied by this move"),
+    }
+}
+
+/// The cluster versions of both groups as they were last seen. They never fall, so they may be higher by now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Versions {
+    source: ClusterVersion,
+    target: ClusterVersion,
+}
+
+impl Default for Versions {
+    fn default() -> Self {
+        Self { source: FIRST_VERSION, target: FIRST_VERSION }
+    }
+}
+
+impl Versions {
+    /// The source's, which does not rise while it exports.
+    pub fn source(&self) -> ClusterVersion {
+        self.source
+    }
+
+    /// A node of the source says so; it may be behind.
+    pub fn see_source(&mut self, version: ClusterVersion) {
+        self.source = self.source.max(version);
+    }
+
+    /// A node of the target says so; it may be behind.
+    pub fn see_target(&mut self, version: ClusterVersion) {
+        self.target = self.target.max(version);
+    }
+
+    /// Why the target might not understand what the source exports. Where there is a reason no export may begin.
+    pub fn gap(&self) -> Option<String> {
+        let Self { source, target } = self;
+        (target < source).then(|| format!("its cluster version is {target}, and that of the source {source}"))
     }
 }
 

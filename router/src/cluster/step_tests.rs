@@ -13,8 +13,9 @@ use crate::cluster::state::ClusterState;
 const KEYS: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 /// A group: its ownership by the real rules, and just enough of a store around it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Group {
+    version: ClusterVersion,
     ownership: Ownership,
     /// As a node that is behind may show it.
     before: Vec<Ownership>,
@@ -22,10 +23,32 @@ struct Group {
     changed: Vec<String>,
 }
 
+impl Default for Group {
+    fn default() -> Self {
+        Self {
+            version: FIRST_VERSION,
+            ownership: Ownership::default(),
+            before: Vec::new(),
+            values: BTreeMap::new(),
+            changed: Vec::new(),
+        }
+    }
+}
+
 impl Group {
+    /// Its cluster version rises, but not while it exports.
+    fn raise(&mut self) {
+        if self.ownership.outgoing.is_none() {
+            self.version = SLOT_TIME_VERSION;
+        }
+    }
+
     fn execute(&mut self, command: Command) -> SystemAnswer {
         self.before.push(self.ownership.clone());
-        match self.ownership.apply(command, &GroupFacts { revision: 1, clock_ms: 1, ..GroupFacts::default() }) {
+        match self
+            .ownership
+            .apply(command, &GroupFacts { version: self.version, revision: 1, clock_ms: 1, ..GroupFacts::default() })
+        {
             Err(refusal) => SystemAnswer::Refused(refusal),
             Ok(Effect::Fenced { at, times }) => {
                 SystemAnswer::Fenced { changes: at.changes, revision: at.revision, clock_ms: at.clock_ms, times }
@@ -122,6 +145,7 @@ struct World {
 struct Coordinator {
     moving: Option<MoveRecord>,
     views: Views,
+    versions: Versions,
 }
 
 /// How one turn of a coordinator goes.
@@ -146,6 +170,7 @@ enum Event {
     Read(usize),
     Late(usize),
     Write(usize),
+    Raise(u32),
     Cancel,
 }
 
@@ -158,6 +183,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => (0usize..2).prop_map(Event::Read),
         4 => (0usize..20).prop_map(Event::Late),
         6 => (0..KEYS.len()).prop_map(Event::Write),
+        1 => (1u32..=2).prop_map(Event::Raise),
     ]
 }
 
@@ -200,6 +226,11 @@ impl World {
                 assert_eq!(group.values.get(key), self.truth.get(key), "an old value of {key} is served");
             }
         }
+        let [source, target] = [&self.groups[&1], &self.groups[&2]];
+        assert!(
+            source.ownership.outgoing.is_none() || target.version >= source.version,
+            "it gets what it does not know"
+        );
         self.state.check().unwrap();
     }
 
@@ -222,15 +253,23 @@ impl World {
         let Some(moving) = coordinator.moving.clone() else { return true };
         let (id, from, to) = (moving.id, moving.from.unwrap(), moving.to.unwrap());
         if let Some(behind) = turn.behind {
-            coordinator.views.source.advance(SourceView::of(&self.describe(from, behind), 1, id));
+            // A node that is behind knows of no rise.
+            let version = |group| if behind == 0 { self.groups[&group].version } else { FIRST_VERSION };
+            coordinator.versions.see_source(version(from));
+            coordinator.versions.see_target(version(to));
+            let source = SourceView::of(&self.describe(from, behind), coordinator.versions.source(), id);
+            coordinator.views.source.advance(source);
             coordinator.views.target.advance(TargetView::of(&self.describe(to, behind), id));
         }
         coordinator.views.copy.fence_now = turn.fence;
         let action = next_step(moving.step, &coordinator.views);
-        let slots = moving.slots.clone();
+        if matches!(action, Action::BeginImport | Action::BeginExport) && coordinator.versions.gap().is_some() {
+            return true;
+        }
+        let (slots, version) = (moving.slots.clone(), coordinator.versions.source());
         let (group, command) = match &action {
-            Action::BeginImport => (to, Command::BeginImport { id, slots, version: 1 }),
-            Action::BeginExport => (from, Command::BeginExport { id, slots, version: 1 }),
+            Action::BeginImport => (to, Command::BeginImport { id, slots, version }),
+            Action::BeginExport => (from, Command::BeginExport { id, slots, version }),
             Action::Fence => (from, Command::Fence { id }),
             Action::Commit { pages, revision, clock_ms, times } => {
                 let (pages, revision, clock_ms, times) = (*pages, *revision, *clock_ms, times.clone());
@@ -354,6 +393,7 @@ fn story(events: Vec<Event>) -> World {
                 }
             }
             Event::Write(key) => world.write(key),
+            Event::Raise(group) => world.groups.get_mut(&group).unwrap().raise(),
             Event::Cancel => {
                 let mut after = world.state.clone();
                 if after.cancel_operation(1, 1).is_ok() {
@@ -362,6 +402,8 @@ fn story(events: Vec<Event>) -> World {
             }
         }
     }
+    // Versions rise group by group, and in the end everywhere.
+    world.groups.values_mut().for_each(Group::raise);
     world.finish(&mut coordinators[0]);
     world.check_end();
     world
@@ -391,6 +433,16 @@ fn a_move_that_nothing_disturbs_is_committed() {
     assert!(world.state.past_moves[0].committed);
     assert_eq!(world.state.operations[&1].state, OperationState::Running, "its operation goes on");
     assert_eq!(world.groups[&2].values.len(), 4);
+}
+
+#[test]
+fn a_move_whose_source_rises_in_between_goes_on() {
+    let begun = [Event::Turn(0, FRESH), Event::Raise(1), Event::Raise(2)];
+    let world = story(begun.to_vec());
+    assert!(world.state.past_moves[0].committed);
+    // The target is behind for a while: nothing is exported to it meanwhile.
+    let world = story([&begun[..2], &[Event::Turn(0, FRESH), Event::Turn(0, FRESH), Event::Raise(2)]].concat());
+    assert!(world.state.past_moves[0].committed);
 }
 
 #[test]
