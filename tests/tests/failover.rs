@@ -91,6 +91,31 @@ async fn a_leader_whose_process_has_ended_is_replaced_at_once() -> anyhow::Resul
     cluster.finish().await
 }
 
+/// Nothing tells the others but its silence.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_cut_off_is_replaced_after_its_silence() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().partitionable().start().await?;
+    let mut gaps = Vec::new();
+    for round in 0..QUICK_KILLS {
+        let leader = cluster.leader().await?;
+        let clients: Vec<_> = cluster.others(&leader).iter().map(|node| node.client()).collect();
+        let load = Load::start(&format!("r{round}-"), 1_000_000, 8, clients);
+        progress(&load, 200).await?;
+        cluster.isolate(&leader);
+        cluster.leader_other_than(&leader).await?;
+        progress(&load, load.acked() + 200).await?;
+        load.end();
+        gaps.push(load.report().await?.longest_gap());
+        cluster.heal();
+        cluster.whole(3).await?;
+    }
+    gaps.sort_unstable();
+    figure("gaps without an acknowledged put", format!("{gaps:.2?}"));
+    let median = gaps[gaps.len() / 2];
+    ensure!(median < 3 * SILENCE, "no put for {median:.2?} in the median");
+    cluster.finish().await
+}
+
 async fn progress(load: &Load, puts: u64) -> anyhow::Result<()> {
     eventually(&format!("{puts} puts are acknowledged"), || async {
         ensure!(load.acked() >= puts || load.is_done(), "{} are", load.acked());
