@@ -7,6 +7,8 @@ use bytes::Bytes;
 
 #[path = "../../sidecar/src/wal/bounds.rs"]
 mod bounds;
+#[path = "../../sidecar/src/wal/directory.rs"]
+mod directory;
 #[path = "../../sidecar/src/wal/disk.rs"]
 mod disk;
 #[path = "../../sidecar/src/wal/error.rs"]
@@ -133,7 +135,8 @@ pub fn recover(segments: &[Vec<u8>]) -> bool {
 
     entries_are_there(&recovered);
     let (log, state, sequence) = facts(&recovered);
-    recovered.repair(dir, SEGMENT_BYTES).expect("a log that was read is repaired");
+    let opened = directory::LogDir::open(dir).expect("the directory is there");
+    recovered.repair(&opened, SEGMENT_BYTES).expect("a log that was read is repaired");
     drop(recovered);
     let again = recovery::read(dir, Some(log)).expect("a repaired log is read").expect("a repaired log is there");
     assert_eq!(again.report.torn, None, "a repaired log is whole");

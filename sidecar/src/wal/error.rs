@@ -87,15 +87,28 @@ impl WalError {
         Self::Damaged { file: file.to_path_buf(), offset, what: what.into() }
     }
 
-    /// True when the disk had no space: nothing was begun, and there may be some later.
-    pub(super) fn is_storage_full(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+    /// True when the disk had no space, or the process or the system no file descriptor, for what was to be made: nothing was begun,
+    /// and there may be some later.
+    pub(super) fn is_shortage(&self) -> bool {
+        let Self::Io { source, .. } = self else { return false };
+        source.kind() == io::ErrorKind::StorageFull || is_descriptor_shortage(source)
+    }
+
+    /// True when what was short was a file descriptor.
+    pub(super) fn is_descriptor_shortage(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if is_descriptor_shortage(source))
     }
 
     /// True when the log's files are not what was written to them.
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Damaged { .. })
     }
+}
+
+/// Neither says anything of the disk. Connections take descriptors, and give them back when they close.
+fn is_descriptor_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 impl From<WalError> for io::Error {

@@ -1,7 +1,6 @@
 //! Makes segments ahead of their use and removes those no longer needed, off the writer's thread.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -11,6 +10,7 @@ use std::time::{Duration, Instant};
 use raftkv_runtime::failpoint;
 
 use super::WalError;
+use super::directory::LogDir;
 use super::segment::{self, Segment};
 
 /// A log that grows by no more than this a second gets segments whose zeros are written: there, what a frame's fsync costs beside
@@ -26,7 +26,7 @@ pub(super) struct Janitor {
     wanted: Arc<AtomicBool>,
     /// What came of it, once it is known.
     ready: Option<Result<File, WalError>>,
-    dir: PathBuf,
+    dir: LogDir,
     segment_bytes: u64,
 }
 
@@ -37,7 +37,7 @@ enum Work {
 
 impl Janitor {
     /// Starts the thread.
-    pub(super) fn start(dir: PathBuf, segment_bytes: u64) -> Result<(Self, JoinHandle<()>), WalError> {
+    pub(super) fn start(dir: LogDir, segment_bytes: u64) -> Result<(Self, JoinHandle<()>), WalError> {
         // Unbounded, but the writer sends at most two messages a segment.
         let (work, orders) = channel();
         let (results, prepared) = channel();
@@ -48,7 +48,7 @@ impl Janitor {
                 let (dir, wanted) = (dir.clone(), Arc::clone(&wanted));
                 move || run(&dir, segment_bytes, &wanted, &orders, &results)
             })
-            .map_err(|error| WalError::io("start a thread for", &dir, error))?;
+            .map_err(|error| WalError::io("start a thread for", dir.path(), error))?;
         let janitor = Self { work, prepared, asked: false, wanted, ready: None, dir, segment_bytes };
         Ok((janitor, thread))
     }
@@ -71,11 +71,11 @@ impl Janitor {
     /// # Errors
     ///
     /// When the disk failed it, which is no different from failing a frame: not to be found out a segment later. That there was
-    /// no space is kept for [`prepared`](Self::prepared), when there may be some.
+    /// no space, or no file descriptor, is kept for [`prepared`](Self::prepared), when there may be some.
     pub(super) fn look(&mut self) -> Result<(), WalError> {
         if self.asked && self.ready.is_none() {
             match self.prepared.try_recv() {
-                Ok(Err(error)) if !error.is_storage_full() => return Err(error),
+                Ok(Err(error)) if !error.is_shortage() => return Err(error),
                 result => self.ready = result.ok(),
             }
         }
@@ -90,11 +90,11 @@ impl Janitor {
             && let Some(result) = self.ready.take().or_else(|| self.prepared.recv().ok())
         {
             match result {
-                Err(error) if error.is_storage_full() => {}
+                Err(error) if error.is_shortage() => {}
                 result => return result,
             }
         }
-        segment::prepare(&self.dir, self.segment_bytes, || false)
+        segment::prepare(self.dir.path(), self.segment_bytes, || false)
     }
 
     /// Removes segments, oldest first.
@@ -107,7 +107,7 @@ impl Janitor {
 }
 
 fn run(
-    dir: &Path,
+    dir: &LogDir,
     segment_bytes: u64,
     wanted: &AtomicBool,
     orders: &Receiver<Work>,
@@ -120,7 +120,7 @@ fn run(
                 let with_zeros = is_slow(segment_bytes, last.replace(Instant::now()).map(|last| last.elapsed()));
                 let goes_on = || with_zeros && !wanted.load(Ordering::Relaxed);
                 // Nobody listens once the writer has ended.
-                let _ = results.send(segment::prepare(dir, segment_bytes, goes_on));
+                let _ = results.send(segment::prepare(dir.path(), segment_bytes, goes_on));
             }
             Work::Remove(segments) => {
                 if let Err(error) = remove(dir, &segments) {
@@ -138,12 +138,12 @@ fn is_slow(bytes: u64, since: Option<Duration>) -> bool {
 
 /// Removes segments one after the other, each durably: a crash must never leave an older one without a newer one, which
 /// would read as a hole.
-pub(super) fn remove(dir: &Path, segments: &[Arc<Segment>]) -> Result<(), WalError> {
+pub(super) fn remove(dir: &LogDir, segments: &[Arc<Segment>]) -> Result<(), WalError> {
     for segment in segments {
         failpoint!("sidecar::wal::before_remove");
         std::fs::remove_file(&segment.path).map_err(|error| WalError::io("remove", &segment.path, error))?;
         failpoint!("sidecar::wal::after_remove");
-        segment::sync_dir(dir)?;
+        dir.sync()?;
     }
     Ok(())
 }
@@ -164,7 +164,9 @@ mod tests {
     #[test]
     #[allow(clippy::unwrap_used)]
     fn a_disk_that_fails_ahead_of_time_is_found_out_before_the_segment_is_needed() {
-        let gone = tempfile::tempdir().unwrap().path().to_path_buf();
+        let dir = tempfile::tempdir().unwrap();
+        let gone = LogDir::open(dir.path()).unwrap();
+        drop(dir);
         let (mut janitor, thread) = Janitor::start(gone, 4096).unwrap();
         assert!(janitor.look().is_ok());
         janitor.prepare_if(|| true);

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use tokio::sync::watch;
 
 use super::bounds::Bounds;
+use super::directory::LogDir;
 use super::janitor::{self, Janitor};
 use super::metrics::WalMetrics;
 use super::queue::{Change, Done, Operation, Queue};
@@ -71,15 +72,16 @@ impl Wal {
         let dir = options.dir.clone();
         std::fs::create_dir_all(&dir).map_err(|error| WalError::io("create", &dir, error))?;
         let (mut lock, noted) = lock(&dir)?;
+        let opened = LogDir::open(&dir)?;
         let recovered = match recovery::read(&dir, noted)? {
             Some(mut recovered) => {
-                recovered.repair(&dir, options.segment_bytes)?;
+                recovered.repair(&opened, options.segment_bytes)?;
                 recovered
             }
-            None => create(&dir, options.segment_bytes)?,
+            None => create(&opened, options.segment_bytes)?,
         };
         if noted.is_none() {
-            note(&dir, &mut lock, recovered.log)?;
+            note(&opened, &mut lock, recovered.log)?;
         }
         if let Some(torn) = &recovered.report.torn {
             tracing::warn!(
@@ -89,20 +91,19 @@ impl Wal {
                 torn.what
             );
         }
-        Self::start(options, recovered, lock)
+        Self::start(options, opened, recovered, lock)
     }
 
-    fn start(options: WalOptions, recovered: Recovered, lock: File) -> Result<Self, WalError> {
+    fn start(options: WalOptions, dir: LogDir, recovered: Recovered, lock: File) -> Result<Self, WalError> {
         let Some(active) = recovered.segments.last().cloned() else {
             return Err(WalError::damaged(&options.dir, 0, "the log has no file"));
         };
         let mut state = State::new(recovered.state, recovered.segments);
         if active.used() > segment::HEADER as u64 {
             // Else the state is durable only in the older segments still.
-            janitor::remove(&options.dir, &state.take_unneeded())?;
+            janitor::remove(&dir, &state.take_unneeded())?;
         }
-        let (janitor, janitor_thread) = Janitor::start(options.dir.clone(), options.segment_bytes)?;
-        let dir = options.dir.clone();
+        let (janitor, janitor_thread) = Janitor::start(dir.clone(), options.segment_bytes)?;
         let (durable, _) = watch::channel(state.durable_next());
         let shared = Arc::new(Shared {
             options,
@@ -114,6 +115,7 @@ impl Wal {
         });
         let writer = Writer {
             shared: Arc::clone(&shared),
+            dir: dir.clone(),
             janitor,
             log: recovered.log,
             offset: active.used(),
@@ -124,7 +126,7 @@ impl Wal {
         let writer_thread = std::thread::Builder::new()
             .name("wal-writer".into())
             .spawn(move || writer.run())
-            .map_err(|error| WalError::io("start a thread for", &dir, error))?;
+            .map_err(|error| WalError::io("start a thread for", dir.path(), error))?;
         Ok(Self {
             owner: Arc::new(Owner {
                 shared,
@@ -342,23 +344,23 @@ fn lock(dir: &Path) -> Result<(File, Option<u64>), WalError> {
     Ok((file, noted))
 }
 
-fn note(dir: &Path, lock: &mut File, log: u64) -> Result<(), WalError> {
+fn note(dir: &LogDir, lock: &mut File, log: u64) -> Result<(), WalError> {
     lock.set_len(0)
         .and_then(|()| lock.seek(SeekFrom::Start(0)))
         .and_then(|_| writeln!(lock, "{log:016x}"))
         .and_then(|()| lock.sync_all())
-        .map_err(|error| WalError::io("write", &dir.join(LOCK), error))?;
-    segment::sync_dir(dir)
+        .map_err(|error| WalError::io("write", &dir.path().join(LOCK), error))?;
+    dir.sync()
 }
 
 /// Makes a new log: one empty segment.
-fn create(dir: &Path, segment_bytes: u64) -> Result<Recovered, WalError> {
-    if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+fn create(dir: &LogDir, segment_bytes: u64) -> Result<Recovered, WalError> {
+    if let Some(parent) = dir.path().parent().filter(|parent| !parent.as_os_str().is_empty()) {
         // The directory may have been made just now.
-        segment::sync_dir(parent)?;
+        LogDir::open(parent)?.sync()?;
     }
     let log = rand::random();
-    let file = segment::prepare(dir, segment_bytes, || true)?;
+    let file = segment::prepare(dir.path(), segment_bytes, || true)?;
     let header = SegmentHeader { log, first_sequence: 0 };
     let path = segment::publish(dir, &file, header)?;
     let used = segment::HEADER as u64;

@@ -45,6 +45,7 @@
 
 mod bounds;
 mod cache;
+mod directory;
 mod disk;
 mod error;
 mod frame;

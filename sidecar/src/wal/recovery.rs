@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::WalError;
+use super::directory::LogDir;
 use super::disk::{DiskState, Location};
 use super::frame::{self, Found, Place};
 use super::record::{Checkpoint, Record};
@@ -106,12 +107,12 @@ impl Recovered {
     /// failed, after which the kernel takes the pages for clean, and no later fsync writes them. That can be so of the
     /// last frame only, for each is durable before the next one is written. It is written once more, the same bytes in the
     /// same place, and made durable before anybody relies on it; so is the name of the file that it is in.
-    pub(super) fn repair(&mut self, dir: &Path, segment_bytes: u64) -> Result<(), WalError> {
+    pub(super) fn repair(&mut self, dir: &LogDir, segment_bytes: u64) -> Result<(), WalError> {
         let headless = self.headless.take();
         if let Some(headless) = &headless {
             std::fs::remove_file(headless).map_err(|error| WalError::io("remove", headless, error))?;
         }
-        segment::sync_dir(dir)?;
+        dir.sync()?;
         let Some(last) = self.segments.pop() else {
             return Ok(());
         };

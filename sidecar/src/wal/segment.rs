@@ -16,6 +16,7 @@ use raftkv_runtime::failpoint;
 use rustix::fs::{FallocateFlags, fallocate};
 
 use super::WalError;
+use super::directory::LogDir;
 use super::frame;
 
 /// The segment format's version.
@@ -168,14 +169,14 @@ fn fill(path: &Path, capacity: u64, goes_on: impl Fn() -> bool) -> Result<File, 
 }
 
 /// Gives a prepared file its header and its name, both durable.
-pub(super) fn publish(dir: &Path, file: &File, header: SegmentHeader) -> Result<PathBuf, WalError> {
-    let prepared = dir.join(PREPARED);
-    let path = dir.join(file_name(header.first_sequence));
+pub(super) fn publish(dir: &LogDir, file: &File, header: SegmentHeader) -> Result<PathBuf, WalError> {
+    let prepared = dir.path().join(PREPARED);
+    let path = dir.path().join(file_name(header.first_sequence));
     file.write_all_at(&header.encode(), 0).map_err(|error| WalError::io("write", &prepared, error))?;
     file.sync_data().map_err(|error| WalError::io("fsync", &prepared, error))?;
     failpoint!("sidecar::wal::before_segment_named");
     std::fs::rename(&prepared, &path).map_err(|error| WalError::io("rename", &prepared, error))?;
-    sync_dir(dir)?;
+    dir.sync()?;
     Ok(path)
 }
 
@@ -190,11 +191,6 @@ pub(super) fn allocate(file: &File, from: u64, len: u64) -> io::Result<()> {
         }
         Err(error) => Err(error.into()),
     }
-}
-
-/// Makes names made and removed in `dir` durable.
-pub(super) fn sync_dir(dir: &Path) -> Result<(), WalError> {
-    File::open(dir).and_then(|handle| handle.sync_all()).map_err(|error| WalError::io("fsync", dir, error))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use raftkv_runtime::disk::Space;
 use raftkv_runtime::{failpoint, planted};
 
 use super::WalError;
+use super::directory::LogDir;
 use super::disk::Location;
 use super::frame::{self, Place};
 use super::janitor::Janitor;
@@ -23,6 +24,7 @@ use super::segment::{self, Segment, SegmentHeader};
 /// disk proves the one before it durable, which recovery relies on.
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
+    pub(super) dir: LogDir,
     pub(super) janitor: Janitor,
     pub(super) log: u64,
     pub(super) active: Arc<Segment>,
@@ -169,12 +171,10 @@ impl Writer {
 
     /// Begins the next segment, for a frame of `size` bytes. It is durable, header and name, before a frame goes into it.
     fn rotate(&mut self, size: u64) -> Result<(), WalError> {
-        let options = &self.shared.options;
-        options.fault(IoStep::Rotate).map_err(|error| WalError::io("create a segment in", &options.dir, error))?;
         failpoint!("sidecar::wal::before_rotate");
         let (file, capacity) = self.next_file(size)?;
         let header = SegmentHeader { log: self.log, first_sequence: self.next_sequence };
-        let path = segment::publish(&self.shared.options.dir, &file, header)?;
+        let path = segment::publish(&self.dir, &file, header)?;
         failpoint!("sidecar::wal::after_rotate");
         let segment = Arc::new(Segment::new(
             self.active.ordinal + 1,
@@ -191,7 +191,8 @@ impl Writer {
     }
 
     /// The file of the next segment, with the space that it has. A disk that is full is waited for: nothing was begun, so nothing is
-    /// in doubt, and a process that ended would find the same disk at its next start. What is said in the queue behind this frame, a
+    /// in doubt, and a process that ended would find the same disk at its next start. So is a shortage of file descriptors, which ends when
+    /// connections do. What is said in the queue behind this frame, a
     /// purge above all, has to get through: where there is no room for a segment there may be some for this frame.
     ///
     /// A large frame leaves the last of the room to the store: it needs some to give back more, and the log can be purged of what it has
@@ -226,11 +227,13 @@ impl Writer {
 
     /// A segment, or where there is no room for one a file that is large enough for a frame of `size` bytes.
     fn allocated(&mut self, size: u64) -> Result<(File, u64), WalError> {
-        let (dir, segment_bytes) = (self.shared.options.dir.clone(), self.shared.options.segment_bytes);
+        let options = &self.shared.options;
+        options.fault(IoStep::Rotate).map_err(|error| WalError::io("create a segment in", &options.dir, error))?;
+        let segment_bytes = options.segment_bytes;
         match self.janitor.prepared() {
-            Err(error) if error.is_storage_full() => {
+            Err(error) if error.is_shortage() => {
                 let small = size + segment::HEADER as u64 + SMALL_SEGMENT_SLACK;
-                Ok((segment::prepare(&dir, small, || false)?, small))
+                Ok((segment::prepare(self.dir.path(), small, || false)?, small))
             }
             result => Ok((result?, segment_bytes)),
         }
@@ -260,9 +263,9 @@ impl Writer {
         self.publish(&Batch { operations: vec![purge], committed: None }, &[])
     }
 
-    /// Pauses after `error`, if that says that the disk is full; else gives it back. Ends when the log is closed.
+    /// Pauses after `error`, if that says that the disk is full or that there is no file descriptor; else gives it back. Ends when the log is closed.
     fn wait_for_room(&self, told: &mut Option<Instant>, error: WalError) -> Result<(), WalError> {
-        if !error.is_storage_full() {
+        if !error.is_shortage() {
             return Err(error);
         }
         if self.shared.queue.refused().is_some() {
@@ -270,7 +273,12 @@ impl Writer {
         }
         if told.is_none_or(|at| at.elapsed() >= COMPLAINT) {
             *told = Some(Instant::now());
-            tracing::warn!("nothing is written to the log until the disk has room: {error}");
+            let lacks = if error.is_descriptor_shortage() {
+                "there is a file descriptor to spare"
+            } else {
+                "the disk has room"
+            };
+            tracing::warn!("nothing is written to the log until {lacks}: {error}");
         }
         self.shared.waits_for_room.store(true, Ordering::Relaxed);
         metrics::gauge!("raftkv_wal_waits_for_room").set(1.0);
@@ -280,7 +288,7 @@ impl Writer {
 
     fn has_room(&self, was_waited_for: bool) {
         if was_waited_for {
-            tracing::info!("the disk has room again: the log is written");
+            tracing::info!("there is room again: the log is written");
             self.shared.waits_for_room.store(false, Ordering::Relaxed);
             metrics::gauge!("raftkv_wal_waits_for_room").set(0.0);
         }

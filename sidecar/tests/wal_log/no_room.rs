@@ -1,8 +1,12 @@
 //! A log that waits for room on its disk.
 
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use raftkv_sidecar::wal::{ReadLimit, Wal, WalError, WalOptions};
+use raftkv_sidecar::wal::{IoStep, ReadLimit, Wal, WalError, WalOptions};
+use rustix::io::Errno;
 use tempfile::TempDir;
 
 use super::support::*;
@@ -56,4 +60,48 @@ fn a_purge_gives_its_room_while_a_frame_before_it_waits_for_some() {
     assert_eq!(entries, expected);
     // And the log goes on.
     durably(|done| wal.append(vec![entry(1, ENTRIES, ENTRY_BYTES)], done));
+}
+
+#[test]
+fn a_shortage_of_file_descriptors_is_waited_for_and_is_no_failed_write() {
+    for errno in [Errno::MFILE, Errno::NFILE] {
+        let dir = TempDir::new().unwrap();
+        let (short, refused, failed) =
+            (Arc::new(AtomicBool::new(true)), Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
+        let options = WalOptions {
+            faults: Some(Arc::new({
+                let (short, refused) = (short.clone(), refused.clone());
+                move |step| {
+                    if step == IoStep::Rotate && short.load(Ordering::Relaxed) {
+                        refused.fetch_add(1, Ordering::Relaxed);
+                        return Err(io::Error::from(errno));
+                    }
+                    Ok(())
+                }
+            })),
+            fatal: Arc::new({
+                let failed = failed.clone();
+                move |_| failed.store(true, Ordering::Relaxed)
+            }),
+            ..options(dir.path(), 4096)
+        };
+        let wal = Wal::open(options.clone()).unwrap();
+        let results: Vec<_> = (0..ENTRIES)
+            .map(|index| {
+                let (entry_done, result) = done();
+                wal.append(vec![entry(1, index, ENTRY_BYTES)], entry_done).unwrap();
+                result
+            })
+            .collect();
+        eventually("it waits", || wal.waits_for_room());
+        eventually("it is tried again", || refused.load(Ordering::Relaxed) > 1);
+        short.store(false, Ordering::Relaxed);
+        for result in results {
+            result.recv_timeout(DEADLINE).unwrap().unwrap();
+        }
+        eventually("it waits no more", || !wal.waits_for_room());
+        assert!(!failed.load(Ordering::Relaxed), "{errno}");
+        drop(wal);
+        assert_eq!(Wal::open(options).unwrap().bounds().next, ENTRIES);
+    }
 }
