@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use raftkv_engine::config::{Args, Config};
-use raftkv_engine::run::{Listeners, RunError, run};
+use raftkv_engine::run::{GROUP_CONNECTIONS, Listeners, RunError, run};
 use raftkv_runtime::shutdown::Shutdown;
 use raftkv_runtime::{exit, file_limit, metrics, panic, telemetry, variables, wipe, workers};
 
@@ -24,7 +24,7 @@ fn main() {
     telemetry::init(&config.log, config.log_format).unwrap_or_else(|error| exit::fatal_error(exit::USAGE, &error));
     metrics::install().unwrap_or_else(|error| exit::fatal_error(exit::SOFTWARE, &error));
     variables::warn_of_unknown();
-    file_limit::raise_for(config.door.http_limits().max_connections);
+    file_limit::raise_for(config.door.http_limits().max_connections + GROUP_CONNECTIONS.max_connections);
     let runtime = workers::runtime(SHARE_OF_CORES).unwrap_or_else(|error| exit::fatal_error(error.exit_code(), &error));
     if let Err(error) = runtime.block_on(start(config)) {
         exit::fatal_error(error.exit_code(), &error);

@@ -8,7 +8,9 @@ use futures::future::BoxFuture;
 use raftkv_api::{Backend, Elsewhere, Front};
 use raftkv_runtime::disk::{DiskPlan, SMALLEST_DISK_BYTES};
 use raftkv_runtime::exit::{self, ExitCode};
-use raftkv_runtime::grpc::{self, ChannelOptions, Endpoint, Listener, ListenerError};
+use raftkv_runtime::grpc::{
+    self, ChannelOptions, ConnectionLimits, Endpoint, LINK_CONNECTIONS, Listener, ListenerError,
+};
 use raftkv_runtime::shutdown::Shutdown;
 use raftkv_runtime::wipe::{self, Part};
 use tokio::net::TcpListener;
@@ -24,6 +26,8 @@ use crate::proposer::{Proposer, Shortcut};
 use crate::state_machine::{ServiceInfo, StateMachineService};
 use crate::store::{Store, StoreError, StoreOptions};
 
+/// On the port for routers. A router has a handful to each node.
+pub const GROUP_CONNECTIONS: ConnectionLimits = ConnectionLimits::of(512);
 /// What is left of writes once HTTP has drained gets this long: their clients are gone.
 const PROPOSER_GRACE: Duration = Duration::from_millis(500);
 /// Routers' streams get this long after HTTP has drained: what is under way on them is answered in less.
@@ -258,7 +262,10 @@ fn serve_grpc(
     tokio::spawn(async move {
         grpc::server()
             .add_service(service.into_server())
-            .serve_with_incoming_shutdown(listener.into_stream(), async move { stop.wait().await })
+            .serve_with_incoming_shutdown(
+                listener.into_bounded_stream(LINK_CONNECTIONS),
+                async move { stop.wait().await },
+            )
             .await
     })
 }
@@ -271,7 +278,10 @@ fn serve_group(
     tokio::spawn(async move {
         grpc::server()
             .add_service(service.into_server())
-            .serve_with_incoming_shutdown(listener.into_stream(), async move { stop.wait().await })
+            .serve_with_incoming_shutdown(
+                listener.into_bounded_stream(GROUP_CONNECTIONS),
+                async move { stop.wait().await },
+            )
             .await
     })
 }

@@ -7,6 +7,7 @@ mod channel;
 mod counted;
 mod dial;
 mod endpoint;
+mod gate;
 mod listener;
 mod meter;
 
@@ -15,6 +16,7 @@ use std::time::Duration;
 pub use bulk::{SentBytes, bulk};
 pub use channel::{ChannelOptions, connect, connect_lazy};
 pub use endpoint::{Endpoint, EndpointError};
+pub use gate::{Bounded, ConnectionLimits};
 pub use listener::{Connection, Listener, ListenerError};
 pub use meter::{Meter, Reading, connect_lazy_metered};
 
@@ -31,10 +33,12 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the answer may take: as long as a process may stand still. It waits behind the data in the kernel's buffer, on a slow link
 /// for seconds.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections between the two processes of a node, where that is a TCP port: one is used.
+pub const LINK_CONNECTIONS: ConnectionLimits = ConnectionLimits::of(32);
 /// Streams a peer may have open on one connection. Ours are few and long-lived.
 const MAX_STREAMS: u32 = 1024;
 
-/// A tonic server with our HTTP/2 settings; add services and serve it on [`Listener::into_stream`].
+/// A tonic server with our HTTP/2 settings; add services and serve it on [`Listener::into_bounded_stream`].
 pub fn server() -> tonic::transport::Server {
     tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

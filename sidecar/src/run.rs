@@ -8,7 +8,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use openraft::RaftMetrics;
 use raftkv_runtime::disk::{DiskPlan, Space};
-use raftkv_runtime::grpc::{self, Endpoint, Listener, ListenerError};
+use raftkv_runtime::grpc::{self, ConnectionLimits, Endpoint, LINK_CONNECTIONS, Listener, ListenerError};
 use raftkv_runtime::reminder::Reminder;
 use raftkv_runtime::settings::watch_advertised;
 use raftkv_runtime::shutdown::Shutdown;
@@ -55,6 +55,9 @@ const EMPTY_POLL: Duration = Duration::from_millis(100);
 
 /// For an engine that is stopping as well to finish. One that goes on alone is not waited for any longer.
 const ENGINE_DRAIN_DEADLINE: Duration = Duration::from_secs(3);
+
+/// On the port for peers. A member has a handful to each other one.
+pub const PEER_CONNECTIONS: ConnectionLimits = ConnectionLimits::of(256);
 
 /// For what is in flight when the node stops.
 const IN_FLIGHT_DEADLINE: Duration = Duration::from_secs(1);
@@ -209,9 +212,15 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
     });
     let peers = PeerService::server(node.clone(), lifecycle.clone(), proposals.clone(), barriers.clone(), disk.clone());
     let mut server = grpc::server().http2_keepalive_timeout(Some(PEER_SILENCE));
-    tasks.spawn(serve_grpc("peers", listeners.raft, server.add_service(peers), serving.clone()));
+    tasks.spawn(serve_grpc("peers", listeners.raft, PEER_CONNECTIONS, server.add_service(peers), serving.clone()));
     let consensus = ConsensusService::server(node.clone(), proposals, barriers, membership, lifecycle.clone());
-    tasks.spawn(serve_grpc("the engine", listeners.engine, grpc::server().add_service(consensus), serving.clone()));
+    tasks.spawn(serve_grpc(
+        "the engine",
+        listeners.engine,
+        LINK_CONNECTIONS,
+        grpc::server().add_service(consensus),
+        serving.clone(),
+    ));
 
     for (setting, address) in advertised {
         tasks.spawn(async move {
@@ -328,12 +337,13 @@ async fn ended(work: impl Future<Output = ()>) -> Result<(), RunError> {
 async fn serve_grpc(
     what: &'static str,
     listener: Listener,
+    limits: ConnectionLimits,
     router: tonic::transport::server::Router,
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
     let until = async move { shutdown.wait().await };
     router
-        .serve_with_incoming_shutdown(listener.into_stream(), until)
+        .serve_with_incoming_shutdown(listener.into_bounded_stream(limits), until)
         .await
         .map_err(|source| RunError::Serve { what, source })
 }

@@ -161,9 +161,10 @@ impl TestSidecar {
         let listener = Listener::bind(endpoint).await.expect("bind the sidecar's socket");
         let service = ConsensusServer::new(self.clone());
         tokio::spawn(async move {
-            let served = server()
-                .add_service(service)
-                .serve_with_incoming_shutdown(listener.into_stream(), async move { stop.wait().await });
+            let served = server().add_service(service).serve_with_incoming_shutdown(
+                listener.into_bounded_stream(raftkv_runtime::grpc::LINK_CONNECTIONS),
+                async move { stop.wait().await },
+            );
             served.await.expect("serve");
         });
     }

@@ -1,25 +1,29 @@
 //! [`Listener`]: a bound socket, and the connections it gives.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tonic::transport::server::Connected;
 
-use super::Endpoint;
+use super::gate::{Bounded, Cut, Gate};
+use super::{ConnectionLimits, Endpoint};
+use crate::reminder::Reminder;
 
 /// Only the user of the node may talk to its processes.
 const SOCKET_MODE: u32 = 0o600;
 /// Pause after a failed accept: the usual cause is a lack of file descriptors, and asking at once again would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// A socket that is bound and listens; nobody is served before [`into_stream`](Self::into_stream) is polled.
+/// A socket that is bound and listens; nobody is served before [`into_stream`](Self::into_stream) or
+/// [`into_bounded_stream`](Self::into_bounded_stream) is polled.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
@@ -81,32 +85,108 @@ impl Listener {
         &self.endpoint
     }
 
-    /// The connections, for tonic's `serve_with_incoming_shutdown`. Never ends and never yields an error: a failed
-    /// accept is logged and tried again.
+    /// The connections, not bounded here. Never ends and never yields an error: a failed accept is logged and tried again.
     pub fn into_stream(self) -> impl Stream<Item = io::Result<Connection>> + Send {
-        futures::stream::unfold(self, |listener| async move {
+        futures::stream::unfold((self, Reminder::default()), |(listener, mut reminder)| async move {
+            let accepted = listener.accept(&mut reminder).await;
+            Some((Ok(accepted.into_connection()), (listener, reminder)))
+        })
+    }
+
+    /// As [`into_stream`](Self::into_stream), for tonic's `serve_with_incoming_shutdown`: connections over TCP are held to `limits`, as
+    /// long as the stream is polled. Those over a Unix socket are the node's own processes and are not bounded.
+    pub fn into_bounded_stream(self, limits: ConnectionLimits) -> impl Stream<Item = io::Result<Connection>> + Send {
+        let state = (self, Gate::new(limits), Reminder::default());
+        futures::stream::unfold(state, move |(listener, gate, mut reminder)| async move {
             loop {
-                match listener.socket.accept().await {
-                    Ok(connection) => return Some((Ok(connection), listener)),
-                    Err(error) => {
-                        tracing::warn!(endpoint = %listener.endpoint, "accept a connection: {error}");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                let due = gate.sweep(Instant::now());
+                let accepted = tokio::select! {
+                    accepted = listener.accept(&mut reminder) => accepted,
+                    () = at(due) => continue,
+                };
+                let connection = match accepted {
+                    Accepted::Unix(stream) => Connection::Unix(stream),
+                    Accepted::Tcp(stream, address) => {
+                        let (bounded, cut) = gate.admit(stream, address.ip());
+                        if let Some(cut) = cut {
+                            listener.tell_of(cut, limits, &mut reminder);
+                        }
+                        Connection::Bounded(bounded)
                     }
-                }
+                };
+                return Some((Ok(connection), (listener, gate, reminder)));
             }
         })
+    }
+
+    /// The next connection. What a client has broken off already is none; a shortage, of file descriptors as a rule, is waited for.
+    async fn accept(&self, reminder: &mut Reminder) -> Accepted {
+        loop {
+            match self.socket.accept().await {
+                Ok(accepted) => return accepted,
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    let text = format!("accept a connection on {}: {error}", self.endpoint);
+                    if let Some(again) = reminder.due(&text) {
+                        tracing::warn!("{text}{again}");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn tell_of(&self, cut: Cut, limits: ConnectionLimits, reminder: &mut Reminder) {
+        let (most, which) = match cut {
+            Cut::Full => (limits.max_connections, "connections"),
+            Cut::Opening | Cut::Slow => (limits.max_opening, "connections whose clients have sent nothing"),
+        };
+        let text = format!(
+            "{} has {most} {which}, which is the limit: for each new one another one is closed, of the address that has the most of them",
+            self.endpoint
+        );
+        if let Some(again) = reminder.due(&text) {
+            tracing::warn!("{text}{again}");
+        }
+    }
+}
+
+async fn at(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// A connection as the operating system gives it.
+enum Accepted {
+    Unix(UnixStream),
+    Tcp(TcpStream, SocketAddr),
+}
+
+impl Accepted {
+    fn into_connection(self) -> Connection {
+        match self {
+            Self::Unix(stream) => Connection::Unix(stream),
+            Self::Tcp(stream, _) => Connection::Tcp(stream),
+        }
     }
 }
 
 impl Socket {
-    async fn accept(&self) -> io::Result<Connection> {
+    async fn accept(&self) -> io::Result<Accepted> {
         match self {
-            Self::Unix(socket) => socket.accept().await.map(|(stream, _)| Connection::Unix(stream)),
+            Self::Unix(socket) => socket.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
             Self::Tcp(socket) => {
-                let (stream, _) = socket.accept().await?;
-                // Small messages must leave at once: latency is what a quorum waits for.
-                stream.set_nodelay(true)?;
-                Ok(Connection::Tcp(stream))
+                let (stream, address) = socket.accept().await?;
+                // Small messages must leave at once: latency is what a quorum waits for. Fails only on a dead connection.
+                let _ = stream.set_nodelay(true);
+                Ok(Accepted::Tcp(stream, address))
             }
         }
     }
@@ -137,6 +217,8 @@ pub enum Connection {
     Unix(UnixStream),
     /// Over TCP.
     Tcp(TcpStream),
+    /// Over TCP, on a port that bounds its connections.
+    Bounded(Bounded),
 }
 
 impl Connected for Connection {
@@ -150,6 +232,7 @@ impl AsyncRead for Connection {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Bounded(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -159,6 +242,7 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Bounded(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -170,6 +254,7 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Bounded(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -181,6 +266,7 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Bounded(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -188,6 +274,7 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Bounded(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
@@ -228,8 +315,11 @@ mod tests {
             let listener = Listener::bind(&asked).await.expect("bind");
             let endpoint = listener.endpoint().clone();
             let routes = tonic::service::Routes::default();
-            let serving =
-                tokio::spawn(super::super::server().add_routes(routes).serve_with_incoming(listener.into_stream()));
+            let serving = tokio::spawn(
+                super::super::server()
+                    .add_routes(routes)
+                    .serve_with_incoming(listener.into_bounded_stream(ConnectionLimits::of(4))),
+            );
 
             let mut client =
                 tonic::client::Grpc::new(connect(&endpoint, ChannelOptions::default()).await.expect("connect"));

@@ -142,7 +142,9 @@ impl FakeEngine {
         let bound = runtime.spawn(async move {
             let listener = eventually("the socket is free", || async { Listener::bind(&endpoint).await.ok() }).await;
             let server = grpc::server().add_service(StateMachineServer::new(engine));
-            tokio::spawn(server.serve_with_incoming(listener.into_stream()));
+            tokio::spawn(
+                server.serve_with_incoming(listener.into_bounded_stream(raftkv_runtime::grpc::LINK_CONNECTIONS)),
+            );
         });
         bound.await.expect("bound");
         Serving { runtime: Some(runtime) }
