@@ -1,17 +1,20 @@
 //! The consensus process of a RaftKV node.
 
+use raftkv_runtime::grpc::LINK_CONNECTIONS;
 use raftkv_runtime::{exit, file_limit, metrics, panic, shutdown::Shutdown, telemetry, variables, wipe, workers};
 use raftkv_sidecar::config::{Args, Config};
 use raftkv_sidecar::identity::IdentityError;
 use raftkv_sidecar::lifecycle::StartError;
-use raftkv_sidecar::run::{Listeners, RunError, run};
+use raftkv_sidecar::management::MOST_CONNECTIONS;
+use raftkv_sidecar::run::{Listeners, PEER_CONNECTIONS, RunError, run};
 use raftkv_sidecar::wal::WalError;
 
 /// Raft is one task after the other; more threads only help where many peers and engines talk at once.
 const SHARE_OF_CORES: f64 = 0.25;
 
 /// Peers, the engine, and operators and monitoring on the management port.
-const EXPECTED_CONNECTIONS: usize = 256;
+const EXPECTED_CONNECTIONS: usize =
+    PEER_CONNECTIONS.max_connections + LINK_CONNECTIONS.max_connections + MOST_CONNECTIONS;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

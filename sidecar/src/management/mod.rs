@@ -4,16 +4,18 @@ mod client;
 mod handlers;
 mod json;
 mod metrics;
+mod places;
 mod problem;
 mod route;
 mod server;
 mod upgrade;
+mod write_timeout;
 
 pub use client::{CallError, Joiner, ManagementClient, Pass};
 pub use handlers::{Management, router};
 pub use json::Json;
 pub use problem::Problem;
-pub use server::serve;
+pub use server::{MOST_CONNECTIONS, serve};
 pub use upgrade::{MemberVersions, Spoken, UpgradeDocument};
 
 use serde::{Deserialize, Serialize};
