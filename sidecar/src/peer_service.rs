@@ -1,9 +1,11 @@
 //! [`PeerService`]: answers the other members' sidecars.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
+use openraft::metrics::WaitError;
 use openraft::raft::TransferLeaderRequest;
 use prost::Message;
 use raftkv_proto::consensus::{ProposeRequest, ProposeResponse, ReadBarrierRequest, ReadBarrierResponse};
@@ -24,11 +26,21 @@ use crate::lifecycle::Lifecycle;
 use crate::network::{Incoming, SnapshotData, Trouble};
 use crate::node::{Group, Node};
 use crate::proposals::Proposals;
-use crate::types::{LeaderId, NodeId, SnapshotMeta, TypeConfig};
+use crate::types::{LeaderId, NodeId, SnapshotMeta, TypeConfig, Vote};
 use crate::wire::{self, WireError};
 
 /// Requests of one stream that are worked on at the same time; beyond that the stream waits.
 const MAX_IN_FLIGHT: usize = 256;
+
+/// For the description of a snapshot, which is small and is sent first.
+const SNAPSHOT_BEGIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// For this node to hear of the leader that sends a snapshot: several heartbeats, over a path on which they are late.
+const SNAPSHOT_VOTE_TIMEOUT: Duration = Duration::from_secs(5);
+/// For each part of a snapshot. A part holds one value at least; 16 MiB take this long at half a megabit a second. Senders give up by
+/// themselves after two minutes in which nothing moves.
+const SNAPSHOT_PART_TIMEOUT: Duration = Duration::from_secs(300);
+/// This part of the reserve must be free for a snapshot to be received at all.
+const SNAPSHOT_LEAST_DIVISOR: u64 = 8;
 
 type AnswerStream<T> = BoxStream<'static, Result<T, Status>>;
 
@@ -85,6 +97,36 @@ impl PeerService {
             )));
         }
         Ok(group)
+    }
+
+    /// Whether a snapshot may be received: from the leader that this node follows, onto a disk that has some room. Checked before the
+    /// sender takes the place of another one.
+    ///
+    /// Returns this node's vote where the sender is an earlier leader. One of which this node has not heard has a moment to be heard of,
+    /// by its heartbeats; it is not believed on the word of the snapshot.
+    async fn check_snapshot(&self, group: &Group, vote: &Vote) -> Result<Option<Vote>, Status> {
+        let followed = |metrics: &openraft::RaftMetrics<TypeConfig>| metrics.vote >= *vote;
+        let heard = group.raft.wait(Some(SNAPSHOT_VOTE_TIMEOUT)).metrics(followed, "the snapshot's sender leads").await;
+        let known = match heard {
+            Ok(metrics) => metrics.vote,
+            Err(WaitError::Timeout(..)) => {
+                return Err(Status::failed_precondition(
+                    "this node has not heard of the leadership that the snapshot is sent under",
+                ));
+            }
+            Err(error @ WaitError::ShuttingDown) => return Err(raft_failed(error)),
+        };
+        if known != *vote {
+            return Ok(Some(known));
+        }
+        // The engine looks at each part again; its own limit is the same.
+        let least_bytes = self.disk.reserve / SNAPSHOT_LEAST_DIVISOR;
+        match self.disk.free_bytes().await {
+            Some(free) if free < least_bytes => Err(Status::resource_exhausted(format!(
+                "the disk of this node has {free} bytes free; a snapshot is received from {least_bytes} on"
+            ))),
+            _ => Ok(None),
+        }
     }
 
     fn identity(&self) -> proto::Identity {
@@ -204,7 +246,10 @@ impl RaftService for PeerService {
         use proto::snapshot_part::Kind;
         let group = self.checked_group(request.metadata())?;
         let mut parts = request.into_inner();
-        let Some(proto::SnapshotPart { kind: Some(Kind::Begin(begin)) }) = parts.message().await? else {
+        let first = tokio::time::timeout(SNAPSHOT_BEGIN_TIMEOUT, parts.message()).await;
+        let first =
+            first.map_err(|_| Status::deadline_exceeded("the description of the snapshot did not come in time"))?;
+        let Some(proto::SnapshotPart { kind: Some(Kind::Begin(begin)) }) = first? else {
             return Err(Status::invalid_argument("a snapshot begins with its description"));
         };
         let vote = wire::parse_vote(begin.vote)?;
@@ -212,6 +257,12 @@ impl RaftService for PeerService {
             last_log_id: begin.last_log_id.map(wire::parse_log_id).transpose()?,
             last_membership: wire::parse_stored_membership(&begin.membership)?,
         };
+        if vote.leader_id.node_id == self.node.identity.raft_id {
+            return Err(Status::invalid_argument("a node sends no snapshot to itself"));
+        }
+        if let Some(higher) = self.check_snapshot(&group, &vote).await? {
+            return Ok(Response::new(proto::SnapshotResponse { vote: Some(wire::vote(&higher)) }));
+        }
         // With its entries comes its clock; it tells what that shows with its next heartbeat.
         group.clock.heard(vote.leader_id, 0);
         let receiving = self.incoming.begin(vote).await?;
@@ -315,12 +366,14 @@ where
         .boxed()
 }
 
-/// The chunks inside the parts. Ends early at anything unreadable: the engine then misses the trailer and refuses.
+/// The chunks inside the parts. Ends early at anything unreadable, and when the next part takes too long: the engine then misses the trailer and refuses.
 fn chunks(
     parts: Streaming<proto::SnapshotPart>,
     count: impl Fn(usize) + Send + 'static,
 ) -> impl Stream<Item = SnapshotChunk> + Send + 'static {
-    tokio_stream::StreamExt::map_while(parts, move |part| match part.ok()?.kind? {
+    let parts = tokio_stream::StreamExt::timeout(parts, SNAPSHOT_PART_TIMEOUT);
+    let late = |error: &tokio_stream::Elapsed| tracing::warn!(limit = ?SNAPSHOT_PART_TIMEOUT, "a part of the snapshot: {error}");
+    tokio_stream::StreamExt::map_while(parts, move |part| match part.inspect_err(late).ok()?.ok()?.kind? {
         proto::snapshot_part::Kind::Chunk(bytes) => {
             count(bytes.len());
             SnapshotChunk::decode(bytes).ok()

@@ -3,14 +3,28 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures::StreamExt;
 use raftkv_proto::raft::raft_client::RaftClient;
-use raftkv_proto::raft::{AdoptRequest, IdentifyRequest, Identity, LeaderId, LogId, Vote, VoteRequest, VoteResponse};
-use raftkv_proto::{CLUSTER_ID_HEADER, TARGET_ID_HEADER, WIRE_VERSION_HEADER};
+use raftkv_proto::raft::{
+    AdoptRequest, IdentifyRequest, Identity, LeaderId, LogId, SnapshotBegin, SnapshotPart, SnapshotResponse, Vote,
+    VoteRequest, VoteResponse, snapshot_part,
+};
+use raftkv_proto::{CLUSTER_ID_HEADER, TARGET_ID_HEADER, WIRE_VERSION, WIRE_VERSION_HEADER};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 /// A sidecar on this machine answers in milliseconds.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Names the node that a message is for.
+fn address<T>(request: &mut Request<T>, cluster_id: &str, raft_id: u64, wire: u32) -> Result<(), Status> {
+    let text = |value: String| value.parse().map_err(|_| Status::invalid_argument("not a header value"));
+    let metadata = request.metadata_mut();
+    metadata.insert(CLUSTER_ID_HEADER, text(cluster_id.to_owned())?);
+    metadata.insert(TARGET_ID_HEADER, text(raft_id.to_string())?);
+    metadata.insert(WIRE_VERSION_HEADER, text(wire.to_string())?);
+    Ok(())
+}
 
 /// A connection to a sidecar's raft port.
 #[derive(Debug, Clone)]
@@ -45,11 +59,23 @@ impl PeerClient {
             // Otherwise the leader's lease would hide what is tested.
             leadership_transfer: true,
         });
-        let text = |value: String| value.parse().map_err(|_| Status::invalid_argument("not a header value"));
-        let metadata = request.metadata_mut();
-        metadata.insert(CLUSTER_ID_HEADER, text(cluster_id.to_owned())?);
-        metadata.insert(TARGET_ID_HEADER, text(raft_id.to_string())?);
-        metadata.insert(WIRE_VERSION_HEADER, text(wire.to_string())?);
+        address(&mut request, cluster_id, raft_id, wire)?;
         Ok(self.client.vote(request).await?.into_inner())
+    }
+
+    /// Begins to send a snapshot as the leader of a far term, and sends no more than its description. Ends when it is refused.
+    pub async fn describe_snapshot(&mut self, cluster_id: &str, raft_id: u64) -> Result<SnapshotResponse, Status> {
+        let leader_id = LeaderId { term: 1_000_000, node_id: 4_711 };
+        let begin = SnapshotBegin {
+            vote: Some(Vote { leader_id: Some(leader_id), committed: true }),
+            last_log_id: Some(LogId { leader_id: Some(leader_id), index: 1_000_000_000 }),
+            // Of nobody, in the form of a state that has none yet.
+            membership: bytes::Bytes::new(),
+        };
+        let part = SnapshotPart { kind: Some(snapshot_part::Kind::Begin(begin)) };
+        let parts = futures::stream::once(std::future::ready(part)).chain(futures::stream::pending());
+        let mut request = Request::new(parts);
+        address(&mut request, cluster_id, raft_id, WIRE_VERSION)?;
+        Ok(self.client.snapshot(request).await?.into_inner())
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
 use crate::probe::{Memory, memory_of};
 use crate::wait::eventually_within;
@@ -170,6 +170,23 @@ impl Process {
     /// Makes it go on, with SIGCONT.
     pub fn resume(&self) -> anyhow::Result<()> {
         self.signal(Signal::CONT)
+    }
+
+    /// Sets how many files and sockets it may have open; what is open stays. The hard limit stays as it is, so that this can be undone.
+    pub fn limit_files(&self, files: u64) -> anyhow::Result<()> {
+        let pid = self.pid().ok_or_else(|| anyhow!("{} is not running", self.name))?;
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("a process id")?;
+        // Inherited from this process, which has the same hard limit.
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(files), maximum })
+            .with_context(|| format!("limit the files of {}", self.name))?;
+        Ok(())
+    }
+
+    /// How many files and sockets it has open.
+    pub fn open_files(&self) -> anyhow::Result<usize> {
+        let pid = self.pid().ok_or_else(|| anyhow!("{} is not running", self.name))?;
+        Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count())
     }
 
     /// Its id while it runs.

@@ -18,6 +18,7 @@ mod local;
 mod membership;
 mod paths;
 mod planted;
+mod ports;
 mod power_loss;
 mod shards;
 mod shards_faults;

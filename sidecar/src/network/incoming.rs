@@ -18,7 +18,7 @@ const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(5);
 /// Lets snapshots in.
 pub struct Incoming {
     slot: Arc<Semaphore>,
-    /// Number and vote of the newest that came.
+    /// Number of the newest that came, and its vote while it is being received.
     newest: Arc<watch::Sender<(u64, Option<Vote>)>>,
     patience: Duration,
 }
@@ -40,7 +40,7 @@ pub struct Receiving {
 }
 
 impl Incoming {
-    /// A leader begins to send one. An earlier transfer makes room, of which the sender may be gone without a word; but not for an
+    /// A leader begins to send one; that it is the leader has been checked. An earlier transfer makes room, of which the sender may be gone without a word; but not for an
     /// earlier leader, nor when it is whole and being installed.
     pub async fn begin(&self, vote: Vote) -> Result<Receiving, Status> {
         let busy = || Status::resource_exhausted("another snapshot is being received");
@@ -104,6 +104,13 @@ impl Receiving {
 
 impl Drop for Receiving {
     fn drop(&mut self) {
+        // What is over keeps nobody out.
+        self.newest.send_if_modified(|(newest, of)| {
+            if *newest == self.number {
+                *of = None;
+            }
+            false
+        });
         if self.permit.is_some() {
             let (bytes, took) = (self.bytes(), self.began.elapsed());
             tracing::info!(bytes, ?took, "receiving the snapshot broke off; its leader sends it again");
@@ -146,5 +153,7 @@ mod tests {
         };
         third.run(received).await.expect("received");
         assert_eq!(third.bytes(), 5);
+        drop(third);
+        incoming.begin(vote(1)).await.expect("what is over keeps nobody out");
     }
 }

@@ -1,0 +1,173 @@
+//! Connections of strangers to the ports of a node, and messages of strangers on them: members, operators and the log are not harmed.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use raftkv_tests::{BulkLoad, Cluster, Process, eventually_within, figure};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tonic::Code;
+
+/// Connections of a stranger to one port: several times as many as any port that is not for clients takes.
+const CONNECTIONS: usize = 1_500;
+/// Files of a process that are none of its connections: tables, segments, sockets between the processes.
+const OTHER_FILES: usize = 200;
+/// What a process may have more of while they are there.
+const MEMORY_BYTES: u64 = 64 << 20;
+/// For another client's put meanwhile.
+const PUT_DEADLINE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// So many connections to `address`, as far as they are taken; `bytes` are sent on each.
+async fn strangers(address: SocketAddr, bytes: &[u8]) -> Vec<TcpStream> {
+    raftkv_runtime::file_limit::raise_for(CONNECTIONS);
+    let mut streams = Vec::new();
+    for _ in 0..CONNECTIONS {
+        if let Ok(mut stream) = TcpStream::connect(address).await {
+            // One that was closed already is no matter.
+            let _ = stream.write_all(bytes).await;
+            streams.push(stream);
+        }
+    }
+    streams
+}
+
+/// `process` holds no more connections than `most`, and little memory for them.
+async fn is_bounded(process: &Process, most: usize, memory_before: u64) -> anyhow::Result<()> {
+    eventually_within(PATIENCE, "connections are bounded", || async {
+        let files = process.open_files()?;
+        ensure!(files <= most + OTHER_FILES, "{} has {files} files open", process.name());
+        Ok(())
+    })
+    .await?;
+    let more = process.memory()?.resident.saturating_sub(memory_before);
+    figure(&format!("bytes of memory more in {} for strangers' connections", process.name()), more);
+    ensure!(more <= MEMORY_BYTES, "{} has {more} bytes more", process.name());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_connections_to_the_ports_of_grpc_cost_little_and_keep_no_member_out() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    let leader = cluster.leader().await?;
+    let client = leader.client();
+    client.put("before", "v").await?.acked()?;
+    let ports = [
+        // What silent ones may hold of each: a quarter of its places.
+        (leader.sidecar(), leader.raft_address(), 256 / 4),
+        (leader.engine(), leader.group_address(), 512 / 4),
+    ];
+    let mut held = Vec::new();
+    for (process, address, most) in ports {
+        let memory_before = process.memory()?.resident;
+        held.push(strangers(address, b"").await);
+        is_bounded(process, most, memory_before).await?;
+        let begin = Instant::now();
+        client.put("meanwhile", "v").await?.acked()?;
+        ensure!(begin.elapsed() < PUT_DEADLINE, "a put took {:?}", begin.elapsed());
+    }
+    // A member that starts again makes all of its connections anew.
+    let follower = cluster.follower().await?;
+    follower.stop().await?;
+    follower.start()?;
+    eventually_within(PATIENCE, "the member is back", || follower.ready()).await?;
+    drop(held);
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_never_read_shut_neither_probes_nor_operators_out() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().nodes(1).start().await?;
+    let node = cluster.node(1);
+    // More answers than the kernel holds for a connection.
+    let requests = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n".repeat(400);
+    let held = tokio::time::timeout(PATIENCE, async {
+        let mut held = Vec::new();
+        for _ in 0..300 {
+            let mut stream = TcpStream::connect(node.management_address()).await?;
+            let _ = tokio::time::timeout(Duration::from_millis(200), stream.write_all(&requests)).await;
+            held.push(stream);
+        }
+        anyhow::Ok(held)
+    });
+    let held = held.await??;
+    for path in ["/livez", "/readyz"] {
+        let begin = Instant::now();
+        node.management().get_path(path).await?.success()?;
+        ensure!(begin.elapsed() < Duration::from_secs(5), "{path} took {:?}", begin.elapsed());
+    }
+    eventually_within(Duration::from_secs(20), "operators are answered", || async { node.status().await.map(drop) })
+        .await?;
+    drop(held);
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sidecar_without_file_descriptors_waits_for_some_and_loses_nothing() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    let follower = cluster.follower().await?;
+    let clients: Vec<_> = cluster.others(&follower).iter().map(|node| node.client()).collect();
+    // Several segments of the log.
+    let data =
+        |prefix: &str| BulkLoad { puts: 240, keys: 240, value_bytes: 256 * 1024, batch: 2, prefix: prefix.to_owned() };
+    // Less than it has: nothing more can be opened.
+    follower.sidecar().limit_files(3)?;
+    let meanwhile = data("meanwhile/");
+    meanwhile.run(&clients).await?;
+    eventually_within(PATIENCE, "its log waits", || async {
+        let log = std::fs::read_to_string(follower.sidecar().log())?;
+        ensure!(log.contains("until there is a file descriptor to spare"), "not yet");
+        Ok(())
+    })
+    .await?;
+    ensure!(follower.sidecar().starts() == 1 && follower.sidecar().pid().is_some(), "the sidecar has ended");
+
+    follower.sidecar().limit_files(1_024)?;
+    let after = data("after/");
+    after.run(&clients).await?;
+    eventually_within(PATIENCE, "the follower is ready", || follower.ready()).await?;
+    for load in [meanwhile, after] {
+        load.check(&follower.client(), 7).await?;
+    }
+    ensure!(follower.sidecar().starts() == 1, "the sidecar has ended");
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_of_a_stranger_that_says_nothing_keeps_no_leader_out() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().env("RAFTKV_LOG_RETAIN", "256KiB").start().await?;
+    let follower = cluster.follower().await?;
+    let leader = cluster.leader().await?;
+    let status = follower.status().await?;
+    let cluster_id = status.cluster_id.clone().unwrap_or_default();
+    let refused = follower.peer()?.describe_snapshot(&cluster_id, status.node.raft_id).await;
+    ensure!(
+        refused.as_ref().is_err_and(|refused| refused.code() == Code::FailedPrecondition),
+        "a snapshot under a vote that nobody has given: {refused:?}"
+    );
+    ensure!(follower.status().await?.node.term == status.node.term, "its word was taken for a term");
+
+    // It falls so far behind that only a snapshot helps, with the process that the stranger has spoken to.
+    follower.sidecar().pause()?;
+    follower.engine().pause()?;
+    let clients: Vec<_> = cluster.others(&follower).iter().map(|node| node.client()).collect();
+    let data = BulkLoad { puts: 32, keys: 32, value_bytes: 64 * 1024, batch: 1, prefix: "data/".to_owned() };
+    data.run(&clients).await?;
+    eventually_within(PATIENCE, "only a snapshot helps who was away", || async {
+        leader.compact().await?.success()?;
+        ensure!(leader.status().await?.node.purged > status.node.applied, "the log is whole");
+        Ok(())
+    })
+    .await?;
+    follower.engine().resume()?;
+    follower.sidecar().resume()?;
+    eventually_within(PATIENCE, "the snapshot is live", || async {
+        ensure!(std::fs::read_to_string(follower.sidecar().log())?.contains("the snapshot is live"), "not yet");
+        Ok(())
+    })
+    .await?;
+    eventually_within(PATIENCE, "the follower is ready", || follower.ready()).await?;
+    data.check(&follower.client(), 1).await?;
+    cluster.finish().await
+}
