@@ -63,6 +63,15 @@ pub fn host_name() -> Option<String> {
     text(std::fs::read_to_string("/proc/sys/kernel/hostname").ok(), None)
 }
 
+/// Names that are given out anew. Host names and labels have no longer parts (RFC 1035, section 2.3.4).
+pub const MAX_NEW_NAME_BYTES: usize = 63;
+
+/// Whether a name that did not exist before may be given to a node: 1 to [`MAX_NEW_NAME_BYTES`] letters, digits, dots, dashes and
+/// underscores, not dots alone. Names that exist are kept as they are.
+pub fn is_new_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= MAX_NEW_NAME_BYTES && check_name("", name).is_ok()
+}
+
 /// Whether `name` can name a node, a group or a router.
 ///
 /// # Errors
@@ -301,6 +310,16 @@ mod tests {
         }
         // Where this process connects itself, it is the system's to judge.
         assert!(addresses("SETTING", some("0.0.0.0:1"), None).is_ok());
+    }
+
+    #[test]
+    fn a_new_name_can_stand_in_a_log_line_and_in_a_host_name() {
+        for name in ["n", "node1", "a.b-c_D", &"a".repeat(63)] {
+            assert!(is_new_name(name), "{name}");
+        }
+        for name in ["", ".", "a b", "a\nb", "a\u{85}b", "ä", "a/b", "a%b", "a:b", &"a".repeat(64)] {
+            assert!(!is_new_name(name), "{name:?}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use openraft::RaftLogReader;
 use openraft::errors::{InitializeError, RaftError};
 use raftkv_proto::SPOKEN;
 use raftkv_runtime::reminder::Pauses;
+use raftkv_runtime::settings::{MAX_NEW_NAME_BYTES, is_new_name};
 use raftkv_runtime::shutdown::Shutdown;
 use raftkv_runtime::{exit, planted};
 use tokio::sync::{Notify, watch};
@@ -82,6 +83,12 @@ pub enum StartError {
     /// The promise of earlier runs is not known, or that of this one cannot be recorded.
     #[error(transparent)]
     Promise(#[from] IdentityError),
+    /// A node of this name can be in no new cluster.
+    #[error(
+        "NODE_ID {0:?} is no name for the first node of a cluster: a name has 1 to {MAX_NEW_NAME_BYTES} letters, digits, dots, dashes \
+         and underscores"
+    )]
+    BadName(String),
     /// openraft's settings contradict each other.
     #[error("settings of consensus: {0}")]
     Config(#[from] openraft::ConfigError),
@@ -391,6 +398,9 @@ impl Lifecycle {
         let _starting = self.starting.lock().await;
         if self.store.allegiance().is_some() {
             return Ok(false);
+        }
+        if !is_new_name(&self.node.identity.name) {
+            return Err(StartError::BadName(self.node.identity.name.clone()));
         }
         let allegiance = Allegiance { cluster_id: new_cluster_id(), forming: true };
         tracing::info!(cluster_id = allegiance.cluster_id, "forming a new cluster");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use raftkv_proto::raft::{AdoptRequest, IdentifyRequest, Identity as PeerIdentity};
 use raftkv_proto::{ClusterVersion, VersionRange, WIRE_VERSION};
-use raftkv_runtime::reason;
+use raftkv_runtime::{reason, settings};
 
 use super::MembershipError;
 use crate::management::{ADDRESS_IN_USE, Joiner};
@@ -16,6 +16,8 @@ use crate::types::{Member, NodeId};
 
 /// To reach a node and have it say who it is.
 const DIAL_DEADLINE: Duration = Duration::from_secs(3);
+/// A host name has at most 253 bytes, a port five digits.
+const MAX_ADDRESS_BYTES: usize = 259;
 /// A node that is asked to join writes its identity to disk and opens nothing large.
 const ADOPT_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -30,6 +32,38 @@ pub(super) async fn identify(raft_address: &str) -> Result<(RaftClient, PeerIden
         Ok((client, identity))
     });
     asked.await.unwrap_or_else(|_| Err(unreachable(format!("no answer within {DIAL_DEADLINE:?}"))))
+}
+
+/// Whether a node called `name` may become a member. One that is a member already keeps its name, whatever that is.
+pub(super) fn check_new<'a>(name: &str, mut members: impl Iterator<Item = &'a Member>) -> Result<(), MembershipError> {
+    if settings::is_new_name(name) || members.any(|member| member.name == name) {
+        return Ok(());
+    }
+    Err(MembershipError::BadName(name.to_owned()))
+}
+
+/// Whether the addresses that a node gives as its own are addresses: members remember them, and others connect to them.
+pub(super) fn check_addresses(identity: &PeerIdentity) -> Result<(), MembershipError> {
+    let addresses = [
+        ("raft", &identity.raft_address),
+        ("management", &identity.management_address),
+        ("HTTP", &identity.http_address),
+        // Version 0.1.0 may not say it.
+        ("group", &identity.group_address),
+    ];
+    for (what, address) in addresses {
+        let is_address = address.is_empty()
+            || address.len() <= MAX_ADDRESS_BYTES
+                && matches!(address.parse(), Ok(raftkv_runtime::grpc::Endpoint::Tcp(_)));
+        if !is_address {
+            let shown: String = address.chars().take(MAX_ADDRESS_BYTES).collect();
+            return Err(MembershipError::refused(
+                "bad_address",
+                format!("the node gives {shown:?} as its {what} address, which is no host:port"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// `version` is the group's cluster version; `None` = the engine has not said.
@@ -171,6 +205,47 @@ mod tests {
         assert!(check_log(&home, &home, Some(10), Some(1)).is_ok(), "another of its addresses is new");
         let refused = check_log(&home, &away, Some(10), Some(9));
         assert!(matches!(refused, Err(MembershipError::Refused(refusal)) if refusal.code == "stale_data"));
+    }
+
+    #[test]
+    fn a_new_member_has_a_plain_name_and_an_old_one_keeps_its_own() {
+        let long = "n".repeat(100);
+        let member = |name: &str| Member {
+            name: name.to_owned(),
+            raft_address: String::new(),
+            management_address: String::new(),
+            http_address: String::new(),
+            group_address: String::new(),
+        };
+        let members = [member("n1"), member(&long)];
+        for name in ["n1", "n2", &long] {
+            assert!(check_new(name, members.iter()).is_ok(), "{name}");
+        }
+        for name in ["", "n2\nINFO n1 leaves", "n 2", &"m".repeat(64)] {
+            let refused = check_new(name, members.iter()).expect_err(name).to_problem();
+            assert!(refused.status == 400 && refused.code == "bad_name", "{refused:?}");
+            assert!(!refused.detail.contains('\n'), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_a_new_member_are_addresses() {
+        let sound = PeerIdentity {
+            raft_address: "n1:8088".to_owned(),
+            management_address: "[::1]:6000".to_owned(),
+            http_address: "10.0.0.1:8080".to_owned(),
+            ..PeerIdentity::default()
+        };
+        assert!(check_addresses(&sound).is_ok());
+        for address in ["n1", "n1:8088\nx", "a b:1", "unix:/x", "http://n1:1", &format!("{}:1", "n".repeat(300))] {
+            for identity in [
+                PeerIdentity { raft_address: address.to_owned(), ..sound.clone() },
+                PeerIdentity { http_address: address.to_owned(), ..sound.clone() },
+                PeerIdentity { group_address: address.to_owned(), ..sound.clone() },
+            ] {
+                assert!(check_addresses(&identity).is_err(), "{address}");
+            }
+        }
     }
 
     #[test]

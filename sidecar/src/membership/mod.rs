@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use commit::{Asked, COMMIT_DEADLINE, POLL, commit, settled_view};
-use joiner::{adopt, check_asker, check_joiner, check_log, check_moved, identify};
+use joiner::{adopt, check_addresses, check_asker, check_joiner, check_log, check_moved, check_new, identify};
 pub use outcome::{MembershipError, MembershipOutcome};
 use plan::{Step, View, is_caught_up, plan_join, plan_remove, promotion, removal};
 
@@ -128,7 +128,11 @@ impl Membership {
         if let Some((bar, why)) = self.node.standing.barred() {
             return Err(MembershipError::OutOfService { bar, why });
         }
-        if metrics_of(&group).state == ServerState::Leader {
+        let metrics = metrics_of(&group);
+        if let Change::Join { name, .. } = &change {
+            check_new(name, metrics.membership_config.nodes().map(|(_, member)| member))?;
+        }
+        if metrics.state == ServerState::Leader {
             return self.work(group, change, deadline).await;
         }
         if forwarded {
@@ -292,6 +296,7 @@ impl Membership {
         let (mut client, identity) = identify(raft_address).await?;
         check_asker(name, raft_address, asker, &identity)?;
         check_joiner(group, self.node.versions.cluster(), name, &identity)?;
+        check_addresses(&identity)?;
         let joiner = Member {
             name: identity.name.clone(),
             // As the node itself says: the address asked with may be one that only the asker can use.

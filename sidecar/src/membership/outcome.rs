@@ -3,6 +3,7 @@
 use std::fmt;
 
 use axum::http::StatusCode;
+use raftkv_runtime::settings::MAX_NEW_NAME_BYTES;
 
 use super::plan::Refusal;
 use crate::management::Problem;
@@ -89,6 +90,12 @@ pub enum MembershipError {
     /// It cannot be done.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// No node can be given such a name.
+    #[error(
+        "peerID {0:?} is no name for a new member: a name has 1 to {MAX_NEW_NAME_BYTES} letters, digits, dots, dashes and underscores, \
+         not dots alone"
+    )]
+    BadName(String),
     /// This node led and leads no more, so that another can remove it; nothing else was done yet.
     #[error("leadership was handed over")]
     HandedOver,
@@ -127,6 +134,7 @@ impl MembershipError {
             Self::NoLeader(_) | Self::HandedOver => (StatusCode::SERVICE_UNAVAILABLE, "no_leader"),
             Self::OutOfService { bar, .. } => (StatusCode::SERVICE_UNAVAILABLE, bar.code()),
             Self::Expired => (StatusCode::SERVICE_UNAVAILABLE, "expired"),
+            Self::BadName(_) => (StatusCode::BAD_REQUEST, "bad_name"),
             Self::InProgress(_) => (StatusCode::CONFLICT, "in_progress"),
             Self::Refused(refusal) if refusal.code == "no_such_member" => (StatusCode::NOT_FOUND, refusal.code),
             Self::Refused(refusal) => (StatusCode::CONFLICT, refusal.code),
@@ -142,7 +150,7 @@ impl From<MembershipError> for tonic::Status {
         let text = error.to_string();
         match error.to_problem().status {
             404 => Self::not_found(text),
-            409 => Self::failed_precondition(text),
+            400 | 409 => Self::failed_precondition(text),
             504 => Self::deadline_exceeded(text),
             _ => Self::unavailable(text),
         }
