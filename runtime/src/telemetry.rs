@@ -1,5 +1,6 @@
 //! Logs, to stderr.
 
+mod escape;
 mod writer;
 
 use std::io::IsTerminal;
@@ -52,21 +53,22 @@ pub enum TelemetryError {
 /// Sends the logs of this process to stderr. `filter` is as in `RUST_LOG`: `info,raftkv_engine=debug`.
 ///
 /// Nothing waits for stderr, and nothing fails with it: lines that it does not take, because its disk is full, its reader is gone or
-/// reads nothing, are lost and counted in `raftkv_log_lines_lost_total`.
+/// reads nothing, are lost and counted in `raftkv_log_lines_lost_total`. An event is one line, whatever it holds.
 ///
 /// Call once, in `main`; a second call is an error.
 pub fn init(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
     let filter =
         EnvFilter::from_str(filter).map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })?;
     let stderr = std::io::stderr().as_fd().try_clone_to_owned().map_err(TelemetryError::Writer)?;
-    let writer = LogWriter::start(stderr).map_err(TelemetryError::Writer)?;
+    // A log file with escape sequences in it is no use to anybody.
+    let has_colours = std::io::stderr().is_terminal();
+    let writer = LogWriter::start(stderr, has_colours).map_err(TelemetryError::Writer)?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer.clone())
         // It tells them on standard error, with a macro that panics where that cannot be written.
         .log_internal_errors(false)
-        // A log file with escape sequences in it is no use to anybody.
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_ansi(has_colours);
     let installed = match format {
         LogFormat::Text => builder.finish().try_init(),
         LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),

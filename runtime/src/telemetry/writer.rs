@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::escape::escaped;
+
 /// Bytes that may wait: thousands of lines, and no matter to a process that needs hundreds of megabytes.
 const QUEUE_BYTES: usize = 1024 * 1024;
 /// A pipe that is ready takes so many bytes whole or none of them (POSIX's `PIPE_BUF` on Linux).
@@ -39,6 +41,8 @@ struct Shared {
     changed: Condvar,
     /// A file that never waits: a regular one, or a pipe that was opened for this. Lines are written to it at once.
     direct: Option<File>,
+    /// Lines are coloured for a terminal.
+    has_colours: bool,
 }
 
 #[derive(Debug, Default)]
@@ -51,12 +55,13 @@ struct Queue {
 
 impl LogWriter {
     /// Writes to `to` from now on, with a thread of its own.
-    pub(crate) fn start(to: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn start(to: OwnedFd, has_colours: bool) -> io::Result<Self> {
         let file = File::from(to);
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
             changed: Condvar::new(),
             direct: never_waits(&file).ok().flatten(),
+            has_colours,
         });
         let of_thread = Arc::clone(&shared);
         std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || of_thread.run(&file))?;
@@ -195,7 +200,7 @@ pub(crate) struct Lines<'a>(&'a Shared);
 
 impl Write for Lines<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.submit(line);
+        self.0.submit(&escaped(line, self.0.has_colours));
         Ok(line.len())
     }
 
@@ -227,13 +232,13 @@ mod tests {
     #[test]
     fn lines_come_in_order_into_a_file_and_through_a_pipe_that_is_read() {
         let file = tempfile::NamedTempFile::new().expect("file");
-        let writer = LogWriter::start(OwnedFd::from(file.reopen().expect("open"))).expect("started");
+        let writer = LogWriter::start(OwnedFd::from(file.reopen().expect("open")), false).expect("started");
         lines(&writer, 100, 20_000);
         let text = std::fs::read_to_string(file.path()).expect("text");
         assert_eq!(numbers(&text), (0..100).collect::<Vec<_>>(), "each is there at once");
 
         let (mut reader, end) = io::pipe().expect("pipe");
-        let writer = LogWriter::start(OwnedFd::from(end)).expect("started");
+        let writer = LogWriter::start(OwnedFd::from(end), false).expect("started");
         let reading = std::thread::spawn(move || {
             let mut text = vec![0; 100 * (7 + 5_000 + 1)];
             reader.read_exact(&mut text).expect("all lines");
@@ -249,7 +254,7 @@ mod tests {
     #[test]
     fn nobody_waits_for_a_pipe_that_is_not_read_and_the_first_lines_are_kept() {
         let (mut reader, end) = io::pipe().expect("pipe");
-        let writer = LogWriter::start(OwnedFd::from(end)).expect("started");
+        let writer = LogWriter::start(OwnedFd::from(end), false).expect("started");
         let begin = Instant::now();
         lines(&writer, 4_000, 1_000);
         assert!(begin.elapsed() < PATIENCE, "four megabytes took {:?}", begin.elapsed());
@@ -266,7 +271,7 @@ mod tests {
         let (reader, closed) = io::pipe().expect("pipe");
         drop(reader);
         for to in [OwnedFd::from(full), OwnedFd::from(closed)] {
-            let writer = LogWriter::start(to).expect("started");
+            let writer = LogWriter::start(to, false).expect("started");
             lines(&writer, 100, 100);
             writer.flush(PATIENCE);
             assert!(writer.shared.lock().lines.is_empty());
