@@ -38,7 +38,7 @@ FROM ${RUNTIME_IMAGE} AS runtime
 # A fixed number, so that a volume keeps its owner from one image to the next.
 RUN groupadd --gid 10001 raftkv && \
     useradd --uid 10001 --gid raftkv --home-dir /var/lib/raftkv --no-create-home --shell /usr/sbin/nologin raftkv && \
-    install -d -o raftkv -g raftkv -m 750 /var/lib/raftkv
+    install -d -o raftkv -g raftkv -m 700 /var/lib/raftkv
 COPY --from=binaries /out/ /usr/local/bin/
 COPY --chmod=755 entrypoint.sh /usr/local/bin/entrypoint.sh
 # Where `raftkv` finds what runs in its container, whichever that is: the first of each that listens, a node's or a

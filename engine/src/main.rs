@@ -4,7 +4,7 @@ use clap::Parser;
 use raftkv_engine::config::{Args, Config};
 use raftkv_engine::run::{GROUP_CONNECTIONS, Listeners, RunError, run};
 use raftkv_runtime::shutdown::Shutdown;
-use raftkv_runtime::{exit, file_limit, metrics, panic, telemetry, variables, wipe, workers};
+use raftkv_runtime::{directory, exit, file_limit, metrics, panic, telemetry, variables, wipe, workers};
 
 /// HTTP is most of a node's work; the store and the sidecar need the other half.
 const SHARE_OF_CORES: f64 = 0.5;
@@ -15,6 +15,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
     panic::abort_on_panic();
+    directory::keep_private();
     let args = Args::try_parse().unwrap_or_else(|usage| {
         let code = if usage.use_stderr() { exit::USAGE } else { 0 };
         let _ = usage.print();

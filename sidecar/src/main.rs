@@ -1,7 +1,9 @@
 //! The consensus process of a RaftKV node.
 
 use raftkv_runtime::grpc::LINK_CONNECTIONS;
-use raftkv_runtime::{exit, file_limit, metrics, panic, shutdown::Shutdown, telemetry, variables, wipe, workers};
+use raftkv_runtime::{
+    directory, exit, file_limit, metrics, panic, shutdown::Shutdown, telemetry, variables, wipe, workers,
+};
 use raftkv_sidecar::config::{Args, Config};
 use raftkv_sidecar::identity::IdentityError;
 use raftkv_sidecar::lifecycle::StartError;
@@ -21,6 +23,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() {
     panic::abort_on_panic();
+    directory::keep_private();
     let args = <Args as clap::Parser>::try_parse().unwrap_or_else(|error| {
         let _ = error.print();
         std::process::exit(if error.use_stderr() { exit::USAGE } else { 0 })
@@ -45,7 +48,8 @@ async fn start(config: Config) {
         Err(error) => exit::fatal(exit::IO, format!("wipe a killed node: {error}")),
     }
     // The Unix sockets are in the data directory, which the first start makes.
-    raftkv_runtime::directory::create_durable(&config.dir).unwrap_or_else(|error| exit::fatal_error(exit::IO, &error));
+    directory::create_durable(&config.dir).unwrap_or_else(|error| exit::fatal_error(exit::IO, &error));
+    directory::warn_of_access(config.data_dir());
     let listeners = Listeners::bind(&config).await.unwrap_or_else(|error| exit::fatal_error(exit::IO, &error));
     #[cfg(feature = "failpoints")]
     raftkv_runtime::failpoints::listen(&config.data_dir().join("sidecar.failpoints"))
@@ -57,7 +61,9 @@ async fn start(config: Config) {
 
 fn exit_code(error: &RunError) -> exit::ExitCode {
     match error {
-        RunError::Identity(IdentityError::NameMismatch { .. }) => exit::CONFIG,
+        RunError::Identity(IdentityError::NameMismatch { .. }) | RunError::Start(StartError::BadName(_)) => {
+            exit::CONFIG
+        }
         RunError::Identity(IdentityError::Damaged { .. })
         | RunError::Start(StartError::Promise(IdentityError::Damaged { .. })) => exit::DATA,
         RunError::Log(WalError::Damaged { .. } | WalError::UnsupportedVersion { .. }) => exit::DATA,

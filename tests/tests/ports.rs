@@ -1,6 +1,7 @@
 //! Connections of strangers to the ports of a node, and messages of strangers on them: members, operators and the log are not harmed.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -131,6 +132,54 @@ async fn a_sidecar_without_file_descriptors_waits_for_some_and_loses_nothing() -
         load.check(&follower.client(), 7).await?;
     }
     ensure!(follower.sidecar().starts() == 1, "the sidecar has ended");
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_forges_no_log_line_and_a_new_one_is_plain() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    let leader = cluster.leader().await?;
+    let forged = "2026-01-01T00:00:00.000000Z  INFO raftkv_sidecar: forged";
+    let name = format!("node9%0A{}", forged.replace(' ', "%20"));
+    for node in [&leader, &cluster.follower().await?] {
+        for bad in [name.as_str(), "a%20b", "n%C3%A4", &"n".repeat(64)] {
+            let answer = node.management().get_path(&format!("/join?peerID={bad}&peerAddress=127.0.0.1:1")).await?;
+            ensure!(answer.status == 400 && answer.json()?["code"] == "bad_name", "{answer}");
+        }
+        // Names that are only looked for may be anything.
+        for path in [format!("/leave?peerID={name}"), format!("/transfer-leader?to={name}")] {
+            let answer = node.management().post(&path, "text/plain", "").await?;
+            ensure!(answer.status.is_client_error(), "{answer}");
+        }
+    }
+    for node in cluster.nodes() {
+        for process in [node.engine(), node.sidecar()] {
+            let log = std::fs::read_to_string(process.log())?;
+            ensure!(!log.lines().any(|line| line.starts_with(forged)), "{} has a forged line", process.log().display());
+        }
+    }
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_writes_is_its_users_alone() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().nodes(1).start().await?;
+    let node = cluster.node(1);
+    node.client().put("k", "v").await?.acked()?;
+    node.compact().await?.success()?;
+    let mut left = vec![node.dir().join("engine"), node.dir().join("sidecar")];
+    let mut seen = 0;
+    while let Some(path) = left.pop() {
+        // A file may be gone by now.
+        let Ok(metadata) = std::fs::symlink_metadata(&path) else { continue };
+        let mode = metadata.permissions().mode() & 0o777;
+        ensure!(mode & 0o077 == 0, "{} has mode {mode:o}", path.display());
+        seen += 1;
+        if metadata.is_dir() {
+            left.extend(std::fs::read_dir(&path)?.flatten().map(|entry| entry.path()));
+        }
+    }
+    ensure!(seen > 5, "{seen} files");
     cluster.finish().await
 }
 
