@@ -132,6 +132,7 @@ pub fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> BoxFutur
 
 async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> Result<(), RunError> {
     let http_address = listeners.http_address()?;
+    listeners.grpc.warn_of_tcp("RAFTKV_ENGINE_GRPC_LISTEN");
     let advertised =
         config.http_advertise.clone().unwrap_or_else(|| format!("{}:{}", config.name, http_address.port()));
     let disk = DiskGuard::new(&config.dir, config.disk_reserve)

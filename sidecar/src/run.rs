@@ -146,6 +146,7 @@ pub fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> BoxFutur
 }
 
 async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> Result<(), RunError> {
+    listeners.engine.warn_of_tcp("RAFTKV_SIDECAR_GRPC_LISTEN");
     let (dir, name) = (config.dir.clone(), config.name.clone());
     let opened = tokio::task::spawn_blocking(move || IdentityStore::open(&dir, &name));
     let store = opened.await??;

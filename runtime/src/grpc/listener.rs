@@ -85,6 +85,17 @@ impl Listener {
         &self.endpoint
     }
 
+    /// Warns where this is a TCP port though it is for the other process of this node, as `setting` says: nothing on it is encrypted, and
+    /// the other end says nothing of who it is. To be said at each start.
+    pub fn warn_of_tcp(&self, setting: &str) {
+        if let Endpoint::Tcp(address) = &self.endpoint {
+            tracing::warn!(
+                "{setting} has this process listen on {address} for the other one of its node, in the clear: whoever reaches that port can \
+                 read and change all data. Leave it to a Unix socket, or close the port to all other machines"
+            );
+        }
+    }
+
     /// The connections, not bounded here. Never ends and never yields an error: a failed accept is logged and tried again.
     pub fn into_stream(self) -> impl Stream<Item = io::Result<Connection>> + Send {
         futures::stream::unfold((self, Reminder::default()), |(listener, mut reminder)| async move {
