@@ -240,6 +240,13 @@ Why the others take no part: $shown operation list"
     done
 }
 
+# Over the management ports nodes are removed and wiped.
+case "${RAFTKV_BIND:-127.0.0.1}" in
+    127.* | localhost | '[::1]') ;;
+    *) [ -n "${RAFTKV_MANAGEMENT_BIND:-}" ] ||
+        note "RAFTKV_BIND=$RAFTKV_BIND opens the management ports, too. RAFTKV_MANAGEMENT_BIND=127.0.0.1 keeps them closed" ;;
+esac
+
 project='' http=() routers=() raftkv=() shown='' restart='' moving=''
 if docker_answers; then
     in_docker

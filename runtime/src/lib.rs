@@ -35,6 +35,7 @@ pub mod grpc;
 pub mod metrics;
 pub mod panic;
 pub mod planted;
+pub mod published;
 pub mod reason;
 pub mod reminder;
 pub mod settings;

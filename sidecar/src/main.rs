@@ -2,7 +2,7 @@
 
 use raftkv_runtime::grpc::LINK_CONNECTIONS;
 use raftkv_runtime::{
-    directory, exit, file_limit, metrics, panic, shutdown::Shutdown, telemetry, variables, wipe, workers,
+    directory, exit, file_limit, metrics, panic, published, shutdown::Shutdown, telemetry, variables, wipe, workers,
 };
 use raftkv_sidecar::config::{Args, Config};
 use raftkv_sidecar::identity::IdentityError;
@@ -32,6 +32,7 @@ fn main() {
     telemetry::init(&config.log, config.log_format).unwrap_or_else(|error| exit::fatal_error(exit::USAGE, &error));
     metrics::install().unwrap_or_else(|error| exit::fatal_error(exit::SOFTWARE, &error));
     variables::warn_of_unknown();
+    published::warn_of_management();
     file_limit::raise_for(EXPECTED_CONNECTIONS);
     let runtime = workers::runtime(SHARE_OF_CORES).unwrap_or_else(|error| exit::fatal_error(error.exit_code(), &error));
     runtime.block_on(start(config));
