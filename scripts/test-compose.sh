@@ -30,6 +30,22 @@ until first=$(leader 1) && [ -n "$first" ]; do
     sleep 0.2
 done
 second=$((first % 3 + 1)) third=$(((first + 1) % 3 + 1))
+
+# What a program in a container can do to its machine.
+status=$(in_node 1 cat /proc/self/status)
+for line in 'CapEff:.*0000000000000000' 'CapBnd:.*0000000000000000' 'NoNewPrivs:.*1'; do
+    grep -q "^$line\$" <<<"$status" || die "a program in a container has more rights than $line: $status"
+done
+for path in /usr/local/bin/raftkv-engine /etc/passwd /file; do
+    in_node 1 sh -c "echo x >>$path" 2>/dev/null && die "a program in a container can write to $path"
+done
+in_node 1 sh -c 'echo x >/tmp/file && rm /tmp/file' || die "there is no room for temporary files"
+modes=$(in_node 1 find /var/lib/raftkv -mindepth 1 -perm /077 ! -type l)
+[ -z "$modes" ] || die "others may look into files of a node: $modes"
+[ "$(docker inspect --format '{{.HostConfig.LogConfig.Config}}' "$(docker compose ps -q node1)")" = 'map[max-file:5 max-size:10m]' ] ||
+    die "the log of a container grows without a bound"
+ok "containers have no privileges, a root that is not written to, private data and a bounded log"
+
 put "$first" one
 docker compose kill "node$first" 2>/dev/null
 put "$second" two
