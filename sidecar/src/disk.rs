@@ -16,6 +16,8 @@ const INTERVAL: Duration = Duration::from_millis(100);
 const NEAR_RESERVES: u64 = 4;
 /// An engine that does not answer by then takes none that anybody could wait for.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// As the engine, which leaves this part of the reserve that is planned for the disk to the state that is live, whatever is configured.
+const SNAPSHOT_LEAST_DIVISOR: u64 = 8;
 /// As the engine's guard: the disk has room again when the reserve and this part of it are free.
 const LOW_UNTIL_DIVISOR: u64 = 4;
 
@@ -25,6 +27,8 @@ pub struct Disk {
     dir: PathBuf,
     /// Free bytes below which it counts as nearly full.
     pub reserve: u64,
+    /// Free bytes below which no snapshot is received.
+    pub snapshot_least_bytes: u64,
     /// What a segment of the log takes: nothing smaller gives space back.
     pub segment_bytes: u64,
     refuses_values: Arc<AtomicBool>,
@@ -34,7 +38,9 @@ impl Disk {
     /// The disk of a directory, divided as planned. A reserve that is configured counts.
     pub fn new(dir: PathBuf, plan: &DiskPlan, reserve: Option<u64>) -> Self {
         let reserve = reserve.unwrap_or(plan.reserve);
-        Self { dir, reserve, segment_bytes: plan.segment_bytes, refuses_values: Arc::default() }
+        let snapshot_least_bytes = plan.reserve / SNAPSHOT_LEAST_DIVISOR;
+        let segment_bytes = plan.segment_bytes;
+        Self { dir, reserve, snapshot_least_bytes, segment_bytes, refuses_values: Arc::default() }
     }
 
     /// Whether the engine of this node refuses values. A leader refuses those of other nodes, too: each would be written here.

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
-use openraft::metrics::WaitError;
 use openraft::raft::TransferLeaderRequest;
 use prost::Message;
 use raftkv_proto::consensus::{ProposeRequest, ProposeResponse, ReadBarrierRequest, ReadBarrierResponse};
@@ -16,6 +15,7 @@ use raftkv_proto::{
     CLUSTER_ID_HEADER, MAX_MESSAGE_BYTES, SENDER_ID_HEADER, TARGET_ID_HEADER, WIRE_VERSION, WIRE_VERSION_HEADER,
 };
 use raftkv_runtime::failpoint;
+use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -36,11 +36,11 @@ const MAX_IN_FLIGHT: usize = 256;
 const SNAPSHOT_BEGIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// For this node to hear of the leader that sends a snapshot: several heartbeats, over a path on which they are late.
 const SNAPSHOT_VOTE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often it looks whether it has.
+const SNAPSHOT_VOTE_POLL: Duration = Duration::from_millis(50);
 /// For each part of a snapshot. A part holds one value at least; 16 MiB take this long at half a megabit a second. Senders give up by
 /// themselves after two minutes in which nothing moves.
 const SNAPSHOT_PART_TIMEOUT: Duration = Duration::from_secs(300);
-/// This part of the reserve must be free for a snapshot to be received at all.
-const SNAPSHOT_LEAST_DIVISOR: u64 = 8;
 
 type AnswerStream<T> = BoxStream<'static, Result<T, Status>>;
 
@@ -105,22 +105,25 @@ impl PeerService {
     /// Returns this node's vote where the sender is an earlier leader. One of which this node has not heard has a moment to be heard of,
     /// by its heartbeats; it is not believed on the word of the snapshot.
     async fn check_snapshot(&self, group: &Group, vote: &Vote) -> Result<Option<Vote>, Status> {
-        let followed = |metrics: &openraft::RaftMetrics<TypeConfig>| metrics.vote >= *vote;
-        let heard = group.raft.wait(Some(SNAPSHOT_VOTE_TIMEOUT)).metrics(followed, "the snapshot's sender leads").await;
-        let known = match heard {
-            Ok(metrics) => metrics.vote,
-            Err(WaitError::Timeout(..)) => {
+        let deadline = Instant::now() + SNAPSHOT_VOTE_TIMEOUT;
+        // Asked of consensus itself: its metrics show a vote that was written since the start, and there may be none.
+        let known = loop {
+            let known = group.raft.with_raft_state(|state| *state.vote_ref()).await.map_err(raft_failed)?;
+            if known >= *vote {
+                break known;
+            }
+            if Instant::now() >= deadline {
                 return Err(Status::failed_precondition(
                     "this node has not heard of the leadership that the snapshot is sent under",
                 ));
             }
-            Err(error @ WaitError::ShuttingDown) => return Err(raft_failed(error)),
+            tokio::time::sleep(SNAPSHOT_VOTE_POLL).await;
         };
         if known != *vote {
             return Ok(Some(known));
         }
-        // The engine looks at each part again; its own limit is the same.
-        let least_bytes = self.disk.reserve / SNAPSHOT_LEAST_DIVISOR;
+        // The engine looks again before each part.
+        let least_bytes = self.disk.snapshot_least_bytes;
         match self.disk.free_bytes().await {
             Some(free) if free < least_bytes => Err(Status::resource_exhausted(format!(
                 "the disk of this node has {free} bytes free; a snapshot is received from {least_bytes} on"
