@@ -32,6 +32,7 @@ pub mod failpoints;
 pub mod file_limit;
 pub mod gather;
 pub mod grpc;
+pub mod guard;
 pub mod metrics;
 pub mod panic;
 pub mod planted;

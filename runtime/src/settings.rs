@@ -10,6 +10,7 @@ use clap::ValueEnum;
 
 use crate::config::ConfigError;
 use crate::grpc::Endpoint;
+use crate::guard::{HostName, MAX_ALLOWED_HOSTS};
 use crate::telemetry::LogFormat;
 
 /// Names become host names, labels and parts of headers.
@@ -217,6 +218,33 @@ pub fn addresses(setting: &str, flag: Option<String>, file: Option<Vec<String>>)
     Ok(addresses)
 }
 
+/// `RAFTKV_ALLOWED_HOSTS`: host names by which browsers may reach a process, from a list with commas or the file's: each once, in
+/// order, at most [`MAX_ALLOWED_HOSTS`].
+///
+/// # Errors
+/// When one is no host name, or there are more.
+pub fn allowed_hosts(flag: Option<String>, file: Option<Vec<HostName>>) -> Result<Vec<HostName>, ConfigError> {
+    const SETTING: &str = "RAFTKV_ALLOWED_HOSTS";
+    let Some(list) = text(flag, None) else { return allowed(SETTING, file.unwrap_or_default()) };
+    let names = list.split(',').map(|name| parsed(SETTING, Some(name.to_owned()), None));
+    let names: Vec<Option<HostName>> = names.collect::<Result<_, _>>()?;
+    allowed(SETTING, names.into_iter().flatten())
+}
+
+fn allowed(setting: &str, names: impl IntoIterator<Item = HostName>) -> Result<Vec<HostName>, ConfigError> {
+    let mut hosts: Vec<HostName> = Vec::new();
+    for name in names {
+        if !hosts.contains(&name) {
+            hosts.push(name);
+        }
+    }
+    if hosts.len() > MAX_ALLOWED_HOSTS {
+        let reason = format!("{} names; at most {MAX_ALLOWED_HOSTS} are taken", hosts.len());
+        return Err(ConfigError::invalid(setting, reason));
+    }
+    Ok(hosts)
+}
+
 /// A number of bytes that memory or a format bounds.
 ///
 /// # Errors
@@ -279,6 +307,21 @@ mod tests {
         let read = addresses("A", some("a:1, b:2,,a:1"), Some(vec!["c:3".to_owned()]));
         assert_eq!(read.expect("sound"), ["a:1", "b:2"]);
         assert_eq!(addresses("A", None, Some(vec![" c:3 ".to_owned()])).expect("sound"), ["c:3"]);
+    }
+
+    #[test]
+    fn allowed_hosts_are_a_list_of_names() {
+        let name = |text: &str| -> HostName { text.parse().expect("a name") };
+        let read = |flag: &str, file: Vec<HostName>| allowed_hosts(some(flag), Some(file));
+        let both = [name("kv.example"), name("a.b")];
+        assert_eq!(read("KV.example, a.b,, a.b.", vec![name("c.d")]).expect("sound"), both);
+        assert_eq!(read(" ", vec![name("c.d"), name("c.d")]).expect("sound"), [name("c.d")]);
+        let many = |count: usize| (0..count).map(|at| format!("n{at}.example")).collect::<Vec<_>>().join(",");
+        assert_eq!(read(&many(MAX_ALLOWED_HOSTS), vec![]).expect("sound").len(), MAX_ALLOWED_HOSTS);
+        for given in [&many(MAX_ALLOWED_HOSTS + 1), "http://kv.example", "kv.example:80", "*"] {
+            let error = read(given, vec![]).expect_err("refused").to_string();
+            assert!(error.starts_with("RAFTKV_ALLOWED_HOSTS: "), "{error}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ const PREFIX: &str = "RAFTKV_";
 
 /// Those of the programs, and of the scripts around them. Each program checks in its tests that its own are here.
 const KNOWN: &[&str] = &[
+    "RAFTKV_ALLOWED_HOSTS",
     "RAFTKV_BIND",
     "RAFTKV_BIN_DIR",
     "RAFTKV_BUSY_POLL",
