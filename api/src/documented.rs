@@ -62,6 +62,7 @@ impl Form {
 fn meaning(status: u16) -> &'static str {
     match status {
         400 => "Malformed: nothing was done.",
+        403 => "A browser sends it for a page of another site, or by a host name that is not known: nothing was done.",
         404 => "No such key.",
         406 => "There, but not in an accepted form.",
         408 => "The body came too slowly: nothing was done.",
@@ -86,7 +87,7 @@ fn meaning(status: u16) -> &'static str {
 /// Refused before its path is known, and so the same on all surfaces.
 const HEAD_TOO_LARGE: u16 = 431;
 /// Of every request for keys.
-const ANY: &[u16] = &[400, 413, 421, 429, HEAD_TOO_LARGE, 500, 503];
+const ANY: &[u16] = &[400, 403, 413, 421, 429, HEAD_TOO_LARGE, 500, 503];
 /// Of every request with a body, and of every one that may be passed on with one.
 const BODY: &[u16] = &[408, 504];
 /// Of every write.
@@ -100,7 +101,7 @@ const CONDITIONAL: &[u16] = &[412];
 /// Of a listing and of the results of a batch, which are there in two forms.
 const NEGOTIATED: &[u16] = &[406];
 /// What Arima tells where others tell 400, 404, 406, 409, 412, 413 or 415.
-const ARIMA: &[u16] = &[421, 422, 429, HEAD_TOO_LARGE, 500, 503];
+const ARIMA: &[u16] = &[403, 421, 422, 429, HEAD_TOO_LARGE, 500, 503];
 
 macro_rules! documented {
     ($($(#[$doc:meta])* $name:ident = $form:ident($($list:expr),*);)*) => {$(
@@ -130,6 +131,8 @@ documented! {
     NativeAbsent = Problem(&[404]);
     /// `POST /v1/batch`.
     NativeBatch = Problem(ANY, BODY, TYPED, NEGOTIATED, &[507]);
+    /// Health, metrics and the description.
+    Operations = Problem(&[403]);
     /// `GET /get-val`.
     TextRead = Text(ANY, ABSENT);
     /// `POST /insert-val`.

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use raftkv_kv::Limits;
 use raftkv_runtime::config::{ByteSize, ConfigError, HumanDuration};
+use raftkv_runtime::guard::{HostName, Hosts};
 use raftkv_runtime::metrics;
-use raftkv_runtime::settings::{bytes_within, parsed};
+use raftkv_runtime::settings::{allowed_hosts, bytes_within, parsed};
 
 use crate::config::{ApiConfig, DEFAULT_TIMEOUT, MAX_TIMEOUT};
 use crate::server::HttpLimits;
@@ -37,6 +38,10 @@ pub struct DoorArgs {
     /// The longest `?timeout=` that a request may ask for; a longer one is refused. [default: 1m]
     #[arg(long, env = "RAFTKV_MAX_REQUEST_TIMEOUT")]
     max_request_timeout: Option<String>,
+    /// Host names (comma separated) by which browsers may send requests, beside addresses, localhost, names without a dot and the
+    /// process's own; other requests of browsers are refused (403). [default: none]
+    #[arg(long, env = "RAFTKV_ALLOWED_HOSTS")]
+    allowed_hosts: Option<String>,
     /// Time to answer what is in flight when asked to stop. [default: 8s]
     #[arg(long, env = "RAFTKV_SHUTDOWN_GRACE")]
     shutdown_grace: Option<String>,
@@ -55,6 +60,7 @@ impl DoorArgs {
             max_connections: parsed("RAFTKV_MAX_CONNECTIONS", self.max_connections, file.max_connections)?,
             request_timeout: parsed("RAFTKV_REQUEST_TIMEOUT", self.request_timeout, file.request_timeout)?,
             max_request_timeout: parsed(longest, max_request_timeout, file.max_request_timeout)?,
+            allowed_hosts: Some(allowed_hosts(self.allowed_hosts, file.allowed_hosts)?),
             shutdown_grace: parsed("RAFTKV_SHUTDOWN_GRACE", self.shutdown_grace, file.shutdown_grace)?,
         })
     }
@@ -73,6 +79,8 @@ pub struct DoorSettings {
     pub request_timeout: Option<HumanDuration>,
     /// `RAFTKV_MAX_REQUEST_TIMEOUT`: the longest a request may name.
     pub max_request_timeout: Option<HumanDuration>,
+    /// `RAFTKV_ALLOWED_HOSTS`: host names by which browsers may send requests.
+    pub allowed_hosts: Option<Vec<HostName>>,
     /// `RAFTKV_SHUTDOWN_GRACE`: graceful shutdown timeout.
     pub shutdown_grace: Option<HumanDuration>,
 }
@@ -88,6 +96,8 @@ pub struct Door {
     pub request_timeout: Duration,
     /// The longest a request may name.
     pub max_request_timeout: Duration,
+    /// Host names by which browsers may send requests, beside the process's own.
+    pub allowed_hosts: Vec<HostName>,
     /// Graceful shutdown timeout.
     pub shutdown_grace: Duration,
 }
@@ -104,6 +114,7 @@ impl Door {
             max_connections: given.max_connections.unwrap_or(max_connections),
             request_timeout: or(given.request_timeout, DEFAULT_TIMEOUT),
             max_request_timeout: or(given.max_request_timeout, MAX_TIMEOUT),
+            allowed_hosts: given.allowed_hosts.unwrap_or_default(),
             shutdown_grace: or(given.shutdown_grace, DEFAULT_SHUTDOWN_GRACE),
         };
         if door.request_timeout.is_zero() {
@@ -129,14 +140,16 @@ impl Door {
         }
     }
 
-    /// What connections and requests are held to.
-    pub fn http_limits(&self) -> HttpLimits {
+    /// What connections and requests are held to. `advertised` are the process's own names and addresses (`host:port`): browsers may
+    /// send requests to these hosts.
+    pub fn http_limits<'a>(&self, advertised: impl IntoIterator<Item = &'a str>) -> HttpLimits {
         let defaults = HttpLimits::default();
         HttpLimits {
             max_connections: self.max_connections,
             // JSON needs more bytes than what it says.
             max_body_bytes: defaults.max_body_bytes.max(2 * self.limits.max_batch_bytes),
             drain_timeout: self.shutdown_grace,
+            hosts: Hosts::new(advertised, &self.allowed_hosts),
             ..defaults
         }
     }
@@ -164,7 +177,7 @@ mod tests {
         let door = Door::check(DoorSettings::default(), 7).unwrap();
         assert_eq!((door.max_connections, door.limits.clone()), (7, Limits::default()));
         assert_eq!(door.api_config().max_timeout, MAX_TIMEOUT);
-        assert_eq!(door.http_limits().drain_timeout, DEFAULT_SHUTDOWN_GRACE);
+        assert_eq!(door.http_limits([]).drain_timeout, DEFAULT_SHUTDOWN_GRACE);
     }
 
     #[test]
@@ -172,7 +185,18 @@ mod tests {
         let given = DoorSettings { max_value_bytes: Some(ByteSize(MOST_VALUE_BYTES)), ..DoorSettings::default() };
         let door = Door::check(given, 7).unwrap();
         assert!(door.limits.max_batch_bytes > door.limits.max_value_bytes);
-        assert!(door.http_limits().max_body_bytes >= 2 * door.limits.max_batch_bytes);
+        assert!(door.http_limits([]).max_body_bytes >= 2 * door.limits.max_batch_bytes);
+    }
+
+    #[test]
+    fn browsers_may_use_the_processs_own_names_and_those_that_are_allowed() {
+        let args = DoorArgs { allowed_hosts: Some("kv.example".to_owned()), ..DoorArgs::default() };
+        let given = args.over(DoorSettings::default()).unwrap();
+        let hosts = Door::check(given, 7).unwrap().http_limits(["node1.example:8080"]).hosts;
+        assert!(hosts.admits("kv.example") && hosts.admits("node1.example") && !hosts.admits("node2.example"));
+        let args = DoorArgs { allowed_hosts: Some("kv.example:80".to_owned()), ..DoorArgs::default() };
+        let error = args.over(DoorSettings::default()).unwrap_err().to_string();
+        assert!(error.starts_with("RAFTKV_ALLOWED_HOSTS: "), "{error}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use http_body_util::Full;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use raftkv_runtime::guard;
 
 use crate::BackendError;
 use crate::body::read_body;
@@ -183,6 +184,8 @@ fn onward(parts: &Parts, body: &Bytes, router: &Authority) -> Result<Request<Ful
     let mut request = Request::builder().method(&parts.method).uri(uri).body(Full::new(body.clone()))?;
     *request.headers_mut() = parts.headers.clone();
     remove_of_connection(request.headers_mut());
+    // The router is asked by another Host than the browser asked this node by, and this node has decided.
+    guard::strip(request.headers_mut());
     request.headers_mut().insert(FORWARDED, TRUE);
     Ok(request)
 }

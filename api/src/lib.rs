@@ -10,6 +10,7 @@
 mod app;
 mod backend;
 mod body;
+mod browsers;
 mod chunks;
 mod compat;
 mod conditions;

@@ -11,6 +11,7 @@ use utoipa::OpenApi;
 
 use crate::Backend;
 use crate::app::App;
+use crate::documented::Operations;
 use crate::openapi::ApiDoc;
 use crate::problem::{Problem, ProblemBody};
 use crate::reply::{JSON, TEXT, reply};
@@ -25,7 +26,7 @@ static OPENAPI: LazyLock<Bytes> = LazyLock::new(|| {
 /// Whether the process answers at all. The same at `/livez`.
 #[utoipa::path(
     get, path = "/healthz", tag = "operations",
-    responses((status = 200, description = "It is alive.", body = String, content_type = "text/plain"))
+    responses((status = 200, description = "It is alive.", body = String, content_type = "text/plain"), Operations)
 )]
 pub(crate) async fn healthz<B: Backend>(_: Arc<App<B>>, parts: Parts, _: Body) -> Result<Response, Problem> {
     require_get(&parts)?;
@@ -38,6 +39,7 @@ pub(crate) async fn healthz<B: Backend>(_: Arc<App<B>>, parts: Parts, _: Body) -
     responses(
         (status = 200, description = "Yes.", body = String, content_type = "text/plain"),
         (status = 503, description = "Not now.", body = ProblemBody, content_type = "application/problem+json"),
+        Operations,
     )
 )]
 pub(crate) async fn readyz<B: Backend>(app: Arc<App<B>>, parts: Parts, _: Body) -> Result<Response, Problem> {
@@ -52,6 +54,7 @@ pub(crate) async fn readyz<B: Backend>(app: Arc<App<B>>, parts: Parts, _: Body) 
     responses(
         (status = 200, description = "All metrics.", body = String, content_type = "text/plain"),
         (status = 404, description = "It keeps none.", body = ProblemBody, content_type = "application/problem+json"),
+        Operations,
     )
 )]
 pub(crate) async fn metrics<B: Backend>(app: Arc<App<B>>, parts: Parts, _: Body) -> Result<Response, Problem> {
@@ -65,7 +68,7 @@ pub(crate) async fn metrics<B: Backend>(app: Arc<App<B>>, parts: Parts, _: Body)
 /// This document.
 #[utoipa::path(
     get, path = "/openapi.json", tag = "operations",
-    responses((status = 200, description = "OpenAPI.", body = serde_json::Value))
+    responses((status = 200, description = "OpenAPI.", body = serde_json::Value), Operations)
 )]
 pub(crate) async fn openapi<B: Backend>(_: Arc<App<B>>, parts: Parts, _: Body) -> Result<Response, Problem> {
     require_get(&parts)?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use raftkv_kv::{KeyError, ValueError};
+use raftkv_runtime::guard::{self, CrossSite};
 use serde::Serialize;
 
 use crate::BackendError;
@@ -152,6 +153,11 @@ impl Problem {
     pub(crate) fn wrong_group() -> Self {
         Self::new(StatusCode::MISDIRECTED_REQUEST, "wrong_group", "this group does not own the key's slot")
             .retryable(None)
+    }
+
+    /// A request of a browser that must not be served: 403.
+    pub(crate) fn cross_site(why: CrossSite) -> Self {
+        Self::new(StatusCode::FORBIDDEN, guard::CODE, why.to_string())
     }
 
     pub(crate) fn overloaded(detail: impl Into<String>, retry_after: Duration) -> Self {

@@ -16,6 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request};
 use hyper_util::rt::TokioIo;
+use raftkv_runtime::guard::Hosts;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -23,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::body::{BodyLimits, Budget, GuardedBody, Share};
+use crate::browsers;
 use crate::front::Front;
 use crate::head::Refused;
 use crate::once;
@@ -66,6 +68,8 @@ pub struct HttpLimits {
     pub write_timeout: Duration,
     /// How long requests in flight get to end once shutdown has begun.
     pub drain_timeout: Duration,
+    /// Host names by which browsers may send requests; other requests of browsers are answered 403.
+    pub hosts: Hosts,
 }
 
 impl Default for HttpLimits {
@@ -85,6 +89,7 @@ impl Default for HttpLimits {
             keep_alive_timeout: Duration::from_secs(75),
             write_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(10),
+            hosts: Hosts::default(),
         }
     }
 }
@@ -286,7 +291,8 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Response {
             }
         },
     };
-    if let Err(problem) = once::check(request.headers()) {
+    let checked = once::check(request.headers()).and_then(|()| browsers::check(&request, &limits.hosts));
+    if let Err(problem) = checked {
         return surface.render(problem);
     }
     let mut share = None;

@@ -74,6 +74,25 @@ async fn every_surface_is_answered_by_the_router() {
 }
 
 #[tokio::test]
+async fn a_page_of_the_node_is_answered_by_the_router_as_well() {
+    let router = Server::start().await;
+    let node = node(&[router.addr], Arc::new(AtomicBool::new(true))).await;
+    let origin = format!("http://{node}");
+    let put = |host: &str| {
+        format!(
+            "PUT /v1/kv/a HTTP/1.1\r\nhost: {host}\r\norigin: {origin}\r\nsec-fetch-site: same-origin\r\ncookie: a=b\r\n\
+             content-type: text/plain\r\ncontent-length: 1\r\n\r\nv"
+        )
+    };
+    for (host, status) in [("rebound.example", 403), (node.to_string().as_str(), 200)] {
+        let mut connection = Connection::open(node).await;
+        connection.write(put(host).as_bytes()).await;
+        assert_eq!(connection.reply(false).await.expect("an answer").status, status, "{host}");
+    }
+    assert_eq!(router.get("/v1/kv/a").await.text(), "v");
+}
+
+#[tokio::test]
 async fn a_plain_group_passes_nothing_on() {
     let router = Server::start().await;
     let is_part = Arc::new(AtomicBool::new(false));

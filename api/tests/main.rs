@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // A test that unwraps says where it failed.
 
 mod bad_input;
+mod browsers;
 mod compat;
 mod connections;
 mod elsewhere;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use raftkv_api::{Door, DoorArgs, DoorSettings};
 use raftkv_runtime::config::{ByteSize, ConfigError, ConfigFile, HumanDuration, load_file};
 use raftkv_runtime::grpc::Endpoint;
+use raftkv_runtime::guard::HostName;
 use raftkv_runtime::settings::{addresses, advertised, check_name, host_name, log_format, parsed, tcp, text};
 use raftkv_runtime::telemetry::LogFormat;
 
@@ -107,6 +108,7 @@ struct Table {
     max_connections: Option<usize>,
     request_timeout: Option<HumanDuration>,
     max_request_timeout: Option<HumanDuration>,
+    allowed_hosts: Option<Vec<HostName>>,
     shutdown_grace: Option<HumanDuration>,
 }
 
@@ -177,6 +179,7 @@ impl Config {
             max_connections: table.max_connections,
             request_timeout: table.request_timeout,
             max_request_timeout: table.max_request_timeout,
+            allowed_hosts: table.allowed_hosts,
             shutdown_grace: table.shutdown_grace,
         };
         let door = Door::check(args.door.over(door)?, DEFAULT_MAX_CONNECTIONS)?;

@@ -44,6 +44,7 @@ fn a_flag_wins_over_the_environment_the_environment_over_the_file_and_the_file_o
         request_timeout = '1s'
         shutdown_grace = '2s'
         cache_bytes = '7MiB'
+        allowed_hosts = ['kv.example']
         [sidecar]
         anything = true
     ";
@@ -55,6 +56,7 @@ fn a_flag_wins_over_the_environment_the_environment_over_the_file_and_the_file_o
     assert_eq!(config.http_advertise.as_deref(), Some("from-environment:1"), "environment");
     assert_eq!(config.door.shutdown_grace, Duration::from_secs(2), "file");
     assert_eq!(config.cache_bytes, 7 * 1024 * 1024, "file");
+    assert_eq!(config.door.allowed_hosts.len(), 1, "file");
     assert_eq!(config.name, "from-file", "file");
     assert_eq!(config.door.max_request_timeout, raftkv_api::MAX_TIMEOUT, "default");
 }
@@ -90,7 +92,7 @@ fn routers_come_from_a_list() {
 
 #[test]
 fn what_makes_no_sense_is_refused_with_its_name() {
-    let cases: [(&[&str], &str); 11] = [
+    let cases: [(&[&str], &str); 12] = [
         (&["--request-timeout", "5"], "RAFTKV_REQUEST_TIMEOUT"),
         (&["--request-timeout", "0s"], "RAFTKV_REQUEST_TIMEOUT"),
         (&["--max-request-timeout", "1s"], "RAFTKV_MAX_REQUEST_TIMEOUT"),
@@ -100,6 +102,7 @@ fn what_makes_no_sense_is_refused_with_its_name() {
         (&["--group-listen", "unix:/tmp/group.sock"], "RAFTKV_GROUP_LISTEN"),
         (&["--router", "router:8000,router:0"], "RAFTKV_ROUTER"),
         (&["--http-advertise", "node1:0"], "RAFTKV_HTTP_ADVERTISE"),
+        (&["--allowed-hosts", "kv.example:80"], "RAFTKV_ALLOWED_HOSTS"),
         (&["--node-id", "no spaces"], "NODE_ID"),
         (&["--cache-bytes", "1KiB"], "RAFTKV_CACHE_BYTES"),
     ];

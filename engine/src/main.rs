@@ -25,7 +25,7 @@ fn main() {
     telemetry::init(&config.log, config.log_format).unwrap_or_else(|error| exit::fatal_error(exit::USAGE, &error));
     metrics::install().unwrap_or_else(|error| exit::fatal_error(exit::SOFTWARE, &error));
     variables::warn_of_unknown();
-    file_limit::raise_for(config.door.http_limits().max_connections + GROUP_CONNECTIONS.max_connections);
+    file_limit::raise_for(config.door.max_connections + GROUP_CONNECTIONS.max_connections);
     let runtime = workers::runtime(SHARE_OF_CORES).unwrap_or_else(|error| exit::fatal_error(error.exit_code(), &error));
     if let Err(error) = runtime.block_on(start(config)) {
         exit::fatal_error(error.exit_code(), &error);

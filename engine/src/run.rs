@@ -157,6 +157,7 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
         "engine starting"
     );
 
+    let http_limits = config.door.http_limits([config.name.as_str(), &advertised]);
     let info = ServiceInfo { http_address: advertised, disk: Some(disk.clone()) };
     let grpc_stop = Shutdown::new();
     let state_machine = StateMachineService::new(store.clone(), info);
@@ -184,7 +185,7 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
     let mut group = serve_group(group, listeners.group, clients_stop.clone());
     let elsewhere = elsewhere(&config, &backend)?;
     let front = elsewhere.around(Front::new(backend, config.door.api_config(), |routes| routes));
-    let mut http = tokio::spawn(raftkv_api::serve(listeners.http, front, config.door.http_limits(), {
+    let mut http = tokio::spawn(raftkv_api::serve(listeners.http, front, http_limits, {
         let clients_stop = clients_stop.clone();
         async move { clients_stop.wait().await }
     }));

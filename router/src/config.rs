@@ -3,6 +3,7 @@
 use raftkv_api::{Door, DoorArgs, DoorSettings};
 use raftkv_runtime::config::{ByteSize, ConfigError, ConfigFile, HumanDuration, load_file};
 use raftkv_runtime::grpc::Endpoint;
+use raftkv_runtime::guard::HostName;
 use raftkv_runtime::settings::{check_name, host_name, log_format, parsed, tcp, text};
 use raftkv_runtime::telemetry::LogFormat;
 
@@ -86,6 +87,7 @@ struct Table {
     max_connections: Option<usize>,
     request_timeout: Option<HumanDuration>,
     max_request_timeout: Option<HumanDuration>,
+    allowed_hosts: Option<Vec<HostName>>,
     shutdown_grace: Option<HumanDuration>,
 }
 
@@ -141,6 +143,7 @@ impl Config {
             max_connections: table.max_connections,
             request_timeout: table.request_timeout,
             max_request_timeout: table.max_request_timeout,
+            allowed_hosts: table.allowed_hosts,
             shutdown_grace: table.shutdown_grace,
         };
         let door = Door::check(args.door.over(door)?, DEFAULT_MAX_CONNECTIONS)?;
@@ -208,7 +211,7 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused_with_its_name() {
-        let cases: [(&[&str], &str); 10] = [
+        let cases: [(&[&str], &str); 11] = [
             (&[], "RAFTKV_META"),
             (&["--meta", "node1"], "RAFTKV_META"),
             (&["--meta", "node1:0"], "RAFTKV_META"),
@@ -216,6 +219,7 @@ mod tests {
             (&["--meta", "a:1", "--replicas", "many"], "RAFTKV_REPLICAS"),
             (&["--meta", "a:1", "--move-rate", "1"], "RAFTKV_MOVE_RATE"),
             (&["--meta", "a:1", "--router-id", "no spaces"], "RAFTKV_ROUTER_ID"),
+            (&["--meta", "a:1", "--allowed-hosts", "http://kv.example"], "RAFTKV_ALLOWED_HOSTS"),
             (&["--meta", "a:1", "--max-request-timeout", "1s"], "RAFTKV_MAX_REQUEST_TIMEOUT"),
             (&["--meta", "a:1", "--http-listen", "unix:/tmp/http.sock"], "RAFTKV_HTTP_LISTEN"),
             (&["--meta", "a:1", "--move-pause-at", "nowhere:5"], "RAFTKV_MOVE_PAUSE_AT"),

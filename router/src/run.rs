@@ -103,7 +103,8 @@ async fn run_here(config: Config, listener: TcpListener, shutdown: Shutdown) -> 
         crate::admin::described(routes.merge(crate::admin::router(plane)))
     });
     let stop = shutdown.clone();
-    let served = raftkv_api::serve(listener, front, config.door.http_limits(), async move { stop.wait().await }).await;
+    let limits = config.door.http_limits([config.router_id.as_str()]);
+    let served = raftkv_api::serve(listener, front, limits, async move { stop.wait().await }).await;
     let ended = match served {
         Ok(()) if shutdown.is_triggered() => Ok(()),
         Ok(()) => Err(RunError::Internal("the HTTP server ended by itself".to_owned())),

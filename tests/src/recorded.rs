@@ -48,16 +48,17 @@ impl Recorded {
         self.lines.iter().map(|(name, value)| ((*name).to_owned(), put(value))).collect()
     }
 
-    /// The whole of it as it is on the wire, with its length where the method has a body.
+    /// The whole of it as it is on the wire; with `body` where the method has one.
     pub fn on_the_wire(&self, address: &str, target: &str, body: &[u8]) -> Vec<u8> {
         let mut head = format!("{} {target} HTTP/1.1\r\n", self.method);
         for (name, value) in self.headers(address) {
             head += &format!("{name}: {value}\r\n");
         }
-        if !matches!(self.method, "GET" | "HEAD" | "OPTIONS") {
-            head += &format!("Content-Length: {}\r\n", body.len());
+        if matches!(self.method, "GET" | "HEAD" | "OPTIONS") {
+            return [head.as_bytes(), b"\r\n"].concat();
         }
-        [head.as_bytes(), b"\r\n", body].concat()
+        head += &format!("Content-Length: {}\r\n\r\n", body.len());
+        [head.as_bytes(), body].concat()
     }
 
     /// `SENDER: NAME`, the method, and the headers, one a line.
