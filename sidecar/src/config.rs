@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use raftkv_runtime::config::{ByteSize, ConfigError, ConfigFile, HumanDuration, load_file};
 use raftkv_runtime::grpc::Endpoint;
-use raftkv_runtime::settings::{addresses, advertised, check_name, log_format, parsed, switch, tcp, text};
+use raftkv_runtime::guard::HostName;
+use raftkv_runtime::settings::{
+    addresses, advertised, allowed_hosts, check_name, log_format, parsed, switch, tcp, text,
+};
 use raftkv_runtime::telemetry::LogFormat;
 
 use crate::timing::Timing;
@@ -68,6 +71,10 @@ pub struct Args {
     /// How operators and other nodes reach it. [default: NODE_ID:port]
     #[arg(long, env = "RAFTKV_MANAGEMENT_ADVERTISE")]
     management_advertise: Option<String>,
+    /// Host names (comma separated) by which browsers may send requests to the management port, beside addresses, localhost, names
+    /// without a dot and the node's own; other requests of browsers are refused (403). [default: none]
+    #[arg(long, env = "RAFTKV_ALLOWED_HOSTS")]
+    allowed_hosts: Option<String>,
     /// How clients reach this node's HTTP API. [default: NODE_ID:8080]
     #[arg(long, env = "RAFTKV_HTTP_ADVERTISE")]
     http_advertise: Option<String>,
@@ -141,6 +148,7 @@ struct Table {
     raft_advertise: Option<String>,
     management_listen: Option<String>,
     management_advertise: Option<String>,
+    allowed_hosts: Option<Vec<HostName>>,
     http_advertise: Option<String>,
     group_advertise: Option<String>,
     grpc_listen: Option<Endpoint>,
@@ -178,6 +186,8 @@ pub struct Config {
     pub management_listen: Endpoint,
     /// host:port others reach it by; `None` = the name and the port that was bound.
     pub management_advertise: Option<String>,
+    /// Host names by which browsers may send requests to the management port, beside the node's own.
+    pub allowed_hosts: Vec<HostName>,
     /// host:port of the engine's HTTP API.
     pub http_advertise: String,
     /// host:port of the engine's Group service.
@@ -257,6 +267,7 @@ impl Config {
                 "RAFTKV_MANAGEMENT_ADVERTISE",
                 text(args.management_advertise, table.management_advertise),
             )?,
+            allowed_hosts: allowed_hosts(args.allowed_hosts, table.allowed_hosts)?,
             http_advertise: advertised("RAFTKV_HTTP_ADVERTISE", text(args.http_advertise, table.http_advertise))?
                 .unwrap_or_else(|| format!("{name}:{DEFAULT_HTTP_PORT}")),
             group_advertise: advertised("RAFTKV_GROUP_ADVERTISE", text(args.group_advertise, table.group_advertise))?
@@ -320,6 +331,7 @@ mod tests {
                 "read_lease" => args.read_lease = value,
                 "engine_grpc" => args.engine_grpc = value,
                 "router" => args.router = value,
+                "allowed_hosts" => args.allowed_hosts = value,
                 "group" => args.group = value,
                 "group_advertise" => args.group_advertise = value,
                 other => panic!("no such flag in this test: {other}"),
@@ -395,6 +407,7 @@ mod tests {
         assert!(refused(&["node_id=n", "group_advertise=n:0"]).contains("RAFTKV_GROUP_ADVERTISE"));
         assert!(refused(&["node_id=n", "raft_listen=unix:/a"]).contains("RAFTKV_RAFT_LISTEN"));
         assert!(refused(&["node_id=n", "raft_advertise=n:0"]).contains("RAFTKV_RAFT_ADVERTISE"));
+        assert!(refused(&["node_id=n", "allowed_hosts=kv.example:80"]).contains("RAFTKV_ALLOWED_HOSTS"));
         assert!(refused(&["node_id=n", "election_timeout=5ms"]).contains("RAFTKV_ELECTION_TIMEOUT"));
         assert!(refused(&["node_id=n", "log_retain=2GiB"]).contains("RAFTKV_LOG_MAX"));
         assert!(refused(&["node_id=n", "log_max=lots"]).contains("RAFTKV_LOG_MAX"));

@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use openraft::RaftMetrics;
 use raftkv_runtime::disk::{DiskPlan, Space};
 use raftkv_runtime::grpc::{self, ConnectionLimits, Endpoint, LINK_CONNECTIONS, Listener, ListenerError};
+use raftkv_runtime::guard::Hosts;
 use raftkv_runtime::reminder::Reminder;
 use raftkv_runtime::settings::watch_advertised;
 use raftkv_runtime::shutdown::Shutdown;
@@ -198,14 +199,17 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
     let working = shutdown.child();
     let mut tasks: JoinSet<Result<(), RunError>> = JoinSet::new();
 
-    let routes = management::router(Management {
+    let own = advertised.iter().map(|(_, address)| address.as_str()).chain([config.name.as_str()]);
+    let hosts = Hosts::new(own, &config.allowed_hosts);
+    let at = Management {
         node: node.clone(),
         lifecycle: lifecycle.clone(),
         membership: membership.clone(),
         leadership: leadership.clone(),
         killer: killer.clone(),
         client: client.clone(),
-    });
+    };
+    let routes = management::router(at, hosts);
     let until = serving.clone();
     tasks.spawn(async move {
         management::serve(listeners.management, routes, until).await;

@@ -1,6 +1,7 @@
 //! Everything that takes whole clusters, in one program: twenty of them took minutes of every build to link.
 
 mod apply_purge;
+mod browsers;
 mod command_line;
 mod compaction;
 mod consistency;

@@ -163,6 +163,9 @@ async fn a_setting_that_cannot_be_read_is_told_with_an_example() -> anyhow::Resu
         ("raftkv-engine", "RAFTKV_REQUEST_TIMEOUT", "soon", "250ms"),
         ("raftkv-sidecar", "RAFTKV_LOG_RETAIN", "64 Mega", "512MiB"),
         ("raftkv-router", "RAFTKV_MAX_CONNECTIONS", "lots", "whole number"),
+        ("raftkv-engine", "RAFTKV_ALLOWED_HOSTS", "http://kv.example.com", "kv.example.com"),
+        ("raftkv-sidecar", "RAFTKV_ALLOWED_HOSTS", "*", "kv.example.com"),
+        ("raftkv-router", "RAFTKV_ALLOWED_HOSTS", "kv.example.com:8000", "kv.example.com"),
     ];
     for (program, setting, value, example) in cases {
         let (dir, loopback) = (directory()?, Loopback::reserve()?);

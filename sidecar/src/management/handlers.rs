@@ -10,11 +10,13 @@ use openraft::ServerState;
 use openraft::metrics::WaitError;
 use raftkv_proto::{EXPIRY_HEADER, Expiry};
 use raftkv_runtime::deadlines;
+use raftkv_runtime::guard::{Hosts, is_browser};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::route::{CHANGE, ORDER, READ, route};
+use super::browsers::guarded;
+use super::route::{CHANGE, JOIN, ORDER, READ, route};
 use super::{
     BOOTSTRAP_CLAIM_HEADER, CallError, Changed, FORWARDED_HEADER, JOINER_HEADER, Joiner, Json, ManagementClient, Pass,
     Problem, upgrade,
@@ -56,10 +58,10 @@ pub struct Management {
 /// What `confirm` has to say where all keys go.
 const DELETE_ALL_KEYS: &str = "delete-all-keys";
 
-/// All routes: methods, parameters, handler.
-pub fn router(management: Management) -> axum::Router {
-    axum::Router::new()
-        .route("/join", route(CHANGE, &["peerID", "peerAddress"], join))
+/// All routes: methods, parameters, handler. Browsers may send requests to `hosts`.
+pub fn router(management: Management, hosts: Hosts) -> axum::Router {
+    let routes = axum::Router::new()
+        .route("/join", route(JOIN, &["peerID", "peerAddress"], join))
         .route("/leave", route(CHANGE, &["peerID", "force"], leave))
         .route("/transfer-leader", route(CHANGE, &["to"], transfer))
         .route("/snapshot", route(CHANGE, &[], snapshot))
@@ -74,7 +76,8 @@ pub fn router(management: Management) -> axum::Router {
         .route("/livez", route(READ, &[], live))
         .route("/metrics", route(READ, &[], metrics))
         .fallback(not_found)
-        .with_state(management)
+        .with_state(management);
+    guarded(routes, hosts)
 }
 
 pub(super) type Answer<T> = Result<T, Problem>;
@@ -332,7 +335,9 @@ fn stopping(error: &dyn std::fmt::Display) -> Problem {
 }
 
 async fn status(State(at): State<Management>, headers: HeaderMap) -> Json<StatusDocument> {
-    let claimant = headers.get(BOOTSTRAP_CLAIM_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+    // The claim is noted, and a browser changes nothing by GET.
+    let claimant = headers.get(BOOTSTRAP_CLAIM_HEADER).filter(|_| !is_browser(&headers));
+    let claimant = claimant.and_then(|value| value.to_str().ok()?.parse().ok());
     let waiting = at.lifecycle.waiting(claimant);
     Json(status_document(&at.node, &at.lifecycle, waiting).await)
 }

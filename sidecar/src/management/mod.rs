@@ -1,5 +1,6 @@
 //! The management API: HTTP on every node, for operators, probes, joining nodes and other sidecars.
 
+mod browsers;
 mod client;
 mod handlers;
 mod json;

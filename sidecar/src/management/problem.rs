@@ -2,6 +2,7 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use raftkv_runtime::guard::{self, CrossSite};
 use serde::{Deserialize, Serialize};
 
 /// RFC 9457, with a stable `code`.
@@ -26,6 +27,12 @@ impl Problem {
             detail: detail.into(),
             code: code.into(),
         }
+    }
+}
+
+impl From<CrossSite> for Problem {
+    fn from(why: CrossSite) -> Self {
+        Self::new(StatusCode::FORBIDDEN, guard::CODE, why.to_string())
     }
 }
 

@@ -6,29 +6,50 @@
 use axum::extract::{Query, Request};
 use axum::handler::Handler;
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter};
+use raftkv_runtime::guard::admit_change;
 
 use super::Problem;
+use super::browsers::refused;
 
 /// Shows something and changes nothing. Probes and scrapers add parameters of their own (`/readyz?verbose`), which are ignored.
-pub(super) const READ: Methods =
-    Methods { filter: MethodFilter::GET.or(MethodFilter::HEAD), named: &[Method::GET, Method::HEAD], is_strict: false };
-/// A change. GET is taken, too, as in the system that this API answers for.
-pub(super) const CHANGE: Methods =
-    Methods { filter: MethodFilter::GET.or(MethodFilter::POST), named: &[Method::GET, Method::POST], is_strict: true };
+pub(super) const READ: Methods = Methods {
+    filter: MethodFilter::GET.or(MethodFilter::HEAD),
+    named: &[Method::GET, Method::HEAD],
+    changes: Changes::Nothing,
+};
+/// A change for which GET is taken for good, as in the system that this API answers for; not from a browser.
+pub(super) const JOIN: Methods = Methods {
+    filter: MethodFilter::GET.or(MethodFilter::POST),
+    named: &[Method::GET, Method::POST],
+    changes: Changes::ByAnyMethod,
+};
+/// A change for which GET is deprecated; not taken from a browser.
+pub(super) const CHANGE: Methods = Methods { changes: Changes::ByPost, ..JOIN };
 /// A change that is not made by following a link: no prefetch may destroy data, or take a way back.
-pub(super) const ORDER: Methods = Methods { filter: MethodFilter::POST, named: &[Method::POST], is_strict: true };
+pub(super) const ORDER: Methods =
+    Methods { filter: MethodFilter::POST, named: &[Method::POST], changes: Changes::ByPost };
+
+const DEPRECATION: HeaderName = HeaderName::from_static("deprecation");
 
 /// The methods of a path.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Methods {
     filter: MethodFilter,
     named: &'static [Method],
-    /// Whether a request that is not understood to its end is refused.
-    is_strict: bool,
+    changes: Changes,
+}
+
+/// Whether requests change something. Those are refused unless they are understood to their end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Changes {
+    Nothing,
+    ByAnyMethod,
+    /// By GET too, where that is taken, with a header that says that this will end.
+    ByPost,
 }
 
 impl Methods {
@@ -55,14 +76,22 @@ where
     S: Clone + Send + Sync + 'static,
 {
     let check = move |request: Request, next: Next| async move {
-        if !methods.is_strict {
+        if methods.changes == Changes::Nothing {
             return next.run(request).await;
         }
+        if let Err(why) = admit_change(request.method(), request.headers()) {
+            return refused(why);
+        }
+        let is_deprecated = methods.changes == Changes::ByPost && request.method() == Method::GET;
         let (parts, body) = request.into_parts();
-        match check_parameters(&parts.uri, known).and_then(|()| check_body(&parts)) {
+        let mut response = match check_parameters(&parts.uri, known).and_then(|()| check_body(&parts)) {
             Ok(()) => next.run(Request::from_parts(parts, body)).await,
             Err(problem) => problem.into_response(),
+        };
+        if is_deprecated {
+            response.headers_mut().insert(DEPRECATION, HeaderValue::from_static("true"));
         }
+        response
     };
     let refuse = move || std::future::ready(methods.refusal());
     let mut router = MethodRouter::new().on(methods.filter, handler).layer(from_fn(check));

@@ -80,6 +80,7 @@ impl TestNode {
             raft_advertise: Some(self.raft.clone()),
             management_listen: self.management.parse().expect("address"),
             management_advertise: Some(self.management.clone()),
+            allowed_hosts: vec!["kv.example".parse().expect("a name")],
             http_advertise: format!("{}:8080", self.name),
             group_advertise: format!("{}:50053", self.name),
             grpc_listen: Endpoint::unix(self.dir.join("sidecar.sock")).expect("short path"),

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs)]
 
+mod browsers;
 mod cluster;
 mod engine;
 mod kill;
