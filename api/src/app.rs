@@ -197,6 +197,7 @@ pub(crate) fn written(outcome: Outcome) -> Result<Written, Problem> {
         Outcome::PreconditionFailed { current } => Err(Problem::precondition_failed(current)),
         Outcome::IdempotencyMismatch => Err(Problem::idempotency_mismatch()),
         Outcome::WrongGroup => Err(Problem::wrong_group()),
+        Outcome::OutcomesFull => Err(Problem::outcomes_full()),
         Outcome::Replayed(original) => written(*original)
             .map(|done| Written { replayed: true, ..done })
             .map_err(|problem| Problem { replayed: true, ..problem }),
@@ -272,6 +273,7 @@ mod tests {
         assert_eq!(status(Outcome::PreconditionFailed { current: 0 }), 412);
         assert_eq!(status(Outcome::IdempotencyMismatch), 422);
         assert_eq!(status(Outcome::WrongGroup), 421);
+        assert_eq!(status(Outcome::OutcomesFull), 429);
         let refused = replayed(Outcome::PreconditionFailed { current: 7 }).unwrap_err();
         assert_eq!((refused.current_revision, refused.replayed), (Some(7), true));
         assert!(!written(Outcome::PreconditionFailed { current: 7 }).unwrap_err().replayed);

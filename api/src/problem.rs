@@ -15,6 +15,8 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 
 /// When to come back after a refusal that passes by itself but does not say when.
 const SOON: Duration = Duration::from_secs(1);
+/// Outcomes of Idempotency-Keys expire one after the other: at the rate at which they were made a day before.
+const OUTCOMES_FULL_RETRY: Duration = Duration::from_secs(10);
 
 /// What became of a request that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -162,6 +164,16 @@ impl Problem {
 
     pub(crate) fn overloaded(detail: impl Into<String>, retry_after: Duration) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", detail).retryable(Some(retry_after))
+    }
+
+    /// A write with an `Idempotency-Key` whose outcome could only be kept by forgetting another one before its time.
+    pub(crate) fn outcomes_full() -> Self {
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "idempotency_keys_full",
+            "the group keeps the outcomes of as many Idempotency-Keys as it may; each is kept for 24 hours",
+        )
+        .retryable(Some(OUTCOMES_FULL_RETRY))
     }
 
     pub(crate) fn internal(detail: impl Into<String>) -> Self {

@@ -306,7 +306,7 @@ async fn documents_exports_and_who_one_talks_to() {
     let sidecar = engine.with_sidecar().await;
     let mut rpc = engine.rpc.clone();
     let mut proposals = engine.proposals().await;
-    let ask = GetSystemKeyRequest { key: Bytes::from_static(b"cluster"), timeout_ms: 2_000 };
+    let ask = GetSystemKeyRequest { key: Bytes::from_static(b"a document"), timeout_ms: 2_000 };
     assert_eq!(rpc.get_system_key(ask.clone()).await.expect("answer").into_inner(), SystemKey::default());
     let put = SystemCommand::PutKey { key: ask.key.clone(), expected_version: 0, value: Bytes::from_static(b"{}") };
     assert_eq!(proposals.system(put).await, SystemAnswer::KeyPut { version: 1 });

@@ -35,6 +35,13 @@ pub enum CodecError {
     },
 }
 
+impl CodecError {
+    /// Whether another version of this software may know what the bytes mean. Anything else means nothing to any version.
+    pub fn is_of_another_version(&self) -> bool {
+        matches!(self, Self::UnknownVersion { .. })
+    }
+}
+
 /// Most messages are shorter.
 const CAPACITY: usize = 128;
 

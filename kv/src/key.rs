@@ -43,11 +43,14 @@ impl Key {
 
     /// Checks `bytes` against `limits`, where they are.
     pub fn check(bytes: &[u8], limits: &Limits) -> Result<(), KeyError> {
+        Self::check_len(bytes, limits.max_key_bytes)
+    }
+
+    /// Checks `bytes`, where they are, with `limit` as the longest that they may be.
+    pub fn check_len(bytes: &[u8], limit: usize) -> Result<(), KeyError> {
         match bytes.first() {
             None => Err(KeyError::Empty),
-            Some(_) if bytes.len() > limits.max_key_bytes => {
-                Err(KeyError::TooLong { len: bytes.len(), limit: limits.max_key_bytes })
-            }
+            Some(_) if bytes.len() > limit => Err(KeyError::TooLong { len: bytes.len(), limit }),
             Some(&RESERVED_FIRST_BYTE) => Err(KeyError::Reserved),
             Some(_) => Ok(()),
         }

@@ -3,10 +3,12 @@
 //! Pure: no I/O, no clock, no locks. Everything that goes into the replicated log or onto the disk is encoded here,
 //! with a version, and decoding never panics on any bytes.
 
+mod admission;
 mod batch;
 mod borrowed;
 mod codec;
 mod command;
+mod documents;
 mod json;
 mod key;
 mod limits;
@@ -22,12 +24,16 @@ mod transition;
 mod upgrade;
 mod value;
 
+pub use admission::{
+    AdmissionError, MAX_BATCH_OPS, MAX_IDEMPOTENCY_KEY_BYTES, STRICT_VERSION, admit, check_applicable,
+};
 pub use batch::{Batch, Proposal};
 pub use borrowed::{BatchRef, CommandRef, IdempotencyRef, OpRef, ProposalRef};
 pub use codec::{CodecError, FORMAT_VERSION};
 pub use command::{Command, Idempotency, Op, Precondition};
+pub use documents::{CLUSTER_KEY, ROUTERS_KEY, check_document};
 pub use key::{Key, KeyError};
-pub use limits::Limits;
+pub use limits::{Limits, MAX_CLOCK_MS, MAX_REVISION};
 pub use outcome::{Answer, Outcome};
 pub use ownership::{Ended, FencePoint, Incoming, Outgoing, Ownership, PurgeState};
 pub use parts::{Part, Parts};

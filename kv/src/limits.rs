@@ -1,4 +1,9 @@
-//! [`Limits`]: how large things may be.
+//! [`Limits`]: how large things may be; [`MAX_REVISION`] and [`MAX_CLOCK_MS`]: how far a group may count.
+
+/// The highest revision: integers up to it survive JSON in every language. At a million changes a second a group needs 285 years for it.
+pub const MAX_REVISION: u64 = (1 << 53) - 1;
+/// The latest time that a group's clock, or the time of a slot, may show, in milliseconds since the Unix epoch: the end of the year 9999.
+pub const MAX_CLOCK_MS: u64 = 253_402_300_799_999;
 
 /// Size limits, checked before anything is proposed. All in bytes or counts, inclusive.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -33,6 +33,9 @@ pub enum Outcome {
     /// An earlier request with the same `Idempotency-Key` had this outcome, which is never itself a replay; nothing
     /// changed now.
     Replayed(#[serde(deserialize_with = "not_replayed")] Box<Outcome>),
+    /// The group keeps as many outcomes as it may, and none of them is to be forgotten yet; nothing changed. Never itself kept. From
+    /// [`STRICT_VERSION`](crate::STRICT_VERSION) on.
+    OutcomesFull,
 }
 
 /// What may stand in [`Outcome::Replayed`]. Decoding goes through it because the decoder counts no depth for enums: a
@@ -74,6 +77,11 @@ pub enum Answer {
     Stale,
     /// Of a system command.
     System(SystemAnswer),
+    /// What was proposed cannot be applied, and was not, by any member. From [`STRICT_VERSION`](crate::STRICT_VERSION) on.
+    Rejected {
+        /// What is wrong with it, for people.
+        reason: String,
+    },
 }
 
 impl Answer {

@@ -7,9 +7,12 @@
 
 use bytes::Bytes;
 
+use crate::admission::{check_point, check_record};
+use crate::documents::check_size;
 use crate::{
     Ended, FencePoint, ImportPage, ImportRecord, Incoming, MoveId, Outgoing, Ownership, PurgeState, Refusal,
-    SLOT_TIME_VERSION, SLOTS, SlotSet, SlotTime, SystemAnswer, SystemCommand, UpgradePolicy, offset_of, slot_of,
+    SLOT_TIME_VERSION, SLOTS, STRICT_VERSION, SlotSet, SlotTime, SystemAnswer, SystemCommand, UpgradePolicy, offset_of,
+    slot_of,
 };
 
 /// Longest key, and longest `Idempotency-Key`, that is imported, in bytes: what the storage engine can keep.
@@ -42,6 +45,11 @@ impl Default for GroupFacts {
 }
 
 impl GroupFacts {
+    /// Revisions and times have bounds.
+    fn is_strict(&self) -> bool {
+        self.version >= STRICT_VERSION
+    }
+
     fn check_version(&self, fits: bool) -> Result<(), Refusal> {
         if fits { Ok(()) } else { Err(Refusal::ClusterVersion { version: self.version }) }
     }
@@ -114,37 +122,35 @@ pub fn put_key(
     value: &[u8],
     stored: Option<(u64, &[u8])>,
 ) -> Result<PutKey, Refusal> {
-    if key.is_empty() {
-        return Err(Refusal::Malformed("a system key has a name".to_owned()));
-    }
-    for (bytes, limit) in [(key.len(), MAX_SYSTEM_KEY_BYTES), (value.len(), MAX_SYSTEM_VALUE_BYTES)] {
-        if bytes > limit {
-            return Err(Refusal::TooLarge { bytes: bytes as u64, limit: limit as u64 });
-        }
-    }
+    check_size(key, value)?;
     match stored {
         Some((version, now)) if version == expected_version.wrapping_add(1) && now == value => {
             Ok(PutKey::Repeated { version })
         }
         _ => match stored.map_or(0, |(version, _)| version) {
-            version if version == expected_version => Ok(PutKey::Write { version: version + 1 }),
+            version if version == expected_version => match version.checked_add(1) {
+                Some(version) => Ok(PutKey::Write { version }),
+                None => Err(Refusal::Version { version }),
+            },
             version => Err(Refusal::Version { version }),
         },
     }
 }
 
-/// Decides about [`SystemCommand::RaiseVersion`]: whether the version rises; `false` = it has, before. `now` is the cluster version.
+/// Decides about [`SystemCommand::RaiseVersion`]: whether the version rises; `false` = it has, before.
 ///
 /// # Errors
-/// Another version than expected, a step over one, or a hold: nothing changes.
-pub fn raise_version(from: u32, to: u32, now: u32, policy: UpgradePolicy) -> Result<bool, Refusal> {
+/// Another version than expected, a step over one, a hold, or a revision or clock that the next version does not allow: nothing changes.
+pub fn raise_version(from: u32, to: u32, facts: &GroupFacts, policy: UpgradePolicy) -> Result<bool, Refusal> {
     if from.checked_add(1) != Some(to) {
         return Err(Refusal::Malformed(format!("the cluster version rises by one, not from {from} to {to}")));
     }
-    match now {
+    match facts.version {
         now if now == to => Ok(false),
         now if now != from => Err(Refusal::ClusterVersion { version: now }),
         _ if policy.hold => Err(Refusal::Held),
+        // From then on it holds for every state of the group, and is relied on where a snapshot comes.
+        _ if to >= STRICT_VERSION => check_point(facts.revision, facts.clock_ms).map(|()| true),
         _ => Ok(true),
     }
 }
@@ -182,7 +188,7 @@ impl Ownership {
             Command::BeginImport { id, slots, version } => {
                 self.begin_import(id, slots, version <= facts.version, facts)
             }
-            Command::Import { id, page, cursor, records } => self.import(id, page, cursor, &records),
+            Command::Import { id, page, cursor, records } => self.import(id, page, cursor, &records, facts),
             Command::CommitImport { id, pages, revision, clock_ms, times } => {
                 self.commit_import(id, pages, revision, clock_ms, times, facts)
             }
@@ -266,13 +272,20 @@ impl Ownership {
         Ok(Effect::Done)
     }
 
-    fn import(&mut self, id: MoveId, page: u64, cursor: Bytes, records: &[u8]) -> Result<Effect, Refusal> {
+    fn import(
+        &mut self,
+        id: MoveId,
+        page: u64,
+        cursor: Bytes,
+        records: &[u8],
+        facts: &GroupFacts,
+    ) -> Result<Effect, Refusal> {
         let missing = self.missing(id, self.last_import);
         let Some(active) = self.incoming.as_mut().filter(|active| active.id == id) else { return Err(missing) };
         if page != active.pages {
             return Err(Refusal::Page { next_page: active.pages });
         }
-        let records = sound_records(records, &active.slots)?;
+        let records = sound_records(records, &active.slots, facts.is_strict())?;
         active.pages += 1;
         active.cursor = cursor;
         Ok(Effect::Import { records, next_page: active.pages })
@@ -289,6 +302,9 @@ impl Ownership {
     ) -> Result<Effect, Refusal> {
         if self.last_import == Some(Ended { id, committed: true }) {
             return Ok(Effect::Done);
+        }
+        if facts.is_strict() {
+            check_point(revision, times.iter().map(|time| time.time_ms).fold(clock_ms, u64::max))?;
         }
         if let Some(active) = self.incoming.as_ref().filter(|active| active.id == id)
             && !times.is_empty()
@@ -465,8 +481,8 @@ fn begun_before(active: &SlotSet, asked: &SlotSet) -> Result<Effect, Refusal> {
     if active == asked { Ok(Effect::Done) } else { Err(Refusal::Step(format!("under way with the slots {active}"))) }
 }
 
-/// The records of a page, all of them in `slots` and fit to be stored.
-fn sound_records(page: &[u8], slots: &SlotSet) -> Result<Vec<ImportRecord>, Refusal> {
+/// The records of a page, all of them in `slots` and fit to be stored. `is_strict`: no revision is above the highest.
+fn sound_records(page: &[u8], slots: &SlotSet, is_strict: bool) -> Result<Vec<ImportRecord>, Refusal> {
     let malformed = |what: String| Refusal::Malformed(what);
     let page = ImportPage::decode(page).map_err(|error| malformed(error.to_string()))?;
     for record in &page.records {
@@ -484,6 +500,9 @@ fn sound_records(page: &[u8], slots: &SlotSet) -> Result<Vec<ImportRecord>, Refu
             && (*create_revision == 0 || create_revision > revision)
         {
             return Err(malformed(format!("revision {revision} of a key created at {create_revision}")));
+        }
+        if is_strict {
+            check_record(record)?;
         }
     }
     Ok(page.records)

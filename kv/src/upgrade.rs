@@ -37,7 +37,15 @@ impl UpgradePolicy {
 
     /// Reads what [`encode`](Self::encode) made. Anything else holds: somebody has asked for something that is not known here.
     pub fn decode(bytes: &[u8]) -> Self {
-        codec::decode(bytes).unwrap_or(Self { hold: true })
+        Self::parse(bytes).unwrap_or(Self { hold: true })
+    }
+
+    /// Reads what [`encode`](Self::encode) made. Never panics.
+    ///
+    /// # Errors
+    /// It is something else, which [`decode`](Self::decode) takes for a hold.
+    pub fn parse(bytes: &[u8]) -> Result<Self, codec::CodecError> {
+        codec::decode(bytes)
     }
 }
 

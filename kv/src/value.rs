@@ -84,10 +84,19 @@ impl Value {
     /// Exactly one MsgPack value: well-formed, its str valid UTF-8, without extension types, nothing after it.
     pub fn from_msgpack(bytes: impl Into<Bytes>, limits: &Limits) -> Result<Self, ValueError> {
         let bytes = bytes.into();
-        let mut scanner = Scanner::new(&bytes);
-        scanner.skip_value(limits.max_value_depth)?;
+        Self::check(&bytes, limits.max_value_depth)?;
+        Self::sized(bytes, limits)
+    }
+
+    /// Whether [`from_msgpack`](Self::from_msgpack) takes the bytes, whatever their number.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn check(bytes: &[u8], max_depth: usize) -> Result<(), ValueError> {
+        let mut scanner = Scanner::new(bytes);
+        scanner.skip_value(max_depth)?;
         match bytes.len() - scanner.position() {
-            0 => Self::sized(bytes, limits),
+            0 => Ok(()),
             extra => Err(ValueError::TrailingBytes { extra }),
         }
     }

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use proptest::prelude::*;
 use raftkv_kv::{
-    Answer, Batch, BatchRef, CodecError, Command, Ended, FORMAT_VERSION, FencePoint, Idempotency, ImportPage,
-    ImportRecord, Incoming, Key, Op, OpRef, Outcome, Outgoing, Ownership, Precondition, Proposal, ProposalRef,
-    PurgeState, Refusal, SLOTS, SlotSet, SlotTimes, SystemAnswer, SystemCommand, Value, slot_of,
+    AdmissionError, Answer, Batch, BatchRef, CodecError, Command, Ended, FORMAT_VERSION, FencePoint, Idempotency,
+    ImportPage, ImportRecord, Incoming, Key, Op, OpRef, Outcome, Outgoing, Ownership, Precondition, Proposal,
+    ProposalRef, PurgeState, Refusal, SLOTS, SlotSet, SlotTimes, SystemAnswer, SystemCommand, Value, admit,
+    check_applicable, slot_of,
 };
 
 fn any_bytes(max: usize) -> impl Strategy<Value = Bytes> {
@@ -153,6 +154,37 @@ fn answers_nested_without_end_do_not_exhaust_the_stack() {
     let step = [&[0x81, 0xa8][..], b"Replayed"].concat();
     let bytes = [vec![FORMAT_VERSION, 0x81, 0xa7], b"Applied\x91".to_vec(), step.repeat(100_000)].concat();
     assert!(matches!(Answer::decode(&bytes), Err(CodecError::Malformed(_))));
+}
+
+/// Written from the strict cluster version on, never below it.
+#[test]
+fn what_the_strict_version_adds_comes_back_and_is_never_kept() {
+    let rejected = Answer::Rejected { reason: "why".to_owned() };
+    for answer in [Answer::Applied(vec![Outcome::OutcomesFull]), rejected] {
+        assert_eq!(Answer::decode(&answer.encode()).unwrap(), answer);
+    }
+    let replayed = Answer::Applied(vec![Outcome::Replayed(Box::new(Outcome::OutcomesFull))]).encode();
+    assert!(matches!(Answer::decode(&replayed), Err(CodecError::Malformed(_))));
+}
+
+proptest! {
+    /// Admission decodes what members decode, and lets pass only what all of them apply.
+    #[test]
+    fn what_is_admitted_is_applied(proposal in any_proposal()) {
+        let bytes = proposal.encode();
+        if let Ok(ProposalRef::Batch(batch)) = admit(&bytes) {
+            prop_assert!(check_applicable(&batch.ops).is_ok());
+        }
+        let version = [&[FORMAT_VERSION + 1][..], &bytes[1..]].concat();
+        let is_undecodable = matches!(admit(&version), Err(AdmissionError::Undecodable(_)));
+        prop_assert!(is_undecodable);
+    }
+
+    #[test]
+    fn admission_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+        let versioned = [&[FORMAT_VERSION][..], &bytes].concat();
+        prop_assert!(admit(&versioned).is_err() || ProposalRef::decode(&versioned).is_ok());
+    }
 }
 
 fn golden_proposals() -> Vec<(&'static str, Proposal)> {

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use raftkv_kv::{
-    Effect, Ended, GroupFacts, ImportPage, ImportRecord, MoveId, Ownership, PutKey, Refusal, SLOTS, SlotSet, SlotTime,
-    SystemCommand as Command, UpgradePolicy, put_key, raise_version, slot_of,
+    Effect, Ended, GroupFacts, ImportPage, ImportRecord, MAX_CLOCK_MS, MAX_REVISION, MoveId, Outcome, Ownership,
+    PutKey, Refusal, SLOTS, STRICT_VERSION, SlotSet, SlotTime, SystemCommand as Command, UpgradePolicy, put_key,
+    raise_version, slot_of,
 };
 
 const STORE: u64 = 7;
@@ -360,7 +361,7 @@ fn a_page_is_taken_whole_or_not_at_all() {
         key: key.clone(),
         fingerprint: 1,
         expires_at_ms: 1,
-        outcome: raftkv_kv::Outcome::IdempotencyMismatch,
+        outcome: Outcome::IdempotencyMismatch,
     };
     let mut group = adopted(false);
     let slot = slot_of(&key);
@@ -432,12 +433,67 @@ fn slots_do_not_move_to_a_group_that_would_not_understand_what_comes() {
 #[test]
 fn the_cluster_version_rises_by_one_unless_it_is_held() {
     let free = UpgradePolicy::default();
-    assert_eq!(raise_version(1, 2, 1, free), Ok(true));
-    assert_eq!(raise_version(1, 2, 2, free), Ok(false), "a repeat");
-    assert_eq!(raise_version(1, 2, 3, free), Err(Refusal::ClusterVersion { version: 3 }));
-    assert_eq!(raise_version(2, 3, 1, free), Err(Refusal::ClusterVersion { version: 1 }));
-    assert_eq!(raise_version(1, 2, 1, UpgradePolicy { hold: true }), Err(Refusal::Held));
+    let at = |version| GroupFacts { version, ..GroupFacts::default() };
+    assert_eq!(raise_version(1, 2, &at(1), free), Ok(true));
+    assert_eq!(raise_version(1, 2, &at(2), free), Ok(false), "a repeat");
+    assert_eq!(raise_version(1, 2, &at(3), free), Err(Refusal::ClusterVersion { version: 3 }));
+    assert_eq!(raise_version(2, 3, &at(1), free), Err(Refusal::ClusterVersion { version: 1 }));
+    assert_eq!(raise_version(1, 2, &at(1), UpgradePolicy { hold: true }), Err(Refusal::Held));
     for (from, to) in [(1, 1), (1, 3), (2, 1), (u32::MAX, 0)] {
-        assert!(matches!(raise_version(from, to, from, free), Err(Refusal::Malformed(_))), "{from} to {to}");
+        assert!(matches!(raise_version(from, to, &at(from), free), Err(Refusal::Malformed(_))), "{from} to {to}");
+    }
+}
+
+#[test]
+fn a_group_beyond_the_bounds_does_not_get_the_version_that_has_them() {
+    let free = UpgradePolicy::default();
+    let at = |version, revision, clock_ms| GroupFacts { version, revision, clock_ms, ..GroupFacts::default() };
+    let (below, strict) = (STRICT_VERSION - 1, STRICT_VERSION);
+    assert_eq!(raise_version(below, strict, &at(below, MAX_REVISION, MAX_CLOCK_MS), free), Ok(true));
+    for (revision, clock_ms) in [(MAX_REVISION + 1, 0), (0, MAX_CLOCK_MS + 1)] {
+        let refused = raise_version(below, strict, &at(below, revision, clock_ms), free);
+        assert!(matches!(refused, Err(Refusal::Malformed(_))), "{refused:?}");
+        assert_eq!(raise_version(1, 2, &at(1, revision, clock_ms), free), Ok(true), "as before");
+    }
+}
+
+/// What a target is told of its source, and by which cluster version it decides.
+#[test]
+fn revisions_and_times_have_bounds_from_the_strict_version_on() {
+    let ready = || {
+        let mut target = adopted(false);
+        let begin = Command::BeginImport { id: 1, slots: SlotSet::range(0, 9), version: 1 };
+        assert_eq!(target.apply(begin, &GroupFacts::default()), Ok(Effect::Done));
+        target
+    };
+    let commit = |revision, clock_ms| Command::CommitImport { id: 1, pages: 0, revision, clock_ms, times: vec![] };
+    let key = (0..u32::MAX).map(|n| n.to_string()).find(|key| slot_of(key.as_bytes()) < 10).expect("a key");
+    let page = |revision| {
+        let value = b"\xc0"[..].into();
+        let record =
+            ImportRecord::Value { key: key.clone().into(), revision, create_revision: 1, expires_at_ms: 0, value };
+        let records = ImportPage { records: vec![record] }.encode();
+        Command::Import { id: 1, page: 0, cursor: Bytes::new(), records }
+    };
+    let kept = |revision| {
+        let outcome = Outcome::Set { revision, created: true };
+        let key = Bytes::from_static(b"once");
+        let record = ImportRecord::Idempotency { slot: 3, key, fingerprint: 1, expires_at_ms: 1, outcome };
+        let records = ImportPage { records: vec![record] }.encode();
+        Command::Import { id: 1, page: 0, cursor: Bytes::new(), records }
+    };
+    let bad = [commit(MAX_REVISION + 1, 0), commit(0, MAX_CLOCK_MS + 1), page(MAX_REVISION + 1), kept(u64::MAX)];
+    for (version, takes_all) in [(1, true), (STRICT_VERSION - 1, true), (STRICT_VERSION, false)] {
+        let facts = GroupFacts { version, ..GroupFacts::default() };
+        for good in [commit(MAX_REVISION, MAX_CLOCK_MS), page(MAX_REVISION), kept(MAX_REVISION)] {
+            ready().apply(good, &facts).expect("within the bounds");
+        }
+        for bad in &bad {
+            let mut target = ready();
+            let before = target.clone();
+            let result = target.apply(bad.clone(), &facts);
+            assert_eq!(result.is_ok(), takes_all, "{version}: {bad:?}");
+            assert!(takes_all || target == before, "a refusal changes nothing: {bad:?}");
+        }
     }
 }

@@ -10,7 +10,7 @@ mod expiry;
 mod version;
 
 pub use expiry::{EXPIRY_HEADER, Expiry, NoExpiry};
-pub use version::{ClusterVersion, FIRST_VERSION, GROUP_CLOCK_VERSION, SPOKEN, VersionRange};
+pub use version::{ClusterVersion, FIRST_VERSION, GROUP_CLOCK_VERSION, SPOKEN, STRICT_VERSION, VersionRange};
 
 mod generated {
     // The module tree follows the package names, as the generated cross-references expect.

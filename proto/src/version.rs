@@ -14,8 +14,12 @@ pub const FIRST_VERSION: ClusterVersion = 1;
 /// The group clock, and the cluster version itself, are in the state.
 pub const GROUP_CLOCK_VERSION: ClusterVersion = 2;
 
+/// What cannot be applied is refused by all members alike; revisions and clocks have bounds; no outcome is forgotten early; and the votes
+/// for the successor of a leader need its word.
+pub const STRICT_VERSION: ClusterVersion = 3;
+
 /// What this program speaks.
-pub const SPOKEN: VersionRange = VersionRange { min: FIRST_VERSION, max: GROUP_CLOCK_VERSION };
+pub const SPOKEN: VersionRange = VersionRange { min: FIRST_VERSION, max: STRICT_VERSION };
 
 /// What joins a program's version and its range: build metadata, as Semantic Versioning calls it.
 const LABEL: &str = "+cluster.";

@@ -18,7 +18,7 @@ use rand::seq::SliceRandom;
 use serde_json::Value;
 
 /// What is tested.
-const HIGHEST: u64 = 2;
+const HIGHEST: u64 = 3;
 /// A version rises at the latest after this where nothing is in the way and nobody could go back: a look of the leader's engine.
 const SOON: Duration = Duration::from_secs(5);
 /// Keys that the clients read and write.
@@ -256,7 +256,7 @@ async fn no_way_back(cluster: &mut Cluster, old: &Path, new: &Path) -> anyhow::R
     node.set_programs(old);
     node.start()?;
     eventually("the old program says that it cannot go on", || async {
-        ensure!(node.logs()?.contains("has format 2"), "nothing yet");
+        ensure!(node.logs()?.contains(&format!("has format {HIGHEST}")), "nothing yet");
         Ok(())
     })
     .await?;

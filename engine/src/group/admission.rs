@@ -1,15 +1,12 @@
 //! [`Admission`]: what of others' proposals this node passes on.
 //!
 //! A payload in the log must be applied by every replica, for ever, and one that cannot be decoded stops them all. So it
-//! is decoded here, before anybody has seen it.
+//! is decoded here, before anybody has seen it, by the function by which the leader's sidecar decides as well.
 
-use raftkv_kv::{CommandRef, Key, Limits, MAX_IMPORT_KEY_BYTES, ProposalRef, SystemCommand};
+use raftkv_kv::{CommandRef, ProposalRef, admit};
 use raftkv_proto::consensus::{Refused, RefusedReason};
 
 use crate::disk_guard::DiskGuard;
-
-/// Most operations in one batch: far above what routers put together, for the apply thread does them in one go.
-const MAX_BATCH_OPS: usize = 100_000;
 
 /// What a batch is known by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,31 +29,14 @@ impl Admission {
     /// What the batch is known by, where it is one. `Err` = definitely not proposed, and why.
     pub(super) fn check(&self, payload: &[u8]) -> Result<Option<BatchNumber>, Refused> {
         let refused = |reason: RefusedReason, message: String| Refused { reason: reason.into(), message };
-        let proposal = ProposalRef::decode(payload)
-            .map_err(|error| refused(RefusedReason::Unspecified, format!("not a proposal: {error}")))?;
+        let proposal = admit(payload).map_err(|error| {
+            let reason = if error.is_too_large() { RefusedReason::TooLarge } else { RefusedReason::Unspecified };
+            refused(reason, error.to_string())
+        })?;
         let batch = match proposal {
             ProposalRef::Batch(batch) => batch,
-            // A sender does not know who may decode it.
-            ProposalRef::System(SystemCommand::RaiseVersion { .. }) => {
-                let message = "the cluster version is raised by the leader of the group only".to_owned();
-                return Err(refused(RefusedReason::Unspecified, message));
-            }
             ProposalRef::OpenSession | ProposalRef::System(_) => return Ok(None),
         };
-        if batch.ops.len() > MAX_BATCH_OPS {
-            return Err(refused(RefusedReason::TooLarge, format!("the batch has {} operations", batch.ops.len())));
-        }
-        let limits = Limits { max_key_bytes: MAX_IMPORT_KEY_BYTES, ..Limits::default() };
-        for op in &batch.ops {
-            if let Err(error) = Key::check(op.command.key(), &limits) {
-                return Err(refused(RefusedReason::Unspecified, error.to_string()));
-            }
-            let client_key = op.idempotency.as_ref().map_or(0, |idempotency| idempotency.key.len());
-            if client_key > MAX_IMPORT_KEY_BYTES {
-                let message = format!("an idempotency key has {client_key} bytes");
-                return Err(refused(RefusedReason::TooLarge, message));
-            }
-        }
         let takes_space = || batch.ops.iter().any(|op| matches!(op.command, CommandRef::Set { .. }));
         self.disk
             .admit(|| if takes_space() { payload.len() } else { 0 })
@@ -68,7 +48,7 @@ impl Admission {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use raftkv_kv::{Batch, Command, Idempotency, Key, Op, Proposal, Value};
+    use raftkv_kv::{Batch, Command, Idempotency, Key, MAX_IDEMPOTENCY_KEY_BYTES, Op, Proposal, SystemCommand, Value};
 
     use super::*;
 
@@ -99,8 +79,14 @@ mod tests {
             assert_eq!(reason(&admission, &payload(vec![set(key)])), Some(RefusedReason::Unspecified));
         }
         let mut once = set(b"k".to_vec());
-        once.idempotency = Some(Idempotency { key: vec![1; 65_530].into(), fingerprint: 1, keep_ms: 1 });
+        once.idempotency =
+            Some(Idempotency { key: vec![1; MAX_IDEMPOTENCY_KEY_BYTES + 1].into(), fingerprint: 1, keep_ms: 1 });
         assert_eq!(reason(&admission, &payload(vec![once])), Some(RefusedReason::TooLarge));
+        let mut bad = set(b"k".to_vec());
+        if let Command::Set { value, .. } = &mut bad.command {
+            *value = Value::from_stored(&b"\xc1"[..]);
+        }
+        assert_eq!(reason(&admission, &payload(vec![bad])), Some(RefusedReason::Unspecified), "no MsgPack");
     }
 
     #[test]

@@ -6,7 +6,8 @@
 
 use bytes::Bytes;
 use raftkv_kv::{
-    Answer, BatchRef, CodecError, CommandRef, OpRef, Outcome, Precondition, ProposalRef, SLOT_TIME_VERSION, slot_of,
+    Answer, BatchRef, CodecError, CommandRef, MAX_CLOCK_MS, MAX_REVISION, OpRef, Outcome, Precondition, ProposalRef,
+    SLOT_TIME_VERSION, STRICT_VERSION, check_applicable, slot_of,
 };
 use raftkv_link::proposer::{AppliedHere, Shortcut};
 use raftkv_proto::GROUP_CLOCK_VERSION;
@@ -34,7 +35,8 @@ pub struct StateLimits {
     pub answers_per_session: usize,
     /// The longest an outcome is kept for an `Idempotency-Key`, whatever the request says.
     pub idempotency_ms: u64,
-    /// Most outcomes kept; what expires first goes first.
+    /// Most outcomes kept. From [`STRICT_VERSION`] on a write that needs one more is refused until one has expired; below it the one that
+    /// expires first goes.
     pub idempotency: u64,
     /// Most expired values, and most expired outcomes, and most expired sessions removed with one entry: an entry
     /// stays cheap when a million of them expire at once. Until they are removed they are invisible.
@@ -141,7 +143,8 @@ impl Machine {
             true => entry.clock_ms,
             false => entry.group_clock_ms,
         };
-        txn.meta.clock_ms = txn.meta.clock_ms.max(stamp_ms);
+        let latest_ms = if is_strict(txn) { MAX_CLOCK_MS } else { u64::MAX };
+        txn.meta.clock_ms = txn.meta.clock_ms.max(stamp_ms.min(latest_ms));
         self.sweep(txn).map_err(fault)?;
         match entry.kind {
             EntryKind::Blank => answers.push(Bytes::new()),
@@ -165,7 +168,12 @@ impl Machine {
     /// Applies payload `number` of entry `index`.
     fn proposal(&mut self, txn: &mut Txn<'_>, payload: &[u8], index: u64, number: u64) -> Result<Bytes, Fault> {
         let fault = |source| Fault::Storage { index, source };
-        match ProposalRef::decode(payload).map_err(|source| Fault::Undecodable { index, source })? {
+        let proposal = match ProposalRef::decode(payload) {
+            // What no version knows was never applied by anybody. What another version wrote may have been.
+            Err(source) if is_strict(txn) && !source.is_of_another_version() => return Ok(rejected(&source)),
+            decoded => decoded.map_err(|source| Fault::Undecodable { index, source })?,
+        };
+        match proposal {
             ProposalRef::OpenSession => Ok(self.open_session(txn, index, number)),
             ProposalRef::Batch(batch) => self.batch(txn, batch, index).map_err(fault),
             ProposalRef::System(command) => self.system(txn, command).map_err(fault),
@@ -198,6 +206,11 @@ impl Machine {
     }
 
     fn batch(&mut self, txn: &mut Txn<'_>, batch: BatchRef<'_>, index: u64) -> Result<Bytes, StoreError> {
+        if is_strict(txn)
+            && let Err(error) = check_applicable(&batch.ops)
+        {
+            return Ok(rejected(&error));
+        }
         let clock_ms = txn.meta.clock_ms;
         let (id, sequence) = (batch.session, batch.sequence);
         match self.sessions.get(id) {
@@ -223,7 +236,7 @@ impl Machine {
             && let Some((dropped, trace)) = session.answers.pop_first()
         {
             txn.remove(layout::answer(id, dropped), trace);
-            session.record.acknowledged_below = dropped + 1;
+            session.record.acknowledged_below = dropped.saturating_add(1);
         }
         let key = layout::numbered(layout::SESSION, id);
         session.trace = txn.put(key, session.record.seal(&key), Some(session.trace));
@@ -241,6 +254,10 @@ impl Machine {
         }
 
         let ops = batch.ops.len();
+        // Each takes one at most.
+        if is_strict(txn) && MAX_REVISION.saturating_sub(txn.meta.revision) < ops as u64 {
+            return Ok(rejected(&format!("the group has no revisions left: the highest is {MAX_REVISION}")));
+        }
         txn.reserve(ops);
         let mut outcomes = Vec::with_capacity(ops);
         for op in batch.ops {
@@ -275,6 +292,9 @@ impl Machine {
             }
             // Expired and not swept yet.
             remove_outcome(txn, key.clone(), &record)?;
+        }
+        if is_strict(txn) && txn.meta.idempotency >= self.limits.idempotency {
+            return Ok(Outcome::OutcomesFull);
         }
         let outcome = self.command(txn, op.command, op.precondition)?;
         let expires_at_ms = time_ms.saturating_add(idempotency.keep_ms.min(self.limits.idempotency_ms));
@@ -353,8 +373,7 @@ impl Machine {
         }
         match command {
             CommandRef::Set { value, expires_at_ms, .. } => {
-                txn.meta.revision += 1;
-                let revision = txn.meta.revision;
+                let revision = next_revision(txn);
                 let created = live.is_none();
                 let create_revision = live.map_or(revision, |stored| stored.create_revision);
                 self.put_value(txn, key, NewValue { revision, create_revision, expires_at_ms, value }, stored)?;
@@ -364,8 +383,7 @@ impl Machine {
                 // An expired one is left to the sweep: for everybody it is gone already.
                 None => Ok(Outcome::Deleted { revision: 0, existed: false }),
                 Some(stored) => {
-                    txn.meta.revision += 1;
-                    let revision = txn.meta.revision;
+                    let revision = next_revision(txn);
                     remove_value(txn, key, stored)?;
                     Ok(Outcome::Deleted { revision, existed: true })
                 }
@@ -385,7 +403,7 @@ impl Machine {
         if self.value_due_ms <= clock_ms {
             self.sweep_values(txn, clock_ms)?;
         }
-        let surplus = txn.meta.idempotency.saturating_sub(self.limits.idempotency);
+        let surplus = self.surplus(txn);
         if self.idempotency_due_ms <= clock_ms || surplus > 0 {
             self.sweep_idempotency(txn, clock_ms, surplus as usize)?;
         }
@@ -421,7 +439,7 @@ impl Machine {
             }
         }
         // Those that are indexed by time went first; they are older.
-        while txn.meta.idempotency > self.limits.idempotency {
+        while self.surplus(txn) > 0 {
             let Some((_, slot)) = self.outcome_dues.first() else { break };
             let keys = txn.due_keys(layout::OUTCOME_DUE, slot, 2)?;
             let deadline = |key: &fjall::Slice| layout::due_of(key).map(|(_, at_ms)| at_ms);
@@ -489,6 +507,12 @@ impl Machine {
         Ok(())
     }
 
+    /// Outcomes that are too many, and go before their time.
+    fn surplus(&self, txn: &Txn<'_>) -> u64 {
+        // What a move brought beyond the limit stays as long as it was promised to.
+        if is_strict(txn) { 0 } else { txn.meta.idempotency.saturating_sub(self.limits.idempotency) }
+    }
+
     fn is_expired(&self, used_ms: u64, clock_ms: u64) -> bool {
         used_ms.saturating_add(self.limits.session_ms) < clock_ms
     }
@@ -501,6 +525,21 @@ pub(super) struct NewValue<'a> {
     pub(super) expires_at_ms: u64,
     /// Encoded.
     pub(super) value: &'a [u8],
+}
+
+fn is_strict(txn: &Txn<'_>) -> bool {
+    txn.meta.version >= STRICT_VERSION
+}
+
+/// What cannot be applied changes nothing, on any member.
+fn rejected(reason: &impl std::fmt::Display) -> Bytes {
+    Answer::Rejected { reason: reason.to_string() }.encode()
+}
+
+/// Of a change. Below [`STRICT_VERSION`] it wraps, as in version 0.1.0; from there on a batch was seen to have enough of them.
+fn next_revision(txn: &mut Txn<'_>) -> u64 {
+    txn.meta.revision = txn.meta.revision.wrapping_add(1);
+    txn.meta.revision
 }
 
 /// The indexes of deadlines of a class: by slot, and by time as the first cluster version has it.

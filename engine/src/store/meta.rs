@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use fjall::Slice;
 
+use raftkv_kv::{MAX_CLOCK_MS, MAX_REVISION, STRICT_VERSION};
 use raftkv_proto::{ClusterVersion, FIRST_VERSION, SPOKEN};
 
 use super::{Position, StoreError, layout, record};
@@ -107,6 +108,17 @@ impl Meta {
         })
     }
 
+    /// Whether a group can have come here: from [`STRICT_VERSION`] on revision and clock have bounds.
+    pub(super) fn check_bounds(&self) -> Result<(), StoreError> {
+        if self.version >= STRICT_VERSION && (self.revision > MAX_REVISION || self.clock_ms > MAX_CLOCK_MS) {
+            let (revision, clock_ms) = (self.revision, self.clock_ms);
+            return Err(StoreError::Corrupt(format!(
+                "revision {revision} and clock {clock_ms} are not within {MAX_REVISION} and {MAX_CLOCK_MS}"
+            )));
+        }
+        Ok(())
+    }
+
     /// One number for the whole replicated state at this position.
     pub(super) fn state_hash(&self) -> u64 {
         let numbers =
@@ -140,6 +152,16 @@ mod tests {
             batch: 8,
         };
         assert_eq!(Meta::open(&meta.seal()).unwrap(), meta);
+    }
+
+    #[test]
+    fn a_state_beyond_the_bounds_is_none_of_a_strict_group() {
+        let at = |version, revision, clock_ms| Meta { version, revision, clock_ms, ..Meta::default() };
+        at(STRICT_VERSION, MAX_REVISION, MAX_CLOCK_MS).check_bounds().expect("the highest");
+        for (revision, clock_ms) in [(MAX_REVISION + 1, 0), (0, MAX_CLOCK_MS + 1)] {
+            at(STRICT_VERSION - 1, revision, clock_ms).check_bounds().expect("below it");
+            assert!(matches!(at(STRICT_VERSION, revision, clock_ms).check_bounds(), Err(StoreError::Corrupt(_))));
+        }
     }
 
     #[test]

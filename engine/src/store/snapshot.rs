@@ -243,6 +243,7 @@ fn receive(
     if meta.position != header.position {
         return Err(damaged("its header names another position than its content"));
     }
+    meta.check_bounds().map_err(refused)?;
     tally.compare(&meta).map_err(refused)?;
     failpoint!("engine::snapshot::before_durable");
     ingestion.finish().map_err(StoreError::Storage)?;

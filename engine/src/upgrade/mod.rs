@@ -85,16 +85,30 @@ impl Upgrader {
             UpgradeAction::Show => return Ok(described(&facts, &status)),
             UpgradeAction::Hold => self.set_hold(true, deadline).await?,
             UpgradeAction::Release => self.set_hold(false, deadline).await?,
-            UpgradeAction::Finish => match self.settled(facts, deadline).await?.finish() {
-                Plan::Raise => self.raise(&facts, deadline).await?,
-                Plan::Newest | Plan::Wait(_) => {}
-                Plan::Blocked(why) => {
-                    return Err(BackendError::Rejected(format!("the cluster version stays {}: {why}", facts.version)));
-                }
-            },
+            UpgradeAction::Finish => self.finish(facts, deadline).await?,
         }
         let (status, facts) = self.facts(deadline).await?;
         Ok(described(&facts, &status))
+    }
+
+    /// Raises the version as far as it may rise, one after the other.
+    async fn finish(&self, facts: Facts, deadline: Instant) -> Result<(), BackendError> {
+        let mut facts = self.settled(facts, deadline).await?;
+        loop {
+            match facts.finish() {
+                Plan::Raise => self.raise(&facts, deadline).await?,
+                Plan::Newest | Plan::Wait(_) => return Ok(()),
+                Plan::Blocked(why) => {
+                    return Err(BackendError::Rejected(format!("the cluster version stays {}: {why}", facts.version)));
+                }
+            }
+            let before = facts.version;
+            (_, facts) = self.facts(deadline).await?;
+            // Not every member speaks the one after that, which is no failure of this.
+            if facts.version > before && matches!(facts.finish(), Plan::Blocked(_)) {
+                return Ok(());
+            }
+        }
     }
 
     /// The same facts, or those of a moment later where members have not been asked since their programs were replaced.

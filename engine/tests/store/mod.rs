@@ -14,5 +14,6 @@ mod shards;
 mod slot_time;
 mod snapshots;
 mod staging;
+mod strict;
 mod support;
 mod version;

@@ -41,7 +41,7 @@ impl Machine {
         if is_value_changed {
             self.shards.note(txn, &layout::data(op.command.key()));
         }
-        let is_kept = !matches!(outcome, Outcome::Replayed(_) | Outcome::IdempotencyMismatch);
+        let is_kept = !matches!(outcome, Outcome::Replayed(_) | Outcome::IdempotencyMismatch | Outcome::OutcomesFull);
         if let Some(idempotency) = op.idempotency.filter(|_| is_kept) {
             self.shards.note(txn, &layout::idempotency(slot, idempotency.key));
         }

@@ -58,13 +58,7 @@ impl Shards {
     }
 
     fn decide(&mut self, command: SystemCommand, meta: &Meta) -> Result<Effect, Refusal> {
-        let facts = GroupFacts {
-            version: meta.version,
-            revision: meta.revision,
-            clock_ms: meta.clock_ms,
-            keys: meta.keys,
-            outcomes: meta.idempotency,
-        };
+        let facts = facts_of(meta);
         let mut next = Ownership::clone(&self.ownership);
         let effect = next.apply(command, &facts)?;
         if next != *self.ownership {
@@ -76,6 +70,17 @@ impl Shards {
     fn change(&mut self, change: impl FnOnce(&mut Ownership)) {
         change(Arc::make_mut(&mut self.ownership));
         self.is_dirty = true;
+    }
+}
+
+/// What decisions about system commands are made of.
+fn facts_of(meta: &Meta) -> GroupFacts {
+    GroupFacts {
+        version: meta.version,
+        revision: meta.revision,
+        clock_ms: meta.clock_ms,
+        keys: meta.keys,
+        outcomes: meta.idempotency,
     }
 }
 

@@ -6,6 +6,7 @@ use raftkv_kv::{
 };
 use raftkv_proto::SPOKEN;
 
+use super::facts_of;
 use crate::store::machine::Machine;
 use crate::store::record::{SystemRecord, Trace};
 use crate::store::txn::Txn;
@@ -49,7 +50,7 @@ impl Machine {
             Some(record) => UpgradePolicy::decode(&SystemRecord::parse(&key, &record)?.value),
             None => UpgradePolicy::default(),
         };
-        let rises = match raise_version(from, to, txn.meta.version, policy) {
+        let rises = match raise_version(from, to, &facts_of(&txn.meta), policy) {
             Err(refusal) => return Ok(refusal.into()),
             Ok(rises) => rises,
         };

@@ -88,6 +88,7 @@ impl Task {
             Proposed::Applied(applied) => {
                 let reply = match Answer::decode(&applied.answer) {
                     Ok(Answer::System(answer)) => Ok(answer),
+                    Ok(Answer::Rejected { reason }) => Err(BackendError::Rejected(reason)),
                     other => {
                         tracing::error!(?other, "a system command was answered as if it were something else");
                         Err(unknown("the answer is of the wrong kind"))
@@ -178,6 +179,10 @@ impl Task {
                 tracing::error!(session = batch.session, sequence = batch.sequence, "a batch in use is called stale");
                 batch.fail(&unknown("the batch was called stale"));
             }
+            // Not applied now, and no other send of the same bytes was applied: they mean the same to every member, always. But what
+            // was sent before the group came to its last revision may have been.
+            Ok(Answer::Rejected { reason }) if batch.maybe_applied => batch.fail(&unknown(&reason)),
+            Ok(Answer::Rejected { reason }) => batch.fail(&BackendError::Rejected(reason)),
             Ok(Answer::SessionOpened { .. } | Answer::System(_)) => {
                 tracing::error!(sequence = batch.sequence, "a batch was answered as if it were something else");
                 batch.fail(&unknown("the answer is of the wrong kind"));

@@ -1,0 +1,256 @@
+//! [`admit`]: what a leader lets into the log; [`check_applicable`]: what of it every member decides again where it is applied.
+//!
+//! A payload in the log is applied by every member, for ever, so what cannot be applied must be found before anybody has seen it. Where it
+//! is in the log all the same, as one that an older program let in, all members refuse it alike.
+
+use crate::{
+    CodecError, CommandRef, ImportPage, ImportRecord, Key, KeyError, Limits, MAX_CLOCK_MS, MAX_IMPORT_KEY_BYTES,
+    MAX_REVISION, OpRef, Outcome, ProposalRef, Refusal, SystemCommand, Value, ValueError, check_document,
+};
+
+/// The cluster version from which on a payload that cannot be applied is refused by all members alike; revisions and clocks have bounds;
+/// and a keyed write is refused where its outcome could only be kept by forgetting another one early. Below it all of that is as in
+/// version 0.1.0, so that a group of old and new programs keeps equal state.
+pub const STRICT_VERSION: u32 = 3;
+
+/// Most operations in one batch: far above what engines and routers put together, for the apply thread does them in one go.
+pub const MAX_BATCH_OPS: usize = 100_000;
+/// Longest `Idempotency-Key` that is admitted, in bytes: four times what the HTTP port takes
+/// ([`Limits::max_idempotency_key_bytes`](crate::Limits)), with the position in a batch behind it.
+pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 1_024;
+
+/// Why a payload is not proposed.
+#[derive(Debug, thiserror::Error)]
+pub enum AdmissionError {
+    /// No program of this version could apply it.
+    #[error("not a proposal: {0}")]
+    Undecodable(#[from] CodecError),
+    /// More than [`MAX_BATCH_OPS`].
+    #[error("the batch has {ops} operations; the limit is {MAX_BATCH_OPS}")]
+    TooManyOps {
+        /// How many.
+        ops: usize,
+    },
+    /// A key that cannot be stored.
+    #[error("operation {at}: {source}")]
+    Key {
+        /// Which operation, from 0.
+        at: usize,
+        /// What is wrong with it.
+        source: KeyError,
+    },
+    /// More than [`MAX_IDEMPOTENCY_KEY_BYTES`].
+    #[error("operation {at}: the idempotency key has {bytes} bytes; the limit is {limit}")]
+    IdempotencyKey {
+        /// Which operation, from 0.
+        at: usize,
+        /// How long it is.
+        bytes: usize,
+        /// How long it may be.
+        limit: usize,
+    },
+    /// A value that nobody could read.
+    #[error("operation {at}: {source}")]
+    Value {
+        /// Which operation, from 0.
+        at: usize,
+        /// What is wrong with it.
+        source: ValueError,
+    },
+    /// Who may decode it is not known to whoever sends it.
+    #[error("the cluster version is raised by the leader of the group only")]
+    RaisesVersion,
+    /// A system command that no group could take.
+    #[error("{0}")]
+    System(#[from] Refusal),
+}
+
+impl AdmissionError {
+    /// Whether it would be admitted if it were smaller.
+    pub fn is_too_large(&self) -> bool {
+        matches!(self, Self::TooManyOps { .. } | Self::IdempotencyKey { .. })
+    }
+}
+
+/// Decodes a payload that another process wants to be proposed, and checks all that can be checked without the state of the group.
+///
+/// Walks over the values, so it takes about as long as copying them.
+///
+/// # Errors
+/// What is wrong with it: it is not to be proposed, and nothing has changed.
+pub fn admit(payload: &[u8]) -> Result<ProposalRef<'_>, AdmissionError> {
+    let proposal = ProposalRef::decode(payload)?;
+    match &proposal {
+        ProposalRef::OpenSession => {}
+        ProposalRef::System(SystemCommand::RaiseVersion { .. }) => return Err(AdmissionError::RaisesVersion),
+        ProposalRef::System(command) => check_system(command)?,
+        ProposalRef::Batch(batch) => {
+            check_ops(&batch.ops, MAX_IDEMPOTENCY_KEY_BYTES)?;
+            let limits = Limits::default();
+            for (at, op) in batch.ops.iter().enumerate() {
+                if let CommandRef::Set { value, .. } = op.command {
+                    Value::check(value, limits.max_value_depth)
+                        .map_err(|source| AdmissionError::Value { at, source })?;
+                }
+            }
+        }
+    }
+    Ok(proposal)
+}
+
+/// Decides from [`STRICT_VERSION`] on whether a batch that was decoded is applied. Everything that [`admit`] lets pass is.
+///
+/// # Errors
+/// Why it cannot be stored.
+pub fn check_applicable(ops: &[OpRef<'_>]) -> Result<(), AdmissionError> {
+    check_ops(ops, MAX_IMPORT_KEY_BYTES)
+}
+
+fn check_ops(ops: &[OpRef<'_>], longest_idempotency_key: usize) -> Result<(), AdmissionError> {
+    if ops.len() > MAX_BATCH_OPS {
+        return Err(AdmissionError::TooManyOps { ops: ops.len() });
+    }
+    for (at, op) in ops.iter().enumerate() {
+        Key::check_len(op.command.key(), MAX_IMPORT_KEY_BYTES).map_err(|source| AdmissionError::Key { at, source })?;
+        let bytes = op.idempotency.as_ref().map_or(0, |idempotency| idempotency.key.len());
+        if bytes > longest_idempotency_key {
+            return Err(AdmissionError::IdempotencyKey { at, bytes, limit: longest_idempotency_key });
+        }
+    }
+    Ok(())
+}
+
+/// What no group can take, whatever its state and its cluster version.
+fn check_system(command: &SystemCommand) -> Result<(), Refusal> {
+    match command {
+        SystemCommand::PutKey { key, value, .. } => check_document(key, value),
+        SystemCommand::CommitImport { revision, clock_ms, times, .. } => {
+            check_point(*revision, times.iter().map(|time| time.time_ms).fold(*clock_ms, u64::max))
+        }
+        SystemCommand::Import { records, .. } => {
+            let page = ImportPage::decode(records).map_err(|error| Refusal::Malformed(error.to_string()))?;
+            page.records.iter().try_for_each(check_record)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a revision or a time that no group comes to.
+pub(crate) fn check_point(revision: u64, time_ms: u64) -> Result<(), Refusal> {
+    for (what, found, most) in [("revision", revision, MAX_REVISION), ("time in milliseconds", time_ms, MAX_CLOCK_MS)] {
+        if found > most {
+            return Err(Refusal::Malformed(format!("the {what} is {found}; the highest is {most}")));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a record, of a key or of an outcome, with a revision that no group comes to.
+pub(crate) fn check_record(record: &ImportRecord) -> Result<(), Refusal> {
+    let revision = match record {
+        ImportRecord::Value { revision, .. } => *revision,
+        ImportRecord::Idempotency { outcome, .. } => match outcome {
+            Outcome::Set { revision, .. } | Outcome::Deleted { revision, .. } => *revision,
+            Outcome::PreconditionFailed { current } => *current,
+            Outcome::IdempotencyMismatch | Outcome::WrongGroup | Outcome::Replayed(_) | Outcome::OutcomesFull => 0,
+        },
+        ImportRecord::Absent { .. } => 0,
+    };
+    check_point(revision, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{Batch, Command, Idempotency, Op, Proposal, SlotSet, SlotTime};
+
+    fn batch(ops: Vec<Op>) -> Bytes {
+        Proposal::Batch(Batch { session: 1, sequence: 1, acknowledged_below: 0, ops }).encode()
+    }
+
+    fn set(key: &[u8], value: &[u8]) -> Op {
+        let (key, value) = (Key::from_stored(key.to_vec()), Value::from_stored(value.to_vec()));
+        Command::Set { key, value, expires_at_ms: 0 }.into()
+    }
+
+    fn keyed(bytes: usize) -> Op {
+        let idempotency = Idempotency { key: vec![1; bytes].into(), fingerprint: 1, keep_ms: 1 };
+        Op { idempotency: Some(idempotency), ..set(b"k", b"\xc0") }
+    }
+
+    fn system(command: SystemCommand) -> Bytes {
+        Proposal::System(command).encode()
+    }
+
+    #[test]
+    fn what_can_be_applied_is_admitted() {
+        let longest = vec![b'k'; MAX_IMPORT_KEY_BYTES];
+        for good in [
+            Proposal::OpenSession.encode(),
+            batch(vec![]),
+            batch(vec![set(b"k", b"\xc0"), set(&longest, b"\xa1v"), keyed(MAX_IDEMPOTENCY_KEY_BYTES)]),
+            batch(vec![Command::Delete { key: Key::from_stored(&b"k"[..]) }.into()]),
+            system(SystemCommand::Purge { limit: 1 }),
+        ] {
+            admit(&good).expect("admitted");
+        }
+    }
+
+    #[test]
+    fn what_no_member_could_apply_or_read_is_not() {
+        let mut newer = Proposal::OpenSession.encode().to_vec();
+        newer[0] += 1;
+        for bad in [&b""[..], b"\x01", b"\x01\xc1", &newer] {
+            assert!(matches!(admit(bad), Err(AdmissionError::Undecodable(_))), "{bad:?}");
+        }
+        for key in [Vec::new(), vec![0, 1], vec![b'k'; MAX_IMPORT_KEY_BYTES + 1]] {
+            let bad = batch(vec![set(b"k", b"\xc0"), set(&key, b"\xc0")]);
+            assert!(matches!(admit(&bad), Err(AdmissionError::Key { at: 1, .. })), "{} bytes", key.len());
+        }
+        for value in [&b""[..], b"\xc1", b"\xd9\x05ab", b"\xc0\xc0", b"\xa2\xff\xff", &[0x91; 200]] {
+            let bad = batch(vec![set(b"k", value)]);
+            assert!(matches!(admit(&bad), Err(AdmissionError::Value { at: 0, .. })), "{value:?}");
+        }
+        let bad = admit(&batch(vec![keyed(MAX_IDEMPOTENCY_KEY_BYTES + 1)])).map(drop).unwrap_err();
+        assert!(bad.is_too_large(), "{bad}");
+        let raise = system(SystemCommand::RaiseVersion { from: 2, to: 3 });
+        assert!(matches!(admit(&raise), Err(AdmissionError::RaisesVersion)), "members may not decode it");
+    }
+
+    #[test]
+    fn a_point_that_no_group_comes_to_is_not_admitted() {
+        let commit = |revision, clock_ms, time_ms| {
+            let times = vec![SlotTime { slots: SlotSet::range(0, 1), time_ms }];
+            system(SystemCommand::CommitImport { id: 1, pages: 0, revision, clock_ms, times })
+        };
+        admit(&commit(MAX_REVISION, MAX_CLOCK_MS, MAX_CLOCK_MS)).expect("the highest");
+        for (revision, clock_ms, time_ms) in
+            [(MAX_REVISION + 1, 0, 0), (u64::MAX, 0, 0), (0, MAX_CLOCK_MS + 1, 0), (0, 0, u64::MAX)]
+        {
+            let error = admit(&commit(revision, clock_ms, time_ms)).map(drop).unwrap_err();
+            assert!(matches!(error, AdmissionError::System(Refusal::Malformed(_))), "{error}");
+        }
+        let import = |records| system(SystemCommand::Import { id: 1, page: 0, cursor: Bytes::new(), records });
+        let page = |revision| {
+            let (key, value) = (Bytes::from_static(b"k"), Bytes::from_static(b"\xc0"));
+            let record = ImportRecord::Value { key, revision, create_revision: 1, expires_at_ms: 0, value };
+            import(ImportPage { records: vec![record] }.encode())
+        };
+        admit(&page(MAX_REVISION)).expect("the highest");
+        for bad in [page(MAX_REVISION + 1), import(Bytes::from_static(b"\x01 no page"))] {
+            let error = admit(&bad).map(drop).unwrap_err();
+            assert!(matches!(error, AdmissionError::System(Refusal::Malformed(_))), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_applied_is_wider_than_what_is_admitted_and_bounded_as_well() {
+        let ops = |op: &Op| check_applicable(&[OpRef::from(op)]);
+        ops(&keyed(MAX_IDEMPOTENCY_KEY_BYTES + 1)).expect("older programs have let it in");
+        ops(&set(b"k", b"\xc1")).expect("values are as they are");
+        assert!(ops(&keyed(MAX_IMPORT_KEY_BYTES + 1)).is_err());
+        assert!(ops(&set(&[b'k'; MAX_IMPORT_KEY_BYTES + 1], b"\xc0")).is_err() && ops(&set(b"", b"\xc0")).is_err());
+    }
+}
