@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
+use raftkv_kv::MAX_CLOCK_MS;
 use raftkv_proto::consensus::propose_response::Outcome;
 use raftkv_proto::consensus::{Applied, Refused, RefusedReason, Unknown};
 use raftkv_runtime::gather::Gather;
@@ -298,7 +299,8 @@ pub fn unknown(message: &str) -> Outcome {
 
 /// The wall clock. Below the cluster version that has a group clock the state machine takes the maximum; from there on it decides nothing.
 fn wall_clock_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    u64::try_from(since).unwrap_or(MAX_CLOCK_MS).min(MAX_CLOCK_MS)
 }
 
 #[cfg(test)]

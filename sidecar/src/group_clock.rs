@@ -16,6 +16,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use raftkv_kv::MAX_CLOCK_MS;
 use raftkv_proto::GROUP_CLOCK_VERSION;
 use raftkv_runtime::clock::boottime_ns;
 use raftkv_runtime::planted;
@@ -101,6 +102,10 @@ impl State {
     }
 
     fn note(&mut self, leader: LeaderId, clock_ms: u64) {
+        // No group comes there: a leader that says so is none that can be believed.
+        if clock_ms > MAX_CLOCK_MS {
+            return;
+        }
         match &mut self.heard {
             Some((before, _)) if order(leader) < order(*before) => {}
             Some((before, ms)) if leader == *before => *ms = clock_ms.max(*ms),
@@ -244,6 +249,18 @@ mod tests {
         assert_eq!(clock.stamp(4 * SECOND_NS), 12_000);
         clock.look(sight(5, 11_500, true), 9 * SECOND_NS);
         assert_eq!(clock.stamp(9 * SECOND_NS), 12_000, "what it told itself counts, and the time in between does not");
+    }
+
+    #[test]
+    fn a_clock_beyond_its_bound_is_not_believed() {
+        let mut clock = State::default();
+        clock.note(leader(1), 5_000);
+        for clock_ms in [MAX_CLOCK_MS + 1, u64::MAX] {
+            clock.note(leader(2), clock_ms);
+        }
+        assert_eq!(clock.stamp(0), 5_000);
+        clock.note(leader(2), MAX_CLOCK_MS);
+        assert_eq!(clock.stamp(0), MAX_CLOCK_MS);
     }
 
     #[test]

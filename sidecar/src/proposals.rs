@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use raftkv_kv::{AdmissionError, admit};
 use raftkv_proto::consensus::propose_response::Outcome;
 use raftkv_proto::consensus::{ProposeRequest, ProposeResponse, RefusedReason};
 
@@ -24,19 +25,22 @@ pub(crate) const NO_MEMBER: &str = "the leader says that this node is no member 
 pub struct Proposals {
     node: Node,
     disk: Disk,
+    /// Whether it is this node's engine only that can propose at the sidecar's socket.
+    trusts_socket: bool,
     forwarder: Arc<LeaderForwarder<ProposeRequest, ProposeResponse>>,
 }
 
 impl Proposals {
-    /// Proposals of `node`, whose log is on `disk`.
-    pub fn new(node: Node, disk: Disk) -> Self {
-        Self { node, disk, forwarder: Arc::default() }
+    /// Proposals of `node`, whose log is on `disk`. Where others than its engine can reach the sidecar's socket, as by TCP, it is not to be
+    /// trusted: what comes there is then admitted as what other members forward.
+    pub fn new(node: Node, disk: Disk, trusts_socket: bool) -> Self {
+        Self { node, disk, trusts_socket, forwarder: Arc::default() }
     }
 
     /// Proposes here or, where another node leads, there.
     pub async fn propose(&self, request: ProposeRequest) -> ProposeResponse {
         let (id, deadline) = (request.id, Instant::now() + timeout_of(&request));
-        let outcome = match self.local_group() {
+        let outcome = match self.local_group().and_then(|group| self.check_own(&request.payload).map(|()| group)) {
             Err(refused) => refused,
             Ok(group) => {
                 let led_by = leadership::led_by(&group);
@@ -77,11 +81,27 @@ impl Proposals {
             Err(refused) => refused,
             Ok(group) if !leadership::may_ask(&group, sender) => refused(RefusedReason::OutOfService, NO_MEMBER),
             Ok(group) => match group.raft.as_leader() {
-                Ok(_) => self.propose_locally(&group, request).await,
+                // An engine checks what it proposes, and what comes to it. But what is sent here may be from anybody, and in the log it
+                // would be applied by every member, for ever.
+                Ok(_) => match admit(&request.payload) {
+                    Ok(_) => self.propose_locally(&group, request).await,
+                    Err(error) => not_admitted(&error),
+                },
                 Err(_) => refused(RefusedReason::NoLeader, "this node does not lead (any more)"),
             },
         };
         ProposeResponse { id, outcome: Some(outcome) }
+    }
+
+    fn check_own(&self, payload: &[u8]) -> Result<(), Outcome> {
+        if self.trusts_socket {
+            return Ok(());
+        }
+        match admit(payload) {
+            // Its engine raises the version while this node leads.
+            Ok(_) | Err(AdmissionError::RaisesVersion) => Ok(()),
+            Err(error) => Err(not_admitted(&error)),
+        }
     }
 
     fn local_group(&self) -> Result<Arc<Group>, Outcome> {
@@ -150,6 +170,12 @@ impl Proposals {
             Err(_) => unknown("the leader did not answer in time"),
         }
     }
+}
+
+fn not_admitted(error: &AdmissionError) -> Outcome {
+    metrics::counter!("raftkv_sidecar_proposals_not_admitted_total").increment(1);
+    let reason = if error.is_too_large() { RefusedReason::TooLarge } else { RefusedReason::Unspecified };
+    refused(reason, &error.to_string())
 }
 
 /// What is left of the caller's deadline.

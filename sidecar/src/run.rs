@@ -192,7 +192,8 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
         max: config.log_max,
     };
     let disk = Disk::new(config.dir.clone(), &plan, config.disk_reserve);
-    let proposals = Proposals::new(node.clone(), disk.clone());
+    let trusts_socket = matches!(config.grpc_listen, Endpoint::Unix(_));
+    let proposals = Proposals::new(node.clone(), disk.clone(), trusts_socket);
 
     // What serves ends after what works: peers are needed to give leadership away.
     let serving = Shutdown::new();

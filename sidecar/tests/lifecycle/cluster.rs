@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use raftkv_kv::{Proposal, SystemCommand};
 use raftkv_proto::consensus::consensus_client::ConsensusClient;
 use raftkv_proto::consensus::{ProposeRequest, propose_response::Outcome};
 use raftkv_runtime::grpc::{self, Endpoint, Listener};
@@ -189,17 +190,18 @@ impl TestNode {
     pub(crate) async fn propose(&self, payload: &'static str) -> Option<Outcome> {
         let endpoint = Endpoint::unix(self.dir.join("sidecar.sock")).expect("short path");
         let channel = grpc::connect(&endpoint, grpc::ChannelOptions::default()).await.ok()?;
-        let request = ProposeRequest {
-            id: 1,
-            payload: Bytes::from_static(payload.as_bytes()),
-            timeout_ms: 5_000,
-            callers: 1,
-            takes_space: false,
-        };
+        let request =
+            ProposeRequest { id: 1, payload: entry_of(payload), timeout_ms: 5_000, callers: 1, takes_space: false };
         let requests = futures::stream::iter([request]);
         let mut answers = ConsensusClient::new(channel).propose(requests).await.ok()?.into_inner();
         answers.message().await.ok()??.outcome
     }
+}
+
+/// What is proposed for a text: something that a leader admits.
+pub(crate) fn entry_of(text: &'static str) -> Bytes {
+    let (key, value) = (Bytes::from_static(b"of a test"), Bytes::from_static(text.as_bytes()));
+    Proposal::System(SystemCommand::PutKey { key, expected_version: 0, value }).encode()
 }
 
 /// Until nothing of it is left, locks included.

@@ -11,7 +11,7 @@ mod position;
 
 use std::time::{Duration, Instant};
 
-use cluster::{TestNode, eventually, place_of, settled};
+use cluster::{TestNode, entry_of, eventually, place_of, settled};
 use raftkv_proto::consensus::propose_response::Outcome;
 
 async fn three(base: &std::path::Path) -> Vec<TestNode> {
@@ -53,7 +53,7 @@ async fn one_node_forms_a_cluster_and_resumes_it() {
     assert_eq!(resumed.cluster_id, formed.cluster_id);
     assert_eq!(resumed.node.raft_id, formed.node.raft_id);
     write(&node, "b").await;
-    assert_eq!(node.engine.payloads().last().map(|payload| payload.to_vec()), Some(b"b".to_vec()));
+    assert_eq!(node.engine.payloads().last(), Some(&entry_of("b")));
 
     let error = node.post("/leave?peerID=n1").await.expect_err("the last voter stays");
     assert!(error.contains("409") && error.contains("last_voter"), "{error}");
