@@ -24,6 +24,8 @@ const ENGINE_GONE_AFTER: Duration = Duration::from_millis(300);
 const ENGINE_BACK_AFTER: Duration = Duration::from_millis(500);
 /// One attempt at a transfer: the successor flushes its log, stands and wins well within it.
 const TRANSFER_ATTEMPT: Duration = Duration::from_millis(400);
+/// A majority hears within this who is to take over: several heartbeats. Where it does not, the transfer is tried all the same.
+const NAMED_WITHIN: Duration = Duration::from_millis(150);
 /// Time a successor has to say that it could serve.
 const READY_DEADLINE: Duration = Duration::from_millis(250);
 /// Time to give leadership away before stopping.
@@ -350,6 +352,11 @@ impl Leadership {
                 tracing::info!(to = %member, term, "giving leadership away");
                 // The successor is elected whatever lease there is.
                 self.node.keeper.revoke(leader).await;
+                // A member breaks its promise for one that its leader has named.
+                group.peers.handover.name(leader, successor);
+                if !group.lease.is_heard(group, successor, NAMED_WITHIN).await {
+                    tracing::debug!(to = %member, term, "not a majority has answered since the successor was named");
+                }
                 if group.raft.trigger().transfer_leader(successor).await.is_err() {
                     return Err(TransferError::NotLeader);
                 }

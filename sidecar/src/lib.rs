@@ -1,5 +1,6 @@
 //! The consensus process of a RaftKV node: Raft (openraft) over a write-ahead log, driving a state machine behind gRPC.
 
+pub mod ballot;
 pub mod barrier;
 pub mod bootstrap;
 mod candidacy;
@@ -13,6 +14,7 @@ pub mod engine_client;
 mod feeder;
 pub mod forward;
 pub mod group_clock;
+pub mod handover;
 pub mod identity;
 pub mod inbound;
 pub mod kill;

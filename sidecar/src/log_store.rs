@@ -64,6 +64,11 @@ impl LogStore {
         &self.wal
     }
 
+    /// The last entry, durable or not; `None` = there never was one.
+    pub fn last_log_id(&self) -> Option<LogId> {
+        self.wal.bounds().last.map(from_position)
+    }
+
     /// Follows the index after the last entry that is durable here: an entry is applied only once this is above its index.
     pub fn durable(&self) -> watch::Receiver<u64> {
         self.wal.durable()

@@ -5,20 +5,22 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
-use openraft::raft::TransferLeaderRequest;
+use openraft::raft::{TransferLeaderRequest, VoteResponse};
 use prost::Message;
 use raftkv_proto::consensus::{ProposeRequest, ProposeResponse, ReadBarrierRequest, ReadBarrierResponse};
 use raftkv_proto::raft as proto;
 use raftkv_proto::raft::raft_server::{Raft as RaftService, RaftServer};
 use raftkv_proto::state_machine::SnapshotChunk;
 use raftkv_proto::{
-    CLUSTER_ID_HEADER, MAX_MESSAGE_BYTES, SENDER_ID_HEADER, TARGET_ID_HEADER, WIRE_VERSION, WIRE_VERSION_HEADER,
+    CLUSTER_ID_HEADER, MAX_MESSAGE_BYTES, SENDER_ID_HEADER, STRICT_VERSION, TARGET_ID_HEADER, WIRE_VERSION,
+    WIRE_VERSION_HEADER,
 };
 use raftkv_runtime::failpoint;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::ballot::{Sight, Verdict, judge};
 use crate::barrier::ReadBarriers;
 use crate::disk::Disk;
 use crate::leadership::metrics_of;
@@ -132,6 +134,25 @@ impl PeerService {
         }
     }
 
+    /// What is known here of a candidate.
+    fn sight(&self, group: &Group, candidate: LeaderId) -> Sight {
+        let metrics = metrics_of(group);
+        Sight {
+            me: self.node.identity.raft_id,
+            vote: metrics.vote,
+            last_log_id: group.log.last_log_id(),
+            is_member: metrics.membership_config.get_node(&candidate.node_id).is_some(),
+            has_departed: group.peers.departed.contains(candidate.node_id),
+            is_named: group.peers.handover.is_to(candidate, metrics.vote),
+            names_successors: self.names_successors(),
+        }
+    }
+
+    /// Whether every leader of the group names its successor.
+    fn names_successors(&self) -> bool {
+        self.node.versions.cluster().is_some_and(|version| version >= STRICT_VERSION)
+    }
+
     fn identity(&self) -> proto::Identity {
         let identity = &self.node.identity;
         let group = self.node.group();
@@ -158,6 +179,7 @@ struct Said {
     leader: LeaderId,
     trouble: Option<Trouble>,
     clock_ms: u64,
+    successor: Option<proto::LeaderId>,
 }
 
 /// The raft id of who sent a message; 0 = it does not say, as version 0.1.0.
@@ -185,15 +207,20 @@ impl RaftService for PeerService {
         // What the leader says of itself counts once openraft has accepted the message.
         let said: Arc<Mutex<Option<Said>>> = Arc::default();
         let saying = said.clone();
+        let me = self.node.identity.raft_id;
         let requests = tokio_stream::StreamExt::map_while(request.into_inner(), move |request| {
             let parsed = request.map_err(|status| status.to_string()).and_then(|request| {
                 let (trouble, clock_ms) = (request.leader_trouble.map(Trouble::of_code), request.group_clock_ms);
+                let successor = request.successor;
                 let parsed = wire::parse_append_request(request).map_err(|error: WireError| error.to_string())?;
                 let leader = parsed.vote.leader_id;
+                if !parsed.vote.committed || leader.node_id == me {
+                    return Err(format!("{} is the vote of no other leader", parsed.vote));
+                }
                 let mut saying = saying.lock().unwrap_or_else(PoisonError::into_inner);
                 // What an entry's message does not say was said by a heartbeat.
                 let trouble = trouble.or_else(|| saying.as_ref().and_then(|before| before.trouble));
-                *saying = Some(Said { leader, trouble, clock_ms });
+                *saying = Some(Said { leader, trouble, clock_ms, successor });
                 drop(saying);
                 Ok(parsed)
             });
@@ -201,6 +228,7 @@ impl RaftService for PeerService {
         });
         let (outcomes, node) = (group.raft.stream_append(Box::pin(requests)), self.node.clone());
         let (work, clock, disk) = (group.peers.work.clone(), group.clock.clone(), self.disk.clone());
+        let handover = group.peers.handover.clone();
         // For so long openraft refuses votes after it has heard from a leader.
         let promise = group.timing.promise;
         // Ends with the answers, which end with the connection.
@@ -209,10 +237,13 @@ impl RaftService for PeerService {
             let _open = &stream;
             if matches!(outcome, Ok(Ok(_))) {
                 node.note_leader();
-                if let Some(Said { leader, trouble, clock_ms }) =
+                if let Some(Said { leader, trouble, clock_ms, successor }) =
                     said.lock().unwrap_or_else(PoisonError::into_inner).take()
                 {
                     clock.heard(leader, clock_ms);
+                    if let Some(successor) = successor {
+                        handover.heard(leader, successor);
+                    }
                     if let Some(trouble) = trouble {
                         work.heard(leader, trouble);
                     }
@@ -234,7 +265,18 @@ impl RaftService for PeerService {
         }
         let message = request.into_inner();
         let pre_vote = message.pre_vote;
-        let message = wire::parse_vote_request(message)?;
+        let mut message = wire::parse_vote_request(message)?;
+        let sight = self.sight(&group, message.vote.leader_id);
+        match judge(&message, &sight) {
+            Verdict::Ask => {}
+            Verdict::AskWithoutPrivilege => message.leadership_transfer = false,
+            Verdict::Refuse(why) => {
+                metrics::counter!("raftkv_raft_votes_refused_total").increment(1);
+                tracing::debug!(candidate = %message.vote, pre_vote, why, "a candidate is refused");
+                let refused = VoteResponse::new(sight.vote, sight.last_log_id, false);
+                return Ok(Response::new(wire::vote_response(&refused)));
+            }
+        }
         let response = match pre_vote {
             true => group.raft.pre_vote(message).await,
             false => group.raft.vote(message).await,
@@ -305,6 +347,16 @@ impl RaftService for PeerService {
             return Ok(Response::new(proto::TransferLeaderResponse {
                 accepted: false,
                 message: "the engine of this node is gone".to_owned(),
+            }));
+        }
+        // It ends the promise to the leader, and makes the successor stand: the leader's own word is needed for both. A leader of version
+        // 0.1.0 gives none; then the successor stands, and the others keep their promise to the end.
+        let is_named = group.peers.handover.is_to_member(*message.to_node_id(), metrics_of(&group).vote);
+        let is_to_me = message.to_node_id() == &self.node.identity.raft_id;
+        if !is_named && (self.names_successors() || !is_to_me) {
+            return Ok(Response::new(proto::TransferLeaderResponse {
+                accepted: false,
+                message: "the leader has not named a successor".to_owned(),
             }));
         }
         let answer = group.raft.handle_transfer_leader(message).await.map_err(raft_failed)?;

@@ -145,6 +145,7 @@ pub fn append_request(request: AppendEntriesRequest<TypeConfig>) -> proto::Appen
         leader_commit: request.leader_commit.as_ref().map(log_id),
         leader_trouble: None,
         group_clock_ms: 0,
+        successor: None,
     }
 }
 

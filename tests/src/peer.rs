@@ -3,11 +3,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt;
+use raftkv_proto::consensus::ProposeRequest;
+use raftkv_proto::consensus::propose_response::Outcome;
 use raftkv_proto::raft::raft_client::RaftClient;
 use raftkv_proto::raft::{
-    AdoptRequest, IdentifyRequest, Identity, LeaderId, LogId, SnapshotBegin, SnapshotPart, SnapshotResponse, Vote,
-    VoteRequest, VoteResponse, snapshot_part,
+    AdoptRequest, IdentifyRequest, Identity, LeaderId, LogId, SnapshotBegin, SnapshotPart, SnapshotResponse,
+    TransferLeaderRequest, TransferLeaderResponse, Vote, VoteRequest, VoteResponse, snapshot_part,
 };
 use raftkv_proto::{CLUSTER_ID_HEADER, TARGET_ID_HEADER, WIRE_VERSION, WIRE_VERSION_HEADER};
 use tonic::transport::{Channel, Endpoint};
@@ -49,17 +52,56 @@ impl PeerClient {
         Ok(self.client.adopt(AdoptRequest { cluster_id: cluster_id.to_owned(), raft_id }).await?.into_inner())
     }
 
+    /// Asks for its vote, as whoever the request says.
+    pub async fn vote(&mut self, cluster_id: &str, raft_id: u64, vote: VoteRequest) -> Result<VoteResponse, Status> {
+        let request = addressed(vote, cluster_id, raft_id, WIRE_VERSION)?;
+        Ok(self.client.vote(request).await?.into_inner())
+    }
+
+    /// Has it propose these payloads, as the sidecar of a follower would; the answers in the order of the payloads, as far as they came.
+    pub async fn forward(
+        &mut self,
+        cluster_id: &str,
+        raft_id: u64,
+        payloads: Vec<Bytes>,
+    ) -> Result<Vec<Option<Outcome>>, Status> {
+        let mut outcomes = vec![None; payloads.len()];
+        let requests: Vec<ProposeRequest> = (1..)
+            .zip(payloads)
+            .map(|(id, payload)| ProposeRequest { id, payload, timeout_ms: 2_000, callers: 1, takes_space: false })
+            .collect();
+        let requests = addressed(futures::stream::iter(requests), cluster_id, raft_id, WIRE_VERSION)?;
+        let mut answers = self.client.forward_propose(requests).await?.into_inner();
+        while let Some(answer) = answers.message().await? {
+            if let Some(outcome) = outcomes.get_mut(answer.id.saturating_sub(1) as usize) {
+                *outcome = answer.outcome;
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// Tells it that the leader gives leadership to `to`, in the name of the leader.
+    pub async fn transfer_leader(
+        &mut self,
+        cluster_id: &str,
+        raft_id: u64,
+        transfer: TransferLeaderRequest,
+    ) -> Result<TransferLeaderResponse, Status> {
+        let request = addressed(transfer, cluster_id, raft_id, WIRE_VERSION)?;
+        Ok(self.client.transfer_leader(request).await?.into_inner())
+    }
+
     /// Asks for its vote in a far term, in a message addressed as given.
     pub async fn ask_for_vote(&mut self, cluster_id: &str, raft_id: u64, wire: u32) -> Result<VoteResponse, Status> {
         let leader_id = LeaderId { term: 1_000_000, node_id: 4_711 };
-        let mut request = Request::new(VoteRequest {
+        let request = VoteRequest {
             vote: Some(Vote { leader_id: Some(leader_id), committed: false }),
             last_log_id: Some(LogId { leader_id: Some(leader_id), index: 1_000_000_000 }),
             pre_vote: false,
             // Otherwise the leader's lease would hide what is tested.
             leadership_transfer: true,
-        });
-        address(&mut request, cluster_id, raft_id, wire)?;
+        };
+        let request = addressed(request, cluster_id, raft_id, wire)?;
         Ok(self.client.vote(request).await?.into_inner())
     }
 
@@ -70,12 +112,22 @@ impl PeerClient {
             vote: Some(Vote { leader_id: Some(leader_id), committed: true }),
             last_log_id: Some(LogId { leader_id: Some(leader_id), index: 1_000_000_000 }),
             // Of nobody, in the form of a state that has none yet.
-            membership: bytes::Bytes::new(),
+            membership: Bytes::new(),
         };
         let part = SnapshotPart { kind: Some(snapshot_part::Kind::Begin(begin)) };
         let parts = futures::stream::once(std::future::ready(part)).chain(futures::stream::pending());
-        let mut request = Request::new(parts);
-        address(&mut request, cluster_id, raft_id, WIRE_VERSION)?;
+        let request = addressed(parts, cluster_id, raft_id, WIRE_VERSION)?;
         Ok(self.client.snapshot(request).await?.into_inner())
     }
+}
+
+/// A message to a node of a cluster.
+fn addressed<T>(message: T, cluster_id: &str, raft_id: u64, wire: u32) -> Result<Request<T>, Status> {
+    let text = |value: String| value.parse().map_err(|_| Status::invalid_argument("not a header value"));
+    let mut request = Request::new(message);
+    let metadata = request.metadata_mut();
+    metadata.insert(CLUSTER_ID_HEADER, text(cluster_id.to_owned())?);
+    metadata.insert(TARGET_ID_HEADER, text(raft_id.to_string())?);
+    metadata.insert(WIRE_VERSION_HEADER, text(wire.to_string())?);
+    Ok(request)
 }

@@ -28,6 +28,7 @@ mod snapshot;
 mod soak;
 mod standing;
 mod startup;
+mod stranger_raft;
 mod suite;
 mod upgrade;
 mod wrong_cluster;

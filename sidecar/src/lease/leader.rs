@@ -114,6 +114,17 @@ impl LeaderLease {
         Ok(noted.read_log_id().index() + 1)
     }
 
+    /// Waits until a majority, and `member`, have acknowledged a message that left after this was called, `within` at most; whether they
+    /// have.
+    pub async fn is_heard(&self, group: &Group, member: NodeId, within: Duration) -> bool {
+        let Some(mut leading) = self.leading(group) else { return false };
+        leading.voters.push(BTreeSet::from([member]));
+        let heard = self.acks.confirmed_after(leading.leader, self.me, boottime_ns(), &leading.voters);
+        // Without it the next heartbeat is waited for.
+        let _ = group.raft.trigger().heartbeat().await;
+        tokio::time::timeout(within, heard).await.is_ok()
+    }
+
     /// As whom this node leads.
     pub fn leads_as(&self, group: &Group) -> Option<LeaderId> {
         self.leading(group).map(|leading| leading.leader)

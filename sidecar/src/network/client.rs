@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::heartbeats::Heartbeats;
 use super::peers::{Lane, Moves, Peers, RaftClient};
-use super::pump::{Sent, pump};
+use super::pump::{Sent, Told, pump};
 use super::transfer::Transfer;
 use crate::types::{Member, NodeId, TypeConfig, Vote};
 use crate::wire::{self, AppendOutcome};
@@ -113,6 +113,7 @@ impl PeerNetwork {
         let mut request = wire::append_request(request);
         request.leader_trouble = Some(self.peers.work.trouble_for(self.target).code());
         request.group_clock_ms = self.peers.clock.stamp_ms();
+        request.successor = self.peers.handover.said_by(leader);
         // Kept when this call is cancelled: an answer that comes later is noted all the same.
         let stream = match &mut self.heartbeats {
             Some(stream) => stream,
@@ -195,7 +196,7 @@ impl RaftNetworkV2<TypeConfig> for PeerNetwork {
                 sender,
                 in_flight.clone(),
                 self.peers.progress.clone(),
-                self.peers.clock.clone(),
+                Told { clock: self.peers.clock.clone(), handover: self.peers.handover.clone() },
             ));
             let mut pump = AbortOnDrop(pump);
             let (peers, target) = (self.peers.clone(), self.target);

@@ -18,7 +18,9 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::full::FullMembers;
 use super::work::Work;
+use crate::ballot::Departed;
 use crate::group_clock::GroupClock;
+use crate::handover::Handover;
 use crate::lease::{Ack, Acks, Keeper};
 use crate::progress::Progress;
 use crate::types::{LeaderId, NodeId, StoredMembership};
@@ -64,6 +66,10 @@ pub struct Peers {
     pub(crate) work: Work,
     /// Whose disk is nearly full, as they say.
     pub(crate) full: FullMembers,
+    /// Whom the leader has named as its successor.
+    pub(crate) handover: Handover,
+    /// Who was a member.
+    pub(crate) departed: Departed,
     shared: Arc<Shared>,
 }
 
@@ -137,6 +143,8 @@ impl Peers {
             acks,
             work: Work::default(),
             full: FullMembers::default(),
+            handover: Handover::default(),
+            departed: Departed::default(),
             shared: Arc::default(),
         }
     }
@@ -158,6 +166,7 @@ impl Peers {
             }
             !is_same
         });
+        self.departed.follow(membership);
         self.lock_channels().retain(|(address, _), _| members.values().any(|member| member == address));
         self.lock_meters().retain(|(address, _), _| members.values().any(|member| member == address));
         self.full.retain(|member| members.contains_key(&member));

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::group_clock::GroupClock;
+use crate::handover::Handover;
 use crate::progress::Progress;
 use crate::types::{LeaderId, TypeConfig};
 use crate::wire;
@@ -61,6 +62,13 @@ impl Sent {
     }
 }
 
+/// What a leader tells with each append besides openraft's.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Told {
+    pub(super) clock: GroupClock,
+    pub(super) handover: Handover,
+}
+
 /// Takes openraft's appends to the connection until either side ends, and tells the peer of no more commits than
 /// [`Progress::gate`] lets through.
 ///
@@ -73,7 +81,7 @@ pub(super) async fn pump(
     sender: mpsc::Sender<proto::AppendRequest>,
     sent: Arc<Sent>,
     progress: Progress,
-    clock: GroupClock,
+    news: Told,
 ) {
     // Polled again after its end, while the last commit index is held.
     let mut input = input.fuse();
@@ -155,9 +163,11 @@ pub(super) async fn pump(
             leader_commit: request.leader_commit,
         });
         (held, since) = (false, Instant::now());
-        sent.push(request.vote.leader_id);
+        let leader = request.vote.leader_id;
+        sent.push(leader);
         let mut request = wire::append_request(request);
-        request.group_clock_ms = clock.stamp_ms();
+        request.group_clock_ms = news.clock.stamp_ms();
+        request.successor = news.handover.said_by(leader);
         if sender.send(request).await.is_err() {
             return;
         }
@@ -198,7 +208,7 @@ mod tests {
         let (progress, sent) = (Progress::default(), Arc::new(Sent::default()));
         progress.set_applied(log_id(3));
         let input = tokio_stream::wrappers::ReceiverStream::new(input);
-        let pumping = tokio::spawn(pump(input, sender, sent.clone(), progress.clone(), GroupClock::default()));
+        let pumping = tokio::spawn(pump(input, sender, sent.clone(), progress.clone(), Told::default()));
 
         requests.send(append(4, 5..7, 4)).await.expect("taken");
         let first = wire.recv().await.expect("an append");
@@ -228,7 +238,7 @@ mod tests {
         let (sender, mut wire) = mpsc::channel(1);
         let (progress, sent) = (Progress::default(), Arc::new(Sent::default()));
         let input = tokio_stream::wrappers::ReceiverStream::new(input);
-        let pumping = tokio::spawn(pump(input, sender, sent, progress.clone(), GroupClock::default()));
+        let pumping = tokio::spawn(pump(input, sender, sent, progress.clone(), Told::default()));
 
         let mut heard = Vec::new();
         for index in 1..=APPENDS {

@@ -1,0 +1,209 @@
+//! What a stranger that reaches the Raft port can do: nothing that lasts.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use raftkv_kv::{Batch, Command, Idempotency, Key, Op, Proposal, SystemCommand, Value};
+use raftkv_proto::consensus::propose_response::Outcome;
+use raftkv_proto::raft::{LeaderId, LogId, TransferLeaderRequest, Vote, VoteRequest};
+use raftkv_tests::{Cluster, Node, eventually, eventually_within};
+
+/// A new group has its highest cluster version within this.
+const SOON: Duration = Duration::from_secs(10);
+/// The version from which on leaders name their successors, and members reject what cannot be applied.
+const STRICT: u64 = 3;
+/// Far above what any log of a test comes to.
+const FAR: u64 = 1_000_000_000;
+
+async fn strict(cluster: &Cluster) -> anyhow::Result<()> {
+    eventually_within(SOON, "the cluster version is the highest", || async {
+        for node in cluster.nodes() {
+            let (described, _) = node.group_peer()?.describe().await?;
+            ensure!(
+                u64::from(described.cluster_version) >= STRICT,
+                "{} has {}",
+                node.name(),
+                described.cluster_version
+            );
+        }
+        Ok(())
+    })
+    .await
+}
+
+fn set(key: Vec<u8>, value: &'static [u8]) -> Op {
+    Command::Set { key: Key::from_stored(key), value: Value::from_stored(value), expires_at_ms: 0 }.into()
+}
+
+fn batch(op: Op) -> Bytes {
+    Proposal::Batch(Batch { session: 1, sequence: 1, acknowledged_below: 0, ops: vec![op] }).encode()
+}
+
+/// What no group can apply, or nobody can read.
+fn hostile() -> Vec<Bytes> {
+    let put = |key: &'static str, value: &'static str| {
+        let (key, value) = (Bytes::from_static(key.as_bytes()), Bytes::from_static(value.as_bytes()));
+        Proposal::System(SystemCommand::PutKey { key, expected_version: 0, value }).encode()
+    };
+    let commit = |revision, clock_ms| {
+        Proposal::System(SystemCommand::CommitImport { id: 1, pages: 0, revision, clock_ms, times: vec![] }).encode()
+    };
+    let keyed = Op {
+        idempotency: Some(Idempotency { key: vec![7; 60 * 1024].into(), fingerprint: 1, keep_ms: 1 }),
+        ..set(b"k".to_vec(), b"\xc0")
+    };
+    vec![
+        Bytes::new(),
+        Bytes::from_static(b"\x01"),
+        Bytes::from_static(b"\x01\xc1 not a proposal"),
+        Bytes::from_static(b"\x7f of a later version"),
+        put("cluster", "not json"),
+        put("routers", "[]"),
+        put("upgrade", "x"),
+        commit(u64::MAX, 0),
+        commit(0, u64::MAX),
+        batch(keyed),
+        batch(set(b"k".to_vec(), b"\xc1")),
+        batch(set(vec![b'k'; 65_536], b"\xc0")),
+        Proposal::System(SystemCommand::RaiseVersion { from: 3, to: 4 }).encode(),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_applied_never_gets_into_the_log() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    strict(&cluster).await?;
+    let leader = cluster.leader().await?;
+    leader.client().put("k", "before").await?.acked()?;
+    let cluster_id = leader.status().await?.cluster_id.context("it is in a cluster")?;
+    let payloads = hostile();
+    let raft_id = leader.status().await?.node.raft_id;
+    let outcomes = leader.peer()?.forward(&cluster_id, raft_id, payloads.clone()).await?;
+    for (payload, outcome) in payloads.iter().zip(outcomes) {
+        let head = payload[..payload.len().min(60)].escape_ascii().to_string();
+        ensure!(matches!(outcome, Some(Outcome::Refused(_))), "{head}: {outcome:?}");
+    }
+    // Every process runs, and starts.
+    leader.client().put("k", "after").await?.acked()?;
+    for node in cluster.nodes() {
+        node.stop().await?;
+        node.start()?;
+    }
+    cluster.whole(3).await?;
+    cluster.node(1).client().put("k", "after a restart").await?.acked()?;
+    cluster.converged().await?;
+    cluster.finish().await
+}
+
+/// The request of a candidate, and a log that is longer than any.
+fn stands(term: u64, node_id: u64, index: u64, leadership_transfer: bool) -> VoteRequest {
+    let last = LeaderId { term: term.min(FAR), node_id };
+    VoteRequest {
+        vote: Some(Vote { leader_id: Some(LeaderId { term, node_id }), committed: false }),
+        last_log_id: Some(LogId { leader_id: Some(last), index }),
+        pre_vote: false,
+        leadership_transfer,
+    }
+}
+
+async fn raft_id(node: &Node) -> anyhow::Result<u64> {
+    Ok(node.status().await?.node.raft_id)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_vote_uses_up_the_terms_or_breaks_a_promise() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    strict(&cluster).await?;
+    let leader = cluster.leader().await?;
+    let before = leader.status().await?;
+    let cluster_id = before.cluster_id.context("it is in a cluster")?;
+    let term = before.node.term;
+    for node in cluster.nodes() {
+        let (target, mut peer) = (raft_id(node).await?, node.peer()?);
+        let others = cluster.others(node);
+        let member = raft_id(&others[0]).await?;
+        for (what, request) in [
+            ("the last term, of a member", stands(u64::MAX, member, FAR, true)),
+            ("the last term, of a stranger", stands(u64::MAX, 4_711, FAR, true)),
+            ("a term that is far", stands(term + (1 << 20) + 1, member, FAR, true)),
+            ("the next term, of a member that nobody named", stands(term + 1, member, FAR, true)),
+            ("the next term, of the leader that it follows", stands(term + 1, raft_id(&leader).await?, FAR, true)),
+            ("a stranger without a log", VoteRequest { last_log_id: None, ..stands(term + 1, 4_711, 0, false) }),
+        ] {
+            let answer = peer.vote(&cluster_id, target, request).await?;
+            ensure!(!answer.granted, "{what}: granted by {}", node.name());
+            let told = answer.vote.and_then(|vote| vote.leader_id).context("the vote of the member")?;
+            ensure!(told.term == term, "{what}: {} says that the term is {}", node.name(), told.term);
+        }
+        // In the name of the leader, whose vote everybody is told.
+        let from_leader =
+            Some(Vote { leader_id: Some(LeaderId { term, node_id: raft_id(&leader).await? }), committed: true });
+        for to_node_id in [target, member] {
+            let transfer = TransferLeaderRequest { from_leader, to_node_id, last_log_id: None };
+            let answer = peer.transfer_leader(&cluster_id, target, transfer).await?;
+            ensure!(!answer.accepted, "{} takes over, or lets others", node.name());
+        }
+    }
+    let after = leader.status().await?;
+    ensure!(after.node.leads() && after.node.term == term, "{} in term {}", after.node.role, after.node.term);
+    leader.client().put("k", "v").await?.acked()?;
+
+    // And a leader is found as ever.
+    leader.kill();
+    let next = cluster.leader_other_than(&leader).await?;
+    eventually("the others write", || async { next.client().put("k", "next").await?.acked() }).await?;
+    leader.start()?;
+    cluster.whole(3).await?;
+    cluster.finish().await
+}
+
+/// A member that was cut off while another was replaced has to elect one that it does not know yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_lags_elects_one_that_it_does_not_know() -> anyhow::Result<()> {
+    let mut cluster = Cluster::builder().partitionable().start().await?;
+    strict(&cluster).await?;
+    let leader = cluster.leader().await?;
+    leader.client().put("k", "before").await?.acked()?;
+    let others = cluster.others(&leader);
+    let (lagging, replaced) = (others[0].clone(), others[1].clone());
+    cluster.converged().await?;
+    let new = cluster.add_node().await?;
+    cluster.isolate(&lagging);
+    new.start()?;
+    let is_voter = |name: String, wanted: bool| {
+        let leader = leader.clone();
+        async move {
+            let status = leader.status().await?;
+            ensure!(status.voters().contains(&name.as_str()) == wanted, "the voters are {:?}", status.voters());
+            Ok(())
+        }
+    };
+    eventually("the new node is a voter", || is_voter(new.name().to_owned(), true)).await?;
+    eventually("the old one can be removed", || async {
+        let answer = leader.remove(replaced.name()).await?;
+        ensure!(answer.status.is_success(), "{answer}");
+        Ok(())
+    })
+    .await?;
+    eventually("it is removed", || is_voter(replaced.name().to_owned(), false)).await?;
+    replaced.kill();
+    leader.client().put("k", "after").await?.acked()?;
+    eventually("the new node has it", || async {
+        let (all, own) = (leader.status().await?.node.last_log, new.status().await?.node.last_log);
+        ensure!(all == own, "it has {own:?} of {all:?}");
+        Ok(())
+    })
+    .await?;
+
+    leader.kill();
+    let knows = lagging.status().await?;
+    ensure!(!knows.voters().contains(&new.name()), "it was told of the new node: {:?}", knows.voters());
+    cluster.heal();
+    let next = cluster.leader_other_than(&leader).await?;
+    ensure!(next.name() == new.name(), "{} leads without the last entries", next.name());
+    eventually("the two write", || async { next.client().put("k", "next").await?.acked() }).await?;
+    leader.start()?;
+    eventually("the killed one follows", || leader.ready()).await?;
+    cluster.finish().await
+}
