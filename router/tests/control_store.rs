@@ -362,3 +362,32 @@ async fn a_refused_change_leaves_the_document_as_it_was() {
     assert_eq!(after.state.operations[&id].state, OperationState::Pending);
     stop.trigger();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_document_that_cannot_be_used_leaves_the_last_good_one_in_its_place() {
+    let (group, address) = TestGroup::start(6).await;
+    let stop = Shutdown::new();
+    let (router, maps) = store(&address, "r", &stop);
+    let good = router.open(std::slice::from_ref(&address), 3, soon()).await.unwrap();
+    assert_eq!(router.unusable(), None);
+    let put = |version: u64, document: &[u8]| {
+        let document = Bytes::copy_from_slice(document);
+        group.state.lock().unwrap().keys.insert(Bytes::from_static(b"cluster"), (version, document));
+    };
+    let foreign = ClusterState::init(good.state.store ^ 1, vec![address.clone()], 3).encode();
+    let older = ClusterState { epoch: good.state.epoch - 1, ..(*good.state).clone() }.encode();
+    for (at, bad) in (1..).zip([&b"not json"[..], b"{}", &foreign, &older]) {
+        put(good.version + at, bad);
+        assert!(matches!(router.read(soon()).await, Err(StoreError::State(_))), "{}", bad.escape_ascii());
+        assert!(router.unusable().is_some_and(|why| why.starts_with(&format!("version {}", good.version + at))));
+        assert_eq!(router.latest().map(|latest| latest.version), Some(good.version), "it is kept");
+        assert_eq!(maps.current().map(|map| (map.store, map.version)), Some((good.state.store, good.version)));
+        let refused = router.update(soon(), |state| state.enqueue(OperationKind::Rebalance {}, None, 1)).await;
+        assert!(matches!(refused, Err(StoreError::State(_))), "nothing is built on it");
+    }
+    let next = ClusterState { epoch: good.state.epoch + 1, ..(*good.state).clone() };
+    put(good.version + 9, &next.encode());
+    assert_eq!(router.read(soon()).await.unwrap().version, good.version + 9);
+    assert_eq!((router.unusable(), maps.current().unwrap().version), (None, good.version + 9));
+    stop.trigger();
+}

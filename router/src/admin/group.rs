@@ -37,6 +37,10 @@ pub(super) struct ClusterView {
     replicas: usize,
     /// Whether the meta group answers; otherwise this is the last that is known.
     meta_reachable: bool,
+    /// Why the document in the meta group cannot be used; then this is the last good one, and nothing can be changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    document_unusable: Option<String>,
     groups: Vec<GroupView>,
     /// The move under way.
     #[serde(rename = "move")]
@@ -173,6 +177,7 @@ pub(super) async fn cluster(State(plane): State<ControlPlane>, request: Request)
         version: found.version,
         replicas: state.replicas,
         meta_reachable,
+        document_unusable: plane.store().unusable(),
         groups: views(&plane, state).await,
         moving: state.moving.as_ref().map(MoveView::from),
         routers: plane.routers(),

@@ -21,7 +21,7 @@ use raftkv_api::Problem;
 use utoipa::OpenApi;
 
 use crate::cluster::ControlPlane;
-use crate::cluster::store::Versioned;
+use crate::cluster::store::{StoreError, Versioned};
 
 /// The meta group gets this long to say how things are; then the last that is known is shown.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -104,13 +104,13 @@ async fn read(plane: &ControlPlane) -> Result<Versioned, Problem> {
     plane.store().read(Instant::now() + ADMIN_TIMEOUT).await.map_err(answer::store)
 }
 
-/// The document for who only looks at it: the newest, and whether it is the newest for sure. Where the meta group does not
-/// answer, the last that this router has seen: its requests are routed by that, too.
+/// The document for who only looks at it: the newest, and whether the meta group has answered. Where it has not, or its document cannot be
+/// used, the last that this router could use: its requests are routed by that, too.
 async fn look(plane: &ControlPlane) -> Result<(Versioned, bool), Problem> {
     match plane.store().read(Instant::now() + LOOK_TIMEOUT).await {
         Ok(found) => Ok((found, true)),
         Err(error) => match plane.store().latest() {
-            Some(latest) => Ok((latest, false)),
+            Some(latest) => Ok((latest, matches!(error, StoreError::State(_)))),
             None => Err(answer::store(error)),
         },
     }

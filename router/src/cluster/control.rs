@@ -155,10 +155,12 @@ async fn follow(store: ClusterStore, maps: MapWatch, config: ClusterConfig, atte
             () = stop.wait() => break,
             read = store.read(Instant::now() + TIMEOUT) => read,
         };
-        metrics::gauge!("raftkv_router_meta_reachable").set(f64::from(u8::from(read.is_ok())));
+        // A document that cannot be used was read all the same; the store has said so.
+        let is_reachable = matches!(read, Ok(_) | Err(StoreError::State(_)));
+        metrics::gauge!("raftkv_router_meta_reachable").set(f64::from(u8::from(is_reachable)));
         match read {
             Ok(_) if was_told.take().is_some() => tracing::info!("the meta group answers again"),
-            Ok(_) => {}
+            Ok(_) | Err(StoreError::State(_)) => {}
             Err(error) => tell("the cluster document cannot be read; the last map is kept", &error, &mut was_told),
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use raftkv_kv::RouterVersions;
+use raftkv_kv::{ROUTERS_KEY, RouterVersions};
 use raftkv_proto::{SPOKEN, VersionRange};
 use raftkv_runtime::shutdown::Shutdown;
 use tokio::sync::watch;
@@ -11,8 +11,6 @@ use tokio::sync::watch;
 use super::presence::{BEAT, GONE, Presence, Watcher};
 use super::store::{ClusterStore, StoreError};
 
-/// The system key of the routers' document.
-const ROUTERS_KEY: &[u8] = b"routers";
 /// A router that does not coordinate shows itself in every so many beats: half of what makes it count as gone.
 const QUIET_BEATS: u32 = 5;
 /// The meta group gets this long: the next beat is due then.

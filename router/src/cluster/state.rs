@@ -198,6 +198,27 @@ impl ClusterState {
         Ok(())
     }
 
+    /// Whether it can have been made of `before` by changes of routers: it is of the same store, and nothing that only rises has gone back.
+    ///
+    /// # Errors
+    /// What cannot be.
+    pub fn check_after(&self, before: &Self) -> Result<(), String> {
+        if self.store != before.store {
+            return Err(format!("it is of store {:016x}; this router serves store {:016x}", self.store, before.store));
+        }
+        for (name, now, before) in [
+            ("epoch", self.epoch, before.epoch),
+            ("next_group", self.next_group.into(), before.next_group.into()),
+            ("next_move", self.next_move, before.next_move),
+            ("next_operation", self.next_operation, before.next_operation),
+        ] {
+            if now < before {
+                return Err(format!("its {name} went back from {before} to {now}"));
+            }
+        }
+        Ok(())
+    }
+
     /// Groups that own slots or may, as a plan sees them. Those that are being removed have no weight.
     pub fn shares(&self) -> Vec<Share> {
         let active =

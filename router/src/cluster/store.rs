@@ -5,16 +5,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raftkv_api::BackendError;
-use raftkv_kv::{Refusal, SystemAnswer, SystemCommand};
+use raftkv_kv::{CLUSTER_KEY, Refusal, SystemAnswer, SystemCommand};
 
 use super::place::{Misplaced, Place, place};
 use super::rejected::Rejected;
 use super::state::{ClusterState, META_GROUP, StateError};
 use crate::group::GroupClient;
 use crate::map::{MapWatch, ShardMap};
-
-/// The system key of the cluster document.
-pub const CLUSTER_KEY: &[u8] = b"cluster";
 
 /// How often a change is made anew because somebody else's came first. Each time somebody got on, so this many in a row
 /// is a fault.
@@ -70,8 +67,10 @@ struct Shared {
     meta: GroupClient,
     maps: MapWatch,
     router: String,
-    /// The newest one seen.
+    /// The newest one seen that can be used.
     latest: Mutex<Option<Versioned>>,
+    /// Why the one that was read last cannot be used; `None` = it can, or none was read.
+    unusable: Mutex<Option<String>>,
     opening: Mutex<Opening>,
 }
 
@@ -93,6 +92,7 @@ impl ClusterStore {
                 maps,
                 router,
                 latest: Mutex::new(None),
+                unusable: Mutex::default(),
                 opening: Mutex::new(Opening::NotYet),
             }),
         }
@@ -101,6 +101,11 @@ impl ClusterStore {
     /// The newest version that this router has seen. It may be old.
     pub fn latest(&self) -> Option<Versioned> {
         self.shared.latest.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why the document as it is in the meta group cannot be used; the last good one is kept meanwhile. `None` = it can be.
+    pub fn unusable(&self) -> Option<String> {
+        self.shared.unusable.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A version above `version`, or `None` at the deadline.
@@ -335,10 +340,34 @@ impl ClusterStore {
         if version == 0 {
             return Ok(None);
         }
-        if let Some(latest) = self.latest().filter(|latest| latest.version == version) {
-            return Ok(Some(latest));
+        let latest = self.latest();
+        if let Some(latest) = latest.as_ref().filter(|latest| latest.version == version) {
+            self.note_unusable(None);
+            return Ok(Some(latest.clone()));
         }
-        Ok(Some(Versioned { version, state: Arc::new(ClusterState::decode(&bytes)?) }))
+        let decoded = ClusterState::decode(&bytes).and_then(|state| match &latest {
+            Some(latest) => state.check_after(&latest.state).map(|()| state).map_err(StateError::Contradiction),
+            None => Ok(state),
+        });
+        self.note_unusable(decoded.as_ref().err().map(|error| format!("version {version}: {error}")));
+        Ok(Some(Versioned { version, state: Arc::new(decoded?) }))
+    }
+
+    fn note_unusable(&self, why: Option<String>) {
+        let mut known = self.shared.unusable.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known == why {
+            return;
+        }
+        metrics::gauge!("raftkv_router_document_unusable").set(f64::from(u8::from(why.is_some())));
+        match (&why, self.latest()) {
+            (Some(why), Some(kept)) => {
+                let version = kept.version;
+                tracing::error!("the cluster document cannot be used, and version {version} of it is kept: {why}");
+            }
+            (Some(why), None) => tracing::error!("the cluster document cannot be used, and no other is known: {why}"),
+            (None, _) => tracing::info!("the cluster document can be used again"),
+        }
+        *known = why;
     }
 
     async fn put(
