@@ -1,20 +1,15 @@
-//! [`judge`]: which candidates openraft hears of; [`Departed`]: who was a member.
+//! [`judge`]: which candidates openraft hears of.
 //!
 //! A vote that is granted is durable, and raises the term for good. Raft itself asks only whether the candidate's log is long enough, and
 //! takes the candidate's word for all the rest.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
 use openraft::raft::VoteRequest;
 
-use crate::types::{LogId, NodeId, StoredMembership, TypeConfig, Vote};
+use crate::types::{LogId, NodeId, TypeConfig, Vote};
 
 /// How far the term of a candidate may be above the own one, in terms. Members that fail to elect anybody stand every three seconds in the
 /// end: one that missed a month of that is still heard. And a term that was raised by so much a million times is still far from the last.
 pub const MAX_TERM_STEP: u64 = 1 << 20;
-/// Members that have left and are remembered, the last ones: each had to be let in and removed by a majority.
-const MOST_DEPARTED: usize = 1_024;
 
 /// What a member knows of itself and of a candidate.
 #[derive(Debug, Clone, Copy)]
@@ -27,8 +22,6 @@ pub struct Sight {
     pub last_log_id: Option<LogId>,
     /// The candidate is in the newest membership that is known here.
     pub is_member: bool,
-    /// It was in one before, and is in the newest no more.
-    pub has_departed: bool,
     /// The leader that this node follows has named this very candidate, in this term.
     pub is_named: bool,
     /// The group has a cluster version in which leaders name their successors.
@@ -58,59 +51,20 @@ pub fn judge(request: &VoteRequest<TypeConfig>, sight: &Sight) -> Verdict {
     if candidate.term > sight.vote.leader_id.term.saturating_add(MAX_TERM_STEP) {
         return Verdict::Refuse("the term is too far above the one known here");
     }
-    if sight.has_departed {
-        return Verdict::Refuse("the candidate was removed from the group");
-    }
-    // A member that lags elects one that it does not know yet: then the entry that let it in is beyond the end of the own log.
+    // Never let in, or removed. A member that lags elects one that it does not know yet, be it a new node or one that was removed and let in
+    // again with its old data: then the entry that did so is beyond the end of the own log. The log of one that was removed and nothing
+    // else ends before the entry that removed it, which is here.
     if !sight.is_member && request.last_log_id <= sight.last_log_id {
         return Verdict::Refuse("the candidate is no member that is known here");
+    }
+    // The answer to the first request was lost: the vote is granted already, and no promise is left to break.
+    if request.vote.leader_id == sight.vote.leader_id {
+        return Verdict::Ask;
     }
     match (request.leadership_transfer, sight.is_named, sight.names_successors) {
         (false, ..) | (true, true, _) => Verdict::Ask,
         (true, false, false) => Verdict::AskWithoutPrivilege,
         (true, false, true) => Verdict::Refuse("the leader has not named the candidate as its successor"),
-    }
-}
-
-/// The raft ids of nodes that were members and are no more, as far as this process has seen; none is ever used again. Cheap to clone;
-/// clones are one.
-#[derive(Debug, Clone, Default)]
-pub struct Departed {
-    state: Arc<Mutex<State>>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    members: Vec<NodeId>,
-    departed: VecDeque<NodeId>,
-}
-
-impl Departed {
-    /// Follows the newest membership known here. One whose entry is not committed may be taken back: then who had left is there again.
-    pub fn follow(&self, membership: &StoredMembership) {
-        self.see(membership.nodes().map(|(id, _)| *id).collect());
-    }
-
-    /// Whether it has left.
-    pub fn contains(&self, node: NodeId) -> bool {
-        self.lock().departed.contains(&node)
-    }
-
-    fn see(&self, now: Vec<NodeId>) {
-        let mut state = self.lock();
-        if state.members == now {
-            return;
-        }
-        let before = std::mem::replace(&mut state.members, now);
-        let State { members, departed } = &mut *state;
-        departed.retain(|id| !members.contains(id));
-        departed.extend(before.into_iter().filter(|id| !members.contains(id)));
-        let surplus = departed.len().saturating_sub(MOST_DEPARTED);
-        departed.drain(..surplus);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -139,7 +93,6 @@ mod tests {
             vote: Vote { leader_id: LeaderId { term: TERM, node_id: 2 }, committed: true },
             last_log_id: log_id(TERM, 100),
             is_member: true,
-            has_departed: false,
             is_named: false,
             names_successors: true,
         }
@@ -168,11 +121,8 @@ mod tests {
             let verdict = judge(&request(TERM + 1, 3, last, false), &stranger);
             assert_eq!(verdict == Verdict::Ask, is_heard, "{last:?}");
         }
-        let departed = Sight { has_departed: true, ..stranger };
-        assert!(
-            is_refused(judge(&request(TERM + 1, 3, log_id(TERM, 101), false), &departed)),
-            "it is known to be removed"
-        );
+        // Removed by the leader of the term, with a long log of the term before.
+        assert!(is_refused(judge(&request(TERM + 1, 3, log_id(TERM - 1, 900), false), &stranger)));
         // A node that was just let in knows nobody yet.
         let blank = Sight { last_log_id: None, ..stranger };
         assert_eq!(judge(&request(TERM + 1, 3, log_id(1, 0), false), &blank), Verdict::Ask);
@@ -186,6 +136,8 @@ mod tests {
         let older = Sight { names_successors: false, ..sight() };
         assert_eq!(judge(&asked, &older), Verdict::AskWithoutPrivilege, "its leader may be of version 0.1.0");
         assert_eq!(judge(&asked, &Sight { is_named: true, ..older }), Verdict::Ask);
+        let granted = Sight { vote: asked.vote, ..sight() };
+        assert_eq!(judge(&asked, &granted), Verdict::Ask, "asked again");
     }
 
     #[test]
@@ -197,7 +149,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is sent: openraft hears of no candidate that is too far ahead or has left, and breaks no promise without the word
+        /// Whatever is sent: openraft hears of no candidate that is too far ahead or of no group known here, and breaks no promise without the word
         /// of the leader.
         #[test]
         fn what_is_asked_is_bounded(
@@ -205,38 +157,22 @@ mod tests {
             own_term in 0..u64::MAX,
             node_id in 0..4u64,
             last in proptest::option::of((0..9u64, 0..200u64)),
-            flags: [bool; 6],
+            flags: [bool; 5],
         ) {
-            let [transfer, committed, is_member, has_departed, is_named, names_successors] = flags;
+            let [transfer, committed, is_member, is_named, names_successors] = flags;
             let mut asked = request(term, node_id, last.and_then(|(term, index)| log_id(term, index)), transfer);
             asked.vote.committed = committed;
             let vote = Vote { leader_id: LeaderId { term: own_term, node_id: 2 }, committed: true };
-            let sight = Sight { vote, is_member, has_departed, is_named, names_successors, ..sight() };
+            let sight = Sight { vote, is_member, is_named, names_successors, ..sight() };
             let verdict = judge(&asked, &sight);
             if !is_refused(verdict) {
                 prop_assert!(term <= own_term.saturating_add(MAX_TERM_STEP));
-                prop_assert!(!committed && !has_departed && node_id != ME);
+                prop_assert!(!committed && node_id != ME);
                 prop_assert!(is_member || asked.last_log_id > sight.last_log_id);
             }
             if verdict == Verdict::Ask && transfer {
-                prop_assert!(is_named);
+                prop_assert!(is_named || asked.vote.leader_id == sight.vote.leader_id);
             }
         }
-    }
-
-    #[test]
-    fn who_has_left_is_remembered_until_it_is_there_again() {
-        let departed = Departed::default();
-        departed.see(vec![1, 2, 3]);
-        assert!(!departed.contains(1) && !departed.contains(4));
-        departed.see(vec![1, 2, 4]);
-        assert!(departed.contains(3) && !departed.contains(4));
-        departed.see(vec![1, 2, 3]);
-        assert!(!departed.contains(3) && departed.contains(4), "the change was taken back");
-        for id in 10..(10 + 2 * MOST_DEPARTED as u64) {
-            departed.see(vec![1, id]);
-        }
-        assert!(departed.lock().departed.len() <= MOST_DEPARTED);
-        assert!(departed.contains(8 + 2 * MOST_DEPARTED as u64) && !departed.contains(10));
     }
 }

@@ -142,7 +142,6 @@ impl PeerService {
             vote: metrics.vote,
             last_log_id: group.log.last_log_id(),
             is_member: metrics.membership_config.get_node(&candidate.node_id).is_some(),
-            has_departed: group.peers.departed.contains(candidate.node_id),
             is_named: group.peers.handover.is_to(candidate, metrics.vote),
             names_successors: self.names_successors(),
         }

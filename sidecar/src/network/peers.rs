@@ -18,7 +18,6 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::full::FullMembers;
 use super::work::Work;
-use crate::ballot::Departed;
 use crate::group_clock::GroupClock;
 use crate::handover::Handover;
 use crate::lease::{Ack, Acks, Keeper};
@@ -68,8 +67,6 @@ pub struct Peers {
     pub(crate) full: FullMembers,
     /// Whom the leader has named as its successor.
     pub(crate) handover: Handover,
-    /// Who was a member.
-    pub(crate) departed: Departed,
     shared: Arc<Shared>,
 }
 
@@ -144,7 +141,6 @@ impl Peers {
             work: Work::default(),
             full: FullMembers::default(),
             handover: Handover::default(),
-            departed: Departed::default(),
             shared: Arc::default(),
         }
     }
@@ -166,7 +162,6 @@ impl Peers {
             }
             !is_same
         });
-        self.departed.follow(membership);
         self.lock_channels().retain(|(address, _), _| members.values().any(|member| member == address));
         self.lock_meters().retain(|(address, _), _| members.values().any(|member| member == address));
         self.full.retain(|member| members.contains_key(&member));
