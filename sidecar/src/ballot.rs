@@ -11,6 +11,10 @@ use crate::types::{LogId, NodeId, TypeConfig, Vote};
 /// end: one that missed a month of that is still heard. And a term that was raised by so much a million times is still far from the last.
 pub const MAX_TERM_STEP: u64 = 1 << 20;
 
+/// How far the term of a leader may be above the own one, in terms. Members of a group that elects a leader keep to [`MAX_TERM_STEP`]: it takes
+/// a million forged votes to come so far ahead of a member that is away, and sixteen million forged leaders to use up the terms.
+pub const MAX_LED_TERM_STEP: u64 = 1 << 40;
+
 /// What a member knows of itself and of a candidate.
 #[derive(Debug, Clone, Copy)]
 pub struct Sight {
@@ -66,6 +70,23 @@ pub fn judge(request: &VoteRequest<TypeConfig>, sight: &Sight) -> Verdict {
         (true, false, false) => Verdict::AskWithoutPrivilege,
         (true, false, true) => Verdict::Refuse("the leader has not named the candidate as its successor"),
     }
+}
+
+/// Whether `vote` can be that of a leader whose entries or snapshot this node takes. Pure.
+///
+/// # Errors
+/// Why not: nothing of the message is to be taken.
+pub fn check_leader(vote: &Vote, own_term: u64, me: NodeId) -> Result<(), &'static str> {
+    if !vote.committed {
+        return Err("the vote is not that of a leader");
+    }
+    if vote.leader_id.node_id == me {
+        return Err("the leader has the raft id of this node");
+    }
+    if vote.leader_id.term > own_term.saturating_add(MAX_LED_TERM_STEP) {
+        return Err("the term of the leader is too far above the one known here");
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -146,6 +167,18 @@ mod tests {
         led.vote.committed = true;
         assert!(is_refused(judge(&led, &sight())));
         assert!(is_refused(judge(&request(TERM + 1, ME, log_id(TERM, 100), false), &sight())));
+    }
+
+    #[test]
+    fn a_leader_is_another_one_and_not_out_of_reach() {
+        let vote = |term, node_id, committed| Vote { leader_id: LeaderId { term, node_id }, committed };
+        for good in [vote(TERM, 2, true), vote(1, 2, true), vote(TERM + MAX_LED_TERM_STEP, 2, true)] {
+            assert_eq!(check_leader(&good, TERM, ME), Ok(()));
+        }
+        let far = vote(TERM + MAX_LED_TERM_STEP + 1, 2, true);
+        for bad in [vote(TERM, 2, false), vote(TERM, ME, true), far, vote(u64::MAX, 2, true)] {
+            assert!(check_leader(&bad, TERM, ME).is_err(), "{bad}");
+        }
     }
 
     proptest! {

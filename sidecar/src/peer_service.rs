@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::{TransferLeaderRequest, VoteResponse};
 use prost::Message;
 use raftkv_proto::consensus::{ProposeRequest, ProposeResponse, ReadBarrierRequest, ReadBarrierResponse};
@@ -20,7 +21,7 @@ use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::ballot::{Sight, Verdict, judge};
+use crate::ballot::{Sight, Verdict, check_leader, judge};
 use crate::barrier::ReadBarriers;
 use crate::disk::Disk;
 use crate::leadership::metrics_of;
@@ -206,15 +207,18 @@ impl RaftService for PeerService {
         // What the leader says of itself counts once openraft has accepted the message.
         let said: Arc<Mutex<Option<Said>>> = Arc::default();
         let saying = said.clone();
-        let me = self.node.identity.raft_id;
+        let (me, metrics, mut checked) = (self.node.identity.raft_id, group.raft.metrics(), None);
         let requests = tokio_stream::StreamExt::map_while(request.into_inner(), move |request| {
             let parsed = request.map_err(|status| status.to_string()).and_then(|request| {
                 let (trouble, clock_ms) = (request.leader_trouble.map(Trouble::of_code), request.group_clock_ms);
                 let successor = request.successor;
                 let parsed = wire::parse_append_request(request).map_err(|error: WireError| error.to_string())?;
                 let leader = parsed.vote.leader_id;
-                if !parsed.vote.committed || leader.node_id == me {
-                    return Err(format!("{} is the vote of no other leader", parsed.vote));
+                // Once for each leadership: most streams see one.
+                if checked != Some(leader) {
+                    let own_term = metrics.borrow_watched().vote.leader_id.term;
+                    check_leader(&parsed.vote, own_term, me).map_err(|why| format!("{}: {why}", parsed.vote))?;
+                    checked = Some(leader);
                 }
                 let mut saying = saying.lock().unwrap_or_else(PoisonError::into_inner);
                 // What an entry's message does not say was said by a heartbeat.
@@ -297,6 +301,8 @@ impl RaftService for PeerService {
             return Err(Status::invalid_argument("a snapshot begins with its description"));
         };
         let vote = wire::parse_vote(begin.vote)?;
+        check_leader(&vote, metrics_of(&group).vote.leader_id.term, self.node.identity.raft_id)
+            .map_err(|why| Status::failed_precondition(format!("{vote}: {why}")))?;
         let meta = SnapshotMeta {
             last_log_id: begin.last_log_id.map(wire::parse_log_id).transpose()?,
             last_membership: wire::parse_stored_membership(&begin.membership)?,

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use raftkv_api::{BackendError, Consistency};
 use raftkv_kv::{
-    Answer, Proposal, ROUTER_VERSIONS_KEY, Refusal, RouterVersions, SystemAnswer, SystemCommand, UPGRADE_KEY,
-    UpgradePolicy,
+    Answer, MAX_CLOCK_MS, MAX_REVISION, Proposal, ROUTER_VERSIONS_KEY, Refusal, RouterVersions, SystemAnswer,
+    SystemCommand, UPGRADE_KEY, UpgradePolicy,
 };
 use raftkv_proto::consensus::{ConsensusStatus, UpgradeAction, UpgradeRequest, UpgradeStatus};
 use raftkv_proto::{SPOKEN, VersionRange};
@@ -173,6 +173,7 @@ impl Upgrader {
             members: status.ready_version,
             members_for: Duration::from_millis(status.ready_for_ms),
             is_new: status.formed_here,
+            is_beyond_bounds: store.revision() > MAX_REVISION || store.clock_ms() > MAX_CLOCK_MS,
             is_held: policy.is_some_and(|(_, document)| UpgradePolicy::decode(&document).hold),
             is_sharded,
             routers: routers.map(|routers| VersionRange::from_wire(routers.min, routers.max)),

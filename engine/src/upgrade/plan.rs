@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use raftkv_proto::{ClusterVersion, VersionRange};
+use raftkv_kv::{MAX_CLOCK_MS, MAX_REVISION};
+use raftkv_proto::{ClusterVersion, STRICT_VERSION, VersionRange};
 
 /// A new version stands by for so long before the cluster version rises by itself: until then programs can go back to the version
 /// before, since nothing of the new one was written.
@@ -21,6 +22,8 @@ pub(super) struct Facts {
     pub(super) members_for: Duration,
     /// No older program can have been in the group: its leader's process formed it.
     pub(super) is_new: bool,
+    /// The revision or the clock of the group is beyond what the strict version allows.
+    pub(super) is_beyond_bounds: bool,
     /// An operator holds the version.
     pub(super) is_held: bool,
     /// The group is a part of a sharded store: routers count.
@@ -75,6 +78,11 @@ impl Facts {
         if self.is_held {
             return Plan::Blocked("it is held".to_owned());
         }
+        if next >= STRICT_VERSION && self.is_beyond_bounds {
+            return Plan::Blocked(format!(
+                "version {next} allows revisions up to {MAX_REVISION} and clocks up to {MAX_CLOCK_MS} ms, and the group is beyond"
+            ));
+        }
         if self.members < next {
             return Plan::Blocked(format!("not every member speaks version {next}, or says so now"));
         }
@@ -104,6 +112,7 @@ mod tests {
             members: 2,
             members_for: Duration::ZERO,
             is_new: false,
+            is_beyond_bounds: false,
             is_held: false,
             is_sharded: false,
             routers: None,
@@ -134,6 +143,10 @@ mod tests {
         assert!(blocked(Facts { is_held: true, ..ready }));
         assert!(blocked(Facts { is_held: true, is_new: true, ..ready }));
         assert!(blocked(Facts { members: 1, ..ready }));
+        let strict = Facts { version: 2, members: 3, spoken: range(1, 3), ..ready };
+        assert_eq!(strict.plan(), Plan::Raise);
+        assert!(blocked(Facts { is_beyond_bounds: true, ..strict }));
+        assert_eq!(Facts { is_beyond_bounds: true, ..ready }.plan(), Plan::Raise, "an earlier version has no bounds");
         assert!(blocked(Facts { members: 0, is_new: true, ..ready }));
         assert!(blocked(Facts { is_sharded: true, ..ready }), "routers have not said anything");
         assert!(blocked(Facts { is_sharded: true, routers: Some(range(1, 1)), ..ready }));
