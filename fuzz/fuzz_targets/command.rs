@@ -6,7 +6,10 @@
 
 use libfuzzer_sys::fuzz_target;
 use raftkv_fuzz::memory::bounded;
-use raftkv_kv::{Answer, GroupFacts, ImportPage, Ownership, Proposal, ProposalRef, SystemCommand};
+use raftkv_kv::{
+    AdmissionError, Answer, Effect, GroupFacts, ImportPage, MAX_CLOCK_MS, MAX_REVISION, Ownership, Proposal,
+    ProposalRef, STRICT_VERSION, SystemCommand, admit, check_applicable,
+};
 
 /// A sequence may announce more than it has: the decoder then reserves up to 1 MiB.
 const RESERVED: usize = 2 * 1024 * 1024;
@@ -29,13 +32,19 @@ macro_rules! comes_back {
 
 /// Every group takes every command, whenever it comes, and stays one that can be stored.
 fn apply(ownership: &Ownership, command: &SystemCommand) {
-    let facts = GroupFacts { revision: 7, clock_ms: 8, keys: 0, outcomes: 0, version: 2 };
-    let mut next = ownership.clone();
-    if next.apply(command.clone(), &facts).is_err() {
-        assert_eq!(&next, ownership, "what is refused changes nothing");
+    for version in [2, STRICT_VERSION] {
+        let facts = GroupFacts { revision: 7, clock_ms: 8, keys: 0, outcomes: 0, version };
+        let mut next = ownership.clone();
+        match next.apply(command.clone(), &facts) {
+            Err(_) => assert_eq!(&next, ownership, "what is refused changes nothing"),
+            Ok(Effect::Raise { revision, clock_ms }) if version == STRICT_VERSION => {
+                assert!(revision <= MAX_REVISION && clock_ms <= MAX_CLOCK_MS);
+            }
+            Ok(_) => {}
+        }
+        assert_eq!(Ownership::decode(&next.encode()).expect("the ownership is decoded"), next);
+        assert!(next.served().iter().all(|slot| next.serves(slot)));
     }
-    assert_eq!(Ownership::decode(&next.encode()).expect("the ownership is decoded"), next);
-    assert!(next.served().iter().all(|slot| next.serves(slot)));
 }
 
 fuzz_target!(|bytes: &[u8]| {
@@ -43,6 +52,13 @@ fuzz_target!(|bytes: &[u8]| {
     let borrowed = bounded(bytes.len(), RESERVED, FACTOR, || ProposalRef::decode(bytes)).ok();
     let (borrowed, owned) = (borrowed.map(|it| it.encode()), proposal.as_ref().map(Proposal::encode));
     assert_eq!(borrowed, owned, "a borrowed proposal is another one");
+    // Only what is decoded is admitted, and what is admitted is applied.
+    match bounded(bytes.len(), 2 * RESERVED, 2 * FACTOR, || admit(bytes)) {
+        Ok(ProposalRef::Batch(batch)) => assert!(check_applicable(&batch.ops).is_ok()),
+        Ok(_) => assert!(owned.is_some()),
+        Err(AdmissionError::Undecodable(_)) => assert!(owned.is_none()),
+        Err(_) => {}
+    }
     comes_back!(Answer, bytes);
     comes_back!(ImportPage, bytes);
     let ownership = comes_back!(Ownership, bytes);

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use raftkv_kv::{Ownership, SlotSet, slot_of};
+use raftkv_proto::consensus::ProposeRequest;
+use raftkv_proto::consensus::propose_response::Outcome;
 use raftkv_proto::group::group_client::GroupClient;
 use raftkv_proto::group::{Consistency, DescribeRequest, Description, GetSystemKeyRequest, ListRequest};
 use tonic::transport::{Channel, Endpoint};
@@ -48,6 +50,22 @@ impl GroupPeer {
         let description = self.client.describe(DescribeRequest {}).await?.into_inner();
         let ownership = Ownership::decode(&description.ownership).context("decode the ownership")?;
         Ok((description, ownership))
+    }
+
+    /// Proposes these payloads, as a router would; the answers in the order of the payloads, as far as they came.
+    pub async fn propose(&mut self, payloads: Vec<bytes::Bytes>) -> anyhow::Result<Vec<Option<Outcome>>> {
+        let mut outcomes = vec![None; payloads.len()];
+        let requests: Vec<ProposeRequest> = (1..)
+            .zip(payloads)
+            .map(|(id, payload)| ProposeRequest { id, payload, timeout_ms: 2_000, callers: 1, takes_space: false })
+            .collect();
+        let mut answers = self.client.propose(futures::stream::iter(requests)).await?.into_inner();
+        while let Some(answer) = answers.message().await? {
+            if let Some(outcome) = outcomes.get_mut(answer.id.saturating_sub(1) as usize) {
+                *outcome = answer.outcome;
+            }
+        }
+        Ok(outcomes)
     }
 
     /// The version of a system key, linearizable; 0 = there is none.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use raftkv_kv::{Batch, Command, Idempotency, Key, Op, Proposal, SystemCommand, Value};
 use raftkv_proto::consensus::propose_response::Outcome;
 use raftkv_proto::raft::{LeaderId, LogId, TransferLeaderRequest, Vote, VoteRequest};
-use raftkv_tests::{Cluster, Node, eventually, eventually_within};
+use raftkv_tests::{Cluster, Node, Shards, eventually, eventually_within};
 
 /// A new group has its highest cluster version within this.
 const SOON: Duration = Duration::from_secs(10);
@@ -80,10 +80,7 @@ async fn what_cannot_be_applied_never_gets_into_the_log() -> anyhow::Result<()> 
     let payloads = hostile();
     let raft_id = leader.status().await?.node.raft_id;
     let outcomes = leader.peer()?.forward(&cluster_id, raft_id, payloads.clone()).await?;
-    for (payload, outcome) in payloads.iter().zip(outcomes) {
-        let head = payload[..payload.len().min(60)].escape_ascii().to_string();
-        ensure!(matches!(outcome, Some(Outcome::Refused(_))), "{head}: {outcome:?}");
-    }
+    all_refused(&payloads, outcomes)?;
     // Every process runs, and starts.
     leader.client().put("k", "after").await?.acked()?;
     for node in cluster.nodes() {
@@ -94,6 +91,32 @@ async fn what_cannot_be_applied_never_gets_into_the_log() -> anyhow::Result<()> 
     cluster.node(1).client().put("k", "after a restart").await?.acked()?;
     cluster.converged().await?;
     cluster.finish().await
+}
+
+fn all_refused(payloads: &[Bytes], outcomes: Vec<Option<Outcome>>) -> anyhow::Result<()> {
+    for (payload, outcome) in payloads.iter().zip(outcomes) {
+        let head = payload[..payload.len().min(60)].escape_ascii().to_string();
+        ensure!(matches!(outcome, Some(Outcome::Refused(_))), "{head}: {outcome:?}");
+    }
+    Ok(())
+}
+
+/// Through the Group port, at any node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_document_is_replaced_by_one_that_no_router_reads() -> anyhow::Result<()> {
+    let shards = Shards::builder().groups(1).nodes(1).start().await?;
+    let before = shards.admin().cluster().await?;
+    let node = shards.group(1).node(1);
+    let version = node.group_peer()?.system_key("cluster").await?;
+    let (key, value) = (Bytes::from_static(b"cluster"), Bytes::from_static(b"not json"));
+    let mut payloads = hostile();
+    payloads.push(Proposal::System(SystemCommand::PutKey { key, expected_version: version, value }).encode());
+    all_refused(&payloads, node.group_peer()?.propose(payloads.clone()).await?)?;
+    // A router that starts knows nothing but the document.
+    shards.restart_routers("RUST_BACKTRACE", "1").await?;
+    shards.router(1).client().put("k", "v").await?.acked()?;
+    ensure!(shards.admin().cluster().await?.epoch >= before.epoch, "another document");
+    shards.finish().await
 }
 
 /// The request of a candidate, and a log that is longer than any.

@@ -77,7 +77,7 @@ fn system() -> impl Strategy<Value = SystemCommand> {
             10 => Command::AbortExport { id },
             11 => Command::Release { id },
             12 => Command::Purge { limit: u32::from(mask % 8) },
-            13 => Command::RaiseVersion { from: 1, to: 2 },
+            13 => Command::RaiseVersion { from: 1 + u32::from(mask & 1), to: 2 + u32::from(mask & 1) },
             _ => Command::PutKey { key: vec![mask % 2 + 1].into(), expected_version: id - 1, value: vec![mask].into() },
         }
     })
