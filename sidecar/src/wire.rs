@@ -11,6 +11,10 @@ use tonic::Status;
 
 use crate::types::{Command, Entry, EntryPayload, LeaderId, LogId, Membership, StoredMembership, TypeConfig, Vote};
 
+/// The highest index of a log entry that is taken from a message: sessions are numbered by it in 48 bits, and no arithmetic on it overflows.
+/// At a million entries a second a log comes there in nine years.
+pub const MAX_INDEX: u64 = (1 << 48) - 2;
+
 /// What an append gave: how far the peer's log matches, or why it does not.
 pub type AppendOutcome = Result<Option<LogId>, StreamAppendError<TypeConfig>>;
 
@@ -44,6 +48,10 @@ pub fn log_id(id: &LogId) -> proto::LogId {
 /// A log id from the wire.
 pub fn parse_log_id(id: proto::LogId) -> Result<LogId, WireError> {
     let leader = id.leader_id.ok_or(WireError::Missing("log_id.leader_id"))?;
+    if id.index > MAX_INDEX {
+        let reason = format!("the index is {}; the highest is {MAX_INDEX}", id.index);
+        return Err(WireError::Malformed { field: "log_id.index", reason });
+    }
     Ok(LogId::new(LeaderId { term: leader.term, node_id: leader.node_id }, id.index))
 }
 
@@ -219,4 +227,29 @@ pub fn parse_vote_response(response: proto::VoteResponse) -> Result<VoteResponse
         last_log_id: response.last_log_id.map(parse_log_id).transpose()?,
         vote_granted: response.granted,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_that_no_log_comes_to_is_refused_wherever_it_stands() {
+        let at = |index| Some(proto::LogId { leader_id: Some(proto::LeaderId { term: 1, node_id: 2 }), index });
+        let vote = Some(proto::Vote { leader_id: Some(proto::LeaderId { term: 1, node_id: 2 }), committed: true });
+        let entry =
+            |index| proto::LogEntry { log_id: at(index), payload: Some(proto::log_entry::Payload::Blank(true)) };
+        let good = proto::AppendRequest { vote, prev_log_id: at(MAX_INDEX), ..Default::default() };
+        parse_append_request(good).expect("the highest");
+        for bad in [
+            proto::AppendRequest { vote, prev_log_id: at(MAX_INDEX + 1), ..Default::default() },
+            proto::AppendRequest { vote, leader_commit: at(u64::MAX), ..Default::default() },
+            proto::AppendRequest { vote, entries: vec![entry(1), entry(u64::MAX)], ..Default::default() },
+        ] {
+            let error = parse_append_request(bad).unwrap_err();
+            assert!(matches!(error, WireError::Malformed { field: "log_id.index", .. }), "{error}");
+        }
+        let stands = proto::VoteRequest { vote, last_log_id: at(u64::MAX), ..Default::default() };
+        assert!(parse_vote_request(stands).is_err());
+    }
 }
