@@ -9,6 +9,9 @@ use raftkv_proto::{ClusterVersion, STRICT_VERSION, VersionRange};
 /// before, since nothing of the new one was written.
 pub(super) const STANDBY: Duration = Duration::from_secs(600);
 
+// The data model knows no wire contracts, and says itself from when on it is strict.
+const _: () = assert!(raftkv_kv::STRICT_VERSION == STRICT_VERSION);
+
 /// What the leader's engine knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Facts {
