@@ -19,16 +19,6 @@ use tonic::{Request, Status};
 /// A sidecar on this machine answers in milliseconds.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Names the node that a message is for.
-fn address<T>(request: &mut Request<T>, cluster_id: &str, raft_id: u64, wire: u32) -> Result<(), Status> {
-    let text = |value: String| value.parse().map_err(|_| Status::invalid_argument("not a header value"));
-    let metadata = request.metadata_mut();
-    metadata.insert(CLUSTER_ID_HEADER, text(cluster_id.to_owned())?);
-    metadata.insert(TARGET_ID_HEADER, text(raft_id.to_string())?);
-    metadata.insert(WIRE_VERSION_HEADER, text(wire.to_string())?);
-    Ok(())
-}
-
 /// A connection to a sidecar's raft port.
 #[derive(Debug, Clone)]
 pub struct PeerClient {
