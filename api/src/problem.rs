@@ -297,6 +297,11 @@ impl From<ValueError> for Problem {
             ValueError::MalformedJson(_) => Self::bad_request("malformed_json", detail),
             ValueError::TrailingBytes { .. } => Self::bad_request("trailing_bytes", detail),
             ValueError::TooLarge { limit, .. } => Self::too_large("value_too_large", detail, limit),
+            // Arrays of messages are batches.
+            ValueError::TooMany { limit } => {
+                let detail = format!("the batch has more than {limit} operations");
+                Self::too_large("batch_too_large", detail, limit)
+            }
             ValueError::TooDeep { limit } => {
                 Self { limit: Some(limit as u64), ..Self::bad_request("nested_too_deep", detail) }
             }

@@ -115,6 +115,31 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// Like [`skip_value`](Self::skip_value) for a message: of a map, each field that is an array has `max_elements` at most.
+    pub(crate) fn skip_message(&mut self, max_depth: usize, max_elements: usize) -> Result<(), ValueError> {
+        let Token::Map(fields) = self.clone().token()? else {
+            return self.skip_value(max_depth);
+        };
+        let Some(depth) = max_depth.checked_sub(1) else {
+            return Err(ValueError::TooDeep { limit: max_depth });
+        };
+        let told = |error| match error {
+            ValueError::TooDeep { .. } => ValueError::TooDeep { limit: max_depth },
+            error => error,
+        };
+        self.token()?;
+        for _ in 0..fields {
+            self.skip_value(depth).map_err(told)?;
+            if let Token::Array(count) = self.clone().token()?
+                && count as usize > max_elements
+            {
+                return Err(ValueError::TooMany { limit: max_elements });
+            }
+            self.skip_value(depth).map_err(told)?;
+        }
+        Ok(())
+    }
+
     /// Enters an array or a map: how many values follow, of a map two for each pair. `None` = it is neither.
     pub(crate) fn container(&mut self) -> Option<u64> {
         self.token().ok()?.children()

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::json::Bounds;
 use crate::msgpack::{Scanner, Token};
 use crate::parts::Parts;
 use crate::{Limits, json};
@@ -50,10 +51,16 @@ pub enum ValueError {
         extra: usize,
     },
     /// Larger than the limit.
-    #[error("the value has {len} bytes as MsgPack; the limit is {limit}")]
+    #[error("the value has {len} bytes or more as MsgPack; the limit is {limit}")]
     TooLarge {
-        /// What was given.
+        /// Bytes that were given. JSON is read only up to the limit: then the value has as many or more.
         len: usize,
+        /// What is allowed.
+        limit: usize,
+    },
+    /// An array of a message has more elements than the limit.
+    #[error("the message has an array of more than {limit} elements")]
+    TooMany {
         /// What is allowed.
         limit: usize,
     },
@@ -101,6 +108,22 @@ impl Value {
         }
     }
 
+    /// A message in MsgPack: like [`from_msgpack`](Self::from_msgpack), but where it is a map, each field of it that is an array has
+    /// `max_elements` at most ([`ValueError::TooMany`]). An array says its size first: nothing of a larger one is read.
+    pub fn message_from_msgpack(
+        bytes: impl Into<Bytes>,
+        limits: &Limits,
+        max_elements: usize,
+    ) -> Result<Self, ValueError> {
+        let bytes = bytes.into();
+        let mut scanner = Scanner::new(&bytes);
+        scanner.skip_message(limits.max_value_depth, max_elements)?;
+        match bytes.len() - scanner.position() {
+            0 => Self::sized(bytes, limits),
+            extra => Err(ValueError::TrailingBytes { extra }),
+        }
+    }
+
     /// Itself, if it is within limits narrower than those it was made with.
     pub fn within(self, limits: &Limits) -> Result<Self, ValueError> {
         if matches!(self.kind(), Kind::Array | Kind::Map) {
@@ -122,7 +145,18 @@ impl Value {
     /// The value that a JSON text says. Integers of up to 64 bits, with or without sign, and floats are kept exactly;
     /// what cannot be (a larger integer, a key that is there twice) is refused, as is anything after the text.
     pub fn from_json(json: &[u8], limits: &Limits) -> Result<Self, ValueError> {
-        Self::sized(json::to_msgpack(json, limits.max_value_depth)?.into(), limits)
+        Self::translated(json, limits, None)
+    }
+
+    /// A message in JSON: like [`from_json`](Self::from_json), but where it is an object, each field of it that is an array has
+    /// `max_elements` at most ([`ValueError::TooMany`]). A larger one is read no further than that.
+    pub fn message_from_json(json: &[u8], limits: &Limits, max_elements: usize) -> Result<Self, ValueError> {
+        Self::translated(json, limits, Some(max_elements))
+    }
+
+    fn translated(json: &[u8], limits: &Limits, elements: Option<usize>) -> Result<Self, ValueError> {
+        let bounds = Bounds { depth: limits.max_value_depth, bytes: limits.max_value_bytes, elements };
+        Self::sized(json::to_msgpack(json, bounds)?.into(), limits)
     }
 
     /// The value as JSON, where JSON can say it exactly: `None` when it holds bin, a map key that is no string or is

@@ -12,6 +12,10 @@ fn msgpack(bytes: &[u8]) -> Result<Value, ValueError> {
     Value::from_msgpack(Bytes::copy_from_slice(bytes), &limits())
 }
 
+fn json_within(text: &str, limits: &Limits) -> Result<Value, ValueError> {
+    Value::from_json(text.as_bytes(), limits)
+}
+
 fn json(text: &str) -> Result<Value, ValueError> {
     Value::from_json(text.as_bytes(), &limits())
 }
@@ -185,6 +189,53 @@ fn the_size_limit_counts_the_encoded_bytes() {
     assert_eq!(Value::binary(b"123456789", &limits), too_large);
     assert_eq!(Value::from_json(b"\"1234567890\"", &limits), too_large);
     assert_eq!(Value::from_msgpack(&b"\xaa1234567890"[..], &limits), too_large);
+}
+
+#[test]
+fn a_json_text_is_read_no_further_than_the_value_may_be_large() {
+    let limits = Limits { max_value_bytes: 10, ..Limits::default() };
+    // It would be malformed at its end: that is not seen.
+    for text in ["[0,0,0,0,0,0,0,0,0,0,x", "[{},{},{},{},{},{},{},{},{},{},x", "{\"12345678\":1,x", "[\"12345678\",1,x"]
+    {
+        assert_eq!(json_within(text, &limits), Err(ValueError::TooLarge { len: 11, limit: 10 }), "{text}");
+    }
+    assert!(json_within("[0,0,0,0,0,0,0,0,0]", &limits).is_ok());
+    assert!(json_within("[{},{},{},{},{},{},{},{},{}]", &limits).is_ok());
+}
+
+#[test]
+fn arrays_of_a_message_are_counted_before_they_are_read() {
+    let limits = limits();
+    let too_many = Err(ValueError::TooMany { limit: 3 });
+    let message = |text: &str| Value::message_from_json(text.as_bytes(), &limits, 3);
+    for fits in [r#"{"a":[1,2,3],"b":[[1,2,3,4],2]}"#, "[1,2,3,4]", "[[1,2,3,4]]", r#"{"a":{"b":[1,2,3,4]}}"#, "1"] {
+        let value = Value::from_json(fits.as_bytes(), &limits).unwrap();
+        assert_eq!(message(fits).as_ref(), Ok(&value), "{fits}");
+        assert_eq!(Value::message_from_msgpack(value.as_msgpack().to_vec(), &limits, 3), Ok(value), "{fits}");
+    }
+    // Malformed behind the element too many: that is not seen.
+    assert!(matches!(message(r#"{"a":[1],"\u0062":[{},{},{}x"#), Err(ValueError::MalformedJson(_))));
+    assert_eq!(message(r#"{"a":[1],"\u0062":[{},{},{},{},x"#), too_many);
+    for array in [&b"\x94"[..], b"\xdc\x00\x04", b"\xdd\xff\xff\xff\xff"] {
+        let bytes = [b"\x82\xa1a\x91\x01\xa1b", array].concat();
+        assert_eq!(Value::message_from_msgpack(bytes, &limits, 3), too_many, "{array:x?}");
+    }
+}
+
+#[test]
+fn a_message_is_checked_like_any_value() {
+    let limits = Limits { max_value_depth: 2, ..limits() };
+    let msgpack = |bytes: &[u8]| Value::message_from_msgpack(bytes.to_vec(), &limits, 3);
+    assert!(msgpack(b"\x81\xa1a\x90").is_ok());
+    assert_eq!(msgpack(b"\x81\xa1a\x91\x90"), Err(ValueError::TooDeep { limit: 2 }));
+    assert_eq!(msgpack(b"\x81\xa1a\x90\x00"), Err(ValueError::TrailingBytes { extra: 1 }));
+    for bytes in [&b""[..], b"\x81", b"\x81\xa1a", b"\x82\xa1a\x90", b"\x81\xa1a\xc1", b"\x81\xa1\xff\x90"] {
+        let (checked, plain) = (msgpack(bytes), Value::from_msgpack(bytes.to_vec(), &limits));
+        assert!(matches!(checked, Err(ValueError::Malformed(_))), "{bytes:x?}");
+        assert_eq!(checked, plain, "{bytes:x?}");
+    }
+    let none = Limits { max_value_depth: 0, ..limits.clone() };
+    assert_eq!(Value::message_from_msgpack(b"\x80".to_vec(), &none, 3), Err(ValueError::TooDeep { limit: 0 }));
 }
 
 #[test]

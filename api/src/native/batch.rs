@@ -266,8 +266,12 @@ fn operations(
     idempotency_key: Option<&Bytes>,
     limits: &Limits,
 ) -> Result<Vec<Op>, Problem> {
-    let envelope = envelope_limits(limits);
-    let message = if in_msgpack { Value::from_msgpack(body, &envelope)? } else { Value::from_json(&body, &envelope)? };
+    let (envelope, max) = (envelope_limits(limits), limits.max_batch_ops);
+    // Counted before they are read: a million tiny operations would take many times the memory of the body.
+    let message = match in_msgpack {
+        true => Value::message_from_msgpack(body, &envelope, max)?,
+        false => Value::message_from_json(&body, &envelope, max)?,
+    };
     let [list] = fields(&message, ["operations"], Unknown::Refuse)?;
     let list = list.ok_or_else(|| malformed("the field operations is missing"))?;
     let elements = elements(&list, limits.max_batch_ops)?;

@@ -5,7 +5,7 @@ mod write;
 
 use std::collections::HashSet;
 
-pub(crate) use read::to_msgpack;
+pub(crate) use read::{Bounds, to_msgpack};
 pub(crate) use write::{write_json, write_string};
 
 /// Few keys are compared with one another; many go through a hash set.

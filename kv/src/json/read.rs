@@ -5,18 +5,32 @@ use std::ops::Range;
 use super::first_duplicate;
 use crate::ValueError;
 
+/// Bounds of a translation. It ends at the first byte that exceeds one of them, so that memory follows from these and not from the text.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Deepest nesting of containers.
+    pub(crate) depth: usize,
+    /// Size of the result in bytes.
+    pub(crate) bytes: usize,
+    /// Elements of an array that is a field of the outermost object; `None` = as many as fit the other bounds.
+    pub(crate) elements: Option<usize>,
+}
+
+/// Depth of the fields of the outermost object, where [`Bounds::elements`] counts.
+const FIELDS: usize = 2;
+
 /// Translates exactly one JSON text to MsgPack.
-pub(crate) fn to_msgpack(json: &[u8], max_depth: usize) -> Result<Vec<u8>, ValueError> {
+pub(crate) fn to_msgpack(json: &[u8], bounds: Bounds) -> Result<Vec<u8>, ValueError> {
     let text = std::str::from_utf8(json)
         .map_err(|e| ValueError::MalformedJson(format!("not UTF-8 at byte {}", e.valid_up_to())))?;
     let mut parser = Parser {
         text,
         at: 0,
-        body: Vec::with_capacity(json.len()),
+        body: Vec::with_capacity(json.len().min(bounds.bytes)),
         headers: Vec::new(),
         open: Vec::new(),
         keys: Vec::new(),
-        max_depth,
+        bounds,
     };
     parser.document()?;
     Ok(parser.assemble())
@@ -28,6 +42,17 @@ struct Header {
     at: usize,
     is_map: bool,
     count: u32,
+}
+
+impl Header {
+    /// Bytes of it in MsgPack.
+    fn size(&self) -> usize {
+        match self.count {
+            0..=15 => 1,
+            16..=0xffff => 3,
+            _ => 5,
+        }
+    }
 }
 
 /// A container not closed yet.
@@ -60,7 +85,7 @@ struct Parser<'a> {
     open: Vec<Open>,
     /// Where in the body the keys of the open objects are.
     keys: Vec<Range<usize>>,
-    max_depth: usize,
+    bounds: Bounds,
 }
 
 impl Parser<'_> {
@@ -97,7 +122,14 @@ impl Parser<'_> {
                 }
                 (Expect::Value | Expect::ValueOrEnd, _) => self.value(byte)?,
             };
+            self.check_size()?;
         }
+    }
+
+    /// The result has at least a byte for each header beside the body.
+    fn check_size(&self) -> Result<(), ValueError> {
+        let (len, limit) = (self.body.len() + self.headers.len(), self.bounds.bytes);
+        if len > limit { Err(ValueError::TooLarge { len, limit }) } else { Ok(()) }
     }
 
     /// Reads one scalar, or opens a container.
@@ -106,12 +138,20 @@ impl Parser<'_> {
         if let Some(open) = self.open.last()
             && !open.is_map
         {
-            self.headers[open.header].count += 1;
+            let count = &mut self.headers[open.header].count;
+            *count += 1;
+            if let Some(limit) = self.bounds.elements
+                && self.open.len() == FIELDS
+                && self.open[0].is_map
+                && *count as usize > limit
+            {
+                return Err(ValueError::TooMany { limit });
+            }
         }
         match byte {
             b'{' | b'[' => {
-                if self.open.len() >= self.max_depth {
-                    return Err(ValueError::TooDeep { limit: self.max_depth });
+                if self.open.len() >= self.bounds.depth {
+                    return Err(ValueError::TooDeep { limit: self.bounds.depth });
                 }
                 self.at += 1;
                 let is_map = byte == b'{';
@@ -319,7 +359,9 @@ impl Parser<'_> {
         if self.headers.is_empty() {
             return self.body;
         }
-        let mut out = Vec::with_capacity(self.body.len() + self.headers.len() * 5);
+        // Exactly: what is too much would be kept as long as the value.
+        let headers: usize = self.headers.iter().map(Header::size).sum();
+        let mut out = Vec::with_capacity(self.body.len() + headers);
         let mut copied = 0;
         for header in &self.headers {
             out.extend_from_slice(&self.body[copied..header.at]);
