@@ -1,9 +1,7 @@
 //! [`GuardedBody`]: a request body that cannot be too large, too slow, or too much beside the others.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,9 +10,10 @@ use axum::http::StatusCode;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
-use tokio::time::Sleep;
 
+use crate::pace::{BodyLimits, Pace};
 use crate::problem::Problem;
+use crate::room::Held;
 
 /// Why a body was not received whole.
 #[derive(Debug, thiserror::Error)]
@@ -22,61 +21,21 @@ pub(crate) enum BodyError {
     #[error("the body is larger than {limit} bytes")]
     TooLarge { limit: usize },
     #[error("the body did not arrive within {timeout:?}")]
-    TooSlow { timeout: Duration },
+    Late { timeout: Duration },
+    #[error("the body arrived with less than {speed} bytes a second")]
+    TooSlow { speed: u64 },
+    #[error("the room for bodies was full, and this one was the slowest")]
+    Cut,
     #[error("too many bodies are being received")]
     Crowded,
     #[error("the body broke off: {0}")]
     Broken(#[from] hyper::Error),
 }
 
-/// Bytes of request bodies in memory, of all connections together.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    used: AtomicUsize,
-    max: usize,
-}
-
-impl Budget {
-    pub(crate) fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { used: AtomicUsize::new(0), max })
-    }
-}
-
-/// One request's part of the [`Budget`]; given back when the request is answered, not when its body is read.
-#[derive(Debug)]
-pub(crate) struct Share {
-    budget: Arc<Budget>,
-    held: AtomicUsize,
-}
-
-impl Share {
-    pub(crate) fn of(budget: &Arc<Budget>) -> Arc<Self> {
-        Arc::new(Self { budget: Arc::clone(budget), held: AtomicUsize::new(0) })
-    }
-
-    fn grow(&self, bytes: usize) -> bool {
-        self.held.fetch_add(bytes, Ordering::Relaxed);
-        self.budget.used.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.budget.max
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.budget.used.fetch_sub(*self.held.get_mut(), Ordering::Relaxed);
-    }
-}
-
-/// What a body is held to.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct BodyLimits {
-    pub(crate) max_bytes: usize,
-    pub(crate) timeout: Duration,
-}
-
 /// A body on its way in.
 pub(crate) struct GuardedBody {
     incoming: Incoming,
-    share: Arc<Share>,
+    held: Arc<Held>,
     limits: BodyLimits,
     received: usize,
     /// Too large: the rest is read and thrown away, within bounds, so that the client gets to read its answer.
@@ -84,18 +43,38 @@ pub(crate) struct GuardedBody {
     /// The client waits for leave to send: it gets its answer instead.
     expects_continue: bool,
     /// Made when the body is first waited for; most are there at once.
-    deadline: Option<Pin<Box<Sleep>>>,
+    pace: Option<Box<Pace>>,
 }
 
 impl GuardedBody {
-    pub(crate) fn new(incoming: Incoming, share: Arc<Share>, limits: BodyLimits, expects_continue: bool) -> Self {
+    /// `held` counts what arrives.
+    pub(crate) fn new(incoming: Incoming, held: Arc<Held>, limits: BodyLimits, expects_continue: bool) -> Self {
         let announced = incoming.size_hint().lower();
         let discarding = announced > limits.max_bytes as u64;
-        Self { incoming, share, limits, received: 0, discarding, expects_continue, deadline: None }
+        Self { incoming, held, limits, received: 0, discarding, expects_continue, pace: None }
     }
 
     fn too_large(&self) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         Poll::Ready(Some(Err(BodyError::TooLarge { limit: self.limits.max_bytes })))
+    }
+
+    /// Waits until something is wrong with how the body arrives.
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        if self.held.is_cut() {
+            return Poll::Ready(BodyError::Cut);
+        }
+        let (received, limits) = (self.received, self.limits);
+        let pace = self.pace.get_or_insert_with(|| Box::new(Pace::begin(received, &limits)));
+        loop {
+            match ready!(pace.poll_speed(cx, received, &limits)) {
+                // A connection has one task: the waker stays good until the next time.
+                Ok(speed) => self.held.measure(speed, cx.waker()),
+                Err(error) => {
+                    metrics::counter!("raftkv_http_bodies_slow_total").increment(1);
+                    return Poll::Ready(error);
+                }
+            }
+        }
     }
 }
 
@@ -111,16 +90,15 @@ impl HttpBody for GuardedBody {
         loop {
             let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
                 Poll::Ready(frame) => frame,
-                Poll::Pending => {
-                    let timeout = self.limits.timeout;
-                    let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
-                    ready!(deadline.as_mut().poll(cx));
-                    return Poll::Ready(Some(Err(BodyError::TooSlow { timeout })));
-                }
+                Poll::Pending => return self.poll_overdue(cx).map(|error| Some(Err(error))),
             };
             let data = match frame {
                 None if self.discarding => return self.too_large(),
-                None => return Poll::Ready(None),
+                None => {
+                    // It is worked on from here on, and not waited for. It may have been cut just before.
+                    self.held.unlist();
+                    return Poll::Ready(self.held.is_cut().then_some(Err(BodyError::Cut)));
+                }
                 Some(Err(e)) => return Poll::Ready(Some(Err(e.into()))),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => data,
@@ -136,15 +114,16 @@ impl HttpBody for GuardedBody {
                 }
                 continue;
             }
-            if !self.share.grow(data.len()) {
-                return Poll::Ready(Some(Err(BodyError::Crowded)));
+            if self.held.grow(data.len()).is_err() {
+                let error = if self.held.is_cut() { BodyError::Cut } else { BodyError::Crowded };
+                return Poll::Ready(Some(Err(error)));
             }
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        !self.discarding && self.incoming.is_end_stream()
+        !self.discarding && self.pace.is_none() && self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -161,7 +140,7 @@ pub(crate) async fn read_body(body: Body) -> Result<Bytes, Problem> {
     let detail = error.to_string();
     Err(match error.downcast_ref() {
         Some(&BodyError::TooLarge { limit }) => Problem::too_large("body_too_large", detail, limit),
-        Some(BodyError::TooSlow { .. }) => {
+        Some(BodyError::Late { .. } | BodyError::TooSlow { .. } | BodyError::Cut) => {
             Problem { retryable: true, ..Problem::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", detail) }
         }
         Some(BodyError::Crowded) => Problem::overloaded(detail, Duration::from_secs(1)),

@@ -11,7 +11,7 @@ use raftkv_runtime::metrics;
 use raftkv_runtime::settings::{allowed_hosts, bytes_within, parsed};
 
 use crate::config::{ApiConfig, DEFAULT_TIMEOUT, MAX_TIMEOUT};
-use crate::server::HttpLimits;
+use crate::limits::HttpLimits;
 
 /// Long enough to answer what is in flight, shorter than the ten seconds Docker gives.
 const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(8);

@@ -198,8 +198,8 @@ fn remove_of_connection(headers: &mut HeaderMap<HeaderValue>) {
 
 /// The request was sent and its answer did not come.
 fn broken(parts: &Parts, detail: String) -> Problem {
-    // Ravel's clients read by POST.
-    if matches!(parts.method, Method::GET | Method::HEAD) || parts.uri.path() == "/get" {
+    let path = parts.uri.path();
+    if Surface::of(path).only_reads(&parts.method, path) {
         return BackendError::Unavailable(detail).into();
     }
     let has_key = parts.headers.contains_key(IDEMPOTENCY_KEY);

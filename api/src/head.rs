@@ -7,10 +7,9 @@
 use axum::http::StatusCode;
 
 use crate::chunks::{Chunks, Progress};
+use crate::limits::MAX_HEADER_LINES;
 use crate::problem::Problem;
 
-/// Header lines that the HTTP library takes without an allocation for each request.
-const MAX_LINES: usize = 100;
 /// The longer one of the two names that are looked for, and one byte more.
 const MAX_NAME: usize = "transfer-encoding".len() + 1;
 
@@ -257,8 +256,8 @@ impl HeadScan {
 
     fn end_line(&mut self) -> Result<(), Refusal> {
         // The request line is none of the headers.
-        if self.lines > MAX_LINES {
-            return Err(Refusal::TooManyLines(MAX_LINES));
+        if self.lines > MAX_HEADER_LINES {
+            return Err(Refusal::TooManyLines(MAX_HEADER_LINES));
         }
         self.lines += 1;
         self.begin_line();
@@ -350,11 +349,14 @@ mod tests {
         };
         assert_eq!(look(of(MAX).as_bytes(), 100), None);
         let many = |lines: usize| format!("GET /k HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(lines));
-        assert_eq!(look(many(MAX_LINES).as_bytes(), 100), None);
+        assert_eq!(look(many(MAX_HEADER_LINES).as_bytes(), 100), None);
         for size in [1, 100, 100_000] {
             assert_eq!(look(of(MAX + 1).as_bytes(), size).unwrap().0, Refusal::TooLarge(MAX));
             assert_eq!(look(&[b'x'; MAX + 1], size).unwrap().0, Refusal::TooLarge(MAX));
-            assert_eq!(look(many(MAX_LINES + 1).as_bytes(), size).unwrap().0, Refusal::TooManyLines(MAX_LINES));
+            assert_eq!(
+                look(many(MAX_HEADER_LINES + 1).as_bytes(), size).unwrap().0,
+                Refusal::TooManyLines(MAX_HEADER_LINES)
+            );
         }
         let mut scan = HeadScan::new(MAX);
         let long = [b"HEAD /".as_slice(), &[b'x'; MAX]].concat();

@@ -23,15 +23,22 @@ mod fields;
 mod fingerprint;
 mod front;
 mod head;
+pub mod limits;
+#[cfg(test)]
+mod limits_page;
 mod native;
 mod negotiate;
 mod observe;
 mod once;
 mod openapi;
 mod operations;
+mod pace;
+mod pieces;
+mod places;
 mod problem;
 mod query;
 mod reply;
+mod room;
 mod server;
 mod surface;
 mod watch;
@@ -43,8 +50,9 @@ pub use config::{ApiConfig, DEFAULT_TIMEOUT, IDEMPOTENCY_KEEP, MAX_TIMEOUT, Metr
 pub use door::{Door, DoorArgs, DoorSettings};
 pub use elsewhere::Elsewhere;
 pub use front::Front;
+pub use limits::HttpLimits;
 pub use problem::{Problem, ProblemBody, ProblemOutcome};
-pub use server::{HttpLimits, serve};
+pub use server::serve;
 
 /// The description of the interface, as served at `/openapi.json`.
 pub fn openapi() -> utoipa::openapi::OpenApi {

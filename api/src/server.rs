@@ -1,11 +1,12 @@
 //! [`serve`]: the accept loop, the limits of connections and requests, and the drain.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -16,21 +17,26 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request};
 use hyper_util::rt::TokioIo;
-use raftkv_runtime::guard::Hosts;
+use metrics::Gauge;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::body::{BodyLimits, Budget, GuardedBody, Share};
+use crate::body::GuardedBody;
 use crate::browsers;
 use crate::front::Front;
 use crate::head::Refused;
+use crate::limits::{HttpLimits, UNCOUNTED_ANSWER_BYTES};
 use crate::once;
+use crate::pace::BodyLimits;
+use crate::places::Places;
 use crate::problem::Problem;
-use crate::surface::Surface;
-use crate::watch::{Answer, Watch, Watched};
+use crate::room::{Rooms, Share};
+use crate::surface::{LIST, Surface};
+use crate::watch::{Answer, Told, Watch, Watched};
 
 /// When a shed request may come back: about as long as what is in flight takes.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -38,76 +44,44 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// A pause after an accept that failed for want of file descriptors or memory, which only time gives back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The longest a connection goes without being looked at for timeouts.
-const MAX_TICK: Duration = Duration::from_secs(1);
+/// How often gauges are set, and idle connections are looked for where places are few.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// Why a request is refused whose answer would have no room.
+const UNREAD: &str = "answers that their clients have not read take all the room there is for them";
 
 /// How long a client whose head was refused may continue to send before its connection is reset, and how much.
 const LINGER: Duration = Duration::from_secs(2);
 const MAX_LINGER_BYTES: usize = 1024 * 1024;
-
-/// What connections and requests are held to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HttpLimits {
-    /// Open connections. More wait in the kernel's queue until one closes; the idle ones do, in time.
-    pub max_connections: usize,
-    /// Requests being worked on. More are answered 429 with Retry-After, before any work; health checks never are.
-    pub max_in_flight: usize,
-    /// The head of a request, in bytes; more is answered 431, and the connection is closed.
-    pub max_header_bytes: usize,
-    /// The body of a request, in bytes; more is answered 413.
-    pub max_body_bytes: usize,
-    /// The bodies of all requests in memory, in bytes; more is answered 429.
-    pub max_buffered_bytes: usize,
-    /// How long the head of a request may take from its first byte, and the first request from the connection on.
-    pub header_timeout: Duration,
-    /// How long the body of a request may take; longer is answered 408.
-    pub body_timeout: Duration,
-    /// How long a connection may be without a request.
-    pub keep_alive_timeout: Duration,
-    /// How long a client may leave its answer unread.
-    pub write_timeout: Duration,
-    /// How long requests in flight get to end once shutdown has begun.
-    pub drain_timeout: Duration,
-    /// Host names by which browsers may send requests; other requests of browsers are answered 403.
-    pub hosts: Hosts,
-}
-
-impl Default for HttpLimits {
-    fn default() -> Self {
-        Self {
-            // Half of the descriptors that containers usually get at least.
-            max_connections: 8_192,
-            max_in_flight: 4_096,
-            // A key of 4 KiB, percent-encoded, and then some.
-            max_header_bytes: 32 * 1024,
-            // The largest batch of the default limits in JSON, with room for its encoding.
-            max_body_bytes: 16 * 1024 * 1024,
-            max_buffered_bytes: 64 * 1024 * 1024,
-            header_timeout: Duration::from_secs(10),
-            body_timeout: Duration::from_secs(30),
-            // Above the usual idle time of load balancers (60 s), so that they close first and never meet a closed one.
-            keep_alive_timeout: Duration::from_secs(75),
-            write_timeout: Duration::from_secs(30),
-            drain_timeout: Duration::from_secs(10),
-            hosts: Hosts::default(),
-        }
-    }
-}
-
-impl HttpLimits {
-    /// Often enough to keep the shortest timeout within a quarter of it.
-    fn tick(&self) -> Duration {
-        let shortest = self.header_timeout.min(self.keep_alive_timeout).min(self.write_timeout);
-        (shortest / 4).clamp(Duration::from_millis(1), MAX_TICK)
-    }
-}
 
 /// What all connections share.
 struct Shared {
     front: Front,
     limits: HttpLimits,
     in_flight: AtomicUsize,
-    budget: Arc<Budget>,
+    bodies: Arc<Rooms>,
+    answers: Arc<Rooms>,
+    in_flight_gauge: Gauge,
+}
+
+impl Shared {
+    fn new(front: Front, limits: HttpLimits) -> Self {
+        Self {
+            front,
+            in_flight: AtomicUsize::new(0),
+            bodies: Rooms::of_bodies(&limits),
+            answers: Rooms::of_answers(&limits),
+            in_flight_gauge: metrics::gauge!("raftkv_http_requests_in_flight"),
+            limits,
+        }
+    }
+
+    /// Sets the gauges of what is in use.
+    fn publish(&self) {
+        self.bodies.publish();
+        self.answers.publish();
+        self.in_flight_gauge.set(self.in_flight.load(Ordering::Relaxed) as f64);
+    }
 }
 
 /// Answers as `front` does on `listener` until `shutdown` is ready and the requests in flight have ended, or the drain timeout
@@ -123,31 +97,38 @@ pub async fn serve(
 ) -> io::Result<()> {
     let connections = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
     let drain_timeout = limits.drain_timeout;
-    let budget = Budget::new(limits.max_buffered_bytes);
-    let shared = Arc::new(Shared { front, limits, in_flight: AtomicUsize::new(0), budget });
+    let places = Places::new(&limits);
+    let shared = Arc::new(Shared::new(front, limits));
     let draining = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let mut shutdown = pin!(shutdown);
-    let open = metrics::gauge!("raftkv_http_connections");
+    let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+    housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
     loop {
         // A connection is accepted only when there is a place for it.
         let accepted = async {
-            let place = Arc::clone(&connections).acquire_owned().await;
-            (place, listener.accept().await)
+            let permit = Arc::clone(&connections).acquire_owned().await;
+            (permit, listener.accept().await)
         };
         tokio::select! {
             () = &mut shutdown => break,
             Some(ended) = tasks.join_next() => report(ended),
-            (place, accepted) = accepted => match accepted {
-                Ok((stream, _)) => {
-                    let (shared, draining, open) = (Arc::clone(&shared), draining.clone(), open.clone());
-                    open.increment(1.0);
+            _ = housekeeping.tick() => {
+                shared.publish();
+                // Those that have become idle since the last connection came.
+                places.thin_out();
+            }
+            (permit, accepted) = accepted => match accepted {
+                Ok((stream, address)) => {
+                    let (shared, draining) = (Arc::clone(&shared), draining.clone());
+                    let watch = Watch::new();
+                    let place = places.enter(address.ip(), &watch);
                     tasks.spawn(async move {
-                        connection(stream, &shared, draining).await;
-                        open.decrement(1.0);
-                        drop(place);
+                        connection(stream, &shared, watch, draining).await;
+                        drop((place, permit));
                     });
+                    places.thin_out();
                 }
                 Err(e) if is_of_one_connection(&e) => {}
                 Err(e) => {
@@ -169,7 +150,7 @@ pub async fn serve(
         tracing::warn!(connections = tasks.len(), "the drain timeout has passed; closing what is left");
         tasks.shutdown().await;
     }
-    open.set(0.0);
+    shared.publish();
     Ok(())
 }
 
@@ -186,18 +167,18 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn connection(stream: TcpStream, shared: &Arc<Shared>, draining: CancellationToken) {
+async fn connection(stream: TcpStream, shared: &Arc<Shared>, watch: Arc<Watch>, draining: CancellationToken) {
     // Answers are small and written whole: nothing is gained by holding them back. Fails only on a dead connection.
     let _ = stream.set_nodelay(true);
-    let watch = Watch::new();
+    watch.is_run_by(poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
     let service = service_fn(|request| {
         let shared = Arc::clone(shared);
         let watch = Arc::clone(&watch);
         // At once: before its answer is first asked for, the connection may be read from.
         watch.request_begins();
         async move {
-            let response = answer(&shared, request).await;
-            Ok::<_, Infallible>(response.map(|body| Answer::new(body, watch)))
+            let (response, share) = answer(&shared, request).await;
+            Ok::<_, Infallible>(response.map(|body| Answer::new(body, share, watch)))
         }
     });
     let max_head = shared.limits.max_header_bytes;
@@ -225,11 +206,18 @@ async fn connection(stream: TcpStream, shared: &Arc<Shared>, draining: Cancellat
                 }
                 return;
             }
+            // Polled with the others whenever the task runs: who tells the connection something wakes it.
+            told = poll_fn(|_| watch.told().map_or(Poll::Pending, Poll::Ready)) => match told {
+                Told::Close => std::pin::Pin::new(&mut serving).graceful_shutdown(),
+                // Counted by who chose it.
+                Told::End | Told::Cut => return,
+            },
             () = &mut timer => {
                 if let Some(why) = watch.overdue(&shared.limits) {
                     metrics::counter!("raftkv_http_connections_cut_total", "reason" => why.name()).increment(1);
                     return;
                 }
+                watch.measure(&shared.limits);
                 timer.as_mut().reset(tokio::time::Instant::now() + tick);
             }
             () = &mut shutdown, if !is_draining => {
@@ -277,37 +265,79 @@ impl Drop for InFlight<'_> {
     }
 }
 
-async fn answer(shared: &Shared, request: Request<Incoming>) -> Response {
-    let limits = &shared.limits;
-    let surface = Surface::of(request.uri().path());
-    let _place = match surface {
+/// The answer, and where its body counts until it is written; `None` = it is too small to be counted.
+async fn answer(shared: &Shared, request: Request<Incoming>) -> (Response, Option<Share>) {
+    let path = request.uri().path();
+    let surface = Surface::of(path);
+    let only_reads = surface.only_reads(request.method(), path);
+    let response = match admit(shared, surface, only_reads, &request) {
+        Ok(_place) => work(shared, request).await,
+        Err(problem) => surface.render(problem),
+    };
+    count(shared, surface, only_reads, response)
+}
+
+/// The place of a request among those in flight, or why it is refused before any work. Health checks need no place.
+fn admit<'a>(
+    shared: &'a Shared,
+    surface: Surface,
+    only_reads: bool,
+    request: &Request<Incoming>,
+) -> Result<Option<InFlight<'a>>, Problem> {
+    let shed = |detail: String| {
+        metrics::counter!("raftkv_http_requests_shed_total").increment(1);
+        Problem::overloaded(detail, RETRY_AFTER)
+    };
+    let max = shared.limits.max_in_flight;
+    let place = match surface {
         Surface::Operations => None,
-        _ => match InFlight::enter(&shared.in_flight, limits.max_in_flight) {
+        _ => match InFlight::enter(&shared.in_flight, max) {
             Some(place) => Some(place),
-            None => {
-                metrics::counter!("raftkv_http_requests_shed_total").increment(1);
-                let detail = format!("{} requests are in flight already", limits.max_in_flight);
-                return surface.render(Problem::overloaded(detail, RETRY_AFTER));
-            }
+            None => return Err(shed(format!("{max} requests are in flight already"))),
         },
     };
-    let checked = once::check(request.headers()).and_then(|()| browsers::check(&request, &limits.hosts));
-    if let Err(problem) = checked {
-        return surface.render(problem);
-    }
+    once::check(request.headers())?;
+    browsers::check(request, &shared.limits.hosts)?;
+    // A change that was made is told whether there is room or not. So one whose answer may be counted is refused before.
+    let may_be_long = || request.body().size_hint().upper().is_none_or(|bytes| bytes > UNCOUNTED_ANSWER_BYTES as u64);
+    let has_no_room = match only_reads {
+        false => may_be_long() && shared.answers.are_overdrawn(),
+        // A page takes work and memory before its size is known.
+        true => request.uri().path() == LIST && shared.answers.is_large_full(),
+    };
+    if has_no_room { Err(shed(UNREAD.to_owned())) } else { Ok(place) }
+}
+
+async fn work(shared: &Shared, request: Request<Incoming>) -> Response {
     let mut share = None;
     let request = if request.body().is_end_stream() {
         request.map(|_| Body::empty())
     } else {
-        let part = share.insert(Share::of(&shared.budget));
-        let body_limits = BodyLimits { max_bytes: limits.max_body_bytes, timeout: limits.body_timeout };
+        let expected = usize::try_from(request.body().size_hint().lower()).unwrap_or(usize::MAX);
+        let held = Arc::clone(share.insert(Share::of(&shared.bodies, expected)).held());
         let expects_continue = expects_continue(request.headers());
-        request.map(|body| Body::new(GuardedBody::new(body, Arc::clone(part), body_limits, expects_continue)))
+        let limits = BodyLimits::of(&shared.limits);
+        request.map(|body| Body::new(GuardedBody::new(body, held, limits, expects_continue)))
     };
     let response = shared.front.answer(request).await;
     // The request's bytes may be in use up to here.
     drop(share);
     response
+}
+
+/// Counts an answer in the room of its size. One that only tells something is refused where there is none.
+fn count(shared: &Shared, surface: Surface, only_reads: bool, response: Response) -> (Response, Option<Share>) {
+    let bytes = usize::try_from(response.body().size_hint().lower()).unwrap_or(usize::MAX);
+    if bytes <= UNCOUNTED_ANSWER_BYTES {
+        return (response, None);
+    }
+    let share = Share::of(&shared.answers, bytes);
+    if !only_reads {
+        share.held().overdraw(bytes);
+    } else if share.held().grow(bytes).is_err() {
+        return (surface.render(Problem::overloaded(UNREAD, RETRY_AFTER)), None);
+    }
+    (response, Some(share))
 }
 
 fn expects_continue(headers: &HeaderMap) -> bool {

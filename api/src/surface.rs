@@ -1,11 +1,14 @@
 //! [`Surface`]: which of the HTTP interfaces a request speaks, and how that one tells a problem.
 
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use serde::Serialize;
 
 use crate::problem::Problem;
 use crate::reply::{TEXT, json, reply};
+
+/// Where lists are.
+pub(crate) const LIST: &str = "/v1/kv";
 
 /// One of the HTTP interfaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +47,11 @@ impl Surface {
             _ if path.starts_with("/v1/storage/") => Self::Keva,
             _ => Self::Native,
         }
+    }
+
+    /// Whether a request changes nothing: it can be refused as long as its answer has not begun. Ravel's clients read by POST.
+    pub(crate) fn only_reads(self, method: &Method, path: &str) -> bool {
+        matches!(*method, Method::GET | Method::HEAD) || (self == Self::Ravel && path == "/get")
     }
 
     /// Its name in metrics.

@@ -5,9 +5,9 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -16,8 +16,9 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::HttpLimits;
 use crate::head::{HeadScan, Refused};
+use crate::limits::HttpLimits;
+use crate::room::{Held, Share};
 
 /// Between requests.
 const IDLE: u8 = 0;
@@ -29,6 +30,27 @@ const BUSY: u8 = 2;
 const ANSWERING: u8 = 3;
 /// All of the answer is with the HTTP library, which has not written all of it yet.
 const FLUSHING: u8 = 4;
+
+/// No answer is counted.
+const UNCOUNTED: u8 = 0;
+/// One is, and more of its body is to come.
+const COUNTED: u8 = 1;
+/// All of it is with the HTTP library.
+const HANDED_OVER: u8 = 2;
+
+/// What the HTTP library has of a body before it asks for more is at most this, in bytes, and the part it asked for last.
+const LIBRARY_BYTES: usize = 512 * 1024;
+
+/// An answer that counts against a budget until it is written.
+#[derive(Debug)]
+struct Counted {
+    share: Share,
+    bytes: usize,
+    /// Milliseconds after the connection was opened.
+    began: u64,
+    /// When its speed was first looked at, and how much was written then. What the kernel takes at once says nothing of its reader.
+    mark: Option<(u64, u64)>,
+}
 
 /// What a connection is doing, and since when.
 #[derive(Debug)]
@@ -43,6 +65,17 @@ pub(crate) struct Watch {
     has_refused: AtomicBool,
     /// Milliseconds after `opened`, plus one, at which a refused head was first seen to wait for an answer that had begun; 0 = none.
     refused_since: AtomicU64,
+    /// Whether `counted` is there, so that small answers need no lock.
+    counting: AtomicU8,
+    counted: Mutex<Option<Counted>>,
+    /// Bytes of the counted answer that the kernel has taken.
+    written: AtomicU64,
+    /// It is to close for others, if it is idle.
+    is_asked_to_close: AtomicBool,
+    /// It closes for others, and is not asked again.
+    is_closing: AtomicBool,
+    /// Of the connection's task.
+    waker: OnceLock<Waker>,
 }
 
 /// Why a connection is cut.
@@ -54,6 +87,8 @@ pub(crate) enum Overdue {
     Head,
     /// The client does not read its answer.
     Write,
+    /// The client reads its answer too slowly.
+    SlowAnswer,
     /// A head was refused, and the answer before it does not end.
     Refused,
 }
@@ -64,6 +99,7 @@ impl Overdue {
             Self::Idle => "idle",
             Self::Head => "slow_head",
             Self::Write => "slow_reader",
+            Self::SlowAnswer => "slow_answer",
             Self::Refused => "bad_head",
         }
     }
@@ -79,6 +115,12 @@ impl Watch {
             write_stuck: AtomicU64::new(0),
             has_refused: AtomicBool::new(false),
             refused_since: AtomicU64::new(0),
+            counting: AtomicU8::new(UNCOUNTED),
+            counted: Mutex::default(),
+            written: AtomicU64::new(0),
+            is_asked_to_close: AtomicBool::new(false),
+            is_closing: AtomicBool::new(false),
+            waker: OnceLock::new(),
         })
     }
 
@@ -86,8 +128,99 @@ impl Watch {
         self.phase.store(BUSY, Ordering::Relaxed);
     }
 
+    /// The task that has the connection: woken when the connection is to end for others.
+    pub(crate) fn is_run_by(&self, waker: Waker) {
+        let _ = self.waker.set(waker);
+    }
+
+    /// Asks the connection to close for others: it does unless a request comes first.
+    pub(crate) fn ask_to_close(&self) {
+        self.is_asked_to_close.store(true, Ordering::Release);
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// How long the connection has been waiting for a request or the rest of a head; `None` = it is not, or it closes already.
+    pub(crate) fn idle_for(&self) -> Option<Duration> {
+        let is_idle = matches!(self.phase.load(Ordering::Relaxed), IDLE | HEAD);
+        let is_told = self.is_asked_to_close.load(Ordering::Relaxed) || self.is_closing.load(Ordering::Relaxed);
+        let since = self.since.load(Ordering::Relaxed);
+        (is_idle && !is_told).then(|| Duration::from_millis(self.now().saturating_sub(since)))
+    }
+
+    /// What the connection's task was woken for, if it was woken to end for others.
+    pub(crate) fn told(&self) -> Option<Told> {
+        if self.counting.load(Ordering::Relaxed) != UNCOUNTED
+            && self.counted().as_ref().is_some_and(|counted| counted.share.held().is_cut())
+        {
+            return Some(Told::Cut);
+        }
+        // Looked at each time that the connection's task runs: mostly it is not.
+        if !self.is_asked_to_close.load(Ordering::Acquire) {
+            return None;
+        }
+        self.is_asked_to_close.store(false, Ordering::Relaxed);
+        match self.phase.load(Ordering::Relaxed) {
+            // The library ends it by itself as soon as it may.
+            IDLE => {
+                self.is_closing.store(true, Ordering::Relaxed);
+                Some(Told::Close)
+            }
+            HEAD => Some(Told::End),
+            _ => None,
+        }
+    }
+
+    /// Counts the answer that begins now until it is written.
+    fn count(&self, share: Share, bytes: usize) -> Arc<Held> {
+        let held = Arc::clone(share.held());
+        *self.counted() = Some(Counted { share, bytes, began: self.now(), mark: None });
+        self.written.store(0, Ordering::Relaxed);
+        self.counting.store(COUNTED, Ordering::Relaxed);
+        held
+    }
+
+    /// Measures how fast the counted answer is read, if there is one; from now on it may be cut for others.
+    pub(crate) fn measure(&self, limits: &HttpLimits) {
+        if self.counting.load(Ordering::Relaxed) == UNCOUNTED {
+            return;
+        }
+        let (now, written) = (self.now(), self.written.load(Ordering::Relaxed));
+        let mut counted = self.counted();
+        let (Some(counted), Some(waker)) = (counted.as_mut(), self.waker.get()) else { return };
+        match counted.mark {
+            None if u128::from(now - counted.began) < limits.spared.as_millis() => {}
+            None => counted.mark = Some((now, written)),
+            Some((since, before)) if now > since => {
+                let speed = written.saturating_sub(before).saturating_mul(1000) / (now - since);
+                counted.share.held().measure(speed, waker);
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn counted(&self) -> MutexGuard<'_, Option<Counted>> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the counted answer takes longer than its size allows.
+    fn is_read_too_slowly(&self, now: u64, limits: &HttpLimits) -> bool {
+        self.counting.load(Ordering::Relaxed) != UNCOUNTED
+            && self.counted().as_ref().is_some_and(|counted| {
+                let granted = counted.bytes as u128 * 1000 / u128::from(limits.min_answer_speed.max(1));
+                u128::from(now.saturating_sub(counted.began)) > limits.answer_grace.as_millis() + granted
+            })
+    }
+
     /// Everything that the HTTP library had has been handed to the kernel. Returns whether an answer has ended with it.
     fn flushed(&self) -> bool {
+        // In whichever phase: the next request may have come already.
+        if self.counting.load(Ordering::Relaxed) == HANDED_OVER {
+            self.counting.store(UNCOUNTED, Ordering::Relaxed);
+            let counted = self.counted().take();
+            drop(counted);
+        }
         let has_ended = self.phase.load(Ordering::Relaxed) == FLUSHING;
         if has_ended {
             self.since.store(self.now(), Ordering::Relaxed);
@@ -103,6 +236,9 @@ impl Watch {
         let stuck = self.write_stuck.load(Ordering::Relaxed);
         if stuck != 0 && past(stuck - 1, limits.write_timeout) {
             return Some(Overdue::Write);
+        }
+        if self.is_read_too_slowly(now, limits) {
+            return Some(Overdue::SlowAnswer);
         }
         if self.has_refused.load(Ordering::Relaxed) && self.is_answering() {
             match self.refused_since.load(Ordering::Relaxed) {
@@ -135,7 +271,12 @@ impl Watch {
         self.is_answering() || self.phase.load(Ordering::Relaxed) == BUSY
     }
 
-    fn wrote<T>(&self, poll: &Poll<T>) {
+    fn wrote(&self, poll: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = poll
+            && self.counting.load(Ordering::Relaxed) != UNCOUNTED
+        {
+            self.written.fetch_add(*bytes as u64, Ordering::Relaxed);
+        }
         let stuck = self.write_stuck.load(Ordering::Relaxed);
         if poll.is_ready() {
             if stuck != 0 {
@@ -151,16 +292,46 @@ impl Watch {
     }
 }
 
+/// What a connection's task does for others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// Close as soon as it is idle, which it is.
+    Close,
+    /// End: no request has come whole.
+    End,
+    /// End: its answer was read more slowly than all others.
+    Cut,
+}
+
 /// The body of an answer, which tells the [`Watch`] when the HTTP library has all of it.
 pub(crate) struct Answer {
     body: Body,
     watch: Arc<Watch>,
+    /// Where it counts.
+    held: Option<Arc<Held>>,
+    /// Bytes that the HTTP library does not have yet, and that it was given.
+    left: usize,
+    handed_over: usize,
 }
 
 impl Answer {
-    pub(crate) fn new(body: Body, watch: Arc<Watch>) -> Self {
+    /// `share` holds the bytes of the body where they are counted.
+    pub(crate) fn new(body: Body, share: Option<Share>, watch: Arc<Watch>) -> Self {
         watch.phase.store(ANSWERING, Ordering::Relaxed);
-        Self { body, watch }
+        let Some(share) = share else {
+            return Self { body, watch, held: None, left: 0, handed_over: 0 };
+        };
+        let bytes = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+        let held = watch.count(share, bytes);
+        Self { body, watch, held: Some(held), left: bytes, handed_over: 0 }
+    }
+
+    /// The library took a part. It asks for one only when it has not much left of those before: the rest of them is written.
+    fn hands_over(&mut self, bytes: usize) {
+        let Some(held) = &self.held else { return };
+        self.left = self.left.saturating_sub(bytes);
+        held.shrink_to(self.left + bytes + self.handed_over.min(LIBRARY_BYTES));
+        self.handed_over += bytes;
     }
 }
 
@@ -169,7 +340,11 @@ impl HttpBody for Answer {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame {
+            self.hands_over(frame.data_ref().map_or(0, Bytes::len));
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -183,6 +358,9 @@ impl HttpBody for Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
+        if self.held.is_some() {
+            self.watch.counting.store(HANDED_OVER, Ordering::Relaxed);
+        }
         self.watch.phase.store(FLUSHING, Ordering::Relaxed);
     }
 }
@@ -290,7 +468,7 @@ mod tests {
         assert!(!watch.is_busy());
         watch.request_begins();
         assert!(!watch.flushed() && watch.is_busy(), "`100 Continue` is no answer");
-        let answer = Answer::new(Body::from("x"), Arc::clone(&watch));
+        let answer = Answer::new(Body::from("x"), None, Arc::clone(&watch));
         assert!(!watch.flushed() && watch.is_busy(), "a part of the body");
         drop(answer);
         assert!(watch.is_busy());
@@ -306,7 +484,7 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(watch.overdue(&limits), None, "the backend has a deadline of its own");
         }
-        let answer = Answer::new(Body::from("x"), Arc::clone(&watch));
+        let answer = Answer::new(Body::from("x"), None, Arc::clone(&watch));
         assert_eq!(watch.overdue(&HttpLimits::default()), None);
         assert_eq!(watch.overdue(&limits), Some(Overdue::Refused));
         drop(answer);

@@ -89,7 +89,7 @@ async fn a_body_that_is_too_large_is_answered_413() {
 
 #[tokio::test]
 async fn bodies_in_memory_are_bounded_together() {
-    let server = with(HttpLimits { max_buffered_bytes: 1000, ..HttpLimits::default() }).await;
+    let server = with(HttpLimits { small_body_room: 1000, ..HttpLimits::default() }).await;
     server.memory.stall();
     let mut first = server.connect().await;
     first
@@ -280,7 +280,8 @@ async fn an_idle_connection_is_closed_and_a_used_one_is_not() {
 
 #[tokio::test]
 async fn a_connection_too_many_waits_until_one_closes() {
-    let server = with(HttpLimits { max_connections: 2, ..HttpLimits::default() }).await;
+    // Idle connections give way to others, but not so soon.
+    let server = with(HttpLimits { max_connections: 2, spared: PATIENCE, ..HttpLimits::default() }).await;
     let mut first = server.connect().await;
     let mut second = server.connect().await;
     assert_eq!(first.send("GET", "/healthz", &[], b"").await.status, 200);

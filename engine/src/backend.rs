@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use raftkv_api::limits::{self, CountedList, MAX_LISTS, NODE_RUNNING_LISTS};
 use raftkv_api::{
     Backend, BackendError, Consistency, Entry, ListRequest, Membership, Page, Read, RequestContext, ServedBy,
 };
@@ -19,10 +20,6 @@ use crate::membership;
 use crate::proposer::Proposer;
 use crate::store::{Store, StoreError};
 
-/// Listings that read the store at once: each keeps a thread busy, and the disk serves few better than many.
-const MAX_RUNNING_SCANS: usize = 8;
-/// Listings that run or wait their turn; the next one is told to come back.
-const MAX_SCANS: usize = 256;
 /// When a listing that was turned away should come back.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long the answer to "are you ready" is kept: load balancers ask often, and the truth changes by elections.
@@ -66,8 +63,8 @@ impl EngineBackend {
             proposer,
             barriers,
             disk,
-            scans: Budget::new(MAX_SCANS),
-            running_scans: Arc::new(Semaphore::new(MAX_RUNNING_SCANS)),
+            scans: Budget::new(MAX_LISTS),
+            running_scans: Arc::new(Semaphore::new(NODE_RUNNING_LISTS)),
             ready: Mutex::new(None),
             caught_up: AtomicBool::new(false),
         };
@@ -82,8 +79,10 @@ impl EngineBackend {
     ) -> Result<T, BackendError> {
         let late = || BackendError::DeadlineExceeded("the listing was not done in time".to_owned());
         let Some(share) = self.shared.scans.take(1) else {
+            limits::count_refused_list();
             return Err(BackendError::Overloaded { retry_after: RETRY_AFTER });
         };
+        let counted = CountedList::begin();
         let turn = Arc::clone(&self.shared.running_scans).acquire_owned();
         let turn = match tokio::time::timeout_at(deadline.into(), turn).await {
             Ok(Ok(turn)) => turn,
@@ -93,7 +92,7 @@ impl EngineBackend {
         let store = self.shared.store.clone();
         let scan = tokio::task::spawn_blocking(move || {
             // Kept until the scan is done, though its client may be gone before.
-            let (_share, _turn) = (share, turn);
+            let (_share, _turn, _counted) = (share, turn, counted);
             work(&store)
         });
         match tokio::time::timeout_at(deadline.into(), scan).await {

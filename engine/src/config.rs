@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use raftkv_api::limits::NODE_CONNECTIONS;
 use raftkv_api::{Door, DoorArgs, DoorSettings};
 use raftkv_runtime::config::{ByteSize, ConfigError, ConfigFile, HumanDuration, load_file};
 use raftkv_runtime::grpc::Endpoint;
@@ -19,8 +20,6 @@ const DEFAULT_HTTP_LISTEN: &str = "0.0.0.0:8080";
 const DEFAULT_GROUP_LISTEN: &str = "0.0.0.0:50053";
 /// The hot keys of a small node; beside it the memtables and what is in flight must fit in a few hundred megabytes.
 const DEFAULT_CACHE: ByteSize = ByteSize::mib(64);
-/// More clients than a node serves fast; each costs some kilobytes while it is idle. Needs as many file descriptors.
-const DEFAULT_MAX_CONNECTIONS: usize = 4_096;
 /// Our own story in full; the storage engine's only where something is wrong. What comes of compactions the store tells itself: one that
 /// had no room is no error.
 const DEFAULT_LOG: &str = "info,fjall=warn,lsm_tree=warn,lsm_tree::compaction::worker=off";
@@ -182,7 +181,7 @@ impl Config {
             allowed_hosts: table.allowed_hosts,
             shutdown_grace: table.shutdown_grace,
         };
-        let door = Door::check(args.door.over(door)?, DEFAULT_MAX_CONNECTIONS)?;
+        let door = Door::check(args.door.over(door)?, NODE_CONNECTIONS)?;
 
         if cache_bytes < LEAST_CACHE_BYTES {
             let reason = format!("must be at least {}", ByteSize(LEAST_CACHE_BYTES));

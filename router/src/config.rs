@@ -1,5 +1,6 @@
 //! [`Config`]: what the router is told, checked before any socket opens.
 
+use raftkv_api::limits::ROUTER_CONNECTIONS;
 use raftkv_api::{Door, DoorArgs, DoorSettings};
 use raftkv_runtime::config::{ByteSize, ConfigError, ConfigFile, HumanDuration, load_file};
 use raftkv_runtime::grpc::Endpoint;
@@ -19,8 +20,6 @@ const DEFAULT_REPLICAS: usize = 3;
 const MOST_REPLICAS: usize = 7;
 /// Moves slower than this never end.
 const LEAST_MOVE_RATE: u64 = 1024;
-/// More clients than a router serves fast; each costs some kilobytes while it is idle. Needs as many file descriptors.
-const DEFAULT_MAX_CONNECTIONS: usize = 8_192;
 /// Our own story in full.
 const DEFAULT_LOG: &str = "info";
 
@@ -146,7 +145,7 @@ impl Config {
             allowed_hosts: table.allowed_hosts,
             shutdown_grace: table.shutdown_grace,
         };
-        let door = Door::check(args.door.over(door)?, DEFAULT_MAX_CONNECTIONS)?;
+        let door = Door::check(args.door.over(door)?, ROUTER_CONNECTIONS)?;
 
         if !(1..=MOST_REPLICAS).contains(&replicas) {
             return Err(ConfigError::invalid("RAFTKV_REPLICAS", format!("must be from 1 to {MOST_REPLICAS}")));

@@ -17,6 +17,7 @@ use crate::app::App;
 use crate::cursor::{Cursor, range_fingerprint};
 use crate::documented::NativeList;
 use crate::negotiate::{Accept, Format};
+use crate::pieces::Pieces;
 use crate::problem::Problem;
 use crate::query::{Query, invalid};
 use crate::reply::{CONSISTENCY, JSON, MSGPACK, consistency_name, reply};
@@ -114,8 +115,8 @@ pub(crate) async fn list_values<B: Backend>(app: &App<B>, parts: &Parts) -> Resu
     let read = app.backend.list(ctx, request).await?;
     let next = read.value.next.map(|next| Cursor { next }.encode(range));
     let (content_type, body) = match format {
-        Format::MsgPack => (MSGPACK, page_msgpack(&read.value.entries, next.as_deref(), read.store_revision)),
-        _ => (JSON, page_json(&read.value.entries, next.as_deref(), read.store_revision)),
+        Format::MsgPack => (MSGPACK, page_msgpack(read.value.entries, next.as_deref(), read.store_revision)),
+        _ => (JSON, page_json(read.value.entries, next.as_deref(), read.store_revision)),
     };
     let mut response = reply(StatusCode::OK, content_type, body);
     let headers = response.headers_mut();
@@ -180,15 +181,32 @@ fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
     Some(end)
 }
 
-fn page_json(entries: &[Entry], next: Option<&str>, store_revision: u64) -> Vec<u8> {
-    let mut out = Vec::with_capacity(64 + entries.len() * 128);
-    out.extend_from_slice(b"{\"entries\":[");
-    for (at, entry) in entries.iter().enumerate() {
+/// Bytes beside the key and the value of an entry, in either form.
+const ENTRY_OVERHEAD: usize = 96;
+/// Bytes beside the entries of a page.
+const PAGE_OVERHEAD: usize = 64;
+
+/// About how many bytes an entry takes. Texts that need escapes take more.
+fn size(entry: &Entry) -> usize {
+    entry.key.as_bytes().len() + entry.value.as_ref().map_or(0, |value| value.as_msgpack().len()) + ENTRY_OVERHEAD
+}
+
+/// Room for a page of these.
+fn pieces(entries: &[Entry]) -> Pieces {
+    Pieces::with_capacity(PAGE_OVERHEAD + entries.iter().map(size).sum::<usize>())
+}
+
+fn page_json(entries: Vec<Entry>, next: Option<&str>, store_revision: u64) -> Pieces {
+    let mut page = pieces(&entries);
+    page.room(PAGE_OVERHEAD).extend_from_slice(b"{\"entries\":[");
+    for (at, entry) in entries.into_iter().enumerate() {
+        let out = page.room(size(&entry));
         if at > 0 {
             out.push(b',');
         }
-        entry_json(entry, &mut out);
+        entry_json(&entry, out);
     }
+    let out = page.room(PAGE_OVERHEAD + next.map_or(0, str::len));
     out.extend_from_slice(b"],\"next_cursor\":");
     match next {
         // A cursor is base64: nothing in it wants escaping. Writing to memory cannot fail.
@@ -196,7 +214,7 @@ fn page_json(entries: &[Entry], next: Option<&str>, store_revision: u64) -> Vec<
         None => out.extend_from_slice(b"null"),
     }
     let _ = write!(out, ",\"store_revision\":{store_revision}}}");
-    out
+    page
 }
 
 fn entry_json(entry: &Entry, out: &mut Vec<u8>) {
@@ -222,42 +240,50 @@ fn entry_json(entry: &Entry, out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
-fn page_msgpack(entries: &[Entry], next: Option<&str>, store_revision: u64) -> Vec<u8> {
-    use rmp::encode::{write_array_len, write_bin, write_map_len, write_nil, write_str, write_uint};
-    let mut out = Vec::with_capacity(64 + entries.len() * 128);
+fn page_msgpack(entries: Vec<Entry>, next: Option<&str>, store_revision: u64) -> Pieces {
+    use rmp::encode::{write_array_len, write_map_len, write_nil, write_str, write_uint};
+    let mut page = pieces(&entries);
+    let out = page.room(PAGE_OVERHEAD);
     // Writing to memory cannot fail.
-    let _ = write_map_len(&mut out, 3);
-    let _ = write_str(&mut out, "entries");
-    let _ = write_array_len(&mut out, entries.len() as u32);
+    let _ = write_map_len(out, 3);
+    let _ = write_str(out, "entries");
+    let _ = write_array_len(out, entries.len() as u32);
     for entry in entries {
-        let fields = 3 + u32::from(entry.value.is_some()) + u32::from(entry.expires_at_ms != 0);
-        let _ = write_map_len(&mut out, fields);
-        let _ = write_str(&mut out, "key");
-        let _ = match std::str::from_utf8(entry.key.as_bytes()) {
-            Ok(key) => write_str(&mut out, key),
-            Err(_) => write_bin(&mut out, entry.key.as_bytes()),
-        };
-        if let Some(value) = &entry.value {
-            let _ = write_str(&mut out, "value");
-            out.extend_from_slice(value.as_msgpack());
-        }
-        for (name, number) in [("revision", entry.revision), ("create_revision", entry.create_revision)] {
-            let _ = write_str(&mut out, name);
-            let _ = write_uint(&mut out, number);
-        }
-        if entry.expires_at_ms != 0 {
-            let _ = write_str(&mut out, "expires_at_ms");
-            let _ = write_uint(&mut out, entry.expires_at_ms);
-        }
+        entry_msgpack(&entry, page.room(size(&entry)));
     }
-    let _ = write_str(&mut out, "next_cursor");
+    let out = page.room(PAGE_OVERHEAD + next.map_or(0, str::len));
+    let _ = write_str(out, "next_cursor");
     match next {
-        Some(cursor) => _ = write_str(&mut out, cursor),
-        None => _ = write_nil(&mut out),
+        Some(cursor) => _ = write_str(out, cursor),
+        None => _ = write_nil(out),
     }
-    let _ = write_str(&mut out, "store_revision");
-    let _ = write_uint(&mut out, store_revision);
-    out
+    let _ = write_str(out, "store_revision");
+    let _ = write_uint(out, store_revision);
+    page
+}
+
+fn entry_msgpack(entry: &Entry, out: &mut Vec<u8>) {
+    use rmp::encode::{write_bin, write_map_len, write_str, write_uint};
+    let fields = 3 + u32::from(entry.value.is_some()) + u32::from(entry.expires_at_ms != 0);
+    // Writing to memory cannot fail.
+    let _ = write_map_len(out, fields);
+    let _ = write_str(out, "key");
+    let _ = match std::str::from_utf8(entry.key.as_bytes()) {
+        Ok(key) => write_str(out, key),
+        Err(_) => write_bin(out, entry.key.as_bytes()),
+    };
+    if let Some(value) = &entry.value {
+        let _ = write_str(out, "value");
+        out.extend_from_slice(value.as_msgpack());
+    }
+    for (name, number) in [("revision", entry.revision), ("create_revision", entry.create_revision)] {
+        let _ = write_str(out, name);
+        let _ = write_uint(out, number);
+    }
+    if entry.expires_at_ms != 0 {
+        let _ = write_str(out, "expires_at_ms");
+        let _ = write_uint(out, entry.expires_at_ms);
+    }
 }
 
 #[cfg(test)]

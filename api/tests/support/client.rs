@@ -1,10 +1,10 @@
 //! A client that writes bytes and reads answers.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::PATIENCE;
 
@@ -53,6 +53,13 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) async fn open(addr: SocketAddr) -> Self {
         Self { stream: TcpStream::connect(addr).await.unwrap(), read: Vec::new() }
+    }
+
+    /// From this address of the machine.
+    pub(crate) async fn open_from(from: IpAddr, addr: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(from, 0)).unwrap();
+        Self { stream: socket.connect(addr).await.unwrap(), read: Vec::new() }
     }
 
     pub(crate) async fn write(&mut self, bytes: &[u8]) {

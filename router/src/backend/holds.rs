@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use raftkv_api::BackendError;
+use raftkv_api::limits::{HELD_BYTES, HELD_REQUESTS};
 use raftkv_kv::{Ownership, SlotSet};
 use raftkv_link::backoff::Backoff;
 use raftkv_link::budget::Budget;
@@ -17,10 +18,6 @@ use tokio::task::JoinHandle;
 use crate::groups::Groups;
 use crate::map::{GroupId, MapWatch, ShardMap};
 
-/// Requests that may be held; the next one is told to come back. More than the connections that are served by default.
-const MAX_HELD_REQUESTS: usize = 16 * 1024;
-/// Bytes of requests that may be held.
-const MAX_HELD_BYTES: usize = 64 * 1024 * 1024;
 /// When a request that was turned away should come back: about as long as slots are fenced.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// First wait before the groups are asked whether they serve now.
@@ -77,8 +74,8 @@ impl Holds {
     pub(crate) fn start(maps: &MapWatch, groups: &Groups, stop: &Shutdown) -> (Self, JoinHandle<()>) {
         let shared = Shared {
             maps: maps.clone(),
-            requests: Budget::new(MAX_HELD_REQUESTS),
-            bytes: Budget::new(MAX_HELD_BYTES),
+            requests: Budget::new(HELD_REQUESTS),
+            bytes: Budget::new(HELD_BYTES),
             held: AtomicUsize::new(0),
             wants_all: AtomicBool::new(false),
             begun: Notify::new(),

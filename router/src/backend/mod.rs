@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::{join_all, try_join_all};
+use raftkv_api::limits::{self, CountedList, MAX_LISTS, ROUTER_RUNNING_LISTS};
 use raftkv_api::{Backend, BackendError, Entry, ListRequest, Membership, Page, Read, RequestContext, ServedBy};
 use raftkv_kv::{Key, Op, Outcome, SlotSet, slot_of};
 use raftkv_link::budget::Budget;
@@ -28,10 +29,6 @@ use merge::Merge;
 use range::slots_of_range;
 use writes::{Part, Pending, Writes};
 
-/// Listings that are merged at once: each holds about a page and a fourth in memory.
-const MAX_RUNNING_LISTS: usize = 16;
-/// Listings that run or wait their turn; the next one is told to come back.
-const MAX_LISTS: usize = 256;
 /// When a listing that was turned away should come back.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -73,7 +70,7 @@ impl ShardedBackend {
             groups,
             holds,
             lists: Budget::new(MAX_LISTS),
-            running_lists: Semaphore::new(MAX_RUNNING_LISTS),
+            running_lists: Semaphore::new(ROUTER_RUNNING_LISTS),
             wrong_group: metrics::counter!("raftkv_router_wrong_group_total"),
         };
         (Self { shared: Arc::new(shared) }, task)
@@ -260,8 +257,10 @@ impl Backend for ShardedBackend {
 
     async fn list(&self, ctx: RequestContext, request: ListRequest) -> Result<Read<Page>, BackendError> {
         let Some(_share) = self.shared.lists.take(1) else {
+            limits::count_refused_list();
             return Err(BackendError::Overloaded { retry_after: RETRY_AFTER });
         };
+        let _counted = CountedList::begin();
         let turn = tokio::time::timeout_at(ctx.deadline.into(), self.shared.running_lists.acquire());
         let _turn = match turn.await {
             Ok(Ok(turn)) => turn,

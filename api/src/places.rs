@@ -1,0 +1,183 @@
+//! [`Places`]: the connections of a port, and which of them is closed when few places are left.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use metrics::{Counter, Gauge};
+
+use crate::limits::HttpLimits;
+use crate::watch::Watch;
+
+/// All connections are looked at no more often than this, however many come.
+const BETWEEN_SCANS: Duration = Duration::from_millis(50);
+
+/// The open connections of a port by where they come from.
+#[derive(Debug)]
+pub(crate) struct Places {
+    /// With as many open, idle ones are closed.
+    crowded: usize,
+    spared: Duration,
+    open: Mutex<Open>,
+    gauge: Gauge,
+    closed: Counter,
+}
+
+#[derive(Debug)]
+struct Open {
+    next: u64,
+    connections: HashMap<u64, (IpAddr, Arc<Watch>)>,
+    scanned: Option<Instant>,
+}
+
+/// One connection's place; given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    places: Arc<Places>,
+    number: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.open().connections.remove(&self.number);
+        self.places.gauge.decrement(1.0);
+    }
+}
+
+impl Places {
+    pub(crate) fn new(limits: &HttpLimits) -> Arc<Self> {
+        let crowded = limits.max_connections.saturating_mul(limits.crowded_percent).div_ceil(100);
+        Arc::new(Self {
+            crowded: crowded.max(1),
+            spared: limits.spared,
+            open: Mutex::new(Open { next: 0, connections: HashMap::new(), scanned: None }),
+            gauge: metrics::gauge!("raftkv_http_connections"),
+            closed: metrics::counter!("raftkv_http_connections_cut_total", "reason" => "crowded"),
+        })
+    }
+
+    /// A connection from `address` has come.
+    pub(crate) fn enter(self: &Arc<Self>, address: IpAddr, watch: &Arc<Watch>) -> Place {
+        self.gauge.increment(1.0);
+        let mut open = self.open();
+        let number = open.next;
+        open.next += 1;
+        open.connections.insert(number, (network(address), Arc::clone(watch)));
+        Place { places: Arc::clone(self), number }
+    }
+
+    /// Where few places are left, asks idle connections to close until enough are free: each time the longest idle one of the
+    /// address that has the most.
+    pub(crate) fn thin_out(&self) {
+        let idle = {
+            let mut open = self.open();
+            let excess = (open.connections.len() + 1).saturating_sub(self.crowded);
+            if excess == 0 || open.scanned.is_some_and(|at| at.elapsed() < BETWEEN_SCANS) {
+                return;
+            }
+            open.scanned = Some(Instant::now());
+            longest_idle(open.connections.values(), self.spared, excess)
+        };
+        self.closed.increment(idle.len() as u64);
+        idle.iter().for_each(|watch| watch.ask_to_close());
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Up to `count` connections that are idle for longer than `spared`, chosen one after the other: each time the one that is idle
+/// longest, of the address that has the most left.
+fn longest_idle<'a>(
+    connections: impl Iterator<Item = &'a (IpAddr, Arc<Watch>)>,
+    spared: Duration,
+    count: usize,
+) -> Vec<Arc<Watch>> {
+    let mut by_address: HashMap<IpAddr, Vec<(Duration, &Arc<Watch>)>> = HashMap::new();
+    for (address, watch) in connections {
+        if let Some(idle) = watch.idle_for().filter(|idle| *idle >= spared) {
+            by_address.entry(*address).or_default().push((idle, watch));
+        }
+    }
+    let mut most: BinaryHeap<(usize, Reverse<IpAddr>)> = BinaryHeap::new();
+    for (address, idle) in &mut by_address {
+        idle.sort_by_key(|(idle, _)| *idle);
+        most.push((idle.len(), Reverse(*address)));
+    }
+    let mut chosen = Vec::new();
+    while chosen.len() < count
+        && let Some((left, Reverse(address))) = most.pop()
+    {
+        let Some((_, watch)) = by_address.get_mut(&address).and_then(Vec::pop) else { continue };
+        chosen.push(Arc::clone(watch));
+        if left > 1 {
+            most.push((left - 1, Reverse(address)));
+        }
+    }
+    chosen
+}
+
+/// Whom an address belongs to: with IPv6 one client has 2^64 of them.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn chosen(connections: &[(IpAddr, Arc<Watch>)], count: usize) -> Vec<usize> {
+        let chosen = longest_idle(connections.iter(), Duration::ZERO, count);
+        let place = |watch: &Arc<Watch>| connections.iter().position(|(_, other)| Arc::ptr_eq(watch, other)).unwrap();
+        chosen.iter().map(place).collect()
+    }
+
+    #[test]
+    fn the_address_with_the_most_idle_connections_loses_its_oldest() {
+        let mut connections = Vec::new();
+        for from in ["10.0.0.1", "10.0.0.2", "10.0.0.2", "10.0.0.2", "10.0.0.1"] {
+            connections.push((address(from), Watch::new()));
+            std::thread::sleep(Duration::from_millis(3));
+        }
+        assert_eq!(chosen(&connections, 0), [0; 0]);
+        assert_eq!(chosen(&connections, 1), [1]);
+        assert_eq!(chosen(&connections, 9).len(), 5);
+        // One that is busy is not idle, however long.
+        connections[1].1.request_begins();
+        connections[2].1.ask_to_close();
+        assert_eq!(chosen(&connections, 1), [0]);
+        assert!(longest_idle(connections.iter(), Duration::from_secs(60), 9).is_empty(), "spared");
+    }
+
+    #[test]
+    fn nobody_is_asked_to_close_while_places_are_left() {
+        let limits = HttpLimits { max_connections: 10, spared: Duration::ZERO, ..HttpLimits::default() };
+        let places = Places::new(&limits);
+        let watches: Vec<_> = (0..9).map(|_| Watch::new()).collect();
+        let mut open: Vec<_> = watches.iter().map(|watch| places.enter(address("::1"), watch)).collect();
+        let ninth = open.pop();
+        drop(ninth);
+        places.thin_out();
+        assert!(watches.iter().all(|watch| watch.told().is_none()));
+        open.push(places.enter(address("::1"), &watches[8]));
+        places.thin_out();
+        assert_eq!(watches.iter().filter(|watch| watch.told().is_some()).count(), 1);
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_client() {
+        assert_eq!(network(address("2001:db8::1")), network(address("2001:db8::ffff:1:2:3")));
+        assert_ne!(network(address("2001:db8::1")), network(address("2001:db8:0:1::1")));
+        assert_eq!(network(address("::ffff:10.0.0.1")), address("10.0.0.1"));
+    }
+}
