@@ -76,6 +76,7 @@ fn of_requests(limits: HttpLimits) -> Vec<Row> {
         ("room for large bodies", bytes(large_body_room)),
         ("room for small answers", bytes(small_answer_room)),
         ("room for large answers", bytes(large_answer_room)),
+        ("all rooms", bytes(small_body_room + large_body_room + small_answer_room + large_answer_room)),
         ("least speed of a body", format!("{} in each {}", speed(min_body_speed), time(body_speed_window))),
         ("least speed of an answer", format!("{} after {}", speed(min_answer_speed), time(answer_grace))),
         ("slow client", speed(slow_below)),

@@ -24,6 +24,7 @@ mod power_loss;
 mod shards;
 mod shards_faults;
 mod shards_grow;
+mod slow_clients;
 mod snapshot;
 mod soak;
 mod standing;

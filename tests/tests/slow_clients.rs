@@ -1,0 +1,141 @@
+//! Clients that send or read slowly, or hold connections without a use: others are served meanwhile, and no process grows.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use futures::future::try_join_all;
+use raftkv_tests::{Client, Cluster, Memory, Shards, eventually, figure, human_bytes};
+use reqwest::{Method, StatusCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+/// Other clients' puts take no longer, on a busy machine.
+const AT_ONCE: Duration = Duration::from_secs(1);
+/// The largest body that is read.
+const BODY: usize = 16 * 1024 * 1024;
+/// What is received for a client before it reads: as little as the kernel allows.
+const RECEIVE_BUFFER: u32 = 4 * 1024;
+
+async fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    socket.connect(address).await.with_context(|| format!("connect to {address}"))
+}
+
+/// Puts small values for `time`; the longest put.
+async fn puts(client: &Client, time: Duration) -> anyhow::Result<Duration> {
+    let (start, mut longest, mut number) = (Instant::now(), Duration::ZERO, 0);
+    while start.elapsed() < time {
+        let began = Instant::now();
+        client.put(&format!("put/{}", number % 50), "x").await?.acked()?;
+        longest = longest.max(began.elapsed());
+        number += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(longest)
+}
+
+fn grew_to(what: &str, memory: Memory, bound: u64) -> anyhow::Result<()> {
+    figure(what, human_bytes(memory.peak));
+    ensure!(memory.peak < bound, "{what}: {} of at most {}", human_bytes(memory.peak), human_bytes(bound));
+    Ok(())
+}
+
+/// The bodies fill all the room for bodies; before, each put was answered 429 until they timed out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_that_stall_stop_no_puts() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    let leader = cluster.leader().await?;
+    let head = format!("PUT /v1/kv/stalled HTTP/1.1\r\nhost: t\r\ncontent-length: {BODY}\r\n\r\n");
+    let body = vec![b'x'; BODY - 1];
+    let mut stalled = Vec::new();
+    for _ in 0..4 {
+        let mut stream = TcpStream::connect(leader.http_address()).await?;
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(&body).await?;
+        stalled.push(stream);
+    }
+    let longest = puts(&leader.client(), Duration::from_secs(3)).await?;
+    figure("longest put beside four bodies that stall", format!("{longest:.1?}"));
+    ensure!(longest < AT_ONCE, "a put took {longest:?}");
+    // They are told that they are too slow, long before a body must have arrived.
+    let mut answer = vec![0; 12];
+    tokio::time::timeout(Duration::from_secs(15), stalled[0].read_exact(&mut answer)).await??;
+    ensure!(answer == b"HTTP/1.1 408", "{}", String::from_utf8_lossy(&answer));
+    grew_to("the leader's engine beside four bodies that stall", leader.engine().memory()?, 512 << 20)?;
+    cluster.finish().await
+}
+
+/// 150 clients ask for 4 MiB each and read nothing. Before, the router held all of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_that_nobody_reads_do_not_stay_in_a_router() -> anyhow::Result<()> {
+    let shards = Shards::builder().groups(2).routers(1).start().await?;
+    let router = shards.router(0);
+    let client = router.client();
+    let value = "x".repeat(60 * 1024);
+    for number in 0..80 {
+        client.put(&format!("list/{number}"), value.clone()).await?.acked()?;
+    }
+    let list = b"GET /v1/kv?prefix=list/&limit=10000&timeout=60s HTTP/1.1\r\nhost: t\r\n\r\n";
+    let mut unread = try_join_all((0..150).map(|_| connect(router.http_address()))).await?;
+    for stream in &mut unread {
+        stream.write_all(list).await?;
+    }
+    let longest = puts(&client, Duration::from_secs(5)).await?;
+    figure("longest put beside 150 lists that nobody reads", format!("{longest:.1?}"));
+    ensure!(longest < AT_ONCE, "a put took {longest:?}");
+    // Those who read are served: others, who do not, make room.
+    eventually("a list that is read", || async {
+        let page = client.get_path("/v1/kv?prefix=list/&limit=10000").await?.success()?;
+        ensure!(page.body.len() > 3 << 20, "it has {} bytes", page.body.len());
+        Ok(())
+    })
+    .await?;
+    grew_to("the router beside 150 lists that nobody reads", router.process().memory()?, 512 << 20)?;
+    drop(unread);
+    shards.finish().await
+}
+
+/// More idle connections than there are places. Before, nobody else was served until they timed out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_do_not_shut_a_port() -> anyhow::Result<()> {
+    const PLACES: usize = 200;
+    let cluster = Cluster::builder().env("RAFTKV_MAX_CONNECTIONS", PLACES.to_string()).start().await?;
+    let leader = cluster.leader().await?;
+    let get = b"GET /healthz HTTP/1.1\r\nhost: t\r\n\r\n";
+    let mut idle = Vec::new();
+    for _ in 0..PLACES + 20 {
+        let mut stream = TcpStream::connect(leader.http_address()).await?;
+        stream.write_all(get).await?;
+        idle.push(stream);
+    }
+    for number in 0..20 {
+        let began = Instant::now();
+        let client = Client::unshared(leader.http_address());
+        client.put(&format!("k{number}"), "x").await?.acked()?;
+        // Places are looked for every second.
+        ensure!(began.elapsed() < 3 * AT_ONCE, "a new connection waited for {:?}", began.elapsed());
+    }
+    drop(idle);
+    cluster.finish().await
+}
+
+/// Each is 16 MiB of operations of three bytes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_of_a_million_operations_take_no_memory() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    let leader = cluster.leader().await?;
+    let count = (BODY - 32) / 3;
+    let operations = format!("{{\"operations\":[{}{{}}]}}", "{},".repeat(count - 1));
+    let client = leader.client();
+    for _ in 0..4 {
+        let request = client.request(Method::POST, "/v1/batch").header("content-type", "application/json");
+        let answer = Client::send(request.body(operations.clone())).await?.expect(StatusCode::PAYLOAD_TOO_LARGE)?;
+        ensure!(answer.problem_code() == "batch_too_large", "{answer}");
+    }
+    let longest = puts(&client, Duration::from_secs(1)).await?;
+    ensure!(longest < AT_ONCE, "a put took {longest:?}");
+    grew_to("the engine after batches of five million operations", leader.engine().memory()?, 256 << 20)?;
+    cluster.finish().await
+}
