@@ -11,11 +11,10 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header;
-use axum::response::Response;
 use hyper::body::{Body as HttpBody, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{HeaderMap, Request};
+use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::TokioIo;
 use metrics::Gauge;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -172,14 +171,9 @@ async fn connection(stream: TcpStream, shared: &Arc<Shared>, watch: Arc<Watch>, 
     let _ = stream.set_nodelay(true);
     watch.is_run_by(poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
     let service = service_fn(|request| {
-        let shared = Arc::clone(shared);
-        let watch = Arc::clone(&watch);
         // At once: before its answer is first asked for, the connection may be read from.
         watch.request_begins();
-        async move {
-            let (response, share) = answer(&shared, request).await;
-            Ok::<_, Infallible>(response.map(|body| Answer::new(body, share, watch)))
-        }
+        answer(Arc::clone(shared), Arc::clone(&watch), request)
     });
     let max_head = shared.limits.max_header_bytes;
     let io = TokioIo::new(Watched::new(stream, &watch, max_head));
@@ -265,16 +259,52 @@ impl Drop for InFlight<'_> {
     }
 }
 
-/// The answer, and where its body counts until it is written; `None` = it is too small to be counted.
-async fn answer(shared: &Shared, request: Request<Incoming>) -> (Response, Option<Share>) {
+/// The answer to a request, whose body counts until it is written if it is not small. One future: requests and answers are some hundred
+/// bytes, and each future in another would have them copied.
+async fn answer(
+    shared: Arc<Shared>,
+    watch: Arc<Watch>,
+    request: Request<Incoming>,
+) -> Result<Response<Answer>, Infallible> {
     let path = request.uri().path();
     let surface = Surface::of(path);
     let only_reads = surface.only_reads(request.method(), path);
-    let response = match admit(shared, surface, only_reads, &request) {
-        Ok(_place) => work(shared, request).await,
-        Err(problem) => surface.render(problem),
+    let _place = match admit(&shared, surface, only_reads, &request) {
+        Ok(place) => place,
+        Err(problem) => return Ok(surface.render(problem).map(|body| Answer::new(body, None, watch))),
     };
-    count(shared, surface, only_reads, response)
+    let mut share = None;
+    let request = if request.body().is_end_stream() {
+        request.map(|_| Body::empty())
+    } else {
+        let expected = usize::try_from(request.body().size_hint().lower()).unwrap_or(usize::MAX);
+        let held = Arc::clone(share.insert(Share::of(&shared.bodies, expected)).held());
+        let expects_continue = expects_continue(request.headers());
+        let limits = BodyLimits::of(&shared.limits);
+        request.map(|body| Body::new(GuardedBody::new(body, held, limits, expects_continue)))
+    };
+    let response = shared.front.answer(request).await;
+    // The request's bytes may be in use up to here.
+    drop(share);
+    let bytes = usize::try_from(response.body().size_hint().lower()).unwrap_or(usize::MAX);
+    if bytes <= UNCOUNTED_ANSWER_BYTES {
+        return Ok(response.map(|body| Answer::new(body, None, watch)));
+    }
+    Ok(match count(&shared, only_reads, bytes) {
+        Ok(share) => response.map(|body| Answer::new(body, Some(share), watch)),
+        Err(problem) => surface.render(problem).map(|body| Answer::new(body, None, watch)),
+    })
+}
+
+/// Counts an answer in the room of its size. One that only tells something is refused where there is none.
+fn count(shared: &Shared, only_reads: bool, bytes: usize) -> Result<Share, Problem> {
+    let share = Share::of(&shared.answers, bytes);
+    if !only_reads {
+        share.held().overdraw(bytes);
+    } else if share.held().grow(bytes).is_err() {
+        return Err(Problem::overloaded(UNREAD, RETRY_AFTER));
+    }
+    Ok(share)
 }
 
 /// The place of a request among those in flight, or why it is refused before any work. Health checks need no place.
@@ -306,38 +336,6 @@ fn admit<'a>(
         true => request.uri().path() == LIST && shared.answers.is_large_full(),
     };
     if has_no_room { Err(shed(UNREAD.to_owned())) } else { Ok(place) }
-}
-
-async fn work(shared: &Shared, request: Request<Incoming>) -> Response {
-    let mut share = None;
-    let request = if request.body().is_end_stream() {
-        request.map(|_| Body::empty())
-    } else {
-        let expected = usize::try_from(request.body().size_hint().lower()).unwrap_or(usize::MAX);
-        let held = Arc::clone(share.insert(Share::of(&shared.bodies, expected)).held());
-        let expects_continue = expects_continue(request.headers());
-        let limits = BodyLimits::of(&shared.limits);
-        request.map(|body| Body::new(GuardedBody::new(body, held, limits, expects_continue)))
-    };
-    let response = shared.front.answer(request).await;
-    // The request's bytes may be in use up to here.
-    drop(share);
-    response
-}
-
-/// Counts an answer in the room of its size. One that only tells something is refused where there is none.
-fn count(shared: &Shared, surface: Surface, only_reads: bool, response: Response) -> (Response, Option<Share>) {
-    let bytes = usize::try_from(response.body().size_hint().lower()).unwrap_or(usize::MAX);
-    if bytes <= UNCOUNTED_ANSWER_BYTES {
-        return (response, None);
-    }
-    let share = Share::of(&shared.answers, bytes);
-    if !only_reads {
-        share.held().overdraw(bytes);
-    } else if share.held().grow(bytes).is_err() {
-        return (surface.render(Problem::overloaded(UNREAD, RETRY_AFTER)), None);
-    }
-    (response, Some(share))
 }
 
 fn expects_continue(headers: &HeaderMap) -> bool {

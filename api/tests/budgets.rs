@@ -250,7 +250,7 @@ async fn a_million_operations_are_not_read() {
     // What is behind them is malformed: that is not seen.
     let json = format!("{{\"operations\":[{}x", "{},".repeat(1_300_000));
     let count = 1_300_000u32.to_be_bytes();
-    let msgpack = [b"\x81\xaaoperations\xdd", count.as_slice(), &[0x80; 1_299_999]].concat();
+    let msgpack = [b"\x81\xaaoperations\xdd", count.as_slice(), &[0xc1; 1_300_000]].concat();
     for (content_type, body) in [("application/json", json.into_bytes()), ("application/msgpack", msgpack)] {
         let reply = server.send("POST", "/v1/batch", &[("content-type", content_type)], &body).await;
         assert_eq!(reply.problem(413), "batch_too_large", "{content_type}");

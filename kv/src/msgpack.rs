@@ -130,8 +130,11 @@ impl<'a> Scanner<'a> {
         self.token()?;
         for _ in 0..fields {
             self.skip_value(depth).map_err(told)?;
-            if let Token::Array(count) = self.clone().token()?
+            let mut ahead = self.clone();
+            if let Token::Array(count) = ahead.token()?
                 && count as usize > max_elements
+                // What cannot be there is malformed, which it is found to be.
+                && count as usize <= ahead.bytes.len() - ahead.at
             {
                 return Err(ValueError::TooMany { limit: max_elements });
             }

@@ -216,9 +216,13 @@ fn arrays_of_a_message_are_counted_before_they_are_read() {
     // Malformed behind the element too many: that is not seen.
     assert!(matches!(message(r#"{"a":[1],"\u0062":[{},{},{}x"#), Err(ValueError::MalformedJson(_))));
     assert_eq!(message(r#"{"a":[1],"\u0062":[{},{},{},{},x"#), too_many);
-    for array in [&b"\x94"[..], b"\xdc\x00\x04", b"\xdd\xff\xff\xff\xff"] {
-        let bytes = [b"\x82\xa1a\x91\x01\xa1b", array].concat();
-        assert_eq!(Value::message_from_msgpack(bytes, &limits, 3), too_many, "{array:x?}");
+    let with = |array: &[u8]| [b"\x82\xa1a\x91\x01\xa1b", array, &[0xc1; 4]].concat();
+    for array in [&b"\x94"[..], b"\xdc\x00\x04", b"\xdd\x00\x00\x00\x04"] {
+        assert_eq!(Value::message_from_msgpack(with(array), &limits, 3), too_many, "{array:x?}");
+    }
+    for array in [&b"\x93"[..], b"\xdd\xff\xff\xff\xff"] {
+        let malformed = Value::message_from_msgpack(with(array), &limits, 3);
+        assert!(matches!(malformed, Err(ValueError::Malformed(_))), "{array:x?}");
     }
 }
 
