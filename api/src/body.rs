@@ -14,6 +14,7 @@ use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use crate::pace::{BodyLimits, Pace};
 use crate::problem::Problem;
 use crate::room::Held;
+use crate::watch::Watch;
 
 /// Why a body was not received whole.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +25,7 @@ pub(crate) enum BodyError {
     Late { timeout: Duration },
     #[error("the body arrived with less than {speed} bytes a second")]
     TooSlow { speed: u64 },
-    #[error("the room for bodies was full, and this one was the slowest")]
+    #[error("others needed the room, and this body was the slowest")]
     Cut,
     #[error("too many bodies are being received")]
     Crowded,
@@ -36,6 +37,7 @@ pub(crate) enum BodyError {
 pub(crate) struct GuardedBody {
     incoming: Incoming,
     held: Arc<Held>,
+    watch: Arc<Watch>,
     limits: BodyLimits,
     received: usize,
     /// Too large: the rest is read and thrown away, within bounds, so that the client gets to read its answer.
@@ -47,11 +49,17 @@ pub(crate) struct GuardedBody {
 }
 
 impl GuardedBody {
-    /// `held` counts what arrives.
-    pub(crate) fn new(incoming: Incoming, held: Arc<Held>, limits: BodyLimits, expects_continue: bool) -> Self {
+    /// `held` counts what arrives over the connection of `watch`.
+    pub(crate) fn new(
+        incoming: Incoming,
+        held: Arc<Held>,
+        watch: Arc<Watch>,
+        limits: BodyLimits,
+        expects_continue: bool,
+    ) -> Self {
         let announced = incoming.size_hint().lower();
         let discarding = announced > limits.max_bytes as u64;
-        Self { incoming, held, limits, received: 0, discarding, expects_continue, pace: None }
+        Self { incoming, held, watch, limits, received: 0, discarding, expects_continue, pace: None }
     }
 
     fn too_large(&self) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -68,7 +76,10 @@ impl GuardedBody {
         loop {
             match ready!(pace.poll_speed(cx, received, &limits)) {
                 // A connection has one task: the waker stays good until the next time.
-                Ok(speed) => self.held.measure(speed, cx.waker()),
+                Ok(speed) => {
+                    self.held.measure(speed, cx.waker());
+                    self.watch.has_slow_body(speed < limits.slow_below);
+                }
                 Err(error) => {
                     metrics::counter!("raftkv_http_bodies_slow_total").increment(1);
                     return Poll::Ready(error);
@@ -123,11 +134,21 @@ impl HttpBody for GuardedBody {
     }
 
     fn is_end_stream(&self) -> bool {
+        // The one that was waited for is read to its end, where that is told.
         !self.discarding && self.pace.is_none() && self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
+    }
+}
+
+impl Drop for GuardedBody {
+    fn drop(&mut self) {
+        if self.pace.is_some() {
+            self.held.unlist();
+            self.watch.has_slow_body(false);
+        }
     }
 }
 

@@ -22,6 +22,8 @@ pub(crate) struct BodyLimits {
     pub(crate) min_speed: u64,
     pub(crate) window: Duration,
     pub(crate) tick: Duration,
+    /// A body is slow below this, in bytes a second.
+    pub(crate) slow_below: u64,
 }
 
 impl BodyLimits {
@@ -32,6 +34,7 @@ impl BodyLimits {
             min_speed: limits.min_body_speed,
             window: limits.body_speed_window,
             tick: TICK.min(limits.spared),
+            slow_below: limits.slow_below,
         }
     }
 }

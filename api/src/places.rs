@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use metrics::{Counter, Gauge};
 
 use crate::limits::HttpLimits;
-use crate::watch::Watch;
+use crate::watch::{Waits, Watch};
 
 /// All connections are looked at no more often than this, however many come.
 const BETWEEN_SCANS: Duration = Duration::from_millis(50);
@@ -17,7 +17,7 @@ const BETWEEN_SCANS: Duration = Duration::from_millis(50);
 /// The open connections of a port by where they come from.
 #[derive(Debug)]
 pub(crate) struct Places {
-    /// With as many open, idle ones are closed.
+    /// With as many open, those that wait for their clients are closed.
     crowded: usize,
     spared: Duration,
     open: Mutex<Open>,
@@ -68,20 +68,20 @@ impl Places {
         Place { places: Arc::clone(self), number }
     }
 
-    /// Where few places are left, asks idle connections to close until enough are free: each time the longest idle one of the
-    /// address that has the most.
+    /// Where few places are left, asks connections that wait for their clients to close until enough are free: each time the one
+    /// that is idle longest, of the address that has the most. Where none is idle, the one whose client is slow for longest.
     pub(crate) fn thin_out(&self) {
-        let idle = {
+        let chosen = {
             let mut open = self.open();
             let excess = (open.connections.len() + 1).saturating_sub(self.crowded);
             if excess == 0 || open.scanned.is_some_and(|at| at.elapsed() < BETWEEN_SCANS) {
                 return;
             }
             open.scanned = Some(Instant::now());
-            longest_idle(open.connections.values(), self.spared, excess)
+            longest_waiting(open.connections.values(), self.spared, excess)
         };
-        self.closed.increment(idle.len() as u64);
-        idle.iter().for_each(|watch| watch.ask_to_close());
+        self.closed.increment(chosen.len() as u64);
+        chosen.iter().for_each(|watch| watch.ask_to_close());
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -89,23 +89,23 @@ impl Places {
     }
 }
 
-/// Up to `count` connections that are idle for longer than `spared`, chosen one after the other: each time the one that is idle
-/// longest, of the address that has the most left.
-fn longest_idle<'a>(
+/// Up to `count` connections that have been waiting for longer than `spared`, chosen one after the other: each time the last by
+/// [`Waits`], of the address that has the most left.
+fn longest_waiting<'a>(
     connections: impl Iterator<Item = &'a (IpAddr, Arc<Watch>)>,
     spared: Duration,
     count: usize,
 ) -> Vec<Arc<Watch>> {
-    let mut by_address: HashMap<IpAddr, Vec<(Duration, &Arc<Watch>)>> = HashMap::new();
+    let mut by_address: HashMap<IpAddr, Vec<(Waits, &Arc<Watch>)>> = HashMap::new();
     for (address, watch) in connections {
-        if let Some(idle) = watch.idle_for().filter(|idle| *idle >= spared) {
-            by_address.entry(*address).or_default().push((idle, watch));
+        if let Some(waits) = watch.waits().filter(|waits| waits.time() >= spared) {
+            by_address.entry(*address).or_default().push((waits, watch));
         }
     }
     let mut most: BinaryHeap<(usize, Reverse<IpAddr>)> = BinaryHeap::new();
-    for (address, idle) in &mut by_address {
-        idle.sort_by_key(|(idle, _)| *idle);
-        most.push((idle.len(), Reverse(*address)));
+    for (address, waiting) in &mut by_address {
+        waiting.sort_by_key(|(waits, _)| *waits);
+        most.push((waiting.len(), Reverse(*address)));
     }
     let mut chosen = Vec::new();
     while chosen.len() < count
@@ -137,7 +137,7 @@ mod tests {
     }
 
     fn chosen(connections: &[(IpAddr, Arc<Watch>)], count: usize) -> Vec<usize> {
-        let chosen = longest_idle(connections.iter(), Duration::ZERO, count);
+        let chosen = longest_waiting(connections.iter(), Duration::ZERO, count);
         let place = |watch: &Arc<Watch>| connections.iter().position(|(_, other)| Arc::ptr_eq(watch, other)).unwrap();
         chosen.iter().map(place).collect()
     }
@@ -152,11 +152,15 @@ mod tests {
         assert_eq!(chosen(&connections, 0), [0; 0]);
         assert_eq!(chosen(&connections, 1), [1]);
         assert_eq!(chosen(&connections, 9).len(), 5);
-        // One that is busy is not idle, however long.
+        // One that is busy does not wait for its client, unless that is slow. It is chosen last.
         connections[1].1.request_begins();
+        assert_eq!(chosen(&connections, 9).len(), 4);
+        connections[1].1.has_slow_body(true);
+        assert_eq!(chosen(&connections, 9).last(), Some(&1));
+        connections[1].1.has_slow_body(false);
         connections[2].1.ask_to_close();
         assert_eq!(chosen(&connections, 1), [0]);
-        assert!(longest_idle(connections.iter(), Duration::from_secs(60), 9).is_empty(), "spared");
+        assert!(longest_waiting(connections.iter(), Duration::from_secs(60), 9).is_empty(), "spared");
     }
 
     #[test]

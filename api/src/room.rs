@@ -26,11 +26,13 @@ struct Room {
     /// A client slower than this, in bytes a second, may be cut.
     slow_below: u64,
     /// What has been held for a while, by its address.
-    slow: Mutex<HashMap<usize, Arc<Held>>>,
+    slow: Mutex<Slow>,
     used_gauge: Gauge,
     cuts: Counter,
     refusals: Counter,
 }
+
+type Slow = HashMap<usize, Arc<Held>>;
 
 /// There is no room, and nobody is slow enough to be cut for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,16 +78,11 @@ impl Room {
                 if !self.is_over() {
                     break true;
                 }
-                let speeds = slow.iter().map(|(&at, held)| (held.speed.load(Ordering::Relaxed), at));
-                let slowest = speeds.min().filter(|(speed, _)| *speed < self.slow_below);
-                let Some(held) = slowest.and_then(|(_, at)| slow.remove(&at)) else {
-                    break false;
-                };
-                // Counted as given back from now on; in fact it is when its task is woken, which is at once.
-                held.is_cut.store(true, Ordering::Release);
-                self.give_back(held.bytes.swap(0, Ordering::Relaxed));
-                self.cuts.increment(1);
-                cut.push(held);
+                // To cut what holds nothing makes no room.
+                match self.cut_slowest(&mut slow, |held| held.bytes.load(Ordering::Relaxed) > 0) {
+                    Some(held) => cut.push(held),
+                    None => break false,
+                }
             }
         };
         // Not under the lock, which the tasks that wake take.
@@ -93,7 +90,20 @@ impl Room {
         has_room
     }
 
-    fn slow(&self) -> MutexGuard<'_, HashMap<usize, Arc<Held>>> {
+    /// Cuts the slowest of those that are slow, for whom `is_worth_it`. Its task is still to be woken.
+    fn cut_slowest(&self, slow: &mut Slow, is_worth_it: impl Fn(&Held) -> bool) -> Option<Arc<Held>> {
+        let worth_it = slow.iter().filter(|(_, held)| is_worth_it(held));
+        let slowest = worth_it.map(|(&at, held)| (held.speed.load(Ordering::Relaxed), at)).min();
+        let (_, at) = slowest.filter(|(speed, _)| *speed < self.slow_below)?;
+        let held = slow.remove(&at)?;
+        // Counted as given back from now on; in fact it is when its task is woken, which is at once.
+        held.is_cut.store(true, Ordering::Release);
+        self.give_back(held.bytes.swap(0, Ordering::Relaxed));
+        self.cuts.increment(1);
+        Some(held)
+    }
+
+    fn slow(&self) -> MutexGuard<'_, Slow> {
         self.slow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -121,6 +131,14 @@ impl Rooms {
     /// Whether one of them holds more than it may, which only [`Share::overdraw`] leads to, and nobody is slow.
     pub(crate) fn are_overdrawn(&self) -> bool {
         [&self.small, &self.large].into_iter().any(|room| room.is_over() && !room.make_room())
+    }
+
+    /// Cuts the slowest, whatever it holds, for the place that its request has; false where nobody is slow.
+    pub(crate) fn cut_one(&self) -> bool {
+        [&self.small, &self.large].into_iter().any(|room| {
+            let held = room.cut_slowest(&mut room.slow(), |_| true);
+            held.inspect(|held| held.wake()).is_some()
+        })
     }
 
     /// Whether the large room is full, and nobody in it is slow.
@@ -237,8 +255,7 @@ impl Held {
                 none => *none = Some(waker.clone()),
             }
         }
-        // To cut what holds nothing helps nobody.
-        if self.bytes.load(Ordering::Relaxed) > 0 && !self.is_cut() && !self.is_listed.swap(true, Ordering::Relaxed) {
+        if !self.is_cut() && !self.is_listed.swap(true, Ordering::Relaxed) {
             self.room().slow().insert(self.address(), Arc::clone(self));
         }
     }
@@ -359,6 +376,17 @@ mod tests {
         share.held().measure(0, Waker::noop());
         share.held().unlist();
         assert!(is_full(&rooms, 600) && !share.held().is_cut());
+    }
+
+    #[test]
+    fn what_holds_nothing_is_cut_for_its_place_only() {
+        let rooms = rooms();
+        let empty = Share::of(&rooms, 600);
+        empty.held().measure(0, Waker::noop());
+        let _full = share(&rooms, 600);
+        assert!(is_full(&rooms, 600) && !empty.held().is_cut());
+        assert!(rooms.cut_one() && empty.held().is_cut());
+        assert!(!rooms.cut_one(), "nobody else is slow");
     }
 
     #[test]

@@ -247,9 +247,10 @@ async fn refuse(mut stream: TcpStream, refused: Refused) {
 struct InFlight<'a>(&'a AtomicUsize);
 
 impl<'a> InFlight<'a> {
-    fn enter(count: &'a AtomicUsize, max: usize) -> Option<Self> {
-        let place = Self(count);
-        (count.fetch_add(1, Ordering::Relaxed) < max).then_some(place)
+    /// A place, and whether there was one: without, it is to be given back.
+    fn enter(count: &'a AtomicUsize, max: usize) -> (Self, bool) {
+        let before = count.fetch_add(1, Ordering::Relaxed);
+        (Self(count), before < max)
     }
 }
 
@@ -280,8 +281,8 @@ async fn answer(
         let expected = usize::try_from(request.body().size_hint().lower()).unwrap_or(usize::MAX);
         let held = Arc::clone(share.insert(Share::of(&shared.bodies, expected)).held());
         let expects_continue = expects_continue(request.headers());
-        let limits = BodyLimits::of(&shared.limits);
-        request.map(|body| Body::new(GuardedBody::new(body, held, limits, expects_continue)))
+        let (watch, limits) = (Arc::clone(&watch), BodyLimits::of(&shared.limits));
+        request.map(|body| Body::new(GuardedBody::new(body, held, watch, limits, expects_continue)))
     };
     let response = shared.front.answer(request).await;
     // The request's bytes may be in use up to here.
@@ -321,10 +322,14 @@ fn admit<'a>(
     let max = shared.limits.max_in_flight;
     let place = match surface {
         Surface::Operations => None,
-        _ => match InFlight::enter(&shared.in_flight, max) {
-            Some(place) => Some(place),
-            None => return Err(shed(format!("{max} requests are in flight already"))),
-        },
+        _ => {
+            let (place, is_within) = InFlight::enter(&shared.in_flight, max);
+            // Another's request that still waits for its body gives way: its place is free when its task has run.
+            if !is_within && !shared.bodies.cut_one() {
+                return Err(shed(format!("{max} requests are in flight already")));
+            }
+            Some(place)
+        }
     };
     once::check(request.headers())?;
     browsers::check(request, &shared.limits.hosts)?;

@@ -70,7 +70,9 @@ pub(crate) struct Watch {
     counted: Mutex<Option<Counted>>,
     /// Bytes of the counted answer that the kernel has taken.
     written: AtomicU64,
-    /// It is to close for others, if it is idle.
+    /// Milliseconds after `opened`, plus one, at which the body under way was first seen to be slow; 0 = it is not.
+    slow_body: AtomicU64,
+    /// It is to close for others, if it still waits for its client.
     is_asked_to_close: AtomicBool,
     /// It closes for others, and is not asked again.
     is_closing: AtomicBool,
@@ -118,6 +120,7 @@ impl Watch {
             counting: AtomicU8::new(UNCOUNTED),
             counted: Mutex::default(),
             written: AtomicU64::new(0),
+            slow_body: AtomicU64::new(0),
             is_asked_to_close: AtomicBool::new(false),
             is_closing: AtomicBool::new(false),
             waker: OnceLock::new(),
@@ -133,7 +136,7 @@ impl Watch {
         let _ = self.waker.set(waker);
     }
 
-    /// Asks the connection to close for others: it does unless a request comes first.
+    /// Asks the connection to close for others: it does unless its client does first what it waits for.
     pub(crate) fn ask_to_close(&self) {
         self.is_asked_to_close.store(true, Ordering::Release);
         if let Some(waker) = self.waker.get() {
@@ -141,12 +144,31 @@ impl Watch {
         }
     }
 
-    /// How long the connection has been waiting for a request or the rest of a head; `None` = it is not, or it closes already.
-    pub(crate) fn idle_for(&self) -> Option<Duration> {
-        let is_idle = matches!(self.phase.load(Ordering::Relaxed), IDLE | HEAD);
-        let is_told = self.is_asked_to_close.load(Ordering::Relaxed) || self.is_closing.load(Ordering::Relaxed);
-        let since = self.since.load(Ordering::Relaxed);
-        (is_idle && !is_told).then(|| Duration::from_millis(self.now().saturating_sub(since)))
+    /// Since when it has been waiting for its client; `None` = it is not, or it closes already.
+    pub(crate) fn waits(&self) -> Option<Waits> {
+        if self.is_asked_to_close.load(Ordering::Relaxed) || self.is_closing.load(Ordering::Relaxed) {
+            return None;
+        }
+        let passed = |since: u64| Duration::from_millis(self.now().saturating_sub(since));
+        match self.phase.load(Ordering::Relaxed) {
+            IDLE | HEAD => Some(Waits::Idle(passed(self.since.load(Ordering::Relaxed)))),
+            _ => self.slow_request().map(|since| Waits::Slow(passed(since))),
+        }
+    }
+
+    /// Since when a request's body arrives slowly, or its answer is not read at all.
+    fn slow_request(&self) -> Option<u64> {
+        let since = |at: &AtomicU64| at.load(Ordering::Relaxed).checked_sub(1);
+        since(&self.write_stuck).or_else(|| since(&self.slow_body))
+    }
+
+    /// Whether the body of the request arrives slowly. Told once a second at most, and when it has come.
+    pub(crate) fn has_slow_body(&self, is_slow: bool) {
+        match (is_slow, self.slow_body.load(Ordering::Relaxed)) {
+            (true, 0) => self.slow_body.store(self.now() + 1, Ordering::Relaxed),
+            (true, _) => {}
+            (false, _) => self.slow_body.store(0, Ordering::Relaxed),
+        }
     }
 
     /// What the connection's task was woken for, if it was woken to end for others.
@@ -168,6 +190,7 @@ impl Watch {
                 Some(Told::Close)
             }
             HEAD => Some(Told::End),
+            _ if self.slow_request().is_some() => Some(Told::End),
             _ => None,
         }
     }
@@ -292,12 +315,29 @@ impl Watch {
     }
 }
 
+/// How a connection waits for its client, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Waits {
+    /// For more of a body, or for an answer to be read.
+    Slow(Duration),
+    /// For a request, or the rest of a head. Ordered behind: nothing is lost when it is closed.
+    Idle(Duration),
+}
+
+impl Waits {
+    pub(crate) fn time(self) -> Duration {
+        match self {
+            Self::Slow(time) | Self::Idle(time) => time,
+        }
+    }
+}
+
 /// What a connection's task does for others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Told {
     /// Close as soon as it is idle, which it is.
     Close,
-    /// End: no request has come whole.
+    /// End: no request has come whole, or no answer is read.
     End,
     /// End: its answer was read more slowly than all others.
     Cut,

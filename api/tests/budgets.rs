@@ -117,6 +117,35 @@ async fn a_body_has_a_least_speed() {
     assert_eq!(connection.reply(false).await.expect("an answer").status, 200);
 }
 
+#[tokio::test]
+async fn requests_whose_bodies_stall_give_their_places_to_others() {
+    let server = with(HttpLimits { max_in_flight: 4, spared: SHORT, ..HttpLimits::default() }).await;
+    let mut stalled = stalled_bodies(&server, 3, 100).await;
+    // Of this one nothing has come but the head.
+    let mut empty = server.connect().await;
+    empty.write(b"PUT /v1/kv/stalled HTTP/1.1\r\nhost: t\r\ncontent-length: 9\r\n\r\n").await;
+    stalled.push(empty);
+    served_in_time("a put", &server, "PUT", "/v1/kv/k", b"x").await;
+    let mut cut = 0;
+    for connection in &mut stalled {
+        if tokio::time::timeout(SHORT, connection.stream.readable()).await.is_ok() {
+            assert_eq!(connection.reply(false).await.expect("an answer").problem(408), "body_too_slow");
+            cut += 1;
+        }
+    }
+    assert!(cut > 0, "none was cut");
+}
+
+#[tokio::test]
+async fn on_a_crowded_port_bodies_that_stall_and_answers_that_are_not_read_give_way() {
+    let server = with(HttpLimits { max_connections: 10, spared: SHORT, ..HttpLimits::default() }).await;
+    let _unread = unread_answers(&server, 5).await;
+    let _stalled = stalled_bodies(&server, 5, 100).await;
+    for _ in 0..5 {
+        assert_eq!(server.get("/v1/kv/small").await.text(), "x");
+    }
+}
+
 /// Connections that read none of the answers to many requests for a large value.
 async fn unread_answers(server: &Server, count: usize) -> Vec<Connection> {
     assert_eq!(server.put("/v1/kv/small", "x").await.status, 200);
