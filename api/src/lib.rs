@@ -7,6 +7,7 @@
 // A test that unwraps says where it failed.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod answer;
 mod app;
 mod backend;
 mod body;

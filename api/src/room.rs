@@ -260,6 +260,12 @@ impl Held {
         }
     }
 
+    /// How many it has.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     /// Whether it lost its bytes to others, or its owner is gone. Who uses it has to end.
     pub(crate) fn is_cut(&self) -> bool {
         self.is_cut.load(Ordering::Acquire)

@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use crate::answer::Answer;
 use crate::body::GuardedBody;
 use crate::browsers;
 use crate::front::Front;
@@ -35,7 +36,7 @@ use crate::places::Places;
 use crate::problem::Problem;
 use crate::room::{Rooms, Share};
 use crate::surface::{LIST, Surface};
-use crate::watch::{Answer, Told, Watch, Watched};
+use crate::watch::{Told, Watch, Watched};
 
 /// When a shed request may come back: about as long as what is in flight takes.
 const RETRY_AFTER: Duration = Duration::from_secs(1);

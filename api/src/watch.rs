@@ -7,12 +7,9 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use axum::body::Body;
-use bytes::Bytes;
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -37,9 +34,6 @@ const UNCOUNTED: u8 = 0;
 const COUNTED: u8 = 1;
 /// All of it is with the HTTP library.
 const HANDED_OVER: u8 = 2;
-
-/// What the HTTP library has of a body before it asks for more is at most this, in bytes, and the part it asked for last.
-const LIBRARY_BYTES: usize = 512 * 1024;
 
 /// An answer that counts against a budget until it is written.
 #[derive(Debug)]
@@ -195,8 +189,21 @@ impl Watch {
         }
     }
 
+    /// An answer begins.
+    pub(crate) fn answer_begins(&self) {
+        self.phase.store(ANSWERING, Ordering::Relaxed);
+    }
+
+    /// All of the answer is with the HTTP library.
+    pub(crate) fn answer_ends(&self, is_counted: bool) {
+        if is_counted {
+            self.counting.store(HANDED_OVER, Ordering::Relaxed);
+        }
+        self.phase.store(FLUSHING, Ordering::Relaxed);
+    }
+
     /// Counts the answer that begins now until it is written.
-    fn count(&self, share: Share, bytes: usize) -> Arc<Held> {
+    pub(crate) fn count(&self, share: Share, bytes: usize) -> Arc<Held> {
         let held = Arc::clone(share.held());
         *self.counted() = Some(Counted { share, bytes, began: self.now(), mark: None });
         self.written.store(0, Ordering::Relaxed);
@@ -237,7 +244,7 @@ impl Watch {
     }
 
     /// Everything that the HTTP library had has been handed to the kernel. Returns whether an answer has ended with it.
-    fn flushed(&self) -> bool {
+    pub(crate) fn flushed(&self) -> bool {
         // In whichever phase: the next request may have come already.
         if self.counting.load(Ordering::Relaxed) == HANDED_OVER {
             self.counting.store(UNCOUNTED, Ordering::Relaxed);
@@ -343,68 +350,6 @@ pub(crate) enum Told {
     Cut,
 }
 
-/// The body of an answer, which tells the [`Watch`] when the HTTP library has all of it.
-pub(crate) struct Answer {
-    body: Body,
-    watch: Arc<Watch>,
-    /// Where it counts.
-    held: Option<Arc<Held>>,
-    /// Bytes that the HTTP library does not have yet, and that it was given.
-    left: usize,
-    handed_over: usize,
-}
-
-impl Answer {
-    /// `share` holds the bytes of the body where they are counted.
-    pub(crate) fn new(body: Body, share: Option<Share>, watch: Arc<Watch>) -> Self {
-        watch.phase.store(ANSWERING, Ordering::Relaxed);
-        let Some(share) = share else {
-            return Self { body, watch, held: None, left: 0, handed_over: 0 };
-        };
-        let bytes = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-        let held = watch.count(share, bytes);
-        Self { body, watch, held: Some(held), left: bytes, handed_over: 0 }
-    }
-
-    /// The library took a part. It asks for one only when it has not much left of those before: the rest of them is written.
-    fn hands_over(&mut self, bytes: usize) {
-        let Some(held) = &self.held else { return };
-        self.left = self.left.saturating_sub(bytes);
-        held.shrink_to(self.left + bytes + self.handed_over.min(LIBRARY_BYTES));
-        self.handed_over += bytes;
-    }
-}
-
-impl HttpBody for Answer {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame {
-            self.hands_over(frame.data_ref().map_or(0, Bytes::len));
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        if self.held.is_some() {
-            self.watch.counting.store(HANDED_OVER, Ordering::Relaxed);
-        }
-        self.watch.phase.store(FLUSHING, Ordering::Relaxed);
-    }
-}
-
 /// A stream that tells its [`Watch`] what happens, and ends for its reader before a head that must be refused.
 pub(crate) struct Watched {
     stream: TcpStream,
@@ -500,7 +445,10 @@ impl AsyncWrite for Watched {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+
     use super::*;
+    use crate::answer::Answer;
 
     #[test]
     fn a_connection_is_busy_until_its_answer_is_flushed() {
