@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use metrics::Gauge;
+use raftkv_runtime::guard::Hosts;
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;

@@ -23,7 +23,7 @@ type Row = (&'static str, String);
 /// Everything that there is. A limit that is added to one of these does not compile here until it has a row.
 fn rows() -> Vec<Row> {
     let door = Door::check(DoorSettings::default(), NODE_CONNECTIONS).unwrap();
-    let mut rows = of_requests(door.http_limits());
+    let mut rows = of_requests(door.http_limits([]));
     rows.extend(of_content(door.limits.clone()));
     rows.extend([
         ("uncounted answer", bytes(UNCOUNTED_ANSWER_BYTES)),
