@@ -307,9 +307,6 @@ impl RaftService for PeerService {
             last_log_id: begin.last_log_id.map(wire::parse_log_id).transpose()?,
             last_membership: wire::parse_stored_membership(&begin.membership)?,
         };
-        if vote.leader_id.node_id == self.node.identity.raft_id {
-            return Err(Status::invalid_argument("a node sends no snapshot to itself"));
-        }
         if let Some(higher) = self.check_snapshot(&group, &vote).await? {
             return Ok(Response::new(proto::SnapshotResponse { vote: Some(wire::vote(&higher)) }));
         }
