@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # How many groups `make up` starts at least: a store that has more is started whole. Not read by the shell itself: there, GROUPS is something else.
 GROUPS ?= 2
-.PHONY: fuzz help up down clean check test test-upgrade soak verify fix bench bench-growth bench-paths instructions image dist
+.PHONY: fuzz help up down clean check test test-upgrade soak verify deny fix bench bench-growth bench-paths instructions image dist
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,8 +29,11 @@ test-upgrade: ## Old and new programs in one store, there and back (FROM=commit:
 soak: ## Random faults under load, with checks (MINUTES=10; SEED=n: the faults of the run that had it; FROM=n: from store n on)
 	@MINUTES="$(MINUTES)" SEED="$(SEED)" FROM="$(FROM)" scripts/soak.sh
 
-verify: ## Check form, lints and documentation; changes nothing
+verify: ## Check form, lints, documentation and dependencies; changes nothing
 	@scripts/verify.sh
+
+deny: ## Check licences, sources, duplicates and known vulnerabilities of the dependencies (part of verify)
+	@scripts/deny.sh
 
 fix: ## Format the code and mend the lints that can be mended by machine
 	@scripts/fix.sh

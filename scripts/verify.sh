@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Form, lints and documentation. Changes nothing.
+# Form, lints, documentation and dependencies. Changes nothing.
 #
 #   scripts/verify.sh [--lints]   --lints: form and lints of the code, and no more
 # shellcheck source=scripts/lib.sh
@@ -42,6 +42,8 @@ if $lints_only; then exit; fi
 section "Documentation"
 # The pages are for contributors: private items are there, so links to them work.
 RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --release --locked --workspace --no-deps --document-private-items --quiet
+scripts/deny.sh
+scripts/test-deny.py
 section "Shell scripts"
 if ! have shellcheck && have apt-get && { [ "$(id -u)" = 0 ] || [ -n "${CI:-}" ]; }; then apt_install shellcheck; fi
 if have shellcheck; then
