@@ -46,6 +46,13 @@ pub struct Entry {
     pub expires_at_ms: u64,
 }
 
+impl Entry {
+    /// Of its key and its value.
+    pub fn bytes(&self) -> usize {
+        self.key.as_bytes().len() + self.value.as_ref().map_or(0, |value| value.as_msgpack().len())
+    }
+}
+
 /// Which part of the key space to list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListRequest {

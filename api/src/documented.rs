@@ -103,6 +103,18 @@ const NEGOTIATED: &[u16] = &[406];
 /// What Arima tells where others tell 400, 404, 406, 409, 412, 413 or 415.
 const ARIMA: &[u16] = &[403, 421, 422, 429, HEAD_TOO_LARGE, 500, 503];
 
+/// Adds the refusal of browsers, as a problem, to the requests of a description that do not name it.
+pub(crate) fn describe_browsers(description: &mut utoipa::openapi::OpenApi) {
+    for item in description.paths.paths.values_mut() {
+        let operations =
+            [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.head, &mut item.patch];
+        for operation in operations.into_iter().flatten() {
+            let responses = &mut operation.responses.responses;
+            responses.entry("403".to_owned()).or_insert_with(|| Form::Problem.response(403).into());
+        }
+    }
+}
+
 macro_rules! documented {
     ($($(#[$doc:meta])* $name:ident = $form:ident($($list:expr),*);)*) => {$(
         $(#[$doc])*

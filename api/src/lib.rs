@@ -59,3 +59,8 @@ pub use server::serve;
 pub fn openapi() -> utoipa::openapi::OpenApi {
     <openapi::ApiDoc as utoipa::OpenApi>::openapi()
 }
+
+/// Adds the refusal of browsers to all requests that a description has: the guard stands before all of them.
+pub fn describe_browsers(description: &mut utoipa::openapi::OpenApi) {
+    documented::describe_browsers(description);
+}

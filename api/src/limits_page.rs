@@ -1,9 +1,7 @@
 //! `docs/limits.md` says what the code does: each limit and budget of the HTTP API has one row there, with its default and its metrics.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
 use raftkv_kv::Limits;
+use raftkv_runtime::limits_page::{Part, Row, bytes, count, speed, time};
 
 use crate::DoorSettings;
 use crate::config::{DEFAULT_TIMEOUT, IDEMPOTENCY_KEEP, MAX_TIMEOUT};
@@ -14,11 +12,8 @@ use crate::limits::{
 };
 
 const PAGE: &str = include_str!("../../docs/limits.md");
-/// Of the part that is about this crate; the next heading of its level ends it.
-const HEADING: &str = "## HTTP API";
-
-/// Name and default, as the page has them.
-type Row = (&'static str, String);
+/// Of the part that is about this crate.
+const HEADING: &str = "HTTP API";
 
 /// Everything that there is. A limit that is added to one of these does not compile here until it has a row.
 fn rows() -> Vec<Row> {
@@ -112,61 +107,13 @@ fn of_content(limits: Limits) -> Vec<Row> {
     ]
 }
 
-fn count(n: usize) -> String {
-    let digits = n.to_string();
-    let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
-    groups.join(",")
-}
-
-fn bytes(n: usize) -> String {
-    match n {
-        n if n >= 1 << 20 && n.is_multiple_of(1 << 20) => format!("{} MiB", n >> 20),
-        n if n >= 1 << 10 && n.is_multiple_of(1 << 10) => format!("{} KiB", n >> 10),
-        n => format!("{} B", count(n)),
-    }
-}
-
-fn speed(bytes_a_second: u64) -> String {
-    format!("{}/s", bytes(bytes_a_second as usize))
-}
-
-fn time(time: Duration) -> String {
-    match time.as_millis() {
-        ms if ms % 3_600_000 == 0 => format!("{} h", ms / 3_600_000),
-        ms if ms % 60_000 == 0 => format!("{} min", ms / 60_000),
-        ms if ms % 1_000 == 0 => format!("{} s", ms / 1_000),
-        ms => format!("{ms} ms"),
-    }
-}
-
 fn nodes_and_routers(nodes: usize, routers: usize) -> String {
     format!("node {}, router {}", count(nodes), count(routers))
 }
 
-/// The tables of the part: cells by the name in the first one.
-fn page() -> BTreeMap<&'static str, Vec<&'static str>> {
-    let (_, part) = PAGE.split_once(&format!("{HEADING}\n")).expect("the part about the HTTP API");
-    let part = part.split("\n## ").next().unwrap_or_default();
-    let lines =
-        part.lines().filter(|line| line.starts_with('|') && !line.starts_with("| ---") && !line.starts_with("| name"));
-    let mut rows = BTreeMap::new();
-    for line in lines {
-        let cells: Vec<_> = line.trim_matches('|').split('|').map(str::trim).collect();
-        assert_eq!(cells.len(), 4, "name, default, what the client gets, metrics: {line}");
-        assert!(!cells[2].is_empty(), "what does the client get? {line}");
-        assert!(rows.insert(cells[0], cells).is_none(), "it is there twice: {line}");
-    }
-    rows
-}
-
 #[test]
 fn the_page_has_each_limit_with_its_default() {
-    let mut page = page();
-    for (name, default) in rows() {
-        let cells = page.remove(name).unwrap_or_else(|| panic!("docs/limits.md has no row `{name}`: {default}"));
-        assert_eq!(cells[1], default, "docs/limits.md: the default of `{name}`");
-    }
-    assert!(page.is_empty(), "docs/limits.md has what the code has not: {:?}", page.keys());
+    assert_eq!(Part::of(PAGE, HEADING).differences(&rows()), [""; 0]);
 }
 
 #[test]
@@ -180,23 +127,5 @@ fn the_metrics_of_the_page_are_those_of_the_code() {
         include_str!("watch.rs"),
         include_str!("../../router/src/backend/holds.rs"),
     ];
-    for (name, cells) in page() {
-        for quoted in cells[3].split('`').skip(1).step_by(2) {
-            let (metric, labels) = quoted.split_once('{').unwrap_or((quoted, ""));
-            let label = labels.split('"').nth(1).unwrap_or_default();
-            for part in [metric, label] {
-                let quoted = format!("\"{part}\"");
-                let is_there = part.is_empty() || sources.iter().any(|source| source.contains(&quoted));
-                assert!(is_there, "docs/limits.md: `{name}` has {part}, which is not in the code");
-            }
-        }
-    }
-}
-
-#[test]
-fn defaults_are_written_for_people() {
-    assert_eq!([count(7), count(1_000), count(1_234_567)], ["7", "1,000", "1,234,567"]);
-    assert_eq!([bytes(255), bytes(1024), bytes(16 << 20), bytes(1025)], ["255 B", "1 KiB", "16 MiB", "1,025 B"]);
-    let times = [250, 10_000, 60_000, 86_400_000].map(|ms| time(Duration::from_millis(ms)));
-    assert_eq!(times, ["250 ms", "10 s", "1 min", "24 h"]);
+    assert_eq!(Part::of(PAGE, HEADING).unknown_metrics(&sources), [""; 0]);
 }

@@ -452,6 +452,8 @@ async fn the_description_names_every_path_and_every_path_answers() {
         for method in operations.as_object().unwrap().keys() {
             let reply = server.send(&method.to_uppercase(), &path.replace("{key}", "k"), &[], b"").await;
             assert_ne!(reply.status, 405, "{method} {path}");
+            let refused = &operations[method]["responses"]["403"];
+            assert!(refused.is_object(), "{method} {path}: what pages of other sites are told");
             assert!(!String::from_utf8_lossy(&reply.body).contains("unknown_path"), "{method} {path}");
         }
     }

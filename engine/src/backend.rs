@@ -21,7 +21,7 @@ use crate::proposer::Proposer;
 use crate::store::{Store, StoreError};
 
 /// When a listing that was turned away should come back.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long the answer to "are you ready" is kept: load balancers ask often, and the truth changes by elections.
 const READY_KEPT: Duration = Duration::from_millis(500);
 /// A sidecar that does not say how it is within this is not ready.

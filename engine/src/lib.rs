@@ -12,6 +12,8 @@ pub mod config;
 pub mod consensus_client;
 pub mod disk_guard;
 pub mod group;
+#[cfg(test)]
+mod limits_page;
 mod membership;
 pub mod run;
 pub mod state_machine;

@@ -27,7 +27,7 @@ use crate::state_machine::{ServiceInfo, StateMachineService};
 use crate::store::{Store, StoreError, StoreOptions};
 
 /// On the port for routers. A router has a handful to each node.
-pub const GROUP_CONNECTIONS: ConnectionLimits = ConnectionLimits::of(512);
+pub const GROUP_CONNECTIONS: ConnectionLimits = ConnectionLimits::of(512, 1_024);
 /// What is left of writes once HTTP has drained gets this long: their clients are gone.
 const PROPOSER_GRACE: Duration = Duration::from_millis(500);
 /// Routers' streams get this long after HTTP has drained: what is under way on them is answered in less.

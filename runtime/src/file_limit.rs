@@ -3,7 +3,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Files that a process has open beside its connections: tables of the store, segments of the log, sockets between the processes.
-const OTHER_FILES: u64 = 512;
+pub(crate) const OTHER_FILES: u64 = 512;
 
 /// Raises the soft limit of open files to the hard one: each connection needs one, and the store keeps its tables open.
 /// Shells hand out a low soft limit for the sake of old programs; services are expected to raise it.

@@ -33,6 +33,8 @@ pub mod file_limit;
 pub mod gather;
 pub mod grpc;
 pub mod guard;
+#[doc(hidden)]
+pub mod limits_page;
 pub mod metrics;
 pub mod panic;
 pub mod planted;

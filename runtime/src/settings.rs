@@ -14,7 +14,7 @@ use crate::guard::{HostName, MAX_ALLOWED_HOSTS};
 use crate::telemetry::LogFormat;
 
 /// Names become host names, labels and parts of headers.
-const MAX_NAME_BYTES: usize = 128;
+pub(crate) const MAX_NAME_BYTES: usize = 128;
 
 /// A text, from the flag or else from the file. An empty one, as an empty variable in a compose file, means "not set".
 pub fn text(flag: Option<String>, file: Option<String>) -> Option<String> {

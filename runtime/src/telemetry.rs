@@ -13,6 +13,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use self::writer::LogWriter;
+#[cfg(test)]
+pub(crate) use self::writer::QUEUE_BYTES;
 pub(crate) use self::writer::publish_lost;
 
 /// A process that ends waits so long for log lines that wait to be written: enough for any reader that reads.

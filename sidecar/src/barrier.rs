@@ -15,11 +15,11 @@ use tokio::sync::{mpsc, oneshot};
 use crate::forward::LeaderForwarder;
 use crate::leadership::{self, may_ask};
 use crate::node::{Group, Node};
-use crate::proposals::NO_MEMBER;
+use crate::proposals::{NO_MEMBER, within_longest};
 use crate::types::{Member, NodeId};
 
 /// Questions waiting for the next confirmation; beyond that, callers wait.
-const QUEUE: usize = 4_096;
+pub(crate) const QUEUE: usize = 4_096;
 
 type Question = oneshot::Sender<Outcome>;
 
@@ -41,7 +41,7 @@ impl ReadBarriers {
 
     /// Asks here or, where another node leads, there.
     pub async fn barrier(&self, mut request: ReadBarrierRequest) -> ReadBarrierResponse {
-        let (id, timeout) = (request.id, Duration::from_millis(u64::from(request.timeout_ms)));
+        let (id, timeout) = (request.id, within_longest(request.timeout_ms));
         let deadline = Instant::now() + timeout;
         let group = self.node.group();
         if group.as_ref().is_some_and(|group| !group.lease.is_enabled()) {
@@ -85,7 +85,7 @@ impl ReadBarriers {
 
     /// Answers for the follower `sender`: never forwarded again. 0 = it is not known who asks.
     pub async fn barrier_as_leader(&self, sender: NodeId, request: ReadBarrierRequest) -> ReadBarrierResponse {
-        let timeout = Duration::from_millis(u64::from(request.timeout_ms));
+        let timeout = within_longest(request.timeout_ms);
         let outcome = match self.node.group() {
             None => refused(RefusedReason::NoLeader, "this node is in no cluster yet"),
             Some(group) if !may_ask(&group, sender) => refused(RefusedReason::OutOfService, NO_MEMBER),

@@ -29,6 +29,9 @@ const FULL_ENTRIES_IN_FLIGHT: usize = 4;
 const MAX_PAYLOADS: usize = 64;
 /// Bytes of one entry, unless its first payload alone is larger.
 const MAX_BYTES: usize = 1024 * 1024;
+/// Bytes that wait at most, unless a first payload alone is larger; more is refused as overload. Engines and routers have a batch of a
+/// megabyte under way each.
+pub(crate) const MAX_WAITING_BYTES: usize = 256 * 1024 * 1024;
 /// How long an entry waits for those who were just answered. Their engines gather them first, each a millisecond at most, and
 /// those of followers hear of the answer one hop later and are one hop further away.
 const LONGEST_WAIT: Duration = Duration::from_millis(2);
@@ -104,6 +107,11 @@ impl State {
         self.waiting_bytes -= waiting.payload.len();
         self.waiting_callers -= waiting.callers;
         Some(waiting)
+    }
+
+    /// Whether so many bytes more may wait.
+    fn has_room(&self, bytes: usize) -> bool {
+        self.waiting.is_empty() || self.waiting_bytes + bytes <= MAX_WAITING_BYTES
     }
 
     /// Whether what waits fills an entry.
@@ -185,6 +193,12 @@ impl Combiner {
         let (reply, outcome) = oneshot::channel();
         let since = Instant::now();
         let mut state = self.lock();
+        if !state.has_room(payload.len()) {
+            drop(state);
+            metrics::counter!("raftkv_sidecar_proposals_shed_total").increment(1);
+            let _ = reply.send(refused(RefusedReason::Overloaded, "the leader has too many proposals waiting"));
+            return outcome;
+        }
         state.push(Waiting { payload, callers: callers.max(1) as usize, since, until: since + timeout, reply });
         if state.in_flight < state.allowed() {
             state.in_flight += 1;

@@ -17,7 +17,7 @@ const NEAR_RESERVES: u64 = 4;
 /// An engine that does not answer by then takes none that anybody could wait for.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// As the engine, which leaves this part of the reserve that is planned for the disk to the state that is live, whatever is configured.
-const SNAPSHOT_LEAST_DIVISOR: u64 = 8;
+pub(crate) const SNAPSHOT_LEAST_DIVISOR: u64 = 8;
 /// As the engine's guard: the disk has room again when the reserve and this part of it are free.
 const LOW_UNTIL_DIVISOR: u64 = 4;
 

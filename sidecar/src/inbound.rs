@@ -7,6 +7,9 @@ use tokio::sync::Notify;
 
 use crate::types::NodeId;
 
+/// Senders that are remembered, far above the members that a group has: whoever opens a stream may say any number of itself.
+pub(crate) const MAX_SENDERS: usize = 1_024;
+
 /// How many streams each member has open. Cheap to clone.
 ///
 /// A leader has two, for entries and for heartbeats. When its process ends they end with it, which is seen long before its silence
@@ -32,7 +35,12 @@ pub struct Stream {
 impl Inbound {
     /// `sender` opens a stream.
     pub fn open(&self, sender: NodeId) -> Stream {
-        *self.lock().entry(sender).or_default() += 1;
+        let mut streams = self.lock();
+        if streams.len() >= MAX_SENDERS && !streams.contains_key(&sender) {
+            streams.retain(|_, open| *open > 0);
+        }
+        *streams.entry(sender).or_default() += 1;
+        drop(streams);
         Stream { inbound: self.clone(), sender }
     }
 
@@ -86,5 +94,17 @@ mod tests {
         assert!(!inbound.has_ended(1));
         drop((again, other));
         assert!(inbound.has_ended(1) && inbound.has_ended(2));
+    }
+
+    #[test]
+    fn numbers_that_nobody_has_are_forgotten() {
+        let inbound = Inbound::default();
+        let member = inbound.open(1);
+        for sender in 2..3 * MAX_SENDERS as NodeId {
+            drop(inbound.open(sender));
+        }
+        assert!(inbound.lock().len() <= MAX_SENDERS);
+        drop(member);
+        assert!(inbound.has_ended(1), "one with a stream is not");
     }
 }

@@ -22,6 +22,8 @@ pub mod leadership;
 pub mod lease;
 pub mod life;
 pub mod lifecycle;
+#[cfg(test)]
+mod limits_page;
 pub mod log_store;
 pub mod management;
 pub mod membership;

@@ -33,17 +33,17 @@ use crate::types::{LeaderId, NodeId, SnapshotMeta, TypeConfig, Vote};
 use crate::wire::{self, WireError};
 
 /// Requests of one stream that are worked on at the same time; beyond that the stream waits.
-const MAX_IN_FLIGHT: usize = 256;
+pub(crate) const MAX_IN_FLIGHT: usize = 256;
 
 /// For the description of a snapshot, which is small and is sent first.
-const SNAPSHOT_BEGIN_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const SNAPSHOT_BEGIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// For this node to hear of the leader that sends a snapshot: several heartbeats, over a path on which they are late.
-const SNAPSHOT_VOTE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const SNAPSHOT_VOTE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often it looks whether it has.
 const SNAPSHOT_VOTE_POLL: Duration = Duration::from_millis(50);
 /// For each part of a snapshot. A part holds one value at least; 16 MiB take this long at half a megabit a second. Senders give up by
 /// themselves after two minutes in which nothing moves.
-const SNAPSHOT_PART_TIMEOUT: Duration = Duration::from_secs(300);
+pub(crate) const SNAPSHOT_PART_TIMEOUT: Duration = Duration::from_secs(300);
 
 type AnswerStream<T> = BoxStream<'static, Result<T, Status>>;
 

@@ -15,7 +15,10 @@ use crate::node::{Group, Node};
 use crate::types::{Member, NodeId};
 
 /// Largest payload of one log entry.
-const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
+pub(crate) const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
+
+/// The longest that a proposal or a question for a read barrier waits, whatever it says: as long as a client's request may take.
+pub(crate) const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a leader says to a node that is none of its group's.
 pub(crate) const NO_MEMBER: &str = "the leader says that this node is no member of the cluster (any more)";
@@ -180,5 +183,10 @@ fn not_admitted(error: &AdmissionError) -> Outcome {
 
 /// What is left of the caller's deadline.
 fn timeout_of(request: &ProposeRequest) -> Duration {
-    Duration::from_millis(u64::from(request.timeout_ms))
+    within_longest(request.timeout_ms)
+}
+
+/// A time that a request names, up to the longest.
+pub(crate) fn within_longest(timeout_ms: u32) -> Duration {
+    Duration::from_millis(timeout_ms.into()).min(LONGEST_TIMEOUT)
 }

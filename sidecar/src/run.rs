@@ -58,7 +58,7 @@ const EMPTY_POLL: Duration = Duration::from_millis(100);
 const ENGINE_DRAIN_DEADLINE: Duration = Duration::from_secs(3);
 
 /// On the port for peers. A member has a handful to each other one.
-pub const PEER_CONNECTIONS: ConnectionLimits = ConnectionLimits::of(256);
+pub const PEER_CONNECTIONS: ConnectionLimits = ConnectionLimits::of(256, 512);
 
 /// For what is in flight when the node stops.
 const IN_FLIGHT_DEADLINE: Duration = Duration::from_secs(1);
@@ -344,7 +344,7 @@ async fn serve_grpc(
     what: &'static str,
     listener: Listener,
     limits: ConnectionLimits,
-    router: tonic::transport::server::Router,
+    router: grpc::Router,
     shutdown: Shutdown,
 ) -> Result<(), RunError> {
     let until = async move { shutdown.wait().await };

@@ -37,6 +37,15 @@ use read::Reader;
 const MAX_REQUEST_BYTES: usize = 20 * 1024 * 1024;
 /// Streams of proposals, of reads: each router has one or two of each. The next one is told to come back.
 const MAX_STREAMS: usize = 512;
+/// Bytes of proposals without an answer, of keys that are being read and of values that were, of all calls together: several times what
+/// all routers of a store have under way. More is refused as overload.
+const ROOM_BYTES: usize = 256 * 1024 * 1024;
+/// Requests and answers of reads up to this size are not counted there: their number is bounded.
+const UNCOUNTED_BYTES: usize = 4 * 1024;
+/// Longest name of a system key, and longest key at which a listing begins or ends: above all that is stored.
+const MAX_NAMED_BYTES: usize = 64 * 1024;
+/// Longest cursor of an export, which has a key in it.
+const MAX_CURSOR_BYTES: usize = 2 * MAX_NAMED_BYTES;
 
 /// How long calls may take.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +81,7 @@ struct Shared {
     upgrader: Upgrader,
     shortcut: Shortcut,
     streams: Budget,
+    room: Budget,
     stop: Shutdown,
 }
 
@@ -80,9 +90,9 @@ impl GroupService {
     /// end.
     pub fn new(name: String, backend: EngineBackend, shortcut: Shortcut, timeouts: Timeouts, stop: Shutdown) -> Self {
         let admission = Admission::new(backend.disk().clone());
-        let streams = Budget::new(MAX_STREAMS);
+        let (streams, room) = (Budget::new(MAX_STREAMS), Budget::new(ROOM_BYTES));
         let (status, upgrader) = (KeptStatus::default(), Upgrader::new(backend.clone()));
-        let shared = Shared { name, backend, timeouts, admission, status, upgrader, shortcut, streams, stop };
+        let shared = Shared { name, backend, timeouts, admission, status, upgrader, shortcut, streams, room, stop };
         Self { shared: Arc::new(shared) }
     }
 
@@ -121,6 +131,14 @@ fn check_identity(metadata: &MetadataMap, ownership: &Ownership) -> Result<(), S
     }))
 }
 
+/// Refuses what no router asks for, before it is kept while the call waits.
+fn check_length(bytes: &[u8], most: usize) -> Result<(), Status> {
+    if bytes.len() <= most {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(format!("{} bytes for a key or a cursor; {most} at most", bytes.len())))
+}
+
 fn header<T>(
     metadata: &MetadataMap,
     name: &'static str,
@@ -146,20 +164,24 @@ impl Group for GroupService {
         let share = self.shared.streams.take(1).ok_or_else(status::too_many_streams)?;
         let link = self.shared.backend.consensus().proposals();
         let (shortcut, admission) = (self.shared.shortcut.end(), self.shared.admission.clone());
-        let stop = self.shared.stop.clone();
-        Ok(Response::new(Box::pin(propose::start(request.into_inner(), link, shortcut, admission, stop, share))))
+        let (stop, shares) =
+            (self.shared.stop.clone(), propose::Shares { _stream: share, room: self.shared.room.clone() });
+        Ok(Response::new(Box::pin(propose::start(request.into_inner(), link, shortcut, admission, stop, shares))))
     }
 
     async fn read(&self, request: Request<Streaming<pb::ReadRequest>>) -> Result<Response<Self::ReadStream>, Status> {
         self.check(&request)?;
         let share = self.shared.streams.take(1).ok_or_else(status::too_many_streams)?;
-        let reader = Reader { backend: self.shared.backend.clone(), timeouts: self.shared.timeouts };
+        let (backend, room) = (self.shared.backend.clone(), self.shared.room.clone());
+        let reader = Reader { backend, timeouts: self.shared.timeouts, room };
         Ok(Response::new(Box::pin(reader.serve(request.into_inner(), self.shared.stop.clone(), share))))
     }
 
     async fn list(&self, request: Request<pb::ListRequest>) -> Result<Response<pb::ListResponse>, Status> {
         self.check(&request)?;
         let request = request.into_inner();
+        check_length(&request.start, MAX_NAMED_BYTES)?;
+        check_length(request.end.as_deref().unwrap_or_default(), MAX_NAMED_BYTES)?;
         let deadline = self.shared.timeouts.deadline(request.timeout_ms);
         scan::list(&self.shared.backend, request, deadline).await.map(Response::new)
     }
@@ -170,6 +192,7 @@ impl Group for GroupService {
     ) -> Result<Response<pb::SystemKey>, Status> {
         self.check(&request)?;
         let request = request.into_inner();
+        check_length(&request.key, MAX_NAMED_BYTES)?;
         let deadline = self.shared.timeouts.deadline(request.timeout_ms);
         scan::system_key(&self.shared.backend, &request.key, deadline).await.map(Response::new)
     }
@@ -177,6 +200,7 @@ impl Group for GroupService {
     async fn export(&self, request: Request<pb::ExportRequest>) -> Result<Response<pb::ExportPage>, Status> {
         self.check(&request)?;
         let request = request.into_inner();
+        check_length(&request.cursor, MAX_CURSOR_BYTES)?;
         let deadline = self.shared.timeouts.deadline(request.timeout_ms);
         scan::export(&self.shared.backend, request, deadline).await.map(Response::new)
     }
@@ -193,6 +217,30 @@ impl Group for GroupService {
         self.check(&request)?;
         self.shared.upgrader.handle(request.into_inner()).await.map(Response::new).map_err(status::of_backend)
     }
+}
+
+/// What `docs/limits.md` says of this service.
+#[cfg(test)]
+pub(crate) fn limits() -> Vec<raftkv_runtime::limits_page::Row> {
+    use raftkv_runtime::limits_page::{bytes, count, time};
+    vec![
+        ("request", bytes(MAX_REQUEST_BYTES)),
+        ("answer", bytes(MAX_MESSAGE_BYTES)),
+        ("streams", count(MAX_STREAMS)),
+        ("room of proposals and reads", bytes(ROOM_BYTES)),
+        ("uncounted read", bytes(UNCOUNTED_BYTES)),
+        ("proposals of a stream", count(propose::MAX_IN_FLIGHT)),
+        ("bytes of the proposals of a stream", bytes(propose::MAX_IN_FLIGHT_BYTES)),
+        ("longest wait of a proposal", time(propose::LONGEST_TIMEOUT)),
+        ("unread answer to a proposal", time(propose::ANSWER_PATIENCE)),
+        ("reads of a stream", count(read::MAX_IN_FLIGHT)),
+        ("keys of a read", count(read::MAX_KEYS)),
+        ("keys and values of a read", bytes(read::MAX_ANSWER_BYTES)),
+        ("first or last key of a listing, system key", bytes(MAX_NAMED_BYTES)),
+        ("cursor of an export", bytes(MAX_CURSOR_BYTES)),
+        ("page of a listing", bytes(usize::try_from(scan::MAX_LIST_BYTES).unwrap())),
+        ("page of an export", bytes(scan::MAX_EXPORT_BYTES)),
+    ]
 }
 
 #[cfg(test)]

@@ -16,33 +16,41 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::admission::{Admission, BatchNumber};
-use crate::budget::Share;
+use crate::budget::{Budget, Share};
 use crate::proposer::{AppliedHere, ShortcutEnd};
 use crate::stream_link::{LinkEvent, StreamLink};
 
 /// Proposals of one stream without an answer; more are not read from it. Routers have a few batches under way.
-const MAX_IN_FLIGHT: usize = 128;
+pub(super) const MAX_IN_FLIGHT: usize = 128;
 /// Bytes of proposals of one stream without an answer.
-const MAX_IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
+pub(super) const MAX_IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
 /// A router that takes no answer for this long is gone.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 /// A sidecar that has not answered this long after it should have, never will.
 const OVERDUE: Duration = Duration::from_millis(500);
 /// The longest that a proposal may take, whatever it says.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often it is looked for overdue ones.
 const EXPIRY_TICK: Duration = Duration::from_millis(250);
 /// When this node stops, what is under way gets this long.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// The answers to `requests`, made by a task that ends with the stream. `share` is given back when it does.
+/// What a stream takes of that which all share.
+pub(super) struct Shares {
+    /// One of the streams; given back when it ends.
+    pub(super) _stream: Share,
+    /// For the bytes of its proposals.
+    pub(super) room: Budget,
+}
+
+/// The answers to `requests`, made by a task that ends with the stream.
 pub(super) fn start(
     requests: Streaming<ProposeRequest>,
     link: StreamLink<ProposeRequest, ProposeResponse>,
     shortcut: ShortcutEnd,
     admission: Admission,
     stop: Shutdown,
-    share: Share,
+    shares: Shares,
 ) -> impl Stream<Item = Result<ProposeResponse, Status>> {
     let (answers, receiver) = mpsc::channel(MAX_IN_FLIGHT);
     let pump = Pump {
@@ -56,7 +64,7 @@ pub(super) fn start(
         next_id: 1,
         unreachable: None,
         is_ended: false,
-        _share: share,
+        shares,
     };
     // Ends when the router's stream does, or soon after `stop`; the server waits for its streams.
     tokio::spawn(pump.run(stop));
@@ -70,6 +78,7 @@ struct Sent {
     /// Where it is a batch.
     number: Option<BatchNumber>,
     bytes: usize,
+    _room: Share,
     answer_by: Instant,
 }
 
@@ -88,7 +97,7 @@ struct Pump {
     unreachable: Option<String>,
     /// The router sends no more.
     is_ended: bool,
-    _share: Share,
+    shares: Shares,
 }
 
 /// That this node serves nothing is no reason for a router to give up: another node of the group may serve.
@@ -162,10 +171,15 @@ impl Pump {
             let reason = reason.clone();
             return self.refuse(id, RefusedReason::NoLeader, reason).await;
         }
+        let bytes = payload.len();
+        let Some(room) = self.shares.room.take(bytes) else {
+            metrics::counter!("raftkv_engine_group_proposals_refused_total").increment(1);
+            let reason = "this node has too many proposals of routers under way".to_owned();
+            return self.refuse(id, RefusedReason::Overloaded, reason).await;
+        };
         if let Some(number) = number {
             self.shortcut.follow(number.session);
         }
-        let bytes = payload.len();
         let timeout = Duration::from_millis(timeout_ms.into()).min(LONGEST_TIMEOUT);
         let own_id = self.next_id;
         self.next_id += 1;
@@ -174,7 +188,8 @@ impl Pump {
             return self.refuse(id, RefusedReason::Overloaded, reason).await;
         }
         self.bytes += bytes;
-        self.in_flight.insert(own_id, Sent { id, number, bytes, answer_by: Instant::now() + timeout + OVERDUE });
+        self.in_flight
+            .insert(own_id, Sent { id, number, bytes, _room: room, answer_by: Instant::now() + timeout + OVERDUE });
         Ok(())
     }
 

@@ -9,29 +9,40 @@ use raftkv_proto::group::read_result::Result as Found;
 use raftkv_runtime::shutdown::Shutdown;
 use tonic::{Status, Streaming};
 
-use super::{Timeouts, status};
-use crate::backend::{EngineBackend, read_failed};
-use crate::budget::Share;
-use crate::store::{NotServed, StoreError};
+use super::{Timeouts, UNCOUNTED_BYTES, status};
+use crate::backend::{EngineBackend, RETRY_AFTER, read_failed};
+use crate::budget::{Budget, Share};
+use crate::store::{Many, NotServed, Store, StoreError};
 
 /// Requests of one stream that are read at once; more are not taken from it.
-const MAX_IN_FLIGHT: usize = 64;
+pub(super) const MAX_IN_FLIGHT: usize = 64;
 /// Most keys in one request.
-const MAX_KEYS: usize = 4_096;
+pub(super) const MAX_KEYS: usize = 4_096;
 /// Up to so many keys are looked up on the task's own thread: handing them to another would cost more.
 const INLINE_KEYS: usize = 64;
 /// Largest answer: what a message may have, with room to spare.
-const MAX_ANSWER_BYTES: usize = 48 * 1024 * 1024;
+pub(super) const MAX_ANSWER_BYTES: usize = 48 * 1024 * 1024;
 
 /// What reads are served with.
 #[derive(Clone)]
 pub(super) struct Reader {
     pub(super) backend: EngineBackend,
     pub(super) timeouts: Timeouts,
+    /// For the bytes that are under way.
+    pub(super) room: Budget,
 }
 
 type Answer = Result<pb::ReadResponse, Status>;
-type Values = Vec<Result<Option<Entry>, NotServed>>;
+
+/// What was read.
+enum Values {
+    /// With its share of the room, until it is handed to the stream: there the gate of the port counts it.
+    All(Many, Option<Share>),
+    /// More than an answer may hold.
+    TooLarge,
+    /// There is no room for it now.
+    NoRoom,
+}
 
 impl Reader {
     /// The answers to `requests`, as they come. After `stop` no more are taken.
@@ -66,60 +77,72 @@ impl Reader {
             return Err(Status::invalid_argument(format!("{} keys in one request; {MAX_KEYS} at most", keys.len())));
         }
         let keys: Vec<Key> = keys.into_iter().map(Key::from_stored).collect();
+        let Ok(_asked) = share_of(&self.room, keys.iter().map(|key| key.as_bytes().len()).sum()) else {
+            return Ok(pb::ReadResponse { id, outcome: Some(no_room()) });
+        };
         let deadline = self.timeouts.deadline(timeout_ms);
         let read = || async {
             let store = self.backend.store();
             // Taken before the read: what the read sees is at least that new.
             let store_revision = store.revision();
             let values = if keys.len() <= INLINE_KEYS {
-                get(store, &keys)
+                get(store, &keys, &self.room)
             } else {
-                let keys = keys.clone();
-                self.backend.scan(deadline, move |store| get(store, &keys)).await?
+                let (keys, room) = (keys.clone(), self.room.clone());
+                self.backend.scan(deadline, move |store| get(store, &keys, &room)).await?
             };
             Ok((values.map_err(read_failed)?, store_revision))
         };
         let outcome = match self.backend.barriers().read(consistency, deadline, read).await {
-            Ok((values, store_revision)) => Outcome::Results(results(values, store_revision)?),
+            Ok((Values::All(values, _share), store_revision)) => Outcome::Results(results(values, store_revision)),
+            Ok((Values::NoRoom, _)) => no_room(),
+            Ok((Values::TooLarge, _)) => {
+                return Err(Status::resource_exhausted(format!(
+                    "the values have more than {MAX_ANSWER_BYTES} bytes together, which is what an answer holds: ask for fewer keys"
+                )));
+            }
             Err(error) => Outcome::Refused(status::refused(&error)),
         };
         Ok(pb::ReadResponse { id, outcome: Some(outcome) })
     }
 }
 
-fn get(store: &crate::store::Store, keys: &[Key]) -> Result<Values, StoreError> {
-    match keys {
+fn get(store: &Store, keys: &[Key], room: &Budget) -> Result<Values, StoreError> {
+    let many = match keys {
         // The common case of one caller: cheaper, and the same.
         [key] => match store.get(key) {
-            Ok(entry) => Ok(vec![Ok(entry)]),
-            Err(StoreError::WrongGroup) => Ok(vec![Err(NotServed)]),
-            Err(error) => Err(error),
+            Ok(entry) => Some(vec![Ok(entry)]),
+            Err(StoreError::WrongGroup) => Some(vec![Err(NotServed)]),
+            Err(error) => return Err(error),
         },
-        keys => store.get_many(keys),
-    }
+        keys => store.get_many(keys, MAX_ANSWER_BYTES)?,
+    };
+    let Some(many) = many else { return Ok(Values::TooLarge) };
+    let bytes = many.iter().flatten().flatten().map(Entry::bytes).sum();
+    Ok(share_of(room, bytes).map_or(Values::NoRoom, |share| Values::All(many, share)))
 }
 
-fn results(values: Values, store_revision: u64) -> Result<pb::ReadResults, Status> {
-    let mut bytes = 0;
-    let mut results = Vec::with_capacity(values.len());
-    for value in values {
-        let found = match value {
-            Ok(Some(stored)) => {
-                let stored = entry(stored);
-                bytes += stored.key.len() + stored.value.len();
-                Found::Entry(stored)
-            }
-            Ok(None) => Found::Absent(true),
-            Err(NotServed) => Found::WrongGroup(true),
-        };
-        results.push(pb::ReadResult { result: Some(found) });
+/// A share of the room; none is needed for what is small. `Err` = there is no room.
+fn share_of(room: &Budget, bytes: usize) -> Result<Option<Share>, ()> {
+    if bytes <= UNCOUNTED_BYTES {
+        return Ok(None);
     }
-    if bytes > MAX_ANSWER_BYTES {
-        return Err(Status::resource_exhausted(format!(
-            "the values have {bytes} bytes together; an answer holds {MAX_ANSWER_BYTES} at most: ask for fewer keys"
-        )));
-    }
-    Ok(pb::ReadResults { results, store_revision })
+    room.take(bytes).map(Some).ok_or(())
+}
+
+fn no_room() -> Outcome {
+    metrics::counter!("raftkv_engine_reads_shed_total").increment(1);
+    Outcome::Refused(status::refused(&BackendError::Overloaded { retry_after: RETRY_AFTER }))
+}
+
+fn results(values: Many, store_revision: u64) -> pb::ReadResults {
+    let found = |value: Result<Option<Entry>, NotServed>| match value {
+        Ok(Some(stored)) => Found::Entry(entry(stored)),
+        Ok(None) => Found::Absent(true),
+        Err(NotServed) => Found::WrongGroup(true),
+    };
+    let results = values.into_iter().map(|value| pb::ReadResult { result: Some(found(value)) });
+    pb::ReadResults { results: results.collect(), store_revision }
 }
 
 /// An entry as it travels.

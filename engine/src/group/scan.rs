@@ -13,11 +13,11 @@ use crate::backend::{EngineBackend, read_failed};
 use crate::store::{Export, ExportError, Store};
 
 /// Largest page of a listing, keys and values together.
-const MAX_LIST_BYTES: u64 = 16 * 1024 * 1024;
+pub(super) const MAX_LIST_BYTES: u64 = 16 * 1024 * 1024;
 /// A page of an export when its size is not said.
 const EXPORT_BYTES: usize = 1024 * 1024;
 /// Largest page of an export: it travels in one log entry of the other group, beside whatever else is under way there.
-const MAX_EXPORT_BYTES: usize = 4 * 1024 * 1024;
+pub(super) const MAX_EXPORT_BYTES: usize = 4 * 1024 * 1024;
 
 /// A page of the keys that are served.
 pub(super) async fn list(

@@ -10,7 +10,7 @@ use super::status;
 use crate::store::{ApplyEntry, EntryKind, Store, Ticket};
 
 /// Requests of one stream that may be under way. What is beyond waits in the connection, and then at the sender.
-const IN_FLIGHT: usize = 64;
+pub(super) const IN_FLIGHT: usize = 64;
 
 /// Applies what `requests` brings, in order, and gives the answers in the same order. From now on this stream is the one
 /// in charge: older ones end with `ABORTED`. What they have queued is still applied before anything of this one.

@@ -171,3 +171,7 @@ async fn blocking<T: Send + 'static>(
         Err(error) => Err(Status::internal(format!("a storage task ended early: {error}"))),
     }
 }
+
+/// Requests of the sidecar that one stream has under way.
+#[cfg(test)]
+pub(crate) const APPLIES_IN_FLIGHT: usize = apply::IN_FLIGHT;

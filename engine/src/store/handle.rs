@@ -87,6 +87,9 @@ pub struct Store {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotServed;
 
+/// What there is at each of several keys. `Err`: the key's slot was not served.
+pub type Many = Vec<Result<Option<Entry>, NotServed>>;
+
 /// A request that is on its way through the apply thread.
 pub struct Ticket(Way);
 
@@ -212,9 +215,9 @@ impl Store {
         self.read(|live| live.get(key))
     }
 
-    /// Reads several keys, all as of one moment. `Err` in the list: the key's slot was not served then.
-    pub fn get_many(&self, keys: &[Key]) -> Result<Vec<Result<Option<Entry>, NotServed>>, StoreError> {
-        self.read(|live| live.get_many(keys))
+    /// Reads several keys, all as of one moment. `None` where keys and values have more than `max_bytes` together.
+    pub fn get_many(&self, keys: &[Key], max_bytes: usize) -> Result<Option<Many>, StoreError> {
+        self.read(|live| live.get_many(keys, max_bytes))
     }
 
     /// Reads a page of keys, all as of one moment, without those of slots that are not served. It may end early, and says so,

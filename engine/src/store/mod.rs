@@ -51,7 +51,7 @@ mod txn;
 mod types;
 
 pub use error::{ApplyError, Fatal, StoreError};
-pub use handle::{FatalHook, NotServed, Store, StoreOptions, Ticket};
+pub use handle::{FatalHook, Many, NotServed, Store, StoreOptions, Ticket};
 pub use machine::StateLimits;
 pub use read::Verified;
 pub use room::Reclaimed;

@@ -7,7 +7,7 @@ use raftkv_api::{Entry, ListRequest, Page};
 use raftkv_kv::{Key, Ownership, SLOT_TIME_VERSION, SlotSet, Value, slot_of};
 
 use super::generation::{Generation, Published, read_error};
-use super::handle::NotServed;
+use super::handle::{Many, NotServed};
 use super::meta::Meta;
 use super::record::{self, DataRecord, IdempotencyRecord, SessionRecord, SystemRecord, Trace};
 use super::shards;
@@ -49,8 +49,8 @@ impl Generation {
         live(key, &stored_key, record, time_ms)
     }
 
-    /// Several keys, all as of one moment.
-    pub(super) fn get_many(&self, keys: &[Key]) -> Result<Vec<Result<Option<Entry>, NotServed>>, StoreError> {
+    /// Several keys, all as of one moment. `None` where the values have more than `max_bytes` together: the rest is not read then.
+    pub(super) fn get_many(&self, keys: &[Key], max_bytes: usize) -> Result<Option<Many>, StoreError> {
         let stored_keys: Vec<Slice> = keys.iter().map(|key| layout::data(key.as_bytes())).collect();
         let now = self.now();
         let times: Vec<u64> = keys.iter().map(|key| now.time_of(slot_of(key.as_bytes()))).collect();
@@ -78,7 +78,16 @@ impl Generation {
             live(key, stored_key, record, time_ms).map(Ok)
         };
         let all = keys.iter().zip(&stored_keys).zip(times).zip(found);
-        all.map(|(((key, stored_key), time_ms), found)| read(key, stored_key, time_ms, found)).collect()
+        let (mut many, mut bytes) = (Vec::with_capacity(keys.len()), 0);
+        for (((key, stored_key), time_ms), found) in all {
+            let value = read(key, stored_key, time_ms, found)?;
+            bytes += value.as_ref().ok().and_then(Option::as_ref).map_or(0, Entry::bytes);
+            if bytes > max_bytes {
+                return Ok(None);
+            }
+            many.push(value);
+        }
+        Ok(Some(many))
     }
 
     /// A system key: its version and document.

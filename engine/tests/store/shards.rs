@@ -42,8 +42,9 @@ fn what_is_not_served_is_neither_read_written_nor_kept() {
     assert_eq!((h.store.revision(), h.store.status().unwrap().idempotency_records), (revision, 0));
     assert!(matches!(h.store.get(&key("a")), Err(StoreError::WrongGroup)));
     assert!(matches!(h.store.get(&key("b")), Ok(Some(_))));
-    let many = h.store.get_many(&[key("a"), key("b")]).unwrap();
+    let many = h.store.get_many(&[key("a"), key("b")], 1_000).unwrap().unwrap();
     assert!(matches!(&many[..], [Err(NotServed), Ok(Some(_))]), "{many:?}");
+    assert!(h.store.get_many(&[key("a"), key("b")], 1).unwrap().is_none(), "more than was asked for");
     let (page, served) = h.store.list_served(&everything()).unwrap();
     assert_eq!(page.entries.iter().map(|entry| entry.key.clone()).collect::<Vec<_>>(), [key("b")]);
     assert_eq!(served, SlotSet::all().difference(&slots_of(&["a"])));

@@ -58,8 +58,9 @@ struct AdminDoc;
 
 /// The description of the whole interface of a router: what a node has, and `/v1/cluster`.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    let mut whole = raftkv_api::openapi();
-    whole.merge(AdminDoc::openapi());
+    let (mut whole, mut own) = (raftkv_api::openapi(), AdminDoc::openapi());
+    raftkv_api::describe_browsers(&mut own);
+    whole.merge(own);
     whole
 }
 
@@ -135,5 +136,46 @@ mod tests {
         for schema in ["ClusterView", "OperationView", "Assignment", "ProblemBody"] {
             assert!(document["components"]["schemas"][schema].is_object(), "{schema}");
         }
+    }
+
+    #[test]
+    fn every_request_may_come_from_a_page_of_another_site() {
+        let document: serde_json::Value = serde_json::from_str(&openapi().to_json().unwrap()).unwrap();
+        for (path, operations) in document["paths"].as_object().unwrap() {
+            for (method, operation) in operations.as_object().unwrap().iter().filter(|(_, it)| it.is_object()) {
+                assert!(operation["responses"]["403"].is_object(), "{method} {path}");
+            }
+        }
+        let refused = &document["paths"]["/v1/cluster/groups"]["post"]["responses"]["403"];
+        assert!(refused["content"]["application/problem+json"]["schema"].is_object(), "{refused}");
+    }
+
+    #[test]
+    fn the_page_of_limits_has_those_of_the_control_plane() {
+        use raftkv_runtime::limits_page::{Part, bytes, count, time};
+
+        use crate::cluster::{presence, state};
+        let limits = [
+            ("body", bytes(request::MAX_BODY_BYTES)),
+            ("longest `?wait=`", time(request::MAX_WAIT)),
+            ("wait for the document", time(ADMIN_TIMEOUT)),
+            ("groups", count(state::MAX_GROUPS)),
+            ("removed groups", count(state::MAX_REMOVED_GROUPS)),
+            ("nodes", count(state::MAX_NODES)),
+            ("members of a group", count(state::MAX_MEMBERS)),
+            ("routers", count(presence::MAX_ROUTERS)),
+            ("name or address", bytes(state::MAX_TEXT_BYTES)),
+            ("name of a group", bytes(state::MAX_GROUP_NAME_BYTES)),
+            ("weight", count(state::MAX_WEIGHT as usize)),
+            ("operations under way", count(state::MAX_OPEN_OPERATIONS)),
+            ("operations that are over", count(state::MAX_PAST_OPERATIONS)),
+            ("moves that are over", count(state::MAX_PAST_MOVES)),
+            ("ranges of a move", count(state::MAX_ASKED_RANGES)),
+            ("slots of a move", count(state::MAX_SLOTS_PER_MOVE)),
+            ("reason that is written down", bytes(state::MAX_REASON_BYTES)),
+        ];
+        let part = Part::of(include_str!("../../../docs/limits.md"), "Cluster administration");
+        assert_eq!(part.differences(&limits), [""; 0]);
+        assert_eq!(part.unknown_metrics(&[include_str!("../../../api/src/body.rs")]), [""; 0]);
     }
 }

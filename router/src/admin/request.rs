@@ -10,9 +10,9 @@ use raftkv_api::Problem;
 use serde::de::DeserializeOwned;
 
 /// Largest body: room for a long list of slots.
-const MAX_BODY_BYTES: usize = 64 * 1024;
+pub(super) const MAX_BODY_BYTES: usize = 64 * 1024;
 /// The longest that a request waits for an operation.
-const MAX_WAIT: Duration = Duration::from_secs(60);
+pub(super) const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// The parameters after the question mark.
 #[derive(Debug)]

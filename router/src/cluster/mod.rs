@@ -19,7 +19,7 @@ mod pace;
 mod place;
 pub mod placement;
 pub mod plan;
-mod presence;
+pub(crate) mod presence;
 pub mod records;
 pub mod rejected;
 pub mod state;

@@ -24,7 +24,7 @@ pub(super) const GONE: Duration = Duration::from_secs(10);
 /// A router that was not heard of for so long is forgotten.
 pub(super) const FORGOTTEN: Duration = Duration::from_secs(600);
 /// Most routers that are written down. More run as well, without being shown.
-const MAX_ROUTERS: usize = 64;
+pub(crate) const MAX_ROUTERS: usize = 64;
 
 /// Which routers run, and which of them coordinates.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tonic::transport::server::Connected;
 
-use super::gate::{Bounded, Cut, Gate};
+use super::gate::{Bounded, Client, Cut, Gate};
 use super::{ConnectionLimits, Endpoint};
 use crate::reminder::Reminder;
 
@@ -150,7 +150,7 @@ impl Listener {
     fn tell_of(&self, cut: Cut, limits: ConnectionLimits, reminder: &mut Reminder) {
         let (most, which) = match cut {
             Cut::Full => (limits.max_connections, "connections"),
-            Cut::Opening | Cut::Slow => (limits.max_opening, "connections whose clients have sent nothing"),
+            _ => (limits.max_opening, "connections whose clients have sent nothing"),
         };
         let text = format!(
             "{} has {most} {which}, which is the limit: for each new one another one is closed, of the address that has the most of them",
@@ -233,9 +233,15 @@ pub enum Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = ();
+    type ConnectInfo = Option<Client>;
 
-    fn connect_info(&self) {}
+    /// Of a port that bounds its connections.
+    fn connect_info(&self) -> Option<Client> {
+        match self {
+            Self::Bounded(bounded) => Some(bounded.client().clone()),
+            Self::Unix(_) | Self::Tcp(_) => None,
+        }
+    }
 }
 
 impl AsyncRead for Connection {
@@ -329,7 +335,7 @@ mod tests {
             let serving = tokio::spawn(
                 super::super::server()
                     .add_routes(routes)
-                    .serve_with_incoming(listener.into_bounded_stream(ConnectionLimits::of(4))),
+                    .serve_with_incoming(listener.into_bounded_stream(ConnectionLimits::of(4, 4))),
             );
 
             let mut client =

@@ -19,7 +19,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::escape::escaped;
 
 /// Bytes that may wait: thousands of lines, and no matter to a process that needs hundreds of megabytes.
-const QUEUE_BYTES: usize = 1024 * 1024;
+pub(crate) const QUEUE_BYTES: usize = 1024 * 1024;
 /// A pipe that is ready takes so many bytes whole or none of them (POSIX's `PIPE_BUF` on Linux).
 const PIPE_BYTES: usize = 4_096;
 /// How often the thread asks again whether a file that takes nothing now takes something.

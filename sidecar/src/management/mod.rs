@@ -16,6 +16,8 @@ pub use client::{CallError, Joiner, ManagementClient, Pass};
 pub use handlers::{Management, router};
 pub use json::Json;
 pub use problem::Problem;
+#[cfg(test)]
+pub(crate) use server::limits;
 pub use server::{MOST_CONNECTIONS, serve};
 pub use upgrade::{MemberVersions, Spoken, UpgradeDocument};
 

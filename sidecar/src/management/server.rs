@@ -136,6 +136,22 @@ async fn answer(router: axum::Router, request: Request<Incoming>, kind: Kind) ->
     }
 }
 
+/// What `docs/limits.md` says of the port.
+#[cfg(test)]
+pub(crate) fn limits() -> Vec<raftkv_runtime::limits_page::Row> {
+    use raftkv_runtime::limits_page::{bytes, count, time};
+    vec![
+        ("connections", count(MAX_CONNECTIONS)),
+        ("connections for probes", count(MAX_RESERVED)),
+        ("life of a connection for probes", time(RESERVED_LIFETIME)),
+        ("wait before a connection makes room", time(PATIENCE)),
+        ("head", bytes(MAX_HEADER_BYTES)),
+        ("time for a request, or without one", time(HEADER_TIMEOUT)),
+        ("time to read an answer", time(WRITE_TIMEOUT)),
+        ("shutdown grace", time(CONNECTION_GRACE)),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use axum::routing::get;

@@ -15,9 +15,9 @@ use crate::twin;
 use crate::types::{Member, NodeId};
 
 /// To reach a node and have it say who it is.
-const DIAL_DEADLINE: Duration = Duration::from_secs(3);
+pub(crate) const DIAL_DEADLINE: Duration = Duration::from_secs(3);
 /// A host name has at most 253 bytes, a port five digits.
-const MAX_ADDRESS_BYTES: usize = 259;
+pub(crate) const MAX_ADDRESS_BYTES: usize = 259;
 /// A node that is asked to join writes its identity to disk and opens nothing large.
 const ADOPT_DEADLINE: Duration = Duration::from_secs(10);
 

@@ -19,6 +19,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use commit::{Asked, COMMIT_DEADLINE, POLL, commit, settled_view};
+#[cfg(test)]
+pub(crate) use joiner::{DIAL_DEADLINE, MAX_ADDRESS_BYTES};
 use joiner::{adopt, check_addresses, check_asker, check_joiner, check_log, check_moved, check_new, identify};
 pub use outcome::{MembershipError, MembershipOutcome};
 use plan::{Step, View, is_caught_up, plan_join, plan_remove, promotion, removal};

@@ -13,7 +13,7 @@ use crate::types::Vote;
 /// Between two lines about a transfer that takes long.
 const TELL_INTERVAL: Duration = Duration::from_secs(10);
 /// A transfer that makes room lets go as soon as it is told to; one that is being installed takes its time.
-const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Lets snapshots in.
 pub struct Incoming {

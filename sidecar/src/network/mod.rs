@@ -11,6 +11,8 @@ mod work;
 
 pub use client::{Outgoing, PeerNetwork, SnapshotData};
 pub use full::FullMembers;
+#[cfg(test)]
+pub(crate) use incoming::TAKE_OVER_PATIENCE;
 pub use incoming::{Incoming, Receiving};
 pub use peers::{Lane, Peers, RaftClient};
 pub use work::{Trouble, Work};
