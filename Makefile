@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 # How many groups `make up` starts at least: a store that has more is started whole. Not read by the shell itself: there, GROUPS is something else.
 GROUPS ?= 2
-.PHONY: fuzz help up down clean check test test-upgrade soak verify deny fix bench bench-growth bench-paths instructions image dist
+.PHONY: fuzz help up down clean check test test-upgrade test-browser soak hostile verify deny fix bench bench-growth bench-paths instructions image dist
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,8 +26,14 @@ test: ## Every test: entrypoint, unit, cluster, faults, containers, the Python c
 test-upgrade: ## Old and new programs in one store, there and back (FROM=commit: the older version, built once)
 	@FROM="$(FROM)" scripts/test-upgrade.sh
 
+test-browser: ## Pages of other sites in Chromium against a local store: nothing changes (RECORD=1: keep the heads that it sends)
+	@scripts/test-browser.sh $(if $(RECORD),--record)
+
 soak: ## Random faults under load, with checks (MINUTES=10; SEED=n: the faults of the run that had it; FROM=n: from store n on)
 	@MINUTES="$(MINUTES)" SEED="$(SEED)" FROM="$(FROM)" scripts/soak.sh
+
+hostile: ## Hostile messages to every gRPC service of a live group (MINUTES=10; SEED=n: those of the run that had it)
+	@MINUTES="$(MINUTES)" SEED="$(SEED)" scripts/hostile.sh
 
 verify: ## Check form, lints, documentation and dependencies; changes nothing
 	@scripts/verify.sh

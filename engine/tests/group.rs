@@ -300,6 +300,34 @@ async fn on_a_full_disk_only_what_deletes_is_taken() {
     engine.stop().await;
 }
 
+/// The tables of the store end the process where they are asked for a key of more than 65,535 bytes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_longer_than_any_is_not_there() {
+    let engine = Engine::start(&[]).await;
+    let _sidecar = engine.with_sidecar().await;
+    let mut proposals = engine.proposals().await;
+    proposals.ops(vec![set("a", "1"), set("l", "2")]).await;
+    let mut rpc = engine.rpc.clone();
+    for length in [65_534, 65_535, 65_536, 1 << 20] {
+        let long = "k".repeat(length);
+        assert_eq!(engine.found(&[&long]).await, [Found::Absent(true)]);
+        assert_eq!(engine.found(&vec![long.as_str(); 70]).await, vec![Found::Absent(true); 70]);
+        let key = Bytes::from(long);
+        let ask = GetSystemKeyRequest { key: key.clone(), timeout_ms: 2_000 };
+        assert_eq!(rpc.get_system_key(ask).await.expect("answer").into_inner(), SystemKey::default());
+        for (start, end, first) in [(key.clone(), None, &b"l"[..]), (Bytes::new(), Some(key), &b"a"[..])] {
+            let list =
+                ListRequest { start, end, limit: 10, max_bytes: 1_000, timeout_ms: 2_000, ..ListRequest::default() };
+            let page = rpc.list(list).await.expect("a page").into_inner();
+            assert_eq!(page.entries.iter().map(|entry| &*entry.key).collect::<Vec<_>>(), [first], "{length}");
+        }
+    }
+    // No document has such a name either, whoever proposes it.
+    let put = SystemCommand::PutKey { key: vec![b'k'; 70_000].into(), expected_version: 0, value: Bytes::new() };
+    assert!(matches!(proposals.ask(Proposal::System(put).encode()).await, Proposed::Refused(_)));
+    engine.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn documents_exports_and_who_one_talks_to() {
     let engine = Engine::start(&[]).await;

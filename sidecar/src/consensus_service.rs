@@ -127,12 +127,13 @@ fn grpc_timeout(text: &str) -> Option<Duration> {
 
 /// Until the engine ends its stream: what it says of the lease.
 async fn follow_engine(engine: EngineStream, mut acks: Streaming<LeaseAck>) {
+    let mut is_told = false;
     while let Ok(Some(LeaseAck { clock_id, revocation })) = acks.message().await {
         if revocation != 0 {
             engine.acknowledged(revocation);
         } else if Some(&clock_id) == clock::boottime_id().as_ref() {
             engine.admit();
-        } else {
+        } else if !std::mem::replace(&mut is_told, true) {
             tracing::warn!(clock_id, "the engine reads another clock than this process: no lease for it");
         }
     }

@@ -30,6 +30,7 @@
 //! | `RAFTKV_TEST_SNAPSHOT_MIB` | size of the group that a fourth node joins (1024) |
 //! | `RAFTKV_TEST_CLIENTS` | clients of the tests of moving slots (16; the promise is made for 64) |
 //! | `RAFTKV_TEST_FULL` | 1: every combination of fault and step of a move, not a few chosen by the seed |
+//! | `RAFTKV_HOSTILE_SECONDS` | how long strangers send hostile messages to every gRPC service (15) |
 //! | `RAFTKV_TEST_IMAGE` | image of the container tests; without it they say that they test nothing |
 //! | `RAFTKV_REQUIRE_DOCKER` | 1: a missing Docker engine or image is a failure |
 //! | `RAFTKV_REQUIRE_LOOP` | 1: a machine on which a [`SmallDisk`] cannot be mounted is a failure |

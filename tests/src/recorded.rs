@@ -1,4 +1,5 @@
-//! [`Recorded`]: heads of requests as browsers and HTTP libraries send them, from `tests/fixtures/http-clients.http`.
+//! [`Recorded`]: heads of requests as browsers and HTTP libraries send them: those of `tests/fixtures/http-clients.http`, which were written
+//! after the documentation of the senders, and those of `tests/fixtures/chromium.http`, which `make test-browser` took off the wire.
 //!
 //! Used by this crate's tests and, as a module of their own, by those of the crates that serve HTTP.
 #![allow(dead_code, unreachable_pub)] // Each of them uses its part.
@@ -29,8 +30,8 @@ pub struct Recorded {
 impl Recorded {
     /// All that there are, of all senders.
     pub fn all() -> Vec<Self> {
-        let text = include_str!("../fixtures/http-clients.http");
-        text.split("### ").skip(1).map(Self::parse).collect()
+        let files = [include_str!("../fixtures/http-clients.http"), include_str!("../fixtures/chromium.http")];
+        files.into_iter().flat_map(|text| text.split("### ").skip(1)).map(Self::parse).collect()
     }
 
     /// Those of one sender with one method.

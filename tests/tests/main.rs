@@ -13,6 +13,7 @@ mod failover;
 mod failpoints;
 mod faultfs;
 mod golden;
+mod hostile_grpc;
 mod idle_hour;
 mod lease;
 mod local;

@@ -249,8 +249,11 @@ impl Generation {
         self.in_tables(&snapshot, key)
     }
 
-    /// A record of the tables, its checksum verified.
+    /// A record of the tables, its checksum verified. Anybody may ask for a key of any length.
     pub(super) fn in_tables(&self, snapshot: &Snapshot, key: &[u8]) -> Result<Option<Slice>, StoreError> {
+        if key.len() > layout::MAX_SOUGHT_BYTES {
+            return Ok(None);
+        }
         let Some(record) = snapshot.get(&self.keyspace, key).map_err(read_error)? else { return Ok(None) };
         record::check(key, &record)?;
         Ok(Some(record))

@@ -58,6 +58,10 @@ pub(super) const META_KEY: [u8; 1] = [META];
 /// The ownership record's key.
 pub(super) const OWNERSHIP_KEY: [u8; 1] = [OWNERSHIP];
 
+/// The longest key that is looked for. The tables take no longer one, and end the process where they are asked for it; what is stored is
+/// shorter.
+pub(super) const MAX_SOUGHT_BYTES: usize = u16::MAX as usize;
+
 /// Length of a tag and a number.
 const NUMBERED: usize = 9;
 /// Length of a tag, a slot and a number.
@@ -170,6 +174,15 @@ pub(super) fn of_due(index_key: &[u8]) -> Slice {
     }
 }
 
+/// Where the keys of a range begin or end, for a bound that anybody may have named: cut to what may be looked for, which is between the same
+/// stored keys.
+pub(super) fn bound(key: Slice) -> Slice {
+    match key.get(..MAX_SOUGHT_BYTES) {
+        Some(cut) => Slice::from(cut),
+        None => key,
+    }
+}
+
 fn tagged(head: &[u8], tail: &[u8]) -> Slice {
     // Most keys fit: one copy on the stack instead of an allocation.
     let mut buffer = [0u8; 256];
@@ -186,6 +199,18 @@ fn tagged(head: &[u8], tail: &[u8]) -> Slice {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_longer_than_any_key_is_between_the_same_keys() {
+        let longest = data(&vec![b'k'; raftkv_kv::MAX_IMPORT_KEY_BYTES]);
+        for length in [0, 1, MAX_SOUGHT_BYTES - 1, MAX_SOUGHT_BYTES, MAX_SOUGHT_BYTES + 1, 1 << 20] {
+            let key = data(&vec![b'k'; length]);
+            let cut = bound(key.clone());
+            assert!(cut.len() <= MAX_SOUGHT_BYTES);
+            assert_eq!(cut.cmp(&longest), key.cmp(&longest), "{length}");
+        }
+        assert!(longest.len() < MAX_SOUGHT_BYTES);
+    }
 
     #[test]
     fn an_expiry_key_leads_back_to_its_record() {

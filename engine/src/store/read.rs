@@ -99,9 +99,9 @@ impl Generation {
 
     /// A page of keys in order, of those slots that are served, which are given with it; `None` = of all of them.
     pub(super) fn list(&self, request: &ListRequest) -> Result<(Page, Option<SlotSet>), StoreError> {
-        let start = layout::data(&request.start);
+        let start = layout::bound(layout::data(&request.start));
         let end = match &request.end {
-            Some(end) => layout::data(end),
+            Some(end) => layout::bound(layout::data(end)),
             None => Slice::from([layout::DATA + 1]),
         };
         let mut page = Page { entries: Vec::new(), next: None };

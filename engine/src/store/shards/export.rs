@@ -189,7 +189,7 @@ impl Filling<'_> {
 
     fn class(&mut self, from: Vec<u8>, tag: u8) -> Result<Option<Vec<u8>>, StoreError> {
         let end = Slice::from([tag + 1]);
-        let from = Slice::from(from);
+        let from = layout::bound(Slice::from(from));
         if from >= end {
             return Ok(None);
         }
