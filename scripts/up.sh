@@ -118,6 +118,15 @@ plain_members() {
     { "${raftkv[@]}" status --json || true; } | tr '{' '\n' | sed -n -E '/"raft_address"/s/.*"name": ?"([^"]*)".*/\1/p' | sort -u
 }
 
+# Over the management ports nodes are removed and wiped. Processes of this machine do not read these settings.
+warn_of_open_ports() {
+    case "${RAFTKV_BIND:-127.0.0.1}" in
+        127.* | localhost | '[::1]') ;;
+        *) [ -n "${RAFTKV_MANAGEMENT_BIND:-}" ] ||
+            note "RAFTKV_BIND=$RAFTKV_BIND opens the management ports, too. RAFTKV_MANAGEMENT_BIND=127.0.0.1 keeps them closed" ;;
+    esac
+}
+
 in_docker() {
     [ -n "${RAFTKV_SKIP_IMAGE:-}" ] || "$ROOT/scripts/build-image.sh" >/dev/null
     cd "$ROOT"
@@ -240,15 +249,9 @@ Why the others take no part: $shown operation list"
     done
 }
 
-# Over the management ports nodes are removed and wiped.
-case "${RAFTKV_BIND:-127.0.0.1}" in
-    127.* | localhost | '[::1]') ;;
-    *) [ -n "${RAFTKV_MANAGEMENT_BIND:-}" ] ||
-        note "RAFTKV_BIND=$RAFTKV_BIND opens the management ports, too. RAFTKV_MANAGEMENT_BIND=127.0.0.1 keeps them closed" ;;
-esac
-
 project='' http=() routers=() raftkv=() shown='' restart='' moving=''
 if docker_answers; then
+    warn_of_open_ports
     in_docker
 else
     section "No Docker engine answers: the cluster runs as processes of this machine"

@@ -36,14 +36,16 @@ const MAX_IN_FLIGHT: usize = 4_096;
 const MAX_HEADER_BYTES: usize = 32 * KIB;
 /// The largest batch of the default limits in JSON, with room for its encoding.
 const MAX_BODY_BYTES: usize = 16 * MIB;
-/// Nearly all puts and gets are smaller; a few hundred of this size fit the rooms of the small ones.
+/// Nearly all puts and gets are smaller; some hundreds of this size fit the rooms of the small ones.
 const SMALL_BYTES: usize = 64 * KIB;
-/// 256 of the largest bodies that are small, and four of the largest.
-const SMALL_BODY_ROOM: usize = 16 * MIB;
+/// Held until the log is durable: 1,024 of the largest bodies that are small, as many as version 0.1.0 took, and four of the largest.
+const SMALL_BODY_ROOM: usize = 64 * MIB;
 const LARGE_BODY_ROOM: usize = 64 * MIB;
-/// The same for answers: 256 of the largest that are small, and about 16 full pages of a list.
+/// Held until they are written, which is mostly at once: 256 of the largest answers that are small, and about 16 full pages of a list.
 const SMALL_ANSWER_ROOM: usize = 16 * MIB;
 const LARGE_ANSWER_ROOM: usize = 64 * MIB;
+/// Some dozens of those who monitor a process at once.
+const OPERATIONS_ROOM: usize = 4 * MIB;
 /// What a body that is still on its way after five seconds must have brought in them: less is a client that stands still.
 const MIN_BODY_SPEED: u64 = 1_024;
 const BODY_SPEED_WINDOW: Duration = Duration::from_secs(5);
@@ -54,14 +56,18 @@ const ANSWER_GRACE: Duration = Duration::from_secs(10);
 const SLOW_BELOW: u64 = 256 * 1_024;
 /// No speed is known before; a connection that was used a moment ago is about to be used again.
 const SPARED: Duration = Duration::from_secs(1);
+/// A client's pool uses its connections at least once a minute, or would rather open new ones: load balancers close them by then.
+const KEPT_IDLE: Duration = Duration::from_secs(60);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Above the usual idle time of load balancers (60 s), so that they close first and never meet a closed one.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Of a port's places, in percent. The rest is for those who come while idle connections are closed.
+/// Of a port's places, in percent. Beyond it connections that nobody uses are closed.
 const CROWDED_PERCENT: usize = 90;
+/// Beyond this, in percent, so few places are left that pools have to give some. The rest is for those who come meanwhile.
+const FULL_PERCENT: usize = 99;
 
 /// Answers of this size and below are not counted: their number is bounded by that of the connections, each of which has buffers of
 /// this size anyway. Small puts and gets so cost nothing here.
@@ -75,9 +81,11 @@ pub(crate) const PIECE_BYTES: usize = 64 * KIB;
 pub struct HttpLimits {
     /// Open connections. More wait in the kernel's queue until one closes.
     pub max_connections: usize,
-    /// Share of `max_connections` in percent from which on idle connections are closed: each time the one that is idle longest, of
-    /// the address that has the most idle ones.
+    /// Share of `max_connections` in percent from which on connections are closed that have been idle for longer than `kept_idle`:
+    /// each time the one that is idle longest, of the address that has the most idle ones.
     pub crowded_percent: usize,
+    /// Share of `max_connections` in percent from which on no more than `spared` is needed.
+    pub full_percent: usize,
     /// Requests being worked on. More are answered 429 with Retry-After, before any work; health checks never are.
     pub max_in_flight: usize,
     /// The head of a request; more is answered 431, and the connection is closed.
@@ -94,6 +102,8 @@ pub struct HttpLimits {
     pub small_answer_room: usize,
     /// Larger answers that are not written to their sockets yet, together.
     pub large_answer_room: usize,
+    /// Metrics and descriptions of the API that are not written to their sockets yet, together, whatever their size.
+    pub operations_room: usize,
     /// Least speed of a body in each `body_speed_window`; a slower one is answered 408.
     pub min_body_speed: u64,
     /// The time over which the speed of a body is measured.
@@ -104,8 +114,10 @@ pub struct HttpLimits {
     pub answer_grace: Duration,
     /// Where a room is full, the slowest client in it is cut if it is slower than this. Where none is, the newcomer is answered 429.
     pub slow_below: u64,
-    /// How long a body, an answer or an idle connection is spared from being cut for others.
+    /// How long a body or an answer is spared from being cut for others, and an idle connection where hardly a place is left.
     pub spared: Duration,
+    /// How long an idle connection is spared from being closed for others while some places are left.
+    pub kept_idle: Duration,
     /// How long the head of a request may take from its first byte, and the first request from the connection on.
     pub header_timeout: Duration,
     /// How long the body of a request may take; longer is answered 408.
@@ -125,6 +137,7 @@ impl Default for HttpLimits {
         Self {
             max_connections: ROUTER_CONNECTIONS,
             crowded_percent: CROWDED_PERCENT,
+            full_percent: FULL_PERCENT,
             max_in_flight: MAX_IN_FLIGHT,
             max_header_bytes: MAX_HEADER_BYTES,
             max_body_bytes: MAX_BODY_BYTES,
@@ -133,12 +146,14 @@ impl Default for HttpLimits {
             large_body_room: LARGE_BODY_ROOM,
             small_answer_room: SMALL_ANSWER_ROOM,
             large_answer_room: LARGE_ANSWER_ROOM,
+            operations_room: OPERATIONS_ROOM,
             min_body_speed: MIN_BODY_SPEED,
             body_speed_window: BODY_SPEED_WINDOW,
             min_answer_speed: MIN_ANSWER_SPEED,
             answer_grace: ANSWER_GRACE,
             slow_below: SLOW_BELOW,
             spared: SPARED,
+            kept_idle: KEPT_IDLE,
             header_timeout: HEADER_TIMEOUT,
             body_timeout: BODY_TIMEOUT,
             keep_alive_timeout: KEEP_ALIVE_TIMEOUT,

@@ -82,21 +82,68 @@ impl Pace {
         limits: &BodyLimits,
     ) -> Poll<Result<u64, BodyError>> {
         ready!(self.sleep.as_mut().poll(cx));
-        let now = Instant::now();
+        let measured = self.measure(Instant::now(), received, limits);
+        Poll::Ready(measured.map(|(speed, next)| {
+            self.sleep.as_mut().reset(next);
+            speed
+        }))
+    }
+
+    /// Bytes a second since the last time, and when to look again.
+    fn measure(&mut self, now: Instant, received: usize, limits: &BodyLimits) -> Result<(u64, Instant), BodyError> {
         let end = self.began + limits.timeout;
         if now >= end {
-            return Poll::Ready(Err(BodyError::Late { timeout: limits.timeout }));
+            return Err(BodyError::Late { timeout: limits.timeout });
         }
         if now >= self.window.at + limits.window {
             if self.window.speed(now, received) < limits.min_speed {
-                return Poll::Ready(Err(BodyError::TooSlow { speed: limits.min_speed }));
+                return Err(BodyError::TooSlow { speed: limits.min_speed });
             }
             self.window = Mark { at: now, received };
         }
         let speed = self.last.speed(now, received);
         self.last = Mark { at: now, received };
-        let next = (now + limits.tick).min(self.window.at + limits.window).min(end);
-        self.sleep.as_mut().reset(next);
-        Poll::Ready(Ok(speed))
+        Ok((speed, (now + limits.tick).min(self.window.at + limits.window).min(end)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What comes of a body of which so many bytes arrive in each second: after how many seconds it is refused, and why.
+    async fn refused(arriving: impl Fn(u64) -> usize) -> (u64, BodyError) {
+        let limits = BodyLimits::of(&HttpLimits::default());
+        let mut pace = Pace::begin(0, &limits);
+        let (began, mut received) = (pace.began, 0);
+        for second in 1.. {
+            received += arriving(second);
+            let now = began + Duration::from_secs(second);
+            match pace.measure(now, received, &limits) {
+                Ok((speed, next)) => {
+                    assert_eq!(speed as usize, arriving(second), "in second {second}");
+                    assert_eq!(next, now + limits.tick, "after second {second}");
+                }
+                Err(why) => return (second, why),
+            }
+        }
+        unreachable!("a body has a timeout")
+    }
+
+    #[tokio::test]
+    async fn a_body_has_its_least_speed_in_each_window() {
+        // The defaults: 1 KiB/s in each 5 s, and 30 s for all of it.
+        assert!(matches!(refused(|_| 0).await, (5, BodyError::TooSlow { speed: 1_024 })));
+        assert!(matches!(refused(|_| 1_023).await, (5, BodyError::TooSlow { .. })));
+        assert!(matches!(refused(|_| 1_024).await, (30, BodyError::Late { .. })));
+        // A pause within a window costs nothing, and what came before it helps in no other.
+        assert!(matches!(
+            refused(|second| [0, 5_120][usize::from(second % 5 == 3)]).await,
+            (30, BodyError::Late { .. })
+        ));
+        assert!(matches!(
+            refused(|second| [0, 1 << 20][usize::from(second == 2)]).await,
+            (10, BodyError::TooSlow { .. })
+        ));
     }
 }

@@ -12,13 +12,16 @@ use crate::limits::HttpLimits;
 use crate::watch::{Waits, Watch};
 
 /// All connections are looked at no more often than this, however many come.
-const BETWEEN_SCANS: Duration = Duration::from_millis(50);
+pub(crate) const BETWEEN_SCANS: Duration = Duration::from_millis(50);
 
 /// The open connections of a port by where they come from.
 #[derive(Debug)]
 pub(crate) struct Places {
-    /// With as many open, those that wait for their clients are closed.
+    /// With as many open, those that have waited for their clients for longer than `kept_idle` are closed.
     crowded: usize,
+    kept_idle: Duration,
+    /// With as many open, those that have waited for longer than `spared`.
+    full: usize,
     spared: Duration,
     open: Mutex<Open>,
     gauge: Gauge,
@@ -48,9 +51,11 @@ impl Drop for Place {
 
 impl Places {
     pub(crate) fn new(limits: &HttpLimits) -> Arc<Self> {
-        let crowded = limits.max_connections.saturating_mul(limits.crowded_percent).div_ceil(100);
+        let share = |percent: usize| limits.max_connections.saturating_mul(percent).div_ceil(100).max(1);
         Arc::new(Self {
-            crowded: crowded.max(1),
+            crowded: share(limits.crowded_percent),
+            kept_idle: limits.kept_idle,
+            full: share(limits.full_percent),
             spared: limits.spared,
             open: Mutex::new(Open { next: 0, connections: HashMap::new(), scanned: None }),
             gauge: metrics::gauge!("raftkv_http_connections"),
@@ -70,15 +75,23 @@ impl Places {
 
     /// Where few places are left, asks connections that wait for their clients to close until enough are free: each time the one
     /// that is idle longest, of the address that has the most. Where none is idle, the one whose client is slow for longest.
+    ///
+    /// Clients keep connections for their next requests, so that only those which nobody has used for long are closed, until hardly a
+    /// place is left.
     pub(crate) fn thin_out(&self) {
         let chosen = {
             let mut open = self.open();
-            let excess = (open.connections.len() + 1).saturating_sub(self.crowded);
-            if excess == 0 || open.scanned.is_some_and(|at| at.elapsed() < BETWEEN_SCANS) {
+            let wanted = open.connections.len() + 1;
+            let (crowd, excess) = (wanted.saturating_sub(self.crowded), wanted.saturating_sub(self.full));
+            if (crowd == 0 && excess == 0) || open.scanned.is_some_and(|at| at.elapsed() < BETWEEN_SCANS) {
                 return;
             }
             open.scanned = Some(Instant::now());
-            longest_waiting(open.connections.values(), self.spared, excess)
+            let unused = longest_waiting(open.connections.values(), self.kept_idle, crowd);
+            match unused.len() < excess {
+                true => longest_waiting(open.connections.values(), self.spared, excess),
+                false => unused,
+            }
         };
         self.closed.increment(chosen.len() as u64);
         chosen.iter().for_each(|watch| watch.ask_to_close());
@@ -145,9 +158,8 @@ mod tests {
     #[test]
     fn the_address_with_the_most_idle_connections_loses_its_oldest() {
         let mut connections = Vec::new();
-        for from in ["10.0.0.1", "10.0.0.2", "10.0.0.2", "10.0.0.2", "10.0.0.1"] {
-            connections.push((address(from), Watch::new()));
-            std::thread::sleep(Duration::from_millis(3));
+        for (from, seconds) in [("10.0.0.1", 9), ("10.0.0.2", 8), ("10.0.0.2", 7), ("10.0.0.2", 6), ("10.0.0.1", 5)] {
+            connections.push((address(from), Watch::opened_before(Duration::from_secs(seconds))));
         }
         assert_eq!(chosen(&connections, 0), [0; 0]);
         assert_eq!(chosen(&connections, 1), [1]);
@@ -163,19 +175,38 @@ mod tests {
         assert!(longest_waiting(connections.iter(), Duration::from_secs(60), 9).is_empty(), "spared");
     }
 
+    const FRESH: u64 = 0;
+    const USED: u64 = 20;
+    const UNUSED: u64 = 40;
+
+    /// Of a port with 100 places and so many open connections, each idle for so many seconds: how many are asked to close.
+    fn asked_to_close(idle: &[u64]) -> usize {
+        let (spared, kept_idle) = (Duration::from_secs(10), Duration::from_secs(30));
+        let limits = HttpLimits { max_connections: 100, spared, kept_idle, ..HttpLimits::default() };
+        let places = Places::new(&limits);
+        let opened = |seconds: &u64| Watch::opened_before(Duration::from_secs(*seconds));
+        let watches: Vec<_> = idle.iter().map(opened).collect();
+        let _open: Vec<_> = watches.iter().map(|watch| places.enter(address("::1"), watch)).collect();
+        places.thin_out();
+        watches.iter().filter(|watch| watch.told().is_some()).count()
+    }
+
     #[test]
     fn nobody_is_asked_to_close_while_places_are_left() {
-        let limits = HttpLimits { max_connections: 10, spared: Duration::ZERO, ..HttpLimits::default() };
-        let places = Places::new(&limits);
-        let watches: Vec<_> = (0..9).map(|_| Watch::new()).collect();
-        let mut open: Vec<_> = watches.iter().map(|watch| places.enter(address("::1"), watch)).collect();
-        let ninth = open.pop();
-        drop(ninth);
-        places.thin_out();
-        assert!(watches.iter().all(|watch| watch.told().is_none()));
-        open.push(places.enter(address("::1"), &watches[8]));
-        places.thin_out();
-        assert_eq!(watches.iter().filter(|watch| watch.told().is_some()).count(), 1);
+        assert_eq!(asked_to_close(&[UNUSED; 89]), 0);
+        assert_eq!(asked_to_close(&[UNUSED; 90]), 1);
+        assert_eq!(asked_to_close(&[UNUSED; 100]), 11);
+    }
+
+    #[test]
+    fn pools_that_are_used_keep_their_connections_until_hardly_a_place_is_left() {
+        assert_eq!(asked_to_close(&[USED; 98]), 0);
+        let with_unused = |count: usize| [vec![USED; 98 - count], vec![UNUSED; count]].concat();
+        assert_eq!(asked_to_close(&with_unused(3)), 3);
+        assert_eq!(asked_to_close(&with_unused(30)), 9);
+        assert_eq!(asked_to_close(&[USED; 99]), 1);
+        assert_eq!(asked_to_close(&[USED; 100]), 2);
+        assert_eq!(asked_to_close(&[FRESH; 100]), 0);
     }
 
     #[test]

@@ -9,11 +9,12 @@ use metrics::{Counter, Gauge};
 
 use crate::limits::HttpLimits;
 
-/// Two budgets for one kind of bytes: what is small has its own, so that what is large cannot keep it out.
+/// Two budgets for one kind of bytes: what is small has its own, so that what is large cannot keep it out. Or one for all sizes.
 #[derive(Debug)]
 pub(crate) struct Rooms {
     small: Room,
-    large: Room,
+    /// Where it is not there, nothing is large.
+    large: Option<Room>,
     /// The largest that is small, in bytes.
     small_bytes: usize,
 }
@@ -119,23 +120,33 @@ impl Rooms {
         Self::new(limits, ("small_answers", limits.small_answer_room), ("large_answers", limits.large_answer_room))
     }
 
+    /// Of metrics and descriptions, until they are written: whatever clients hold, operators see it.
+    pub(crate) fn of_operations(limits: &HttpLimits) -> Arc<Self> {
+        let small = Room::new("operations", limits.operations_room, limits.slow_below);
+        Arc::new(Self { small, large: None, small_bytes: usize::MAX })
+    }
+
     fn new(limits: &HttpLimits, small: (&'static str, usize), large: (&'static str, usize)) -> Arc<Self> {
         let room = |(name, max)| Room::new(name, max, limits.slow_below);
-        Arc::new(Self { small: room(small), large: room(large), small_bytes: limits.small_bytes })
+        Arc::new(Self { small: room(small), large: Some(room(large)), small_bytes: limits.small_bytes })
     }
 
     fn room(&self, is_large: bool) -> &Room {
-        if is_large { &self.large } else { &self.small }
+        self.large.as_ref().filter(|_| is_large).unwrap_or(&self.small)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Room> {
+        [&self.small].into_iter().chain(&self.large)
     }
 
     /// Whether one of them holds more than it may, which only [`Share::overdraw`] leads to, and nobody is slow.
     pub(crate) fn are_overdrawn(&self) -> bool {
-        [&self.small, &self.large].into_iter().any(|room| room.is_over() && !room.make_room())
+        self.all().any(|room| room.is_over() && !room.make_room())
     }
 
     /// Cuts the slowest, whatever it holds, for the place that its request has; false where nobody is slow.
     pub(crate) fn cut_one(&self) -> bool {
-        [&self.small, &self.large].into_iter().any(|room| {
+        self.all().any(|room| {
             let held = room.cut_slowest(&mut room.slow(), |_| true);
             held.inspect(|held| held.wake()).is_some()
         })
@@ -143,13 +154,13 @@ impl Rooms {
 
     /// Whether the large room is full, and nobody in it is slow.
     pub(crate) fn is_large_full(&self) -> bool {
-        self.large.used.load(Ordering::Relaxed) >= self.large.max
-            && self.large.take(1).map(|()| self.large.give_back(1)).is_err()
+        let large = self.room(true);
+        large.used.load(Ordering::Relaxed) >= large.max && large.take(1).map(|()| large.give_back(1)).is_err()
     }
 
     /// Sets the gauges. Not done with each change: these are on the way of every request.
     pub(crate) fn publish(&self) {
-        for room in [&self.small, &self.large] {
+        for room in self.all() {
             room.used_gauge.set(room.used.load(Ordering::Relaxed) as f64);
         }
     }
@@ -220,7 +231,7 @@ impl Held {
         if self.is_cut() {
             return Err(Full);
         }
-        self.rooms.large.take(held + bytes)?;
+        self.rooms.room(true).take(held + bytes)?;
         self.rooms.small.give_back(held);
         self.is_large.store(true, Ordering::Relaxed);
         self.bytes.store(held + bytes, Ordering::Relaxed);
@@ -308,7 +319,7 @@ mod tests {
     }
 
     fn used(rooms: &Rooms) -> (usize, usize) {
-        (rooms.small.used.load(Ordering::Relaxed), rooms.large.used.load(Ordering::Relaxed))
+        (rooms.room(false).used.load(Ordering::Relaxed), rooms.room(true).used.load(Ordering::Relaxed))
     }
 
     fn share(rooms: &Arc<Rooms>, bytes: usize) -> Share {
@@ -373,6 +384,18 @@ mod tests {
         assert_eq!(used(&rooms), (0, 1000), "those that are cut count no longer");
         drop((first, second));
         assert_eq!(used(&rooms), (0, 500));
+    }
+
+    #[test]
+    fn one_room_may_be_for_all_sizes() {
+        let rooms =
+            Rooms::of_operations(&HttpLimits { small_bytes: 10, operations_room: 100, ..HttpLimits::default() });
+        let unread = share(&rooms, 90);
+        assert!(is_full(&rooms, 11));
+        unread.held().measure(0, Waker::noop());
+        drop(share(&rooms, 11));
+        assert!(unread.held().is_cut());
+        assert_eq!(used(&rooms), (0, 0));
     }
 
     #[test]

@@ -32,7 +32,7 @@ use crate::head::Refused;
 use crate::limits::{HttpLimits, UNCOUNTED_ANSWER_BYTES};
 use crate::once;
 use crate::pace::BodyLimits;
-use crate::places::Places;
+use crate::places::{BETWEEN_SCANS, Places};
 use crate::problem::Problem;
 use crate::room::{Rooms, Share};
 use crate::surface::{LIST, Surface};
@@ -61,6 +61,7 @@ struct Shared {
     in_flight: AtomicUsize,
     bodies: Arc<Rooms>,
     answers: Arc<Rooms>,
+    operations: Arc<Rooms>,
     in_flight_gauge: Gauge,
 }
 
@@ -71,6 +72,7 @@ impl Shared {
             in_flight: AtomicUsize::new(0),
             bodies: Rooms::of_bodies(&limits),
             answers: Rooms::of_answers(&limits),
+            operations: Rooms::of_operations(&limits),
             in_flight_gauge: metrics::gauge!("raftkv_http_requests_in_flight"),
             limits,
         }
@@ -80,6 +82,7 @@ impl Shared {
     fn publish(&self) {
         self.bodies.publish();
         self.answers.publish();
+        self.operations.publish();
         self.in_flight_gauge.set(self.in_flight.load(Ordering::Relaxed) as f64);
     }
 }
@@ -111,8 +114,11 @@ pub async fn serve(
             let permit = Arc::clone(&connections).acquire_owned().await;
             (permit, listener.accept().await)
         };
+        let is_full = connections.available_permits() == 0;
         tokio::select! {
             () = &mut shutdown => break,
+            // Somebody may be waiting for a place: not until the next housekeeping.
+            () = tokio::time::sleep(BETWEEN_SCANS), if is_full => places.thin_out(),
             Some(ended) = tasks.join_next() => report(ended),
             _ = housekeeping.tick() => {
                 shared.publish();
@@ -292,15 +298,19 @@ async fn answer(
     if bytes <= UNCOUNTED_ANSWER_BYTES {
         return Ok(response.map(|body| Answer::new(body, None, watch)));
     }
-    Ok(match count(&shared, only_reads, bytes) {
+    let rooms = match surface {
+        Surface::Operations => &shared.operations,
+        _ => &shared.answers,
+    };
+    Ok(match count(rooms, only_reads, bytes) {
         Ok(share) => response.map(|body| Answer::new(body, Some(share), watch)),
         Err(problem) => surface.render(problem).map(|body| Answer::new(body, None, watch)),
     })
 }
 
 /// Counts an answer in the room of its size. One that only tells something is refused where there is none.
-fn count(shared: &Shared, only_reads: bool, bytes: usize) -> Result<Share, Problem> {
-    let share = Share::of(&shared.answers, bytes);
+fn count(rooms: &Arc<Rooms>, only_reads: bool, bytes: usize) -> Result<Share, Problem> {
+    let share = Share::of(rooms, bytes);
     if !only_reads {
         share.held().overdraw(bytes);
     } else if share.held().grow(bytes).is_err() {

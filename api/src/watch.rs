@@ -121,6 +121,15 @@ impl Watch {
         })
     }
 
+    /// Of a connection that was opened so long ago and has said nothing.
+    #[cfg(test)]
+    pub(crate) fn opened_before(time: Duration) -> Arc<Self> {
+        let mut watch = Self::new();
+        let opened = Instant::now().checked_sub(time).expect("the clock runs for longer");
+        Arc::get_mut(&mut watch).expect("nobody else has it").opened = opened;
+        watch
+    }
+
     pub(crate) fn request_begins(&self) {
         self.phase.store(BUSY, Ordering::Relaxed);
     }

@@ -7,7 +7,9 @@
 //!
 //! A request comes from a browser if it has `Origin`, `Referer`, `Sec-Fetch-*`, `Accept-Language` or `Cookie`. All other requests
 //! (curl, the HTTP libraries of Python, Go and Rust, RaftKV's own processes) are served as they are: no page can leave these
-//! headers out. A browser's request is served if
+//! headers out. So are those of the `fetch` that is built into Node.js, which has `Accept-Language: *` and `Sec-Fetch-Mode` and none
+//! of the others: a browser sends `Sec-Fetch-Mode` together with `Sec-Fetch-Site` or not at all, and no page can set either.
+//! `Accept-Language: *` alone proves nothing, for a page can set it. A browser's request is served if
 //!
 //! - `Host` is an IP address, `localhost`, a name without a dot, or one of [`Hosts`]. A rebound name is none of these.
 //! - `Origin`, where it is present, is the origin of `Host`. Browsers send `Origin` with every request other than GET and HEAD.
@@ -29,6 +31,7 @@ pub const CODE: &str = "cross_site";
 /// Beginning of the names of the headers by which browsers describe a request (Fetch Metadata).
 const FETCH_METADATA: &str = "sec-fetch-";
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
 /// Why a request of a browser is refused: status 403, code [`CODE`]. Nothing was done.
 ///
@@ -65,7 +68,18 @@ pub enum Takes {
 
 /// Whether the request comes from a browser. Costs one comparison of names for each header, and no allocation.
 pub fn is_browser(headers: &HeaderMap) -> bool {
-    headers.keys().any(is_of_browsers)
+    headers.keys().any(is_of_browsers) && !is_fetch_of_a_program(headers)
+}
+
+/// Whether a program made the request by a `fetch` that implements the standard without a page, as Node.js does: of what browsers
+/// send it has the mode, and at most a language that is any.
+fn is_fetch_of_a_program(headers: &HeaderMap) -> bool {
+    let is_any_language = || matches!(single(headers, &header::ACCEPT_LANGUAGE), Ok(Some("*")));
+    let may_have = |name: &HeaderName| match *name == header::ACCEPT_LANGUAGE {
+        true => is_any_language(),
+        false => *name == SEC_FETCH_MODE,
+    };
+    headers.contains_key(SEC_FETCH_MODE) && headers.keys().filter(|name| is_of_browsers(name)).all(may_have)
 }
 
 /// Removes the headers by which a request is recognised as a browser's: for a process that has admitted the request and passes it

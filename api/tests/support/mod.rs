@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Each test file uses its part.
 
 mod client;
+mod counters;
 mod memory;
 
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use client::{Connection, Reply};
+pub(crate) use counters::Counters;
 pub(crate) use memory::Memory;
 
 /// Longer than anything takes that works.

@@ -69,15 +69,24 @@ const TYPES: Choices = &[
     (&[" TEXT/html"], false),
     (&["application/json", "text/plain"], false),
 ];
-/// What marks a request as a browser's, beside Origin and Sec-Fetch-Site.
-const MARKS: &[&[(&str, &str)]] = &[
-    &[],
-    &[("accept", "*/*"), ("user-agent", "curl/8.5.0"), ("accept-encoding", "gzip")],
-    &[("accept-language", "en")],
-    &[("referer", "http://rebound.example/")],
-    &[("cookie", "a=b")],
-    &[("sec-fetch-mode", "no-cors")],
-    &[("sec-fetch-storage-access", "none")],
+/// Headers beside Origin and Sec-Fetch-Site, and whether they mark a request as a browser's.
+const MARKS: &[(&[(&str, &str)], bool)] = &[
+    (&[], false),
+    (&[("accept", "*/*"), ("user-agent", "curl/8.5.0"), ("accept-encoding", "gzip")], false),
+    (&[("accept-language", "en")], true),
+    (&[("accept-language", "*")], true),
+    (&[("referer", "http://rebound.example/")], true),
+    (&[("cookie", "a=b")], true),
+    (&[("sec-fetch-storage-access", "none")], true),
+    // As Node's fetch sends them.
+    (&[("sec-fetch-mode", "no-cors")], false),
+    (&[("accept-language", "*"), ("sec-fetch-mode", "cors")], false),
+    // As it does not, unless a program adds to it.
+    (&[("accept-language", "en"), ("sec-fetch-mode", "cors")], true),
+    (&[("accept-language", "*"), ("accept-language", "*"), ("sec-fetch-mode", "cors")], true),
+    (&[("cookie", "a=b"), ("sec-fetch-mode", "cors")], true),
+    (&[("referer", "http://rebound.example/"), ("sec-fetch-mode", "cors")], true),
+    (&[("sec-fetch-dest", "empty"), ("sec-fetch-mode", "cors")], true),
 ];
 
 /// Whether `origin` is that of `host`, told in advance.
@@ -110,14 +119,14 @@ fn every_combination_is_decided_as_the_rules_say() {
         for (origin, is_own) in origins(host.first().copied()) {
             for (site, is_same) in SITES {
                 for (kind, is_no_form) in TYPES {
-                    for mark in MARKS {
+                    for (mark, is_browsers) in MARKS {
                         let mut lines = mark.to_vec();
                         lines.extend(host.iter().map(|value| ("host", *value)));
                         lines.extend(origin.iter().map(|value| ("origin", value.as_str())));
                         lines.extend(site.iter().map(|value| ("sec-fetch-site", *value)));
                         lines.extend(kind.iter().map(|value| ("content-type", *value)));
                         let request = headers(&lines);
-                        let is_marked = mark.len() == 1 || !origin.is_empty() || !site.is_empty();
+                        let is_marked = *is_browsers || !origin.is_empty() || !site.is_empty();
                         assert_eq!(is_browser(&request), is_marked, "{lines:?}");
                         for method in &methods {
                             let is_safe = matches!(*method, Method::GET | Method::HEAD);
@@ -225,7 +234,11 @@ fn recorded_requests_are_told_apart() {
 fn reference(method: &str, lines: &[(&str, &str)], takes: Takes) -> bool {
     let of = |name: &str| lines.iter().filter(|(known, _)| *known == name).map(|(_, value)| *value).collect::<Vec<_>>();
     let marks = ["origin", "referer", "accept-language", "cookie"];
-    if !lines.iter().any(|(name, _)| marks.contains(name) || name.starts_with("sec-fetch-")) {
+    let mut marks: Vec<_> =
+        lines.iter().filter(|(name, _)| marks.contains(name) || name.starts_with("sec-fetch-")).collect();
+    marks.retain(|(name, _)| *name != "sec-fetch-mode");
+    let has_mode = !of("sec-fetch-mode").is_empty();
+    if marks.is_empty() || (has_mode && marks == [&("accept-language", "*")]) {
         return true;
     }
     let [host] = of("host")[..] else { return false };
@@ -280,7 +293,9 @@ const LINES: &[(&str, &str)] = &[
     ("origin", "null"),
     ("referer", "http://evil.example/"),
     ("accept-language", "en"),
+    ("accept-language", "*"),
     ("cookie", "a=b"),
+    ("sec-fetch-mode", "cors"),
     ("sec-fetch-site", "same-origin"),
     ("sec-fetch-site", "none"),
     ("sec-fetch-site", "cross-site"),

@@ -154,6 +154,9 @@ pub(crate) fn limits() -> Vec<raftkv_runtime::limits_page::Row> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Instant;
+
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
@@ -171,12 +174,27 @@ mod tests {
         Ok(answer)
     }
 
+    /// Looks every ten milliseconds until it is so.
+    async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+        let start = Instant::now();
+        while !is_so().await {
+            assert!(start.elapsed() < TIMEOUT, "{what}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     #[tokio::test]
     async fn connections_that_are_kept_busy_leave_room_for_probes_and_idle_ones_for_everybody() {
+        let slow = Arc::new(AtomicUsize::new(0));
+        let begun = Arc::clone(&slow);
+        let begin = move || {
+            begun.fetch_add(1, Ordering::Relaxed);
+            std::future::pending::<String>()
+        };
         let router = axum::Router::new()
             .route("/livez", get(|| async { "alive" }))
             .route("/status", get(|| async { "status" }))
-            .route("/slow", get(std::future::pending::<String>));
+            .route("/slow", get(begin));
         let listener = Listener::bind(&"127.0.0.1:0".parse().expect("an address")).await.expect("bind");
         let address = listener.endpoint().to_string();
         let shutdown = Shutdown::new();
@@ -189,7 +207,7 @@ mod tests {
             held.push(stream);
         }
         // Until the last request has been seen, its connection waits for its client.
-        tokio::time::sleep(2 * PATIENCE).await;
+        until("all are worked on", async || slow.load(Ordering::Relaxed) == MAX_CONNECTIONS).await;
         let mut silent = Vec::new();
         for _ in 0..2 * MAX_RESERVED {
             silent.push(TcpStream::connect(&address).await.expect("connect"));
@@ -205,9 +223,12 @@ mod tests {
         for _ in 0..MAX_CONNECTIONS {
             silent.push(TcpStream::connect(&address).await.expect("connect"));
         }
-        tokio::time::sleep(2 * PATIENCE).await;
-        let answer = ask(&address, "/status").await.expect("an answer");
-        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("status"), "{answer}");
+        until("another one is answered", async || {
+            // Until one has been silent for long enough, others get no place, or one for probes.
+            let answer = ask(&address, "/status").await.unwrap_or_default();
+            answer.starts_with("HTTP/1.1 200") && answer.ends_with("status")
+        })
+        .await;
         shutdown.trigger();
         tokio::time::timeout(TIMEOUT, serving).await.expect("it ends").expect("no panic");
     }
