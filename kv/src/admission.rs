@@ -18,6 +18,10 @@ pub const MAX_BATCH_OPS: usize = 100_000;
 /// Longest `Idempotency-Key` that is admitted, in bytes: four times what the HTTP port takes
 /// ([`Limits::max_idempotency_key_bytes`](crate::Limits)), with the position in a batch behind it.
 pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 1_024;
+/// Longest time that an outcome is kept for an `Idempotency-Key` that is admitted, in milliseconds: 24 hours, which is what every HTTP port
+/// asks for. A group refuses new keyed writes while its table of outcomes is full, so nobody fills the table for longer. Members apply up to
+/// what the state machine keeps at most: an older program may have let it in.
+pub const MAX_IDEMPOTENCY_KEEP_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// Why a payload is not proposed.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +52,14 @@ pub enum AdmissionError {
         bytes: usize,
         /// How long it may be.
         limit: usize,
+    },
+    /// More than [`MAX_IDEMPOTENCY_KEEP_MS`].
+    #[error("operation {at}: the outcome is to be kept for {keep_ms} ms; the limit is {MAX_IDEMPOTENCY_KEEP_MS}")]
+    IdempotencyKeep {
+        /// Which operation, from 0.
+        at: usize,
+        /// For how long it is to be kept.
+        keep_ms: u64,
     },
     /// A value that nobody could read.
     #[error("operation {at}: {source}")]
@@ -88,6 +100,11 @@ pub fn admit(payload: &[u8]) -> Result<ProposalRef<'_>, AdmissionError> {
             check_ops(&batch.ops, MAX_IDEMPOTENCY_KEY_BYTES)?;
             let limits = Limits::default();
             for (at, op) in batch.ops.iter().enumerate() {
+                if let Some(idempotency) = &op.idempotency
+                    && idempotency.keep_ms > MAX_IDEMPOTENCY_KEEP_MS
+                {
+                    return Err(AdmissionError::IdempotencyKeep { at, keep_ms: idempotency.keep_ms });
+                }
                 if let CommandRef::Set { value, .. } = op.command {
                     Value::check(value, limits.max_value_depth)
                         .map_err(|source| AdmissionError::Value { at, source })?;
@@ -176,7 +193,11 @@ mod tests {
     }
 
     fn keyed(bytes: usize) -> Op {
-        let idempotency = Idempotency { key: vec![1; bytes].into(), fingerprint: 1, keep_ms: 1 };
+        kept(bytes, MAX_IDEMPOTENCY_KEEP_MS)
+    }
+
+    fn kept(bytes: usize, keep_ms: u64) -> Op {
+        let idempotency = Idempotency { key: vec![1; bytes].into(), fingerprint: 1, keep_ms };
         Op { idempotency: Some(idempotency), ..set(b"k", b"\xc0") }
     }
 
@@ -215,6 +236,10 @@ mod tests {
         }
         let bad = admit(&batch(vec![keyed(MAX_IDEMPOTENCY_KEY_BYTES + 1)])).map(drop).unwrap_err();
         assert!(bad.is_too_large(), "{bad}");
+        for keep_ms in [MAX_IDEMPOTENCY_KEEP_MS + 1, u64::MAX] {
+            let bad = admit(&batch(vec![keyed(1), kept(1, keep_ms)])).map(drop).unwrap_err();
+            assert!(matches!(bad, AdmissionError::IdempotencyKeep { at: 1, .. }) && !bad.is_too_large(), "{bad}");
+        }
         let raise = system(SystemCommand::RaiseVersion { from: 2, to: 3 });
         assert!(matches!(admit(&raise), Err(AdmissionError::RaisesVersion)), "members may not decode it");
     }
@@ -250,6 +275,7 @@ mod tests {
         let ops = |op: &Op| check_applicable(&[OpRef::from(op)]);
         ops(&keyed(MAX_IDEMPOTENCY_KEY_BYTES + 1)).expect("older programs have let it in");
         ops(&set(b"k", b"\xc1")).expect("values are as they are");
+        ops(&kept(1, u64::MAX)).expect("the state machine keeps it for as long as it keeps any");
         assert!(ops(&keyed(MAX_IMPORT_KEY_BYTES + 1)).is_err());
         assert!(ops(&set(&[b'k'; MAX_IMPORT_KEY_BYTES + 1], b"\xc0")).is_err() && ops(&set(b"", b"\xc0")).is_err());
     }

@@ -25,7 +25,8 @@ mod upgrade;
 mod value;
 
 pub use admission::{
-    AdmissionError, MAX_BATCH_OPS, MAX_IDEMPOTENCY_KEY_BYTES, STRICT_VERSION, admit, check_applicable,
+    AdmissionError, MAX_BATCH_OPS, MAX_IDEMPOTENCY_KEEP_MS, MAX_IDEMPOTENCY_KEY_BYTES, STRICT_VERSION, admit,
+    check_applicable,
 };
 pub use batch::{Batch, Proposal};
 pub use borrowed::{BatchRef, CommandRef, IdempotencyRef, OpRef, ProposalRef};

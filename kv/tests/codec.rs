@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
 use raftkv_kv::{
-    AdmissionError, Answer, Batch, BatchRef, CodecError, Command, Ended, FORMAT_VERSION, FencePoint, Idempotency,
-    ImportPage, ImportRecord, Incoming, Key, Op, OpRef, Outcome, Outgoing, Ownership, Precondition, Proposal,
+    AdmissionError, Answer, Batch, BatchRef, CodecError, Command, CommandRef, Ended, FORMAT_VERSION, FencePoint,
+    Idempotency, ImportPage, ImportRecord, Incoming, Key, MAX_CLOCK_MS, MAX_IDEMPOTENCY_KEEP_MS,
+    MAX_IDEMPOTENCY_KEY_BYTES, MAX_IMPORT_KEY_BYTES, Op, OpRef, Outcome, Outgoing, Ownership, Precondition, Proposal,
     ProposalRef, PurgeState, Refusal, SLOTS, SlotSet, SlotTimes, SystemAnswer, SystemCommand, Value, admit,
     check_applicable, slot_of,
 };
@@ -167,23 +169,187 @@ fn what_the_strict_version_adds_comes_back_and_is_never_kept() {
     assert!(matches!(Answer::decode(&replayed), Err(CodecError::Malformed(_))));
 }
 
-proptest! {
-    /// Admission decodes what members decode, and lets pass only what all of them apply.
-    #[test]
-    fn what_is_admitted_is_applied(proposal in any_proposal()) {
-        let bytes = proposal.encode();
-        if let Ok(ProposalRef::Batch(batch)) = admit(&bytes) {
+/// A value as clients write it, of every kind.
+fn any_value() -> impl Strategy<Value = Vec<u8>> {
+    use rmpv::Value as Tree;
+    let leaf = prop_oneof![
+        Just(Tree::Nil),
+        any::<bool>().prop_map(Tree::from),
+        any::<u64>().prop_map(Tree::from),
+        any::<i64>().prop_map(Tree::from),
+        any::<f64>().prop_map(Tree::from),
+        ".{0,40}".prop_map(Tree::from),
+        prop::collection::vec(any::<u8>(), 0..300).prop_map(Tree::Binary),
+    ];
+    let tree = leaf.prop_recursive(4, 32, 8, |inner| {
+        let named = (".{0,8}".prop_map(Tree::from), inner.clone());
+        prop_oneof![
+            prop::collection::vec(inner, 0..8).prop_map(Tree::Array),
+            prop::collection::vec(named, 0..8).prop_map(Tree::Map),
+        ]
+    });
+    tree.prop_map(|tree| {
+        let mut bytes = Vec::new();
+        rmpv::encode::write_value(&mut bytes, &tree).unwrap();
+        bytes
+    })
+}
+
+/// An operation that every member applies.
+fn sound_op() -> impl Strategy<Value = Op> {
+    let key = (1..=u8::MAX, prop::collection::vec(any::<u8>(), 0..300)).prop_map(|(first, rest)| {
+        let key = [&[first][..], &rest].concat();
+        Key::from_stored(key)
+    });
+    let command = prop_oneof![
+        3 => (key.clone(), any_value(), any::<u64>()).prop_map(|(key, value, expires_at_ms)| {
+            Command::Set { key, value: Value::from_stored(value), expires_at_ms }
+        }),
+        1 => key.prop_map(|key| Command::Delete { key }),
+    ];
+    let idempotency = (any_bytes(MAX_IDEMPOTENCY_KEY_BYTES), any::<u64>(), 0..=MAX_IDEMPOTENCY_KEEP_MS)
+        .prop_map(|(key, fingerprint, keep_ms)| Idempotency { key, fingerprint, keep_ms });
+    (command, prop::option::of(idempotency)).prop_map(|(command, idempotency)| Op {
+        command,
+        precondition: None,
+        idempotency,
+    })
+}
+
+/// What makes an operation one that some member could not apply, or nobody could read.
+#[derive(Debug, Clone)]
+enum Flaw {
+    Key(Vec<u8>),
+    Value(Vec<u8>),
+    IdempotencyKey(usize),
+    Keep(u64),
+}
+
+fn any_flaw() -> impl Strategy<Value = Flaw> {
+    let key = prop_oneof![
+        Just(Vec::new()),
+        any_bytes(9).prop_map(|rest| [&[0][..], &rest].concat()),
+        (1..9_usize).prop_map(|more| vec![b'k'; MAX_IMPORT_KEY_BYTES + more]),
+    ];
+    let value = prop_oneof![
+        any_value().prop_map(|mut value| {
+            value.pop();
+            value
+        }),
+        (any_value(), any_bytes(4)).prop_map(|(value, more)| [&value[..], &more].concat()),
+        Just(b"\xc1".to_vec()),
+        Just(b"\xa2\xff\xff".to_vec()),
+        Just(b"\xd4\x01\x00".to_vec()),
+        (129..200_usize).prop_map(|depth| [vec![0x91; depth], vec![0xc0]].concat()),
+    ];
+    prop_oneof![
+        key.prop_map(Flaw::Key),
+        value.prop_map(Flaw::Value),
+        (1..9_usize).prop_map(|more| Flaw::IdempotencyKey(MAX_IDEMPOTENCY_KEY_BYTES + more)),
+        (MAX_IDEMPOTENCY_KEEP_MS + 1..=u64::MAX).prop_map(Flaw::Keep),
+    ]
+}
+
+fn flawed(op: Op, flaw: Flaw) -> Op {
+    let set = |key: &[u8], value: &[u8]| Command::Set {
+        key: Key::from_stored(key.to_vec()),
+        value: Value::from_stored(value.to_vec()),
+        expires_at_ms: 0,
+    };
+    let kept = |bytes: usize, keep_ms| Some(Idempotency { key: vec![7; bytes].into(), fingerprint: 1, keep_ms });
+    match flaw {
+        Flaw::Key(key) => Op { command: set(&key, b"\xc0"), ..op },
+        Flaw::Value(value) => Op { command: set(b"k", &value), ..op },
+        Flaw::IdempotencyKey(bytes) => Op { idempotency: kept(bytes, 1), ..op },
+        Flaw::Keep(keep_ms) => Op { idempotency: kept(1, keep_ms), ..op },
+    }
+}
+
+fn in_a_batch(ops: Vec<Op>) -> Bytes {
+    Proposal::Batch(Batch { session: 1, sequence: 1, acknowledged_below: 0, ops }).encode()
+}
+
+/// What was admitted, by rules of this test's own.
+fn is_sound(admitted: &ProposalRef<'_>) -> Result<(), TestCaseError> {
+    match admitted {
+        ProposalRef::OpenSession => {}
+        ProposalRef::Batch(batch) => {
             prop_assert!(check_applicable(&batch.ops).is_ok());
+            for op in &batch.ops {
+                let key = op.command.key();
+                prop_assert!((1..=MAX_IMPORT_KEY_BYTES).contains(&key.len()) && key[0] != 0, "{key:?}");
+                if let CommandRef::Set { value, .. } = op.command {
+                    let mut rest = value;
+                    prop_assert!(rmpv::decode::read_value(&mut rest).is_ok() && rest.is_empty(), "{value:?}");
+                }
+                if let Some(idempotency) = &op.idempotency {
+                    prop_assert!(idempotency.key.len() <= 1_024 && idempotency.keep_ms <= 86_400_000);
+                }
+            }
         }
+        ProposalRef::System(command) => match command {
+            SystemCommand::CommitImport { revision, clock_ms, times, .. } => {
+                prop_assert!(*revision < 1 << 53 && *clock_ms <= MAX_CLOCK_MS);
+                prop_assert!(times.iter().all(|time| time.time_ms <= MAX_CLOCK_MS));
+            }
+            SystemCommand::Import { records, .. } => prop_assert!(ImportPage::decode(records).is_ok()),
+            SystemCommand::RaiseVersion { .. } => prop_assert!(false, "a version is raised by the leader only"),
+            _ => {}
+        },
+    }
+    // And it is what members will read.
+    let again = admitted.encode();
+    prop_assert_eq!(&ProposalRef::decode(&again).unwrap(), admitted);
+    prop_assert!(admit(&again).is_ok());
+    Ok(())
+}
+
+proptest! {
+    /// Admission lets pass all that members apply, and nothing else.
+    #[test]
+    fn what_is_admitted_is_applied(
+        ops in prop::collection::vec(sound_op(), 1..6),
+        at in any::<prop::sample::Index>(),
+        flaw in any_flaw(),
+    ) {
+        let bytes = in_a_batch(ops.clone());
+        let admitted = admit(&bytes);
+        prop_assert!(admitted.is_ok(), "{:?}", admitted.err());
+        let admitted = admitted.unwrap();
+        prop_assert_eq!(admitted.encode(), bytes.clone());
+        is_sound(&admitted)?;
+
         let version = [&[FORMAT_VERSION + 1][..], &bytes[1..]].concat();
         let is_undecodable = matches!(admit(&version), Err(AdmissionError::Undecodable(_)));
         prop_assert!(is_undecodable);
+
+        let mut ops = ops;
+        let at = at.index(ops.len());
+        ops[at] = flawed(ops[at].clone(), flaw.clone());
+        prop_assert!(admit(&in_a_batch(ops)).is_err(), "{flaw:?} was admitted");
     }
 
+    /// Whatever happened to the bytes on their way, and where they are nobody's.
     #[test]
-    fn admission_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
-        let versioned = [&[FORMAT_VERSION][..], &bytes].concat();
-        prop_assert!(admit(&versioned).is_err() || ProposalRef::decode(&versioned).is_ok());
+    fn admission_never_panics_and_what_it_lets_pass_is_sound(
+        (sound, damage) in (
+            prop_oneof![
+                prop::collection::vec(sound_op(), 0..4).prop_map(in_a_batch),
+                prop::sample::select(golden_system_commands())
+                    .prop_map(|(_, command)| Proposal::System(command).encode()),
+                prop::collection::vec(any::<u8>(), 0..256).prop_map(|bytes| [&[FORMAT_VERSION][..], &bytes].concat().into()),
+            ],
+            prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        ),
+    ) {
+        let mut bytes = sound.to_vec();
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Ok(admitted) = admit(&bytes) {
+            is_sound(&admitted)?;
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use crate::management::ManagementClient;
 use crate::network::Trouble;
 use crate::node::{Group, Node, Phase};
 use crate::types::{LeaderId, LogId, Member, NodeId, TypeConfig, Vote};
+use crate::wal::Shortage;
 
 /// How often the engine and the leadership are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -22,6 +23,12 @@ const TICK: Duration = Duration::from_millis(100);
 const ENGINE_GONE_AFTER: Duration = Duration::from_millis(300);
 /// An engine that came back must stay this long before the node stands for election: no flapping.
 const ENGINE_BACK_AFTER: Duration = Duration::from_millis(500);
+/// A shortage of file descriptors that lasts for longer is worth one: connections that end give some back before.
+const DESCRIPTORS_GONE_AFTER: Duration = Duration::from_secs(3);
+/// For the vote that ends a leadership to be durable. It counts from the moment on at which it is given.
+const STEP_DOWN_DEADLINE: Duration = Duration::from_secs(1);
+/// A leadership that was given up is over at once, but a node whose log takes no votes hears of that later.
+const STEP_DOWN_AGAIN: Duration = Duration::from_secs(10);
 /// One attempt at a transfer: the successor flushes its log, stands and wins well within it.
 const TRANSFER_ATTEMPT: Duration = Duration::from_millis(400);
 /// A majority hears within this who is to take over: several heartbeats. Where it does not, the transfer is tried all the same.
@@ -62,6 +69,8 @@ pub enum Reason {
     Duplicate,
     /// Its log lacks entries that it acknowledged.
     Stale,
+    /// Its log waits for a file descriptor.
+    NoDescriptor,
 }
 
 /// Whether this node stands for election: only while no reason speaks against it.
@@ -336,7 +345,9 @@ impl Leadership {
 
     async fn hand_over(&self, group: &Group, only: Option<NodeId>, within: Duration) -> Result<NodeId, TransferError> {
         let deadline = Instant::now() + within;
-        let (term, leader) = (metrics_of(group).current_term, metrics_of(group).vote.leader_id);
+        // Looked at once: a successor that this node named as another leader would be believed.
+        let Some(leader) = group.lease.leads_as(group) else { return Err(TransferError::NotLeader) };
+        let term = leader.term;
         let mut tried = false;
         loop {
             let successors = self.successors(group, only).await;
@@ -376,6 +387,8 @@ impl Leadership {
     /// the announcement no writes are taken, so an attempt with it costs availability.
     async fn successors(&self, group: &Group, only: Option<NodeId>) -> Vec<(NodeId, Member)> {
         let metrics = metrics_of(group);
+        // To ask takes a file descriptor. Then it is enough that they are alive.
+        let asks = !Elections::of(group).is_forbidden_by(Reason::NoDescriptor);
         let membership = &metrics.membership_config;
         let others = membership
             .voter_ids()
@@ -390,19 +403,22 @@ impl Leadership {
             let member = membership.get_node(&successor.raft_id)?.clone();
             let client = self.client.clone();
             Some(async move {
-                let ready = client.is_ready(&member.management_address, READY_DEADLINE).await;
+                let ready = !asks || client.is_ready(&member.management_address, READY_DEADLINE).await;
                 ready.then_some((successor.raft_id, member))
             })
         });
         futures::future::join_all(asked).await.into_iter().flatten().collect()
     }
 
-    /// Until the shutdown: stands back while the engine is gone, or another process has this node's identity.
+    /// Until the shutdown: stands back while the engine is gone, another process has this node's identity, or the log waits for a file
+    /// descriptor.
     pub async fn watch(self, shutdown: Shutdown) {
         let connected = self.node.engine.connected();
         let mut changed_at = Instant::now();
         let mut was_connected = *connected.borrow();
         let mut failures = 0;
+        let mut shortage = Lasting::default();
+        let mut stepped_down: Option<(u64, Instant)> = None;
         loop {
             tokio::select! {
                 () = shutdown.wait() => return,
@@ -425,11 +441,21 @@ impl Leadership {
             } else if is_connected && settled_for >= ENGINE_BACK_AFTER && elections.permit(Reason::EngineGone) {
                 tracing::info!("the engine is back: this node may lead again");
             }
+            let is_short = group.log.wal().waits_for() == Some(Shortage::Descriptor);
+            if shortage.look(is_short, Instant::now()) >= DESCRIPTORS_GONE_AFTER {
+                if elections.forbid(Reason::NoDescriptor) {
+                    tracing::warn!(
+                        "the log waits for a file descriptor: this node does not stand for election and will not lead"
+                    );
+                }
+            } else if !is_short && elections.permit(Reason::NoDescriptor) {
+                tracing::info!("the log has got its file descriptor: this node may lead again");
+            }
 
             let metrics = metrics_of(&group);
             let leads = metrics.state == ServerState::Leader;
             // A leader that has a twin serves nothing: another one must lead.
-            let cannot_serve = [Reason::EngineGone, Reason::Duplicate, Reason::Stale]
+            let cannot_serve = [Reason::EngineGone, Reason::Duplicate, Reason::Stale, Reason::NoDescriptor]
                 .into_iter()
                 .any(|it| elections.is_forbidden_by(it));
             let must_go = cannot_serve || self.is_announced(metrics.current_term);
@@ -445,7 +471,11 @@ impl Leadership {
             }
             if failures >= ROUNDS_BEFORE_STEP_DOWN {
                 failures = 0;
-                step_down(&group).await;
+                let term = metrics.current_term;
+                if stepped_down.is_none_or(|(of, at)| of != term || at.elapsed() >= STEP_DOWN_AGAIN) {
+                    stepped_down = Some((term, Instant::now()));
+                    step_down(&group).await;
+                }
             }
         }
     }
@@ -495,7 +525,20 @@ pub(crate) async fn step_down(group: &Group) {
         leadership_transfer: true,
     };
     // An error means that Raft has stopped, which ends the process elsewhere.
-    let _ = group.raft.vote(request).await;
+    let _ = tokio::time::timeout(STEP_DOWN_DEADLINE, group.raft.vote(request)).await;
+}
+
+/// For how long something has been so, without a pause.
+#[derive(Debug, Default)]
+struct Lasting {
+    since: Option<Instant>,
+}
+
+impl Lasting {
+    fn look(&mut self, is_so: bool, now: Instant) -> Duration {
+        self.since = if is_so { self.since.or(Some(now)) } else { None };
+        self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
 }
 
 /// Waits until this node does not lead; `Some` with the new leader once it is known.
@@ -528,6 +571,17 @@ mod tests {
     fn the_longest_log_among_the_living_comes_first() {
         let others = vec![successor(1, 90, Some(10)), successor(2, 100, Some(50)), successor(3, 100, Some(20))];
         assert_eq!(order(others), [3, 2, 1]);
+    }
+
+    #[test]
+    fn a_shortage_counts_from_its_begin_and_anew_after_each_end() {
+        let (begin, second) = (Instant::now(), Duration::from_secs(1));
+        let mut shortage = Lasting::default();
+        assert_eq!(shortage.look(false, begin), Duration::ZERO);
+        assert_eq!(shortage.look(true, begin + second), Duration::ZERO);
+        assert_eq!(shortage.look(true, begin + 4 * second), 3 * second);
+        assert_eq!(shortage.look(false, begin + 5 * second), Duration::ZERO);
+        assert_eq!(shortage.look(true, begin + 6 * second), Duration::ZERO);
     }
 
     #[test]

@@ -17,6 +17,10 @@ const SHARE_OF_CORES: f64 = 0.25;
 /// Peers, the engine, and operators and monitoring on the management port.
 const EXPECTED_CONNECTIONS: usize =
     PEER_CONNECTIONS.max_connections + LINK_CONNECTIONS.max_connections + MOST_CONNECTIONS;
+/// Segments of the log, 64 and a few where it is as long as it may be by default, and connections to other members and to the engine.
+const OWN_FILES: usize = 256;
+// What systems give a process at least is enough: no warning where there is nothing to be done.
+const _: () = assert!(EXPECTED_CONNECTIONS + OWN_FILES <= 1_024);
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -33,7 +37,7 @@ fn main() {
     metrics::install().unwrap_or_else(|error| exit::fatal_error(exit::SOFTWARE, &error));
     variables::warn_of_unknown();
     published::warn_of_management();
-    file_limit::raise_for(EXPECTED_CONNECTIONS);
+    file_limit::raise_for_fixed(EXPECTED_CONNECTIONS, OWN_FILES);
     let runtime = workers::runtime(SHARE_OF_CORES).unwrap_or_else(|error| exit::fatal_error(error.exit_code(), &error));
     runtime.block_on(start(config));
     runtime.shutdown_background();

@@ -109,7 +109,7 @@ impl PeerService {
     /// by its heartbeats; it is not believed on the word of the snapshot.
     async fn check_snapshot(&self, group: &Group, vote: &Vote) -> Result<Option<Vote>, Status> {
         let deadline = Instant::now() + SNAPSHOT_VOTE_TIMEOUT;
-        // Asked of consensus itself: its metrics show a vote that was written since the start, and there may be none.
+        // Asked of consensus itself, which knows a vote from the moment on at which it is accepted: the metrics show it once it is durable.
         let known = loop {
             let known = group.raft.with_raft_state(|state| *state.vote_ref()).await.map_err(raft_failed)?;
             if known >= *vote {

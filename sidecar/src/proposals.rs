@@ -13,6 +13,7 @@ use crate::forward::{ForwardError, LeaderForwarder};
 use crate::leadership;
 use crate::node::{Group, Node};
 use crate::types::{Member, NodeId};
+use crate::wal::Shortage;
 
 /// Largest payload of one log entry.
 pub(crate) const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
@@ -145,8 +146,18 @@ impl Proposals {
             );
         }
         // Its fate would not be known for as long as that lasts.
-        if group.log.wal().waits_for_room() {
-            return refused(RefusedReason::DiskFull, "the disk of the leader is full: its log waits for room");
+        match group.log.wal().waits_for() {
+            None => {}
+            Some(Shortage::Room) => {
+                return refused(RefusedReason::DiskFull, "the disk of the leader is full: its log waits for room");
+            }
+            // Passes by itself, or another member leads soon: it is asked again until the deadline.
+            Some(Shortage::Descriptor) => {
+                return refused(
+                    RefusedReason::Overloaded,
+                    "the sidecar of the leader has no file descriptor left: its log waits for one",
+                );
+            }
         }
         match tokio::time::timeout(timeout, group.combiner.propose(group, payload, callers, timeout)).await {
             Ok(Ok(outcome)) => outcome,
@@ -177,7 +188,7 @@ impl Proposals {
 
 fn not_admitted(error: &AdmissionError) -> Outcome {
     metrics::counter!("raftkv_sidecar_proposals_not_admitted_total").increment(1);
-    let reason = if error.is_too_large() { RefusedReason::TooLarge } else { RefusedReason::Unspecified };
+    let reason = if error.is_too_large() { RefusedReason::TooLarge } else { RefusedReason::NotAdmitted };
     refused(reason, &error.to_string())
 }
 

@@ -26,6 +26,12 @@ pub struct PeerClient {
 }
 
 impl PeerClient {
+    /// As [`new`](Self::new), for calls that are held for as long as the member lets them.
+    pub fn patient(address: SocketAddr) -> anyhow::Result<Self> {
+        let channel = Endpoint::from_shared(format!("http://{address}"))?.connect_lazy();
+        Ok(Self { client: RaftClient::new(channel) })
+    }
+
     /// Connects with the first call.
     pub fn new(address: SocketAddr) -> anyhow::Result<Self> {
         let channel = Endpoint::from_shared(format!("http://{address}"))?.timeout(TIMEOUT).connect_lazy();
@@ -98,6 +104,16 @@ impl PeerClient {
     /// Begins to send a snapshot as the leader of a far term, and sends no more than its description. Ends when it is refused.
     pub async fn describe_snapshot(&mut self, cluster_id: &str, raft_id: u64) -> Result<SnapshotResponse, Status> {
         let leader_id = LeaderId { term: 1_000_000, node_id: 4_711 };
+        self.describe_snapshot_of(cluster_id, raft_id, leader_id).await
+    }
+
+    /// The same as the leader named.
+    pub async fn describe_snapshot_of(
+        &mut self,
+        cluster_id: &str,
+        raft_id: u64,
+        leader_id: LeaderId,
+    ) -> Result<SnapshotResponse, Status> {
         let begin = SnapshotBegin {
             vote: Some(Vote { leader_id: Some(leader_id), committed: true }),
             last_log_id: Some(LogId { leader_id: Some(leader_id), index: 1_000_000_000 }),

@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use raftkv_tests::{BulkLoad, Cluster, Process, eventually_within, figure};
+use raftkv_proto::raft::LeaderId;
+use raftkv_tests::{BulkLoad, Cluster, PeerClient, Process, eventually_within, figure};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tonic::Code;
@@ -135,6 +136,29 @@ async fn a_sidecar_without_file_descriptors_waits_for_some_and_loses_nothing() -
     cluster.finish().await
 }
 
+/// It keeps its heartbeats, so nobody else would be elected.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_without_file_descriptors_gives_leadership_away() -> anyhow::Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    let leader = cluster.leader().await?;
+    let clients: Vec<_> = cluster.others(&leader).iter().map(|node| node.client()).collect();
+    leader.sidecar().limit_files(3)?;
+    let data = BulkLoad { puts: 240, keys: 240, value_bytes: 256 * 1024, batch: 2, prefix: "meanwhile/".to_owned() };
+    // What is written while its log waits is asked for again, until another member leads. No write says that a disk is full.
+    data.run(&clients).await?;
+    let next = cluster.leader_other_than(&leader).await?;
+    eventually_within(PATIENCE, "the next leader writes", || async { next.client().put("k", "v").await?.acked() })
+        .await?;
+    let log = std::fs::read_to_string(leader.sidecar().log())?;
+    ensure!(log.contains("the log waits for a file descriptor: this node"), "it does not say why");
+    ensure!(leader.sidecar().starts() == 1 && leader.sidecar().pid().is_some(), "the sidecar has ended");
+
+    leader.sidecar().limit_files(1_024)?;
+    eventually_within(PATIENCE, "it follows", || leader.ready()).await?;
+    data.check(&leader.client(), 7).await?;
+    cluster.finish().await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_forges_no_log_line_and_a_new_one_is_plain() -> anyhow::Result<()> {
     let cluster = Cluster::builder().start().await?;
@@ -197,7 +221,19 @@ async fn a_snapshot_of_a_stranger_that_says_nothing_keeps_no_leader_out() -> any
     );
     ensure!(follower.status().await?.node.term == status.node.term, "its word was taken for a term");
 
-    // It falls so far behind that only a snapshot helps, with the process that the stranger has spoken to.
+    // In the name of the true leader the stranger is let in. It keeps the only place, and says nothing more.
+    let leading = leader.status().await?.node;
+    let vote = LeaderId { term: leading.term, node_id: leading.raft_id };
+    let mut stranger = PeerClient::patient(follower.raft_address())?;
+    let target = status.node.raft_id;
+    let held = tokio::spawn(async move { stranger.describe_snapshot_of(&cluster_id, target, vote).await });
+    eventually_within(PATIENCE, "the stranger is let in", || async {
+        ensure!(std::fs::read_to_string(follower.sidecar().log())?.contains("receiving a snapshot"), "not yet");
+        Ok(())
+    })
+    .await?;
+
+    // It falls so far behind that only a snapshot helps, with the process that the stranger speaks to.
     follower.sidecar().pause()?;
     follower.engine().pause()?;
     let clients: Vec<_> = cluster.others(&follower).iter().map(|node| node.client()).collect();
@@ -209,13 +245,17 @@ async fn a_snapshot_of_a_stranger_that_says_nothing_keeps_no_leader_out() -> any
         Ok(())
     })
     .await?;
+    ensure!(!held.is_finished(), "the stranger has left before the leader has to send");
     follower.engine().resume()?;
     follower.sidecar().resume()?;
-    eventually_within(PATIENCE, "the snapshot is live", || async {
-        ensure!(std::fs::read_to_string(follower.sidecar().log())?.contains("the snapshot is live"), "not yet");
+    // It is put in place only where what had been on its way to the paused process does not reach as far.
+    eventually_within(PATIENCE, "the snapshot is received", || async {
+        ensure!(std::fs::read_to_string(follower.sidecar().log())?.contains("the snapshot is received"), "not yet");
         Ok(())
     })
     .await?;
+    let ended = held.await?;
+    ensure!(ended.as_ref().is_err_and(|ended| ended.code() == Code::Aborted), "it made no room: {ended:?}");
     eventually_within(PATIENCE, "the follower is ready", || follower.ready()).await?;
     data.check(&follower.client(), 1).await?;
     cluster.finish().await

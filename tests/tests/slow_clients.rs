@@ -125,7 +125,7 @@ async fn bodies_that_stall_stop_no_puts() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lists_that_nobody_reads_do_not_stay_in_a_router() -> anyhow::Result<()> {
     let shards = Shards::builder().groups(2).routers(1).start().await?;
-    let router = shards.router(0);
+    let router = shards.router(1);
     let client = router.client();
     let value = "x".repeat(60 * 1024);
     for number in 0..80 {

@@ -220,6 +220,7 @@ impl Lane {
                     | RefusedReason::DiskFull
                     | RefusedReason::NoMajority
                     | RefusedReason::OutOfService
+                    | RefusedReason::NotAdmitted
                     | RefusedReason::Unspecified => "refused".to_owned(),
                 };
                 self.ask_again(at, reason, now);

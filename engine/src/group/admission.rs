@@ -3,10 +3,14 @@
 //! A payload in the log must be applied by every replica, for ever, and one that cannot be decoded stops them all. So it
 //! is decoded here, before anybody has seen it, by the function by which the leader's sidecar decides as well.
 
-use raftkv_kv::{CommandRef, ProposalRef, admit};
+use raftkv_api::IDEMPOTENCY_KEEP;
+use raftkv_kv::{CommandRef, MAX_IDEMPOTENCY_KEEP_MS, ProposalRef, admit};
 use raftkv_proto::consensus::{Refused, RefusedReason};
 
 use crate::disk_guard::DiskGuard;
+
+// What HTTP ports ask for is admitted.
+const _: () = assert!(IDEMPOTENCY_KEEP.as_millis() <= MAX_IDEMPOTENCY_KEEP_MS as u128);
 
 /// What a batch is known by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +34,7 @@ impl Admission {
     pub(super) fn check(&self, payload: &[u8]) -> Result<Option<BatchNumber>, Refused> {
         let refused = |reason: RefusedReason, message: String| Refused { reason: reason.into(), message };
         let proposal = admit(payload).map_err(|error| {
-            let reason = if error.is_too_large() { RefusedReason::TooLarge } else { RefusedReason::Unspecified };
+            let reason = if error.is_too_large() { RefusedReason::TooLarge } else { RefusedReason::NotAdmitted };
             refused(reason, error.to_string())
         })?;
         let batch = match proposal {
@@ -73,20 +77,24 @@ mod tests {
         let mut newer = Proposal::OpenSession.encode().to_vec();
         newer[0] += 1;
         for bad in [&b""[..], b"\x01", &newer] {
-            assert_eq!(reason(&admission, bad), Some(RefusedReason::Unspecified), "{bad:?}");
+            assert_eq!(reason(&admission, bad), Some(RefusedReason::NotAdmitted), "{bad:?}");
         }
         for key in [Vec::new(), vec![0, 1], vec![b'k'; 65_530]] {
-            assert_eq!(reason(&admission, &payload(vec![set(key)])), Some(RefusedReason::Unspecified));
+            assert_eq!(reason(&admission, &payload(vec![set(key)])), Some(RefusedReason::NotAdmitted));
         }
         let mut once = set(b"k".to_vec());
         once.idempotency =
             Some(Idempotency { key: vec![1; MAX_IDEMPOTENCY_KEY_BYTES + 1].into(), fingerprint: 1, keep_ms: 1 });
         assert_eq!(reason(&admission, &payload(vec![once])), Some(RefusedReason::TooLarge));
+        let mut once = set(b"k".to_vec());
+        once.idempotency =
+            Some(Idempotency { key: vec![1].into(), fingerprint: 1, keep_ms: MAX_IDEMPOTENCY_KEEP_MS + 1 });
+        assert_eq!(reason(&admission, &payload(vec![once])), Some(RefusedReason::NotAdmitted), "for longer than a day");
         let mut bad = set(b"k".to_vec());
         if let Command::Set { value, .. } = &mut bad.command {
             *value = Value::from_stored(&b"\xc1"[..]);
         }
-        assert_eq!(reason(&admission, &payload(vec![bad])), Some(RefusedReason::Unspecified), "no MsgPack");
+        assert_eq!(reason(&admission, &payload(vec![bad])), Some(RefusedReason::NotAdmitted), "no MsgPack");
     }
 
     #[test]
@@ -97,7 +105,7 @@ mod tests {
         assert_eq!(reason(&admission, &payload(vec![delete.clone()])), None);
         assert_eq!(reason(&admission, &Proposal::System(SystemCommand::Purge { limit: 1 }).encode()), None);
         let raise = Proposal::System(SystemCommand::RaiseVersion { from: 1, to: 2 });
-        assert_eq!(reason(&admission, &raise.encode()), Some(RefusedReason::Unspecified), "members may not decode it");
+        assert_eq!(reason(&admission, &raise.encode()), Some(RefusedReason::NotAdmitted), "members may not decode it");
         let mixed = payload(vec![delete, set(b"k".to_vec())]);
         assert_eq!(reason(&admission, &mixed), Some(RefusedReason::DiskFull));
     }

@@ -85,40 +85,59 @@ impl Upgrader {
             UpgradeAction::Show => return Ok(described(&facts, &status)),
             UpgradeAction::Hold => self.set_hold(true, deadline).await?,
             UpgradeAction::Release => self.set_hold(false, deadline).await?,
-            UpgradeAction::Finish => self.finish(facts, deadline).await?,
+            UpgradeAction::Finish => return self.finish(status, facts, deadline).await,
         }
         let (status, facts) = self.facts(deadline).await?;
         Ok(described(&facts, &status))
     }
 
-    /// Raises the version as far as it may rise, one after the other.
-    async fn finish(&self, facts: Facts, deadline: Instant) -> Result<(), BackendError> {
-        let mut facts = self.settled(facts, deadline).await?;
+    /// Raises the version as far as it may rise, one after the other, and tells how things stand after it. Once it has risen, whatever keeps
+    /// it from rising further is no failure of this: what was reached is told, and why no more.
+    async fn finish(
+        &self,
+        status: ConsensusStatus,
+        facts: Facts,
+        deadline: Instant,
+    ) -> Result<UpgradeStatus, BackendError> {
+        let (mut status, mut facts) = self.settled(status, facts, deadline).await?;
+        let mut has_risen = false;
         loop {
             match facts.finish() {
-                Plan::Raise => self.raise(&facts, deadline).await?,
-                Plan::Newest | Plan::Wait(_) => return Ok(()),
+                Plan::Raise => match self.raise(&facts, deadline).await {
+                    Err(error) if has_risen => return Ok(stopped(&facts, &status, &error)),
+                    raised => raised?,
+                },
+                Plan::Newest | Plan::Wait(_) => return Ok(described(&facts, &status)),
+                Plan::Blocked(_) if has_risen => return Ok(described(&facts, &status)),
                 Plan::Blocked(why) => {
                     return Err(BackendError::Rejected(format!("the cluster version stays {}: {why}", facts.version)));
                 }
             }
             let before = facts.version;
-            (_, facts) = self.facts(deadline).await?;
-            // Not every member speaks the one after that, which is no failure of this.
-            if facts.version > before && matches!(facts.finish(), Plan::Blocked(_)) {
-                return Ok(());
+            match self.facts(deadline).await {
+                Ok(now) => (status, facts) = now,
+                Err(error) => {
+                    facts.version = facts.next().unwrap_or(before);
+                    return Ok(stopped(&facts, &status, &error));
+                }
             }
+            has_risen |= facts.version > before;
         }
     }
 
     /// The same facts, or those of a moment later where members have not been asked since their programs were replaced.
-    async fn settled(&self, mut facts: Facts, deadline: Instant) -> Result<Facts, BackendError> {
+    async fn settled(
+        &self,
+        mut status: ConsensusStatus,
+        mut facts: Facts,
+        deadline: Instant,
+    ) -> Result<(ConsensusStatus, Facts), BackendError> {
         let until = deadline.min(Instant::now() + SETTLES);
         while facts.lacks_members() && Instant::now() + FACTS_AGAIN < until {
             tokio::time::sleep(FACTS_AGAIN).await;
-            (_, facts) = self.facts(deadline).await?;
+            (status, facts) = self.facts(deadline).await?;
         }
-        Ok(facts)
+        Ok((status, facts))
     }
 
     fn store_version(&self) -> u32 {
@@ -227,6 +246,15 @@ fn unexpected(answer: &impl std::fmt::Debug) -> BackendError {
     BackendError::Internal(format!("a system command was answered {answer:?}"))
 }
 
+/// The version has risen to what `facts` say, and it is not known whether it goes on.
+fn stopped(facts: &Facts, status: &ConsensusStatus, error: &BackendError) -> UpgradeStatus {
+    let mut described = described(facts, status);
+    if described.next != 0 {
+        described.blocked = format!("the version was raised to {}, and no further: {error}", facts.version);
+    }
+    described
+}
+
 fn described(facts: &Facts, status: &ConsensusStatus) -> UpgradeStatus {
     let (blocked, due) = match facts.plan() {
         Plan::Newest | Plan::Raise => (String::new(), Duration::ZERO),
@@ -242,5 +270,32 @@ fn described(facts: &Facts, status: &ConsensusStatus) -> UpgradeStatus {
         router_min: facts.routers.map_or(0, |routers| routers.min),
         router_max: facts.routers.map_or(0, |routers| routers.max),
         members: status.members.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_that_rose_and_went_no_further_is_told_with_the_reason() {
+        let facts = Facts {
+            version: 2,
+            spoken: SPOKEN,
+            members: 3,
+            members_for: Duration::ZERO,
+            is_new: false,
+            is_beyond_bounds: false,
+            is_held: false,
+            is_sharded: false,
+            routers: None,
+            routers_for: Duration::ZERO,
+        };
+        let error = BackendError::Rejected("move 7 is under way".to_owned());
+        let told = stopped(&facts, &ConsensusStatus::default(), &error);
+        assert_eq!((told.version, told.next), (2, 3));
+        assert!(told.blocked.contains("raised to 2") && told.blocked.contains("move 7"), "{}", told.blocked);
+        let newest = Facts { version: SPOKEN.max, ..facts };
+        assert!(stopped(&newest, &ConsensusStatus::default(), &error).blocked.is_empty(), "there is nothing further");
     }
 }

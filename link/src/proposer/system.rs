@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::batch::Progress;
 use super::ticket::{Ticket, Waiter};
+use super::unknown;
 use crate::backoff::Backoff;
 
 /// First wait before a command is proposed again.
@@ -110,6 +111,15 @@ impl Systems {
         }
     }
 
+    /// The one sent under `id` was not applied by that send and never will be by another one: its waiter is told why.
+    pub(super) fn reject(&mut self, id: u64, reason: String) {
+        if let Some(at) = self.position(id) {
+            // A node of an older version may have taken an earlier send.
+            let reply = if self.calls[at].maybe_applied { unknown(&reason) } else { BackendError::Rejected(reason) };
+            self.answer(id, Err(reply));
+        }
+    }
+
     /// The one sent under `id` was definitely not applied by that send; it is sent again later.
     pub(super) fn on_refused(&mut self, id: u64, now: Instant) {
         if let Some(at) = self.position(id) {
@@ -204,6 +214,28 @@ mod tests {
         systems.on_refused(7, now);
         assert!(waiter.give_up(), "definitely not applied");
         assert!(sent(&mut systems, now + LONGEST_WAIT).is_none() && systems.is_empty());
+    }
+
+    #[test]
+    fn a_command_that_no_group_takes_is_answered_at_once() {
+        let now = Instant::now();
+        let why = || "the revision is too high".to_owned();
+        let mut systems = Systems::default();
+        let (request, mut waiter) = SystemRequest::new(Bytes::from_static(b"x"), now + Duration::from_secs(5));
+        systems.push(request, now);
+        assert!(sent(&mut systems, now).is_some());
+        systems.reject(7, why());
+        assert_eq!(waiter.try_answer(), Some(Err(BackendError::Rejected(why()))));
+        assert!(systems.is_empty());
+
+        let (request, mut waiter) = SystemRequest::new(Bytes::from_static(b"x"), now + Duration::from_secs(5));
+        systems.push(request, now);
+        assert!(sent(&mut systems, now).is_some());
+        systems.on_lost(now);
+        assert!(sent(&mut systems, now + LONGEST_WAIT).is_some());
+        systems.reject(7, why());
+        let answer = waiter.try_answer();
+        assert!(matches!(answer, Some(Err(BackendError::OutcomeUnknown(_)))), "the first send: {answer:?}");
     }
 
     #[test]

@@ -43,6 +43,16 @@ pub(super) enum Trouble {
         /// Why not.
         reason: String,
     },
+    /// A group will never do it.
+    #[error("group {group} refuses to {action}: {reason}")]
+    Hopeless {
+        /// Which.
+        group: GroupId,
+        /// What it was asked for.
+        action: &'static str,
+        /// Why not.
+        reason: String,
+    },
     /// The document cannot be changed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -119,7 +129,14 @@ impl Mover {
         if self.hold_before(moving, &action).await {
             return Ok(());
         }
-        let done = self.act(moving, &action).await;
+        let done = match self.act(moving, &action).await {
+            Err(hopeless @ Trouble::Hopeless { .. })
+                if matches!(moving.step, MoveStep::Copying | MoveStep::Fencing) =>
+            {
+                self.undo(moving, &hopeless.to_string()).await
+            }
+            done => done,
+        };
         if done.is_err()
             && let Some(active) = &mut self.active
         {
@@ -231,16 +248,10 @@ impl Mover {
         {
             active.pause = Some(fenced_at.elapsed());
         }
-        self.learn(moving, group, action, &answer).await
+        self.learn(group, action, &answer).await
     }
 
-    async fn learn(
-        &mut self,
-        moving: &MoveRecord,
-        group: GroupId,
-        action: &Action,
-        answer: &SystemAnswer,
-    ) -> Result<(), Trouble> {
+    async fn learn(&mut self, group: GroupId, action: &Action, answer: &SystemAnswer) -> Result<(), Trouble> {
         let Some(active) = &mut self.active else { return Ok(()) };
         match active.views.learn(action, answer) {
             Learned::Went => Ok(()),
@@ -256,27 +267,24 @@ impl Mover {
                 let reason = "its cluster version has risen".to_owned();
                 Err(Trouble::Group { group, action: action.name(), reason })
             }
-            Learned::Hopeless(reason) if matches!(moving.step, MoveStep::Copying | MoveStep::Fencing) => {
-                self.undo(moving, &format!("group {group} refuses to {}: {reason}", action.name())).await
-            }
-            Learned::Hopeless(reason) => Err(Trouble::Group { group, action: action.name(), reason }),
+            Learned::Hopeless(reason) => Err(Trouble::Hopeless { group, action: action.name(), reason }),
         }
     }
 
     /// The target does not know yet what the source would export. Nothing has been copied.
-    async fn wait_for_version(&mut self, moving: &MoveRecord, action: &Action, reason: String) -> Result<(), Trouble> {
+    async fn wait_for_version(&self, moving: &MoveRecord, action: &Action, reason: String) -> Result<(), Trouble> {
         let Some(group) = moving.to else { return Ok(()) };
         if self.active.as_ref().is_some_and(|active| active.begun.elapsed() < VERSION_PATIENCE) {
             return Err(Trouble::Group { group, action: action.name(), reason });
         }
-        self.undo(moving, &format!("group {group} cannot take the slots: {reason}")).await
+        Err(Trouble::Hopeless { group, action: action.name(), reason })
     }
 
-    async fn undo(&mut self, moving: &MoveRecord, failure: &str) -> Result<(), Trouble> {
+    /// Records that the move cannot be done. Should its target have committed it all the same, it is found out then.
+    async fn undo(&self, moving: &MoveRecord, failure: &str) -> Result<(), Trouble> {
         tracing::warn!(move_id = moving.id, failure, "move: it cannot be done and is undone");
         let until = Instant::now() + STEP_TIMEOUT;
-        let undo = self.store.update(until, |state| state.abort_move(moving.id, Some(failure)));
-        settled(undo.await)
+        settled(self.store.update(until, |state| state.abort_move(moving.id, Some(failure))).await)
     }
 
     async fn purge(&mut self, moving: &MoveRecord, action: &Action) -> Result<(), Trouble> {
@@ -289,7 +297,7 @@ impl Mover {
         if let SystemAnswer::Purged { removed, .. } = answer {
             metrics::counter!("raftkv_router_move_purged_total").increment(removed);
         }
-        self.learn(moving, group, action, &answer).await?;
+        self.learn(group, action, &answer).await?;
         if is_done {
             tracing::info!(move_id = moving.id, group, "move: leftovers are deleted");
         } else if let Some(active) = &mut self.active {
@@ -364,7 +372,7 @@ impl Mover {
         command: SystemCommand,
     ) -> Result<SystemAnswer, Trouble> {
         let client = self.client(group)?;
-        client.system(command, Instant::now() + STEP_TIMEOUT).await.map_err(|error| refused(group, action, error))
+        client.system(command, Instant::now() + STEP_TIMEOUT).await.map_err(|error| not_done(group, action, error))
     }
 
     fn client(&self, group: GroupId) -> Result<GroupClient, Trouble> {
@@ -407,6 +415,14 @@ fn settled<T>(updated: Result<T, StoreError>) -> Result<(), Trouble> {
     }
 }
 
+/// Of a system command: what is rejected is none that the group takes, at any node, now or later.
+fn not_done(group: GroupId, action: &'static str, error: BackendError) -> Trouble {
+    match error {
+        BackendError::Rejected(reason) => Trouble::Hopeless { group, action, reason },
+        error => refused(group, action, error),
+    }
+}
+
 fn refused(group: GroupId, action: &'static str, error: BackendError) -> Trouble {
     Trouble::Group { group, action, reason: error.to_string() }
 }
@@ -419,4 +435,23 @@ fn undecoded(group: GroupId, error: &impl std::fmt::Display) -> Trouble {
 pub(super) fn now_ms() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |now| now.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_group_rejects_fails_a_move_and_what_it_cannot_do_now_does_not() {
+        let rejected = not_done(2, "commit", BackendError::Rejected("the revision is too high".to_owned()));
+        assert_eq!(rejected.to_string(), "group 2 refuses to commit: the revision is too high");
+        assert!(matches!(rejected, Trouble::Hopeless { .. }));
+        for passing in [
+            BackendError::Unavailable("x".to_owned()),
+            BackendError::DiskFull("x".to_owned()),
+            BackendError::OutcomeUnknown("x".to_owned()),
+        ] {
+            assert!(matches!(not_done(2, "commit", passing), Trouble::Group { .. }));
+        }
+    }
 }

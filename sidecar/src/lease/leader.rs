@@ -12,7 +12,7 @@ use super::{Acks, Keeper};
 use crate::node::Group;
 use crate::progress::Progress;
 use crate::timing::Timing;
-use crate::types::{LeaderId, NodeId, TypeConfig};
+use crate::types::{LeaderId, NodeId, TypeConfig, Vote};
 
 /// A lease is looked at this many times between two heartbeats, so that it is renewed soon after they are answered.
 const LOOKS_PER_HEARTBEAT: u32 = 4;
@@ -144,11 +144,28 @@ impl LeaderLease {
     fn leading(&self, group: &Group) -> Option<Leading> {
         let metrics = group.raft.metrics();
         let metrics = metrics.borrow_watched();
-        if metrics.state != ServerState::Leader || !metrics.vote.committed || metrics.vote.leader_id.node_id != self.me
-        {
-            return None;
-        }
+        let leader = led_as(self.me, metrics.state, metrics.vote)?;
         let voters = metrics.membership_config.membership().get_joint_config().clone();
-        Some(Leading { leader: metrics.vote.leader_id, voters })
+        Some(Leading { leader, voters })
+    }
+}
+
+/// As whom the node `me` leads: never as another one, whose vote it may know of already.
+fn led_as(me: NodeId, state: ServerState, vote: Vote) -> Option<LeaderId> {
+    (state == ServerState::Leader && vote.committed && vote.leader_id.node_id == me).then_some(vote.leader_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_leads_in_its_own_name_only() {
+        let vote = |node_id, committed| Vote { leader_id: LeaderId { term: 5, node_id }, committed };
+        let own = LeaderId { term: 5, node_id: 1 };
+        assert_eq!(led_as(1, ServerState::Leader, vote(1, true)), Some(own));
+        assert_eq!(led_as(1, ServerState::Leader, vote(2, true)), None, "it knows of the next leader already");
+        assert_eq!(led_as(1, ServerState::Leader, vote(1, false)), None);
+        assert_eq!(led_as(1, ServerState::Follower, vote(1, true)), None);
     }
 }

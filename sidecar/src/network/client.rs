@@ -113,7 +113,6 @@ impl PeerNetwork {
         let mut request = wire::append_request(request);
         request.leader_trouble = Some(self.peers.work.trouble_for(self.target).code());
         request.group_clock_ms = self.peers.clock.stamp_ms();
-        request.successor = self.peers.handover.said_by(leader);
         // Kept when this call is cancelled: an answer that comes later is noted all the same.
         let stream = match &mut self.heartbeats {
             Some(stream) => stream,
@@ -122,7 +121,7 @@ impl PeerNetwork {
                 none.insert(opened.map_err(|error| Unreachable::<TypeConfig>::new(&error))?)
             }
         };
-        if !stream.send(leader, request) {
+        if !stream.send(leader, request, &self.peers.handover) {
             self.heartbeats = None;
             return Err(Unreachable::from_string("heartbeats are not answered").into());
         }

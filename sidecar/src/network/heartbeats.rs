@@ -11,6 +11,7 @@ use tonic::Status;
 
 use super::peers::{Lane, Peers};
 use super::pump::Sent;
+use crate::handover::Handover;
 use crate::types::{LeaderId, NodeId};
 
 /// Heartbeats on their way. A member that answers none of so many is given a new stream.
@@ -67,13 +68,15 @@ impl Heartbeats {
         Ok(Self { address, requests, answers, sent, _reader: super::client::AbortOnDrop(reader) })
     }
 
-    /// Sends one more. False when the stream takes none: it is to be opened anew.
-    pub(super) fn send(&self, leader: LeaderId, request: proto::AppendRequest) -> bool {
+    /// Sends one more, with the successor that the leader has named, if any. False when the stream takes none: it is to be opened anew.
+    pub(super) fn send(&self, leader: LeaderId, mut request: proto::AppendRequest, handover: &Handover) -> bool {
         let Ok(place) = self.requests.try_reserve() else { return false };
         if self.sent.unanswered() >= MOST_UNANSWERED {
             return false;
         }
         self.sent.push(leader);
+        // In this order: an answer to what was sent after a successor was named tells that the member has heard of it.
+        request.successor = handover.said_by(leader);
         place.send(request);
         true
     }
@@ -93,6 +96,41 @@ impl Heartbeats {
             Ok(Some(answer)) => Some(answer),
             Ok(None) => Some(Err(Status::unavailable("the heartbeat stream was closed"))),
             Err(_) => earlier,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use raftkv_runtime::clock::boottime_ns;
+
+    use super::*;
+
+    /// Whether a member has heard who is to lead is concluded from the time of the request that it has answered.
+    #[tokio::test]
+    async fn a_heartbeat_sent_after_a_successor_was_named_names_it() {
+        let leader = LeaderId { term: 5, node_id: 1 };
+        for _ in 0..200 {
+            let (requests, mut receiver) = mpsc::channel(MOST_UNANSWERED);
+            let (_answering, answers) = mpsc::channel(MOST_UNANSWERED);
+            let _reader = super::super::client::AbortOnDrop(tokio::spawn(std::future::pending()));
+            let sent = Arc::new(Sent::default());
+            let stream = Heartbeats { address: String::new(), requests, answers, sent: sent.clone(), _reader };
+            let handover = Handover::default();
+            let naming = std::thread::spawn({
+                let handover = handover.clone();
+                move || {
+                    handover.name(leader, 2);
+                    boottime_ns()
+                }
+            });
+            while stream.send(leader, proto::AppendRequest::default(), &handover) {}
+            let named_ns = naming.join().expect("no panic");
+            drop(stream);
+            while let Some(request) = receiver.recv().await {
+                let (_, sent_ns) = sent.answered().expect("one for each");
+                assert!(request.successor.is_some() || sent_ns <= named_ns, "sent {sent_ns}, named {named_ns}");
+            }
         }
     }
 }

@@ -49,8 +49,19 @@ pub(super) struct Shared {
     pub(super) queue: Queue,
     pub(super) durable: watch::Sender<u64>,
     pub(super) metrics: WalMetrics,
-    /// The disk has no room for the next segment.
+    /// The next segment cannot be made just now.
     pub(super) waits_for_room: AtomicBool,
+    /// What is short then is a file descriptor.
+    pub(super) lacks_descriptor: AtomicBool,
+}
+
+/// What a log waits for before it writes more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortage {
+    /// Room on its disk.
+    Room,
+    /// A file descriptor, of the process or of the system.
+    Descriptor,
 }
 
 struct Owner {
@@ -112,6 +123,7 @@ impl Wal {
             durable,
             metrics: WalMetrics::new(),
             waits_for_room: AtomicBool::new(false),
+            lacks_descriptor: AtomicBool::new(false),
         });
         let writer = Writer {
             shared: Arc::clone(&shared),
@@ -256,9 +268,13 @@ impl Wal {
         self.owner.shared.read().log_bytes()
     }
 
-    /// Whether nothing is written because the disk has no room for more of the log.
-    pub fn waits_for_room(&self) -> bool {
-        self.owner.shared.waits_for_room.load(Ordering::Relaxed)
+    /// What is waited for, where nothing is written because there is no room for more of the log or no file descriptor.
+    pub fn waits_for(&self) -> Option<Shortage> {
+        let shared = &self.owner.shared;
+        shared.waits_for_room.load(Ordering::Relaxed).then(|| match shared.lacks_descriptor.load(Ordering::Relaxed) {
+            true => Shortage::Descriptor,
+            false => Shortage::Room,
+        })
     }
 
     /// What opening the log found.

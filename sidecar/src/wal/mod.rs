@@ -63,7 +63,7 @@ mod writer;
 
 pub use bounds::Bounds;
 pub use error::WalError;
-pub use log::Wal;
+pub use log::{Shortage, Wal};
 pub use options::{
     DEFAULT_CACHE_BYTES, DEFAULT_FRAME_BYTES, DEFAULT_QUEUE_BYTES, DEFAULT_SEGMENT_BYTES, FatalHook, FaultHook, IoStep,
     WalOptions,

@@ -271,15 +271,13 @@ impl Writer {
         if self.shared.queue.refused().is_some() {
             return Err(WalError::Closed);
         }
+        let lacks_descriptor = error.is_descriptor_shortage();
         if told.is_none_or(|at| at.elapsed() >= COMPLAINT) {
             *told = Some(Instant::now());
-            let lacks = if error.is_descriptor_shortage() {
-                "there is a file descriptor to spare"
-            } else {
-                "the disk has room"
-            };
+            let lacks = if lacks_descriptor { "there is a file descriptor to spare" } else { "the disk has room" };
             tracing::warn!("nothing is written to the log until {lacks}: {error}");
         }
+        self.shared.lacks_descriptor.store(lacks_descriptor, Ordering::Relaxed);
         self.shared.waits_for_room.store(true, Ordering::Relaxed);
         metrics::gauge!("raftkv_wal_waits_for_room").set(1.0);
         std::thread::sleep(ROOM_POLL);

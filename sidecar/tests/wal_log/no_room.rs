@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use raftkv_sidecar::wal::{IoStep, ReadLimit, Wal, WalError, WalOptions};
+use raftkv_sidecar::wal::{IoStep, ReadLimit, Shortage, Wal, WalError, WalOptions};
 use rustix::io::Errno;
 use tempfile::TempDir;
 
@@ -38,7 +38,7 @@ fn a_purge_gives_its_room_while_a_frame_before_it_waits_for_some() {
 
     let (large_done, large) = done();
     wal.append(vec![entry(1, ENTRIES, LARGE_BYTES)], large_done).unwrap();
-    eventually("it waits", || wal.waits_for_room());
+    eventually("it waits", || wal.waits_for() == Some(Shortage::Room));
     let (purge_done, purge) = done();
     wal.purge(position(1, ENTRIES - 10), purge_done).unwrap();
     eventually("files are removed", || segments(dir.path()).len() < before / 2);
@@ -95,13 +95,13 @@ fn a_shortage_of_file_descriptors_is_waited_for_and_is_no_failed_write() {
                 result
             })
             .collect();
-        eventually("it waits", || wal.waits_for_room());
+        eventually("it waits", || wal.waits_for() == Some(Shortage::Descriptor));
         eventually("it is tried again", || refused.load(Ordering::Relaxed) > 1);
         short.store(false, Ordering::Relaxed);
         for result in results {
             result.recv_timeout(DEADLINE).unwrap().unwrap();
         }
-        eventually("it waits no more", || !wal.waits_for_room());
+        eventually("it waits no more", || wal.waits_for().is_none());
         assert!(!failed.load(Ordering::Relaxed), "{errno}");
         drop(wal);
         assert_eq!(Wal::open(options).unwrap().bounds().next, ENTRIES);

@@ -100,6 +100,11 @@ impl Task {
             Proposed::Refused(refused) if refused.reason() == RefusedReason::TooLarge => {
                 self.systems.answer(id, Err(BackendError::Internal(describe(&refused))));
             }
+            // The same bytes are refused again, whoever is asked.
+            Proposed::Refused(refused) if refused.reason() == RefusedReason::NotAdmitted => {
+                self.peer.figures().refused.increment(1);
+                self.systems.reject(id, describe(&refused));
+            }
             Proposed::Refused(refused) => {
                 self.peer.figures().refused.increment(1);
                 self.trouble.note(describe(&refused));
@@ -215,6 +220,12 @@ impl Task {
             batch.fail(&BackendError::Internal(reason));
             return;
         }
+        if refused.reason() == RefusedReason::NotAdmitted && !self.batches[at].maybe_applied {
+            // The same bytes are refused again, whoever is asked.
+            let batch = self.batches.swap_remove(at);
+            batch.fail(&BackendError::Rejected(reason));
+            return;
+        }
         if matches!(refused.reason(), RefusedReason::NoMajority | RefusedReason::OutOfService)
             && !self.batches[at].maybe_applied
         {
@@ -279,6 +290,7 @@ fn describe(refused: &Refused) -> String {
         RefusedReason::DiskFull => "the disk is nearly full".to_owned(),
         RefusedReason::NoMajority => "no leader with a majority".to_owned(),
         RefusedReason::OutOfService => "the node serves nothing".to_owned(),
+        RefusedReason::NotAdmitted => "no group takes this proposal".to_owned(),
         RefusedReason::Unspecified => "refused".to_owned(),
     }
 }

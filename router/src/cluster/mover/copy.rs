@@ -7,7 +7,7 @@ use raftkv_api::BackendError;
 use raftkv_kv::{ImportPage, MoveId, SystemAnswer, SystemCommand};
 use raftkv_proto::group::ExportPage;
 
-use super::{Mover, PROGRESS_EVERY, STEP_TIMEOUT, Trouble, refused};
+use super::{Mover, PROGRESS_EVERY, STEP_TIMEOUT, Trouble, not_done, refused};
 use crate::cluster::catch_up::{PageFacts, Verdict};
 use crate::cluster::records::{MoveRecord, MoveStep};
 use crate::cluster::step::{Action, CopyView};
@@ -53,7 +53,7 @@ impl Mover {
                 }
             };
             let (answer, ahead) = tokio::join!(target.system(import, until), ahead);
-            let answer = answer.map_err(|error| refused(to, "import", error))?;
+            let answer = answer.map_err(|error| not_done(to, "import", error))?;
             active.ahead = ahead.map(|export| (next.clone(), export));
             let action = Action::CopyPage { page, cursor };
             if let SystemAnswer::Imported { next_page } = answer {
@@ -68,7 +68,7 @@ impl Mover {
                     tokio::time::sleep(wait.min(PROGRESS_EVERY)).await;
                 }
             } else {
-                self.learn(moving, to, &action, &answer).await?;
+                self.learn(to, &action, &answer).await?;
             }
         }
         self.judge(moving, &export, began.elapsed());
