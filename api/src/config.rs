@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raftkv_kv::Limits;
+use raftkv_runtime::scrapes::Scrapes;
 
 /// How long a request may take when it does not say: longer than an election, shorter than a client's patience.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -14,9 +15,6 @@ pub const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long the outcome of a request with an `Idempotency-Key` is kept.
 pub const IDEMPOTENCY_KEEP: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Renders the process's metrics as Prometheus reads them.
-pub type MetricsHook = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// What the surfaces are told. The limits of connections and bodies are in [`HttpLimits`](crate::HttpLimits).
 #[derive(Clone)]
@@ -28,7 +26,7 @@ pub struct ApiConfig {
     /// The longest deadline a request may ask for.
     pub max_timeout: Duration,
     /// What `/metrics` answers; without it there is no such path.
-    pub metrics: Option<MetricsHook>,
+    pub metrics: Option<Arc<Scrapes>>,
 }
 
 impl Default for ApiConfig {

@@ -8,6 +8,7 @@ use raftkv_kv::Limits;
 use raftkv_runtime::config::{ByteSize, ConfigError, HumanDuration};
 use raftkv_runtime::guard::{HostName, Hosts};
 use raftkv_runtime::metrics;
+use raftkv_runtime::scrapes::Scrapes;
 use raftkv_runtime::settings::{allowed_hosts, bytes_within, parsed};
 
 use crate::config::{ApiConfig, DEFAULT_TIMEOUT, MAX_TIMEOUT};
@@ -136,7 +137,7 @@ impl Door {
             limits: self.limits.clone(),
             default_timeout: self.request_timeout,
             max_timeout: self.max_request_timeout,
-            metrics: Some(Arc::new(metrics::render)),
+            metrics: Some(Arc::new(Scrapes::new(metrics::render))),
         }
     }
 

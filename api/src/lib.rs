@@ -47,7 +47,7 @@ mod watch;
 pub use backend::{
     Backend, BackendError, Consistency, Entry, ListRequest, Membership, Page, Read, RequestContext, ServedBy,
 };
-pub use config::{ApiConfig, DEFAULT_TIMEOUT, IDEMPOTENCY_KEEP, MAX_TIMEOUT, MetricsHook};
+pub use config::{ApiConfig, DEFAULT_TIMEOUT, IDEMPOTENCY_KEEP, MAX_TIMEOUT};
 pub use door::{Door, DoorArgs, DoorSettings};
 pub use elsewhere::Elsewhere;
 pub use front::Front;

@@ -60,7 +60,7 @@ pub(crate) async fn readyz<B: Backend>(app: Arc<App<B>>, parts: Parts, _: Body) 
 pub(crate) async fn metrics<B: Backend>(app: Arc<App<B>>, parts: Parts, _: Body) -> Result<Response, Problem> {
     require_get(&parts)?;
     match &app.config.metrics {
-        Some(render) => Ok(reply(StatusCode::OK, PROMETHEUS, render())),
+        Some(scrapes) => Ok(reply(StatusCode::OK, PROMETHEUS, scrapes.text().await)),
         None => Err(Problem::unknown_path()),
     }
 }

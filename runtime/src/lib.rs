@@ -41,6 +41,7 @@ pub mod planted;
 pub mod published;
 pub mod reason;
 pub mod reminder;
+pub mod scrapes;
 pub mod settings;
 pub mod shutdown;
 pub mod stage;

@@ -209,6 +209,7 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
         leadership: leadership.clone(),
         killer: killer.clone(),
         client: client.clone(),
+        scrapes: Arc::new(management::scrapes(node.clone())),
     };
     let routes = management::router(at, hosts);
     let until = serving.clone();

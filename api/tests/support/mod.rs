@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use raftkv_api::{ApiConfig, Front, HttpLimits, serve};
 use raftkv_kv::Limits;
+use raftkv_runtime::scrapes::Scrapes;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -36,7 +37,7 @@ impl Server {
 
     pub(crate) async fn with(http: HttpLimits, limits: Limits) -> Self {
         let memory = Memory::default();
-        let metrics = Some(Arc::new(|| "up 1\n".to_owned()) as _);
+        let metrics = Some(Arc::new(Scrapes::new(|| "up 1\n".to_owned())));
         let config = ApiConfig { limits, metrics, ..ApiConfig::default() };
         let front = Front::new(memory.clone(), config, |routes| routes);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -11,6 +11,7 @@ use openraft::metrics::WaitError;
 use raftkv_proto::{EXPIRY_HEADER, Expiry};
 use raftkv_runtime::deadlines;
 use raftkv_runtime::guard::{Hosts, is_browser};
+use raftkv_runtime::scrapes::Scrapes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -53,6 +54,8 @@ pub struct Management {
     pub killer: Killer,
     /// For forwarding.
     pub client: ManagementClient,
+    /// For metrics.
+    pub scrapes: Arc<Scrapes>,
 }
 
 /// What `confirm` has to say where all keys go.
@@ -356,9 +359,8 @@ async fn live() -> Json<Health> {
 }
 
 async fn metrics(State(at): State<Management>) -> Response {
-    super::metrics::record(&at.node);
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
-    (kind, raftkv_runtime::metrics::render()).into_response()
+    (kind, at.scrapes.text().await).into_response()
 }
 
 async fn not_found() -> Problem {

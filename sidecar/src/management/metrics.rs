@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use metrics::gauge;
 use openraft::ServerState;
 use raftkv_runtime::metrics::UNKNOWN;
+use raftkv_runtime::scrapes::Scrapes;
 
 use crate::leadership::{matched_next, metrics_of, quorum_ack_age, reachable_leader};
 use crate::node::Node;
@@ -13,8 +14,16 @@ use crate::node::Node;
 /// The members of which there were series at the last scrape: those of members that are gone are to go, too.
 static MEMBERS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
+/// What the port answers: metrics of all kinds, those of consensus among them.
+pub fn scrapes(node: Node) -> Scrapes {
+    Scrapes::new(move || {
+        record(&node);
+        raftkv_runtime::metrics::render()
+    })
+}
+
 /// Sets the gauges to what is the case now, and those of what is not known here to [`UNKNOWN`].
-pub(super) fn record(node: &Node) {
+fn record(node: &Node) {
     gauge!("raftkv_engine_connected").set(f64::from(u8::from(*node.engine.connected().borrow())));
     let Some(group) = node.group() else { return };
     let metrics = metrics_of(&group);

@@ -15,6 +15,7 @@ mod write_timeout;
 pub use client::{CallError, Joiner, ManagementClient, Pass};
 pub use handlers::{Management, router};
 pub use json::Json;
+pub use metrics::scrapes;
 pub use problem::Problem;
 #[cfg(test)]
 pub(crate) use server::limits;
