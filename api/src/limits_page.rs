@@ -2,6 +2,7 @@
 
 use raftkv_kv::Limits;
 use raftkv_runtime::limits_page::{Part, Row, bytes, count, speed, time};
+use raftkv_runtime::scrapes::LEAST_GAP;
 
 use crate::DoorSettings;
 use crate::config::{DEFAULT_TIMEOUT, IDEMPOTENCY_KEEP, MAX_TIMEOUT};
@@ -30,6 +31,7 @@ fn rows() -> Vec<Row> {
         ("request timeout", time(DEFAULT_TIMEOUT)),
         ("longest request timeout", time(MAX_TIMEOUT)),
         ("kept outcomes", time(IDEMPOTENCY_KEEP)),
+        ("between two renderings of metrics", time(LEAST_GAP)),
     ]);
     rows
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 /// Between the beginnings of two renderings. To render takes a millisecond or two of a processor, which nothing interrupts: callers that
 /// ask without end, on many connections, would leave no time to the rest of the process.
-const LEAST_GAP: Duration = Duration::from_millis(20);
+pub const LEAST_GAP: Duration = Duration::from_millis(20);
 
 /// What `/metrics` answers: a text that was rendered after it was asked for, at most fifty times a second.
 pub struct Scrapes {

@@ -140,6 +140,7 @@ async fn answer(router: axum::Router, request: Request<Incoming>, kind: Kind) ->
 #[cfg(test)]
 pub(crate) fn limits() -> Vec<raftkv_runtime::limits_page::Row> {
     use raftkv_runtime::limits_page::{bytes, count, time};
+    use raftkv_runtime::scrapes::LEAST_GAP;
     vec![
         ("connections", count(MAX_CONNECTIONS)),
         ("connections for probes", count(MAX_RESERVED)),
@@ -149,6 +150,7 @@ pub(crate) fn limits() -> Vec<raftkv_runtime::limits_page::Row> {
         ("time for a request, or without one", time(HEADER_TIMEOUT)),
         ("time to read an answer", time(WRITE_TIMEOUT)),
         ("shutdown grace", time(CONNECTION_GRACE)),
+        ("between two renderings of metrics", time(LEAST_GAP)),
     ]
 }
 

@@ -21,6 +21,8 @@ use crate::wait::eventually_within;
 const PATIENCE: Duration = Duration::from_secs(240);
 /// For a group to have a leader that is not in another fault's hands.
 const LEADER_PATIENCE: Duration = Duration::from_secs(120);
+/// For an engine to start after a fault that had it before.
+const CLOCK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A planned fault, under way. What it does to a node it does alone: the lock of the node is its own meanwhile. Faults of
 /// other nodes, of the network, of routers and of moves go on beside it.
@@ -163,8 +165,11 @@ impl<'a> Story<'a> {
         self.store.nodes[self.planned.group][node.index() - 1].lock().await
     }
 
-    /// The group's clock in the state of this node, in milliseconds.
+    /// The group's clock in the state of this node, in milliseconds. Another fault may have ended the node's engine, which is on its way up.
     pub(super) async fn clock_of(&self, node: &Node) -> anyhow::Result<u64> {
-        Ok(node.group_peer()?.describe().await?.0.clock_ms)
+        eventually_within(CLOCK_PATIENCE, "an engine tells its group's clock", || async {
+            Ok(node.group_peer()?.describe().await?.0.clock_ms)
+        })
+        .await
     }
 }

@@ -330,7 +330,7 @@ impl Forge<'_> {
             0 => SystemCommand::PutKey {
                 key: [&b"cluster"[..], b"routers", b"upgrade", b"x"]
                     .choose(self.rng)
-                    .map_or_else(Bytes::new, |key| Bytes::from_static(*key)),
+                    .map_or_else(Bytes::new, |key| Bytes::from_static(key)),
                 expected_version: self.number(),
                 value: self.noise(200).into(),
             },
