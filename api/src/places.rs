@@ -2,11 +2,12 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use metrics::{Counter, Gauge};
+use raftkv_runtime::network::network;
 
 use crate::limits::HttpLimits;
 use crate::watch::{Waits, Watch};
@@ -133,14 +134,6 @@ fn longest_waiting<'a>(
     chosen
 }
 
-/// Whom an address belongs to: with IPv6 one client has 2^64 of them.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
-        v4 => v4,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,12 +200,5 @@ mod tests {
         assert_eq!(asked_to_close(&[USED; 99]), 1);
         assert_eq!(asked_to_close(&[USED; 100]), 2);
         assert_eq!(asked_to_close(&[FRESH; 100]), 0);
-    }
-
-    #[test]
-    fn a_network_of_ipv6_is_one_client() {
-        assert_eq!(network(address("2001:db8::1")), network(address("2001:db8::ffff:1:2:3")));
-        assert_ne!(network(address("2001:db8::1")), network(address("2001:db8:0:1::1")));
-        assert_eq!(network(address("::ffff:10.0.0.1")), address("10.0.0.1"));
     }
 }

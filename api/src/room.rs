@@ -139,7 +139,7 @@ impl Rooms {
         [&self.small].into_iter().chain(&self.large)
     }
 
-    /// Whether one of them holds more than it may, which only [`Share::overdraw`] leads to, and nobody is slow.
+    /// Whether one of them holds more than it may, which only [`Held::overdraw`] leads to, and nobody is slow.
     pub(crate) fn are_overdrawn(&self) -> bool {
         self.all().any(|room| room.is_over() && !room.make_room())
     }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Fate, TestSidecar, key, set};
 use bytes::Bytes;
+use futures::StreamExt;
 use raftkv_engine::config::{Args, Config};
 use raftkv_engine::run::{Listeners, RunError, run};
 use raftkv_kv::{
@@ -32,6 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct Engine {
     http: String,
     rpc: GroupClient<Channel>,
+    group: Endpoint,
     grpc: Endpoint,
     sidecar: Endpoint,
     stop: Shutdown,
@@ -50,10 +52,11 @@ impl Engine {
         let listeners = Listeners::bind(&config).await.expect("bind");
         let http = format!("http://{}", listeners.http_address().expect("address"));
         let channel = connect_lazy(listeners.group_address(), ChannelOptions::default()).expect("a sound endpoint");
+        let group = listeners.group_address().clone();
         let (grpc, sidecar) = (config.grpc_listen.clone(), config.sidecar_grpc.clone());
         let stop = Shutdown::new();
         let running = tokio::spawn(run(config, listeners, stop.clone()));
-        Self { http, rpc: GroupClient::new(channel), grpc, sidecar, stop, running, _dir: dir }
+        Self { http, rpc: GroupClient::new(channel), group, grpc, sidecar, stop, running, _dir: dir }
     }
 
     async fn with_sidecar(&self) -> TestSidecar {
@@ -283,6 +286,41 @@ async fn a_router_hears_from_the_store_of_the_node_that_it_asks() {
     let batch = Batch { session, sequence: 5, acknowledged_below: 5, ops: vec![set("c", "1")] };
     let again = other.ask(Proposal::Batch(batch).encode()).await;
     assert!(matches!(again, Proposed::Unknown(_)), "{again:?}");
+    engine.stop().await;
+}
+
+/// Neither the turns of long reads nor the room of their answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_router_that_reads_no_answers_keeps_nothing_from_others() {
+    let engine = Engine::start(&[]).await;
+    let _sidecar = engine.with_sidecar().await;
+    let value = "v".repeat(30_000);
+    engine.proposals().await.ops(vec![set("a", &value)]).await;
+    // More keys than are read on the spot, and more answers than there is room for.
+    let keys = ["a"; 100];
+    let request = ReadRequest {
+        id: 1,
+        timeout_ms: 2_000,
+        keys: keys.map(|_| Bytes::from_static(b"a")).into(),
+        ..ReadRequest::default()
+    };
+    let requests = futures::stream::repeat(request).take(64).chain(futures::stream::pending());
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", engine.group)).expect("an address");
+    let channel = channel.initial_stream_window_size(1_024).connect_lazy();
+    let unread = GroupClient::new(channel).read(requests).await.expect("a stream");
+
+    let until = async |what: &str, is_so: fn(&ReadOutcome) -> bool| {
+        let deadline = Instant::now() + 2 * PATIENCE;
+        while !engine.read(&keys).await.outcome.is_some_and(|outcome| is_so(&outcome)) {
+            assert!(Instant::now() < deadline, "{what}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    until("the room is full", |outcome| matches!(outcome, ReadOutcome::Refused(_))).await;
+    let list = ListRequest { limit: 10, max_bytes: 1_000, timeout_ms: 2_000, ..ListRequest::default() };
+    engine.rpc.clone().list(list).await.expect("it gets its turn");
+    until("what is not read is forgotten", |outcome| matches!(outcome, ReadOutcome::Results(_))).await;
+    drop(unread);
     engine.stop().await;
 }
 

@@ -73,6 +73,7 @@ pub(crate) fn limits() -> Vec<crate::limits_page::Row> {
         ("connections that are opening", format!("{} %", limits.max_opening)),
         ("time to open a connection", time(limits.opening_timeout)),
         ("held for clients", bytes(limits.max_held_bytes as usize)),
+        ("held for clients that read", bytes((gate::HELD_FOR_READERS * limits.max_held_bytes) as usize)),
         ("calls of a connection", count(MAX_STREAMS as usize)),
         ("headers of a call", size(MAX_HEADER_BYTES)),
         ("window of a call", size(STREAM_WINDOW_BYTES)),

@@ -36,6 +36,7 @@ pub mod guard;
 #[doc(hidden)]
 pub mod limits_page;
 pub mod metrics;
+pub mod network;
 pub mod panic;
 pub mod planted;
 pub mod published;

@@ -4,9 +4,11 @@
 //! done nothing about. Errors become status codes in [`status`] and nowhere else.
 
 mod admission;
+mod answers;
 mod describe;
 mod propose;
 mod read;
+mod room;
 mod scan;
 pub(crate) mod status;
 
@@ -20,6 +22,7 @@ use raftkv_proto::consensus::{ProposeRequest, ProposeResponse, UpgradeRequest, U
 use raftkv_proto::group as pb;
 use raftkv_proto::group::group_server::{Group, GroupServer};
 use raftkv_proto::{GROUP_HEADER, MAX_MESSAGE_BYTES, STORE_HEADER};
+use raftkv_runtime::grpc::Client;
 use raftkv_runtime::shutdown::Shutdown;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
@@ -32,14 +35,17 @@ use crate::upgrade::Upgrader;
 use admission::Admission;
 use describe::KeptStatus;
 use read::Reader;
+use room::Room;
 
 /// Largest request: a proposal may be as large as a log entry, which is 16 MiB at most, and some to spare.
 const MAX_REQUEST_BYTES: usize = 20 * 1024 * 1024;
 /// Streams of proposals, of reads: each router has one or two of each. The next one is told to come back.
 const MAX_STREAMS: usize = 512;
-/// Bytes of proposals without an answer, of keys that are being read and of values that were, of all calls together: several times what
-/// all routers of a store have under way. More is refused as overload.
-const ROOM_BYTES: usize = 256 * 1024 * 1024;
+/// Bytes of proposals without an answer, of all streams together, half of it for one address: several times what all routers of a store
+/// have under way. More is refused as overload.
+const PROPOSAL_ROOM_BYTES: usize = 256 * 1024 * 1024;
+/// Bytes of keys that are being read, and of values that were until they are sent, of all streams together. More is refused as overload.
+const READ_ROOM_BYTES: usize = 128 * 1024 * 1024;
 /// Requests and answers of reads up to this size are not counted there: their number is bounded.
 const UNCOUNTED_BYTES: usize = 4 * 1024;
 /// Longest name of a system key, and longest key at which a listing begins or ends: above all that is stored.
@@ -81,7 +87,8 @@ struct Shared {
     upgrader: Upgrader,
     shortcut: Shortcut,
     streams: Budget,
-    room: Budget,
+    proposal_room: Room,
+    read_room: Budget,
     stop: Shutdown,
 }
 
@@ -90,9 +97,20 @@ impl GroupService {
     /// end.
     pub fn new(name: String, backend: EngineBackend, shortcut: Shortcut, timeouts: Timeouts, stop: Shutdown) -> Self {
         let admission = Admission::new(backend.disk().clone());
-        let (streams, room) = (Budget::new(MAX_STREAMS), Budget::new(ROOM_BYTES));
-        let (status, upgrader) = (KeptStatus::default(), Upgrader::new(backend.clone()));
-        let shared = Shared { name, backend, timeouts, admission, status, upgrader, shortcut, streams, room, stop };
+        let upgrader = Upgrader::new(backend.clone());
+        let shared = Shared {
+            name,
+            backend,
+            timeouts,
+            admission,
+            status: KeptStatus::default(),
+            upgrader,
+            shortcut,
+            streams: Budget::new(MAX_STREAMS),
+            proposal_room: Room::new(PROPOSAL_ROOM_BYTES),
+            read_room: Budget::new(READ_ROOM_BYTES),
+            stop,
+        };
         Self { shared: Arc::new(shared) }
     }
 
@@ -164,15 +182,16 @@ impl Group for GroupService {
         let share = self.shared.streams.take(1).ok_or_else(status::too_many_streams)?;
         let link = self.shared.backend.consensus().proposals();
         let (shortcut, admission) = (self.shared.shortcut.end(), self.shared.admission.clone());
-        let (stop, shares) =
-            (self.shared.stop.clone(), propose::Shares { _stream: share, room: self.shared.room.clone() });
+        let client = request.extensions().get::<Option<Client>>().and_then(|client| Some(client.as_ref()?.network()));
+        let room = self.shared.proposal_room.of(client);
+        let (stop, shares) = (self.shared.stop.clone(), propose::Shares { _stream: share, room });
         Ok(Response::new(Box::pin(propose::start(request.into_inner(), link, shortcut, admission, stop, shares))))
     }
 
     async fn read(&self, request: Request<Streaming<pb::ReadRequest>>) -> Result<Response<Self::ReadStream>, Status> {
         self.check(&request)?;
         let share = self.shared.streams.take(1).ok_or_else(status::too_many_streams)?;
-        let (backend, room) = (self.shared.backend.clone(), self.shared.room.clone());
+        let (backend, room) = (self.shared.backend.clone(), self.shared.read_room.clone());
         let reader = Reader { backend, timeouts: self.shared.timeouts, room };
         Ok(Response::new(Box::pin(reader.serve(request.into_inner(), self.shared.stop.clone(), share))))
     }
@@ -227,13 +246,16 @@ pub(crate) fn limits() -> Vec<raftkv_runtime::limits_page::Row> {
         ("request", bytes(MAX_REQUEST_BYTES)),
         ("answer", bytes(MAX_MESSAGE_BYTES)),
         ("streams", count(MAX_STREAMS)),
-        ("room of proposals and reads", bytes(ROOM_BYTES)),
+        ("room of proposals", bytes(PROPOSAL_ROOM_BYTES)),
+        ("room of an address's proposals", bytes(PROPOSAL_ROOM_BYTES / 2)),
+        ("room of reads", bytes(READ_ROOM_BYTES)),
         ("uncounted read", bytes(UNCOUNTED_BYTES)),
         ("proposals of a stream", count(propose::MAX_IN_FLIGHT)),
         ("bytes of the proposals of a stream", bytes(propose::MAX_IN_FLIGHT_BYTES)),
         ("longest wait of a proposal", time(propose::LONGEST_TIMEOUT)),
         ("unread answer to a proposal", time(propose::ANSWER_PATIENCE)),
         ("reads of a stream", count(read::MAX_IN_FLIGHT)),
+        ("unread answer to a read", time(read::ANSWER_PATIENCE)),
         ("keys of a read", count(read::MAX_KEYS)),
         ("keys and values of a read", bytes(read::MAX_ANSWER_BYTES)),
         ("first or last key of a listing, system key", bytes(MAX_NAMED_BYTES)),

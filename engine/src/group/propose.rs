@@ -16,7 +16,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::admission::{Admission, BatchNumber};
-use crate::budget::{Budget, Share};
+use super::room::ClientRoom;
+use crate::budget::Share;
 use crate::proposer::{AppliedHere, ShortcutEnd};
 use crate::stream_link::{LinkEvent, StreamLink};
 
@@ -40,7 +41,7 @@ pub(super) struct Shares {
     /// One of the streams; given back when it ends.
     pub(super) _stream: Share,
     /// For the bytes of its proposals.
-    pub(super) room: Budget,
+    pub(super) room: ClientRoom,
 }
 
 /// The answers to `requests`, made by a task that ends with the stream.
@@ -78,7 +79,7 @@ struct Sent {
     /// Where it is a batch.
     number: Option<BatchNumber>,
     bytes: usize,
-    _room: Share,
+    _room: [Share; 2],
     answer_by: Instant,
 }
 

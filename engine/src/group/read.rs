@@ -1,6 +1,8 @@
 //! [`Reader`]: reads of routers, many keys at once.
 
-use futures::stream::{Stream, StreamExt};
+use std::time::{Duration, Instant};
+
+use futures::stream::{FuturesUnordered, Stream, StreamExt};
 use raftkv_api::{BackendError, Consistency, Entry};
 use raftkv_kv::Key;
 use raftkv_proto::group as pb;
@@ -9,6 +11,7 @@ use raftkv_proto::group::read_result::Result as Found;
 use raftkv_runtime::shutdown::Shutdown;
 use tonic::{Status, Streaming};
 
+use super::answers::{Answers, answers};
 use super::{Timeouts, UNCOUNTED_BYTES, status};
 use crate::backend::{EngineBackend, RETRY_AFTER, read_failed};
 use crate::budget::{Budget, Share};
@@ -23,6 +26,11 @@ const INLINE_KEYS: usize = 64;
 /// Largest answer: what a message may have, with room to spare.
 pub(super) const MAX_ANSWER_BYTES: usize = 48 * 1024 * 1024;
 
+/// A client that takes no answer for this long is gone, and what it has not taken is forgotten.
+pub(super) const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+/// How often that is looked at.
+const PATIENCE_TICK: Duration = Duration::from_secs(1);
+
 /// What reads are served with.
 #[derive(Clone)]
 pub(super) struct Reader {
@@ -33,10 +41,12 @@ pub(super) struct Reader {
 }
 
 type Answer = Result<pb::ReadResponse, Status>;
+/// With its share of the room.
+type Roomed = (Answer, Option<Share>);
 
 /// What was read.
 enum Values {
-    /// With its share of the room, until it is handed to the stream: there the gate of the port counts it.
+    /// With its share of the room.
     All(Many, Option<Share>),
     /// More than an answer may hold.
     TooLarge,
@@ -45,32 +55,87 @@ enum Values {
 }
 
 impl Reader {
-    /// The answers to `requests`, as they come. After `stop` no more are taken.
+    /// The answers to `requests`, as they come, made by a task that ends with the stream. After `stop` no more are taken.
+    ///
+    /// A task of its own, because nobody looks at a stream whose client does not read: deadlines would not end what waits, and what is done
+    /// would keep its turn and its room for good.
     pub(super) fn serve(
         self,
         requests: Streaming<pb::ReadRequest>,
         stop: Shutdown,
         share: Share,
     ) -> impl Stream<Item = Answer> {
-        let answers = requests.take_until(Box::pin(async move { stop.wait().await })).map(move |request| {
-            let reader = self.clone();
-            async move { reader.answer(request?).await }
+        let (answers, stream) = answers();
+        tokio::spawn(async move {
+            let _held = share;
+            self.pump(requests, stop, answers).await;
         });
-        let mut is_broken = false;
-        answers
-            .buffer_unordered(MAX_IN_FLIGHT)
-            // An error is the last thing on a stream.
-            .take_while(move |answer| {
-                let _held = &share;
-                let goes_on = !is_broken;
-                is_broken |= answer.is_err();
-                std::future::ready(goes_on)
-            })
+        // From here on the gate of the port counts it.
+        stream.map(|(answer, _room)| answer)
+    }
+
+    async fn pump(&self, mut requests: Streaming<pb::ReadRequest>, stop: Shutdown, answers: Answers<Roomed>) {
+        let mut working = FuturesUnordered::new();
+        let mut is_ended = false;
+        // An answer was taken then, or there was none to take.
+        let mut moved_on = Instant::now();
+        let mut tick = tokio::time::interval(PATIENCE_TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let unread = answers.waiting();
+            if is_ended && working.is_empty() && unread == 0 {
+                return;
+            }
+            if unread == 0 {
+                moved_on = Instant::now();
+            }
+            let has_room = working.len() + unread < MAX_IN_FLIGHT;
+            tokio::select! {
+                biased;
+                Some(answer) = working.next() => {
+                    let answer: Roomed = answer;
+                    if answer.0.is_err() {
+                        // The last thing on a stream.
+                        working.clear();
+                        is_ended = true;
+                    }
+                    answers.push(answer);
+                }
+                () = answers.taken() => {
+                    if answers.is_closed() {
+                        return;
+                    }
+                    moved_on = Instant::now();
+                }
+                () = stop.wait(), if !is_ended => is_ended = true,
+                request = requests.message(), if has_room && !is_ended => match request {
+                    Ok(Some(request)) => working.push(self.answer(request)),
+                    Ok(None) => is_ended = true,
+                    Err(status) => {
+                        working.clear();
+                        is_ended = true;
+                        answers.push((Err(status), None));
+                    }
+                },
+                _ = tick.tick() => {
+                    if moved_on.elapsed() >= ANSWER_PATIENCE {
+                        return answers.take_back();
+                    }
+                }
+            }
+        }
     }
 
     /// `Err` ends the stream: the request is not one that a router would send, or asks for more than a message can hold,
     /// which it can mend only by asking for less.
-    async fn answer(&self, request: pb::ReadRequest) -> Answer {
+    async fn answer(&self, request: pb::ReadRequest) -> Roomed {
+        match self.try_answer(request).await {
+            Ok((answer, share)) => (Ok(answer), share),
+            Err(status) => (Err(status), None),
+        }
+    }
+
+    async fn try_answer(&self, request: pb::ReadRequest) -> Result<(pb::ReadResponse, Option<Share>), Status> {
         let pb::ReadRequest { id, timeout_ms, keys, .. } = request;
         let consistency = consistency(request.consistency)?;
         if keys.len() > MAX_KEYS {
@@ -78,7 +143,7 @@ impl Reader {
         }
         let keys: Vec<Key> = keys.into_iter().map(Key::from_stored).collect();
         let Ok(_asked) = share_of(&self.room, keys.iter().map(|key| key.as_bytes().len()).sum()) else {
-            return Ok(pb::ReadResponse { id, outcome: Some(no_room()) });
+            return Ok((pb::ReadResponse { id, outcome: Some(no_room()) }, None));
         };
         let deadline = self.timeouts.deadline(timeout_ms);
         let read = || async {
@@ -93,8 +158,12 @@ impl Reader {
             };
             Ok((values.map_err(read_failed)?, store_revision))
         };
+        let mut held = None;
         let outcome = match self.backend.barriers().read(consistency, deadline, read).await {
-            Ok((Values::All(values, _share), store_revision)) => Outcome::Results(results(values, store_revision)),
+            Ok((Values::All(values, share), store_revision)) => {
+                held = share;
+                Outcome::Results(results(values, store_revision))
+            }
             Ok((Values::NoRoom, _)) => no_room(),
             Ok((Values::TooLarge, _)) => {
                 return Err(Status::resource_exhausted(format!(
@@ -103,7 +172,7 @@ impl Reader {
             }
             Err(error) => Outcome::Refused(status::refused(&error)),
         };
-        Ok(pb::ReadResponse { id, outcome: Some(outcome) })
+        Ok((pb::ReadResponse { id, outcome: Some(outcome) }, held))
     }
 }
 

@@ -321,7 +321,7 @@ mod tests {
                     Ok(answer) => unread.push(answer),
                     Err(_) => break,
                 }
-                if unread.len() == 5 {
+                if unread.len() == 8 {
                     break;
                 }
             }

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::CONNECTION_WINDOW_BYTES;
+use crate::network::network;
 use crate::reminder::Reminder;
 
 /// What a client of HTTP/2 sends before anything else, in bytes (RFC 9113, section 3.4). A client that has sent less is still opening its
@@ -24,6 +25,10 @@ const PREFACE_BYTES: u64 = 24;
 const LOOK_BYTES: u64 = 256 * 1024;
 /// What a port may hold for its clients by default: several times what all peers have on their way at a time.
 const HELD_BYTES: u64 = 256 * 1024 * 1024;
+/// Beyond so many times that, the connections of clients that do read are closed, too: several peers may read large pages over one link.
+pub(super) const HELD_FOR_READERS: u64 = 2;
+/// A client reads if it has taken something of its answers within so long.
+const SPARED: Duration = Duration::from_secs(1);
 
 /// Bounds of the connections of one port.
 ///
@@ -60,6 +65,8 @@ impl ConnectionLimits {
 /// The places of one port. Its lock is taken when a connection or a call begins or ends, and for what is large; never for a small message.
 #[derive(Debug)]
 pub(super) struct Gate {
+    /// Where it listens, for those who read the log.
+    port: String,
     limits: ConnectionLimits,
     places: Mutex<Vec<Arc<Place>>>,
     /// Of all places.
@@ -70,6 +77,7 @@ pub(super) struct Gate {
 /// What the gate knows of a connection.
 #[derive(Debug)]
 pub(super) struct Place {
+    /// With IPv6 the network of its client.
     address: IpAddr,
     opened: Instant,
     /// Bytes; stored by the connection's own task only.
@@ -77,6 +85,8 @@ pub(super) struct Place {
     calls: AtomicUsize,
     /// Bytes of answers that HTTP/2 has been given and has not sent yet.
     unread: AtomicU64,
+    /// Milliseconds after `opened` since which its client has taken nothing of it.
+    waits_since: AtomicU64,
     taken: Mutex<Taken>,
     is_cut: AtomicBool,
     /// Of the connection's task, which has to end when it is cut.
@@ -122,18 +132,25 @@ impl Cut {
 }
 
 impl Gate {
-    pub(super) fn new(limits: ConnectionLimits) -> Arc<Self> {
-        Arc::new(Self { limits, places: Mutex::default(), calls: AtomicUsize::new(0), reminder: Mutex::default() })
+    pub(super) fn new(port: String, limits: ConnectionLimits) -> Arc<Self> {
+        Arc::new(Self {
+            port,
+            limits,
+            places: Mutex::default(),
+            calls: AtomicUsize::new(0),
+            reminder: Mutex::default(),
+        })
     }
 
     /// Takes a connection in. Returns why another one had to go, if one had to.
     pub(super) fn admit(self: &Arc<Self>, stream: TcpStream, address: IpAddr) -> (Bounded, Option<Cut>) {
         let place = Arc::new(Place {
-            address: address.to_canonical(),
+            address: network(address),
             opened: Instant::now(),
             received: AtomicU64::new(0),
             calls: AtomicUsize::new(0),
             unread: AtomicU64::new(0),
+            waits_since: AtomicU64::new(0),
             taken: Mutex::default(),
             is_cut: AtomicBool::new(false),
             waker: AtomicWaker::new(),
@@ -176,15 +193,30 @@ impl Gate {
 
     /// Closes connections until no more is held for the others than may be.
     fn relieve(&self) {
-        if let Some(address) = self.cut_down(Cut::Held, self.limits.max_held_bytes, Place::held) {
+        let (most, now) = (self.limits.max_held_bytes, Instant::now());
+        // What is small is no reason to close a connection, however much others hold.
+        let of_idle = |place: &Place| match place.held() {
+            held if held >= LOOK_BYTES && !place.reads(now) => held,
+            _ => 0,
+        };
+        let cut = self.cut_down(Cut::Held, most, Place::held, of_idle);
+        let cut = self.cut_down(Cut::Held, HELD_FOR_READERS * most, Place::held, Place::held).or(cut);
+        if let Some(address) = cut {
             self.tell_of("requests that are not taken and answers that are not read", address);
         }
     }
 
-    /// Closes connections until those that are left have no more than `most` of something together. Returns whose was closed last.
-    fn cut_down(&self, why: Cut, most: u64, weight: impl Fn(&Place) -> u64) -> Option<IpAddr> {
+    /// Closes connections, of those that have some `weight`, until those that are left have no more than `most` of something together.
+    /// Returns whose was closed last.
+    fn cut_down(
+        &self,
+        why: Cut,
+        most: u64,
+        held: impl Fn(&Place) -> u64,
+        weight: impl Fn(&Place) -> u64,
+    ) -> Option<IpAddr> {
         let (mut places, mut last) = (self.lock(), None);
-        while places.iter().map(|place| weight(place)).sum::<u64>() > most
+        while places.iter().map(|place| held(place)).sum::<u64>() > most
             && let Some(at) = victim(&places, &weight)
         {
             let place = places.swap_remove(at);
@@ -199,7 +231,8 @@ impl Gate {
         if let Some(again) = again {
             tracing::warn!(
                 %address,
-                "a port has its limit of {what}: the connection with the most, of the address with the most, is closed{again}"
+                "{} has reached its limit of {what}: the connection with the most, of the address with the most, is closed{again}",
+                self.port
             );
         }
     }
@@ -245,6 +278,24 @@ impl Place {
         untaken + self.unread.load(Ordering::Relaxed)
     }
 
+    /// Whether all that is held is answers, and its client reads them.
+    fn reads(&self, now: Instant) -> bool {
+        let since = self.opened + Duration::from_millis(self.waits_since.load(Ordering::Relaxed));
+        now.saturating_duration_since(since) < SPARED && self.held() <= self.unread.load(Ordering::Relaxed)
+    }
+
+    /// Something is given to its client, or taken by it.
+    fn moves_on(&self) {
+        self.waits_since.store(self.opened.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// The socket has taken something. It is of an answer where there are any; a reader of small ones is looked at by nobody.
+    fn wrote(&self, poll: &Poll<io::Result<usize>>) {
+        if matches!(poll, Poll::Ready(Ok(1..))) && self.unread.load(Ordering::Relaxed) >= LOOK_BYTES {
+            self.moves_on();
+        }
+    }
+
     fn taken(&self) -> MutexGuard<'_, Taken> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -276,15 +327,20 @@ pub struct Client {
 }
 
 impl Client {
+    /// Whom it belongs to: its address, or the /64 of it.
+    pub fn network(&self) -> IpAddr {
+        self.place.address
+    }
+
     /// A call begins. Where there are too many, the connection with the most is closed, which may be this one.
     pub(super) fn begin_call(&self) -> OpenCall {
         self.place.calls.fetch_add(1, Ordering::Relaxed);
         let before = self.gate.calls.fetch_add(1, Ordering::Relaxed);
         // Connections that were cut a moment ago have no place any more, and take their calls with them.
         let most = self.gate.limits.max_calls;
+        let calls = |place: &Place| place.calls.load(Ordering::Relaxed) as u64;
         if before >= most
-            && let Some(address) =
-                self.gate.cut_down(Cut::Calls, most as u64, |place| place.calls.load(Ordering::Relaxed) as u64)
+            && let Some(address) = self.gate.cut_down(Cut::Calls, most as u64, calls, calls)
         {
             self.gate.tell_of("calls", address);
         }
@@ -315,7 +371,9 @@ impl Client {
 
     /// HTTP/2 is given so many bytes of an answer.
     pub(super) fn gave(&self, bytes: u64) {
-        self.place.unread.fetch_add(bytes, Ordering::Relaxed);
+        if self.place.unread.fetch_add(bytes, Ordering::Relaxed) < LOOK_BYTES {
+            self.place.moves_on();
+        }
         if bytes >= LOOK_BYTES / 4 {
             self.gate.relieve();
         }
@@ -387,6 +445,7 @@ impl AsyncWrite for Bounded {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let poll = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.client.place.wrote(&poll);
         this.client.place.or_cut(poll, cx)
     }
 
@@ -397,6 +456,7 @@ impl AsyncWrite for Bounded {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let poll = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.client.place.wrote(&poll);
         this.client.place.or_cut(poll, cx)
     }
 
@@ -431,7 +491,10 @@ mod tests {
 
     impl Port {
         async fn open(limits: ConnectionLimits) -> Self {
-            Self { listener: TcpListener::bind("127.0.0.1:0").await.expect("bind"), gate: Gate::new(limits) }
+            Self {
+                listener: TcpListener::bind("127.0.0.1:0").await.expect("bind"),
+                gate: Gate::new("here".to_owned(), limits),
+            }
         }
 
         /// A connection as if it came from `address`; `bytes` have been received from its client.
@@ -501,7 +564,9 @@ mod tests {
 
     #[tokio::test]
     async fn the_address_for_which_most_is_held_makes_room() {
-        let port = Port::open(ConnectionLimits { max_held_bytes: 300_000, ..ConnectionLimits::of(8, 8) }).await;
+        // All of them may have read something a moment ago.
+        let max_held_bytes = 300_000 / HELD_FOR_READERS;
+        let port = Port::open(ConnectionLimits { max_held_bytes, ..ConnectionLimits::of(8, 8) }).await;
         let (mut peer_end, mut peer, _) = port.connect(PEER, 500).await;
         let mut strangers = Vec::new();
         for _ in 0..3 {
@@ -540,6 +605,24 @@ mod tests {
         peer.client().becomes_busy();
         let (_, read) = tokio::join!(peer_end.write_all(&bytes), peer.read_exact(&mut into));
         assert_eq!(read.expect_err("too much is held").kind(), io::ErrorKind::ConnectionAborted);
+    }
+
+    #[tokio::test]
+    async fn who_reads_is_spared_for_who_does_not() {
+        let most = 4 * LOOK_BYTES;
+        let port = Port::open(ConnectionLimits { max_held_bytes: most, ..ConnectionLimits::of(8, 8) }).await;
+        let (mut peer_end, mut peer, _) = port.connect(PEER, 500).await;
+        let (_stranger_end, mut stranger, _) = port.connect(STRANGER, 500).await;
+        peer.client().gave(most - LOOK_BYTES);
+        stranger.client().gave(LOOK_BYTES);
+        tokio::time::sleep(SPARED + Duration::from_millis(20)).await;
+        peer.write_all(&[7; 100]).await.expect("written");
+        peer_end.read_exact(&mut [0; 100]).await.expect("read");
+        peer.client().gave(LOOK_BYTES);
+        assert!(is_cut(&mut stranger).await && !is_cut(&mut peer).await);
+        // There is an end to that.
+        peer.client().gave(HELD_FOR_READERS * most);
+        assert!(is_cut(&mut peer).await);
     }
 
     #[tokio::test]

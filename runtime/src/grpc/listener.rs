@@ -107,7 +107,8 @@ impl Listener {
     /// As [`into_stream`](Self::into_stream), for tonic's `serve_with_incoming_shutdown`: connections over TCP are held to `limits`, as
     /// long as the stream is polled. Those over a Unix socket are the node's own processes and are not bounded.
     pub fn into_bounded_stream(self, limits: ConnectionLimits) -> impl Stream<Item = io::Result<Connection>> + Send {
-        let state = (self, Gate::new(limits), Reminder::default());
+        let gate = Gate::new(self.endpoint.to_string(), limits);
+        let state = (self, gate, Reminder::default());
         futures::stream::unfold(state, move |(listener, gate, mut reminder)| async move {
             loop {
                 let due = gate.sweep(Instant::now());
