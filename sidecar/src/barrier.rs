@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use raftkv_proto::consensus::{
     BarrierMode, ReadBarrierRequest, ReadBarrierResponse, Refused, RefusedReason, read_barrier_response::Outcome,
 };
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::forward::LeaderForwarder;
@@ -18,7 +19,7 @@ use crate::node::{Group, Node};
 use crate::proposals::{NO_MEMBER, within_longest};
 use crate::types::{Member, NodeId};
 
-/// Questions waiting for the next confirmation; beyond that, callers wait.
+/// Questions waiting for the next confirmation; more are refused as overload.
 pub(crate) const QUEUE: usize = 4_096;
 
 type Question = oneshot::Sender<Outcome>;
@@ -112,14 +113,13 @@ impl ReadBarriers {
         {
             return refused(RefusedReason::NoMajority, why);
         }
-        let (reply, answer) = oneshot::channel();
-        let asked = async {
-            self.questions.send(reply).await.ok()?;
-            answer.await.ok()
+        let answer = match put(&self.questions) {
+            Ok(answer) => answer,
+            Err(refused) => return refused,
         };
-        match tokio::time::timeout(timeout, asked).await {
-            Ok(Some(outcome)) => outcome,
-            Ok(None) => refused(RefusedReason::ShuttingDown, "this node is stopping"),
+        match tokio::time::timeout(timeout, answer).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => stopping(),
             Err(_) => refused(RefusedReason::NoLeader, "no quorum confirmed the leader in time"),
         }
     }
@@ -148,6 +148,21 @@ impl ReadBarriers {
             Ok(Err(_)) => refused(RefusedReason::NoLeader, "the leader cannot be reached"),
             Err(_) => refused(RefusedReason::NoLeader, "the leader did not answer in time"),
         }
+    }
+}
+
+/// Puts a question into the queue, without waiting for room.
+///
+/// A question is asked in the body of its answer, which makes no progress while the client does not read. One that waited for room would
+/// be handed a place all the same and keep it: a few streams that nobody reads would take all places.
+fn put(questions: &mpsc::Sender<Question>) -> Result<oneshot::Receiver<Outcome>, Outcome> {
+    let (reply, answer) = oneshot::channel();
+    match questions.try_send(reply) {
+        Ok(()) => Ok(answer),
+        Err(TrySendError::Full(_)) => {
+            Err(refused(RefusedReason::Overloaded, "too many read barriers wait at the leader"))
+        }
+        Err(TrySendError::Closed(_)) => Err(stopping()),
     }
 }
 
@@ -188,6 +203,43 @@ async fn confirm(node: Node, mut waiting: mpsc::Receiver<Question>) {
     }
 }
 
+fn stopping() -> Outcome {
+    refused(RefusedReason::ShuttingDown, "this node is stopping")
+}
+
 fn refused(reason: RefusedReason, message: &str) -> Outcome {
     Outcome::Refused(Refused { reason: reason.into(), message: message.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    fn why(put: Result<oneshot::Receiver<Outcome>, Outcome>) -> Option<RefusedReason> {
+        match put {
+            Err(Outcome::Refused(refused)) => Some(refused.reason()),
+            _ => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn questions_beyond_the_queue_are_refused_and_keep_no_place() {
+        let (questions, mut waiting) = mpsc::channel(2);
+        // Kept, as by streams that nobody reads.
+        let kept = [put(&questions), put(&questions)];
+        assert!(kept.iter().all(Result::is_ok));
+        for _ in 0..8 {
+            assert_eq!(why(put(&questions)), Some(RefusedReason::Overloaded));
+        }
+        let mut taken = Vec::new();
+        assert_eq!(waiting.recv_many(&mut taken, 2).await, 2);
+        let answer = put(&questions).expect("there is room as soon as a confirmation has begun");
+        let question = waiting.recv().now_or_never().flatten().expect("it is in the queue");
+        question.send(Outcome::NextIndex(7)).expect("somebody waits");
+        assert_eq!(answer.await, Ok(Outcome::NextIndex(7)));
+        drop(waiting);
+        assert_eq!(why(put(&questions)), Some(RefusedReason::ShuttingDown));
+    }
 }
