@@ -111,10 +111,10 @@ impl Systems {
         }
     }
 
-    /// The one sent under `id` was not applied by that send and never will be by another one: its waiter is told why.
+    /// The one sent under `id` was not applied by that send and is not sent again: its waiter is told why.
     pub(super) fn reject(&mut self, id: u64, reason: String) {
         if let Some(at) = self.position(id) {
-            // A node of an older version may have taken an earlier send.
+            // A node of another version may have taken an earlier send.
             let reply = if self.calls[at].maybe_applied { unknown(&reason) } else { BackendError::Rejected(reason) };
             self.answer(id, Err(reply));
         }

@@ -415,7 +415,7 @@ fn settled<T>(updated: Result<T, StoreError>) -> Result<(), Trouble> {
     }
 }
 
-/// Of a system command: what is rejected is none that the group takes, at any node, now or later.
+/// Of a system command: what is rejected is none that any node of that version takes, so the move is not tried again.
 fn not_done(group: GroupId, action: &'static str, error: BackendError) -> Trouble {
     match error {
         BackendError::Rejected(reason) => Trouble::Hopeless { group, action, reason },

@@ -100,7 +100,7 @@ impl Task {
             Proposed::Refused(refused) if refused.reason() == RefusedReason::TooLarge => {
                 self.systems.answer(id, Err(BackendError::Internal(describe(&refused))));
             }
-            // The same bytes are refused again, whoever is asked.
+            // Every node of that version refuses the same bytes: they are not sent again.
             Proposed::Refused(refused) if refused.reason() == RefusedReason::NotAdmitted => {
                 self.peer.figures().refused.increment(1);
                 self.systems.reject(id, describe(&refused));
@@ -215,15 +215,17 @@ impl Task {
     fn on_refused(&mut self, at: usize, refused: &Refused, now: Instant) {
         let reason = describe(refused);
         self.peer.figures().refused.increment(1);
-        if refused.reason() == RefusedReason::TooLarge && !self.batches[at].maybe_applied {
+        let for_good = match refused.reason() {
+            RefusedReason::TooLarge => Some(BackendError::Internal(reason.clone())),
+            RefusedReason::NotAdmitted => Some(BackendError::Rejected(reason.clone())),
+            _ => None,
+        };
+        if let Some(error) = for_good {
+            // Every node of that version refuses the same bytes. Sent again until its deadline the batch would close the lane each time,
+            // for all other writers. A node of another version may have taken an earlier send.
             let batch = self.batches.swap_remove(at);
-            batch.fail(&BackendError::Internal(reason));
-            return;
-        }
-        if refused.reason() == RefusedReason::NotAdmitted && !self.batches[at].maybe_applied {
-            // The same bytes are refused again, whoever is asked.
-            let batch = self.batches.swap_remove(at);
-            batch.fail(&BackendError::Rejected(reason));
+            let error = if batch.maybe_applied { unknown(&reason) } else { error };
+            batch.fail(&error);
             return;
         }
         if matches!(refused.reason(), RefusedReason::NoMajority | RefusedReason::OutOfService)
@@ -292,5 +294,48 @@ fn describe(refused: &Refused) -> String {
         RefusedReason::OutOfService => "the node serves nothing".to_owned(),
         RefusedReason::NotAdmitted => "no group takes this proposal".to_owned(),
         RefusedReason::Unspecified => "refused".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::mpsc;
+
+    use super::super::super::shortcut::Shortcut;
+    use super::*;
+    use crate::stream_link::StreamLink;
+    use crate::trouble::Trouble;
+
+    #[tokio::test]
+    async fn a_batch_that_is_refused_for_good_is_answered_at_once_and_closes_no_lane() {
+        for (reason, was_lost) in [RefusedReason::NotAdmitted, RefusedReason::TooLarge]
+            .into_iter()
+            .flat_map(|reason| [(reason, false), (reason, true)])
+        {
+            let ((_requests, queue), (_systems, system_queue)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
+            let link = StreamLink::new(|_| Box::pin(std::future::pending()));
+            let mut task = Task::new(link, Shortcut::default().end(), queue, system_queue, Trouble::default());
+            let now = Instant::now();
+            let (request, mut waiter) = Request::new(Vec::new(), 0, now + Duration::from_secs(60));
+            assert!(request.mark_proposed());
+            let mut batch = InFlight::new(1, 1, 1, vec![request], now);
+            if was_lost {
+                batch.lost(now);
+            }
+            batch.progress = Progress::Sent { id: 7, answer_by: now };
+            task.batches.push(batch);
+            let refused = Refused { reason: reason.into(), message: "no".to_owned() };
+            task.on_answer(7, Some(Proposed::Refused(refused)), now);
+            let answer = waiter.try_answer().expect("at once");
+            let is_right = match (reason, was_lost) {
+                (_, true) => matches!(&answer, Err(BackendError::OutcomeUnknown(why)) if why.starts_with("no; ")),
+                (RefusedReason::NotAdmitted, false) => answer == Err(BackendError::Rejected("no".to_owned())),
+                (_, false) => answer == Err(BackendError::Internal("no".to_owned())),
+            };
+            assert!(is_right, "{reason:?}, an earlier send lost: {was_lost}: {answer:?}");
+            assert!(task.batches.is_empty() && task.waiting.is_empty() && task.closed_until.is_none());
+        }
     }
 }
