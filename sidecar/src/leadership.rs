@@ -463,12 +463,9 @@ impl Leadership {
                 failures = 0;
                 continue;
             }
-            match self.hand_over(&group, None, TRANSFER_ROUND).await {
-                Ok(_) | Err(TransferError::NotLeader) => failures = 0,
-                // Nobody could take it, and nothing was announced: writes may go on once the engine is back.
-                Err(TransferError::NoSuccessor) if !self.is_announced(metrics.current_term) => {}
-                Err(_) => failures += 1,
-            }
+            let round = self.hand_over(&group, None, TRANSFER_ROUND).await;
+            let still_leads = metrics_of(&group).state == ServerState::Leader;
+            failures = failures_after(failures, &round, still_leads, self.is_announced(metrics.current_term));
             if failures >= ROUNDS_BEFORE_STEP_DOWN {
                 failures = 0;
                 let term = metrics.current_term;
@@ -528,6 +525,18 @@ pub(crate) async fn step_down(group: &Group) {
     let _ = tokio::time::timeout(STEP_DOWN_DEADLINE, group.raft.vote(request)).await;
 }
 
+/// Rounds that have failed, one after the other, to give away a leadership that must end, after another `round`.
+fn failures_after(before: u32, round: &Result<NodeId, TransferError>, still_leads: bool, is_announced: bool) -> u32 {
+    match round {
+        Ok(_) => 0,
+        Err(TransferError::NotLeader) if !still_leads => 0,
+        // Nobody could take it, and nothing was announced: writes may go on once the engine is back.
+        Err(TransferError::NoSuccessor) if !is_announced => before,
+        // That includes a leader whose log has not taken the vote by which it leads, as without a file descriptor: it can name no successor.
+        Err(_) => before + 1,
+    }
+}
+
 /// For how long something has been so, without a pause.
 #[derive(Debug, Default)]
 struct Lasting {
@@ -582,6 +591,18 @@ mod tests {
         assert_eq!(shortage.look(true, begin + 4 * second), 3 * second);
         assert_eq!(shortage.look(false, begin + 5 * second), Duration::ZERO);
         assert_eq!(shortage.look(true, begin + 6 * second), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_leader_that_cannot_name_a_successor_fails_until_it_leads_no_more() {
+        let not_leader = Err(TransferError::NotLeader);
+        assert_eq!(failures_after(1, &not_leader, true, false), 2, "its vote is not durable yet");
+        assert_eq!(failures_after(1, &not_leader, false, false), 0);
+        assert_eq!(failures_after(1, &Ok(2), false, true), 0);
+        assert_eq!(failures_after(1, &Err(TransferError::TimedOut), true, true), 2);
+        let nobody = Err(TransferError::NoSuccessor);
+        assert_eq!(failures_after(1, &nobody, true, false), 1, "it may serve again");
+        assert_eq!(failures_after(1, &nobody, true, true), 2, "it takes no writes any more");
     }
 
     #[test]
