@@ -111,7 +111,11 @@ impl PeerService {
         let deadline = Instant::now() + SNAPSHOT_VOTE_TIMEOUT;
         // Asked of consensus itself, which knows a vote from the moment on at which it is accepted: the metrics show it once it is durable.
         let known = loop {
-            let known = group.raft.with_raft_state(|state| *state.vote_ref()).await.map_err(raft_failed)?;
+            // Consensus answers late where its log waits for the disk.
+            let known = tokio::time::timeout_at(deadline, group.raft.with_raft_state(|state| *state.vote_ref()))
+                .await
+                .map_err(|_| Status::failed_precondition("consensus of this node does not answer"))?
+                .map_err(raft_failed)?;
             if known >= *vote {
                 break known;
             }
