@@ -31,7 +31,7 @@ fn rows() -> Vec<Row> {
         ("request timeout", time(DEFAULT_TIMEOUT)),
         ("longest request timeout", time(MAX_TIMEOUT)),
         ("kept outcomes", time(IDEMPOTENCY_KEEP)),
-        ("between two renderings of metrics", time(LEAST_GAP)),
+        ("metrics rendering interval", time(LEAST_GAP)),
     ]);
     rows
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use raftkv_kv::{
-    Limits, MAX_BATCH_OPS, MAX_CLOCK_MS, MAX_IDEMPOTENCY_KEY_BYTES, MAX_IMPORT_KEY_BYTES, MAX_REVISION,
-    MAX_SYSTEM_KEY_BYTES, MAX_SYSTEM_VALUE_BYTES,
+    Limits, MAX_BATCH_OPS, MAX_CLOCK_MS, MAX_IDEMPOTENCY_KEEP_MS, MAX_IDEMPOTENCY_KEY_BYTES, MAX_IMPORT_KEY_BYTES,
+    MAX_REVISION, MAX_SYSTEM_KEY_BYTES, MAX_SYSTEM_VALUE_BYTES,
 };
 use raftkv_link::proposer::{MAX_WAITING_BYTES, MAX_WAITING_REQUESTS, MAX_WAITING_SYSTEM_COMMANDS};
 use raftkv_proto::MAX_MESSAGE_BYTES;
@@ -85,6 +85,7 @@ fn the_page_has_the_bounds_of_what_is_admitted() {
         ("sessions", count(sessions)),
         ("idle session", time(Duration::from_millis(session_ms))),
         ("answers of a session", count(answers_per_session)),
+        ("kept outcome of an entry", time(Duration::from_millis(MAX_IDEMPOTENCY_KEEP_MS))),
         ("longest kept outcome", days(idempotency_ms)),
         ("outcomes", count(usize::try_from(idempotency).unwrap())),
         ("expired records of an entry", count(sweep)),

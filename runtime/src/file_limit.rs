@@ -2,8 +2,11 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Files that a process has open beside its connections: tables of the store, segments of the log, sockets between the processes.
+/// Files that an engine or a router has open beside its connections: tables of the store, sockets between the processes.
 pub(crate) const OTHER_FILES: u64 = 512;
+/// The same for a sidecar: segments of the log, 64 and a few where it is as long as it may be by default, and connections to other members
+/// and to the engine.
+pub const SIDECAR_FILES: usize = 256;
 
 /// Raises the soft limit of open files to the hard one: each connection needs one, and the store keeps its tables open.
 /// Shells hand out a low soft limit for the sake of old programs; services are expected to raise it.

@@ -118,9 +118,11 @@ mod tests {
     #[test]
     fn the_page_has_the_limits_of_processes() {
         let part = Part::of(PAGE, "Processes");
+        let others = usize::try_from(file_limit::OTHER_FILES).unwrap();
+        let open_files = format!("sidecar {}, others {}", count(file_limit::SIDECAR_FILES), count(others));
         let [new_name, name] = [settings::MAX_NEW_NAME_BYTES, settings::MAX_NAME_BYTES];
         let limits = [
-            ("open files", count(usize::try_from(file_limit::OTHER_FILES).unwrap())),
+            ("open files", open_files),
             ("log lines that wait", bytes(telemetry::QUEUE_BYTES)),
             ("name of a new node, group or router", bytes(new_name)),
             ("name in a setting", bytes(name)),

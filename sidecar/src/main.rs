@@ -1,5 +1,6 @@
 //! The consensus process of a RaftKV node.
 
+use raftkv_runtime::file_limit::SIDECAR_FILES;
 use raftkv_runtime::grpc::LINK_CONNECTIONS;
 use raftkv_runtime::{
     directory, exit, file_limit, metrics, panic, published, shutdown::Shutdown, telemetry, variables, wipe, workers,
@@ -17,10 +18,8 @@ const SHARE_OF_CORES: f64 = 0.25;
 /// Peers, the engine, and operators and monitoring on the management port.
 const EXPECTED_CONNECTIONS: usize =
     PEER_CONNECTIONS.max_connections + LINK_CONNECTIONS.max_connections + MOST_CONNECTIONS;
-/// Segments of the log, 64 and a few where it is as long as it may be by default, and connections to other members and to the engine.
-const OWN_FILES: usize = 256;
 // What systems give a process at least is enough: no warning where there is nothing to be done.
-const _: () = assert!(EXPECTED_CONNECTIONS + OWN_FILES <= 1_024);
+const _: () = assert!(EXPECTED_CONNECTIONS + SIDECAR_FILES <= 1_024);
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -37,7 +36,7 @@ fn main() {
     metrics::install().unwrap_or_else(|error| exit::fatal_error(exit::SOFTWARE, &error));
     variables::warn_of_unknown();
     published::warn_of_management();
-    file_limit::raise_for_fixed(EXPECTED_CONNECTIONS, OWN_FILES);
+    file_limit::raise_for_fixed(EXPECTED_CONNECTIONS, SIDECAR_FILES);
     let runtime = workers::runtime(SHARE_OF_CORES).unwrap_or_else(|error| exit::fatal_error(error.exit_code(), &error));
     runtime.block_on(start(config));
     runtime.shutdown_background();

@@ -150,7 +150,7 @@ pub(crate) fn limits() -> Vec<raftkv_runtime::limits_page::Row> {
         ("time for a request, or without one", time(HEADER_TIMEOUT)),
         ("time to read an answer", time(WRITE_TIMEOUT)),
         ("shutdown grace", time(CONNECTION_GRACE)),
-        ("between two renderings of metrics", time(LEAST_GAP)),
+        ("metrics rendering interval", time(LEAST_GAP)),
     ]
 }
 
