@@ -33,8 +33,11 @@ use world::World;
 /// Set to how many seconds it lasts.
 const SECONDS: &str = "RAFTKV_HOSTILE_SECONDS";
 const DEFAULT_TIME: Duration = Duration::from_secs(15);
-/// For the client: puts and gets at most so long apart, by the fair clock. No stranger may depose a leader; a busy machine may hold up a heartbeat, and then
-/// an election takes a second.
+/// On a busy machine, until everything has been done to each method once: so long in all, and so long without anything new.
+const COMPLETE_WITHIN: Duration = Duration::from_secs(300);
+const NEW_WITHIN: Duration = Duration::from_secs(60);
+/// For the client: puts and gets at most so long apart, by the fair clock. No stranger may depose a leader; a busy machine may hold up a
+/// heartbeat, and then an election takes a second.
 const PROGRESS: Duration = Duration::from_secs(5);
 /// What a process may have resident: a store that is nearly empty, and what strangers have it hold. Two messages of the largest size for
 /// each of them fit into it.
@@ -137,8 +140,13 @@ impl Done {
         last.push_back(format!("{method} {way:?} at {}: {}", node.name(), first.unwrap_or_default()));
     }
 
+    /// How many methods in how many ways.
+    fn count(&self) -> usize {
+        lock(&self.ways).len()
+    }
+
     fn is_complete(&self) -> bool {
-        lock(&self.ways).len() == ATTACKS.len() * Way::ALL.len()
+        self.count() == ATTACKS.len() * Way::ALL.len()
     }
 
     fn tell(&self) {
@@ -315,9 +323,14 @@ async fn heavy_nothing_that_is_sent_to_a_port_ends_a_process_or_stops_a_group() 
     let guest = guest::Guest::start(cluster.nodes(), PROGRESS);
 
     let (begin, mut watched) = (Instant::now(), Watched::default());
+    let (mut count, mut counted) = (0, begin);
     let watching = async {
-        // On a busy machine until everything has been done once.
-        while begin.elapsed() < time || !done.is_complete() && begin.elapsed() < 4 * time {
+        while begin.elapsed() < time
+            || !done.is_complete() && begin.elapsed() < COMPLETE_WITHIN && counted.elapsed() < NEW_WITHIN
+        {
+            if done.count() > count {
+                (count, counted) = (done.count(), Instant::now());
+            }
             watched.look(&cluster)?;
             guest.check()?;
             // One that is busy may answer late.
@@ -350,7 +363,7 @@ async fn heavy_nothing_that_is_sent_to_a_port_ends_a_process_or_stops_a_group() 
         figure(&format!("peak of {}", process.name()), human_bytes(peak));
         ensure!(peak < MEMORY, "{} had {} resident", process.name(), human_bytes(peak));
     }
-    ensure!(done.is_complete(), "{} methods in one way or another, and not all in all", lock(&done.ways).len());
+    ensure!(done.is_complete(), "{} pairs of a method and a way, and not all", done.count());
     watched.look(&cluster)?;
     cluster.whole(3).await?;
     cluster.converged().await?;

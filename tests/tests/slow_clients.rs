@@ -14,6 +14,8 @@ use tokio::net::{TcpSocket, TcpStream};
 
 /// Other clients' puts take no longer.
 const AT_ONCE: Duration = Duration::from_secs(1);
+/// No connection is closed for others before.
+const SPARED: Duration = Duration::from_secs(1);
 /// On a machine that is too busy for that: no more than so many times what they take beside a load that only spins.
 const BESIDE_SPINNING: u32 = 3;
 /// Puts that are timed.
@@ -150,6 +152,23 @@ async fn lists_that_nobody_reads_do_not_stay_in_a_router() -> anyhow::Result<()>
     shards.finish().await
 }
 
+/// A put of `key` on a new connection.
+///
+/// The port counts a newcomer as idle until its head has arrived, and spares it for a second. So one that a busy machine holds for longer
+/// between connecting and sending may be closed, and comes again; one that is closed sooner is not what was promised.
+async fn newcomer(address: SocketAddr, key: &str) -> anyhow::Result<()> {
+    let began = Instant::now();
+    loop {
+        let attempt = Instant::now();
+        match Client::unshared(address).put_with(key, "x", "", Some(key)).await {
+            Put::Unknown(why) if attempt.elapsed() >= SPARED && began.elapsed() < 20 * AT_ONCE => {
+                println!("{key}: after {:.1?}: {why}", attempt.elapsed());
+            }
+            put => return put.acked().map(drop),
+        }
+    }
+}
+
 /// More idle connections than there are places. Before, nobody else was served until they timed out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_connections_do_not_shut_a_port() -> anyhow::Result<()> {
@@ -166,8 +185,7 @@ async fn idle_connections_do_not_shut_a_port() -> anyhow::Result<()> {
     let mut times = Vec::new();
     for number in 0..20 {
         let began = Instant::now();
-        let client = Client::unshared(leader.http_address());
-        client.put(&format!("k{number}"), "x").await?.acked()?;
+        newcomer(leader.http_address(), &format!("k{number}")).await?;
         times.push(began.elapsed());
     }
     times.sort();
