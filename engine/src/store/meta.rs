@@ -17,7 +17,7 @@ pub(super) struct Meta {
     pub(super) version: ClusterVersion,
     /// Number of effective operations since the group began.
     pub(super) revision: u64,
-    /// The replicated clock: the maximum of the leaders' clocks in the entries so far.
+    /// The replicated clock: the highest stamp of the entries so far. Below the second cluster version leaders stamp with their wall clocks.
     pub(super) clock_ms: u64,
     /// Records of values.
     pub(super) keys: u64,
