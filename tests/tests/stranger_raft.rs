@@ -19,13 +19,9 @@ const FAR: u64 = 1_000_000_000;
 async fn strict(cluster: &Cluster) -> anyhow::Result<()> {
     eventually_within(SOON, "the cluster version is the highest", || async {
         for node in cluster.nodes() {
-            let (described, _) = node.group_peer()?.describe().await?;
-            ensure!(
-                u64::from(described.cluster_version) >= STRICT,
-                "{} has {}",
-                node.name(),
-                described.cluster_version
-            );
+            let version = u64::from(node.group_peer()?.describe().await?.0.cluster_version);
+            // Version 0.1.0 tells none; what strangers do to it is seen with its programs in RAFTKV_BIN_DIR.
+            ensure!(version == 0 || version >= STRICT, "{} has {version}", node.name());
         }
         Ok(())
     })
