@@ -1,4 +1,4 @@
-//! [`Answers`]: what was answered and is not taken by the client yet. It can be taken back from a client that does not read.
+//! [`Answers`]: answers that the client has not read yet. The sender can take them back from a client that does not read.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -8,12 +8,12 @@ use std::task::{Context, Poll, Waker};
 use futures::Stream;
 use tokio::sync::Notify;
 
-/// The answers of a stream, for whoever makes them. Whoever makes them has to bound their number.
+/// The sending end of a stream of answers. The sender has to bound the number of unread answers.
 ///
-/// Its end is that of the stream, once all has been read.
+/// Dropping the sending end ends the stream, once all answers have been read.
 pub(super) struct Answers<T>(Arc<Shared<T>>);
 
-/// The stream of them.
+/// The receiving end.
 pub(super) struct AnswerStream<T>(Arc<Shared<T>>);
 
 struct Shared<T> {

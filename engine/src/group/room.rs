@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::budget::{Budget, Share};
 
-/// So many bytes may be under way at once, half of them of one address (IPv6: of one /64). Cloning shares them.
+/// A budget of bytes in flight. One address (IPv6: one /64) may take half of the budget. Clones share the budget.
 #[derive(Debug, Clone)]
 pub(super) struct Room {
     all: Budget,
