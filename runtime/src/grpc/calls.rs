@@ -39,9 +39,9 @@ where
     S: Service<Request<Body>, Response = Response<Body>>,
     S::Future: Send + 'static,
 {
-    type Response = Response<Body>;
+    type Response = Response<Answer>;
     type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
+    type Future = BoxFuture<'static, Result<Response<Answer>, S::Error>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -49,14 +49,17 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let client = request.extensions().get::<Option<Client>>().cloned().flatten();
-        let Some(client) = client else { return self.inner.call(request).boxed() };
+        let Some(client) = client else {
+            let answering = self.inner.call(request);
+            return async move { Ok(answering.await?.map(|body| Answer { body, call: None })) }.boxed();
+        };
         let call = client.begin_call();
         let request =
             request.map(|body| Body::new(Asked { body, client, is_busy: false, message: Message::default() }));
         let answering = self.inner.call(request);
         async move {
             let response = answering.await?;
-            Ok(response.map(|body| Body::new(Answer { body, call })))
+            Ok(response.map(|body| Answer { body, call: Some(call) }))
         }
         .boxed()
     }
@@ -166,10 +169,12 @@ impl Drop for Asked {
     }
 }
 
-/// The body of an answer.
-struct Answer {
+/// The body of an answer. The server boxes bodies itself: a box here would be a second one, on the way of each message.
+#[derive(Debug)]
+pub struct Answer {
     body: Body,
-    call: OpenCall,
+    /// `None` where its connection has no bounds.
+    call: Option<OpenCall>,
 }
 
 impl HttpBody for Answer {
@@ -179,7 +184,10 @@ impl HttpBody for Answer {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
         let frame = Pin::new(&mut this.body).poll_frame(cx);
-        frame.map_ok(|frame| frame.map_data(|data| Unread::count(data, this.call.client().clone())))
+        match &this.call {
+            Some(call) => frame.map_ok(|frame| frame.map_data(|data| Unread::count(data, call.client().clone()))),
+            None => frame,
+        }
     }
 
     fn is_end_stream(&self) -> bool {

@@ -193,7 +193,12 @@ impl Gate {
 
     /// Closes connections until no more is held for the others than may be.
     fn relieve(&self) {
-        let (most, now) = (self.limits.max_held_bytes, Instant::now());
+        let most = self.limits.max_held_bytes;
+        // Mostly it is less, and one look at it is enough.
+        if self.lock().iter().map(|place| place.held()).sum::<u64>() <= most {
+            return;
+        }
+        let now = Instant::now();
         // What is small is no reason to close a connection, however much others hold.
         let of_idle = |place: &Place| match place.held() {
             held if held >= LOOK_BYTES && !place.reads(now) => held,
