@@ -8,7 +8,7 @@ import pathlib
 import struct
 
 HERE = pathlib.Path(__file__).resolve().parent
-GOLDEN = HERE.parent / "kv/tests/golden/v1"
+GOLDEN = HERE.parent / "crates/kv/tests/golden/v1"
 LOG = HERE.parent / "sidecar/tests/fixtures/wal-v1"
 
 # Every kind of value, messages of every surface, and what is near to being one.

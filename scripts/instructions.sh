@@ -5,8 +5,8 @@
 #   scripts/instructions.sh            fails where a path takes more than 5 % more than is committed by the same compiler
 #   scripts/instructions.sh --accept   commits to the counts as they are: writes the file
 #
-# The paths are in kv/benches/workloads and in the program that goes them, api/examples/instructions.rs. It goes each TIMES and
-# twice TIMES; the difference is without what it takes to start.
+# The paths are in crates/kv/benches/workloads and in the program that goes them, crates/http/examples/instructions.rs. It goes each
+# TIMES and twice TIMES; the difference is without what it takes to start.
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 

@@ -29,7 +29,7 @@ cargo fmt --all --check >/dev/null || {
 cargo fmt --manifest-path fuzz/Cargo.toml --check >/dev/null || die "fuzz/ is not formatted: cargo fmt --manifest-path fuzz/Cargo.toml"
 section "Test files"
 # They are modules of one program a crate: a file that nobody names would never run.
-for main in */tests/main.rs; do
+for main in */tests/main.rs crates/*/tests/main.rs; do
     for file in "${main%/main.rs}"/*.rs; do
         module=$(basename "$file" .rs)
         [ "$module" = main ] || grep --quiet "^mod $module;" "$main" || die "$file is not a part of $main"

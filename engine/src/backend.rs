@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use raftkv_api::limits::{self, CountedList, MAX_LISTS, NODE_RUNNING_LISTS};
-use raftkv_api::{
+use raftkv_http::limits::{self, CountedList, MAX_LISTS, NODE_RUNNING_LISTS};
+use raftkv_http::{
     Backend, BackendError, Consistency, Entry, ListRequest, Membership, Page, Read, RequestContext, ServedBy,
 };
 use raftkv_kv::{Key, Op, Outcome};

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use raftkv_api::limits::NODE_CONNECTIONS;
-use raftkv_api::{Door, DoorArgs, DoorSettings};
+use raftkv_http::limits::NODE_CONNECTIONS;
+use raftkv_http::{Door, DoorArgs, DoorSettings};
 use raftkv_runtime::config::{ByteSize, ConfigError, ConfigFile, HumanDuration, load_file};
 use raftkv_runtime::grpc::Endpoint;
 use raftkv_runtime::guard::HostName;

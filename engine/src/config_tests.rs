@@ -58,7 +58,7 @@ fn a_flag_wins_over_the_environment_the_environment_over_the_file_and_the_file_o
     assert_eq!(config.cache_bytes, 7 * 1024 * 1024, "file");
     assert_eq!(config.door.allowed_hosts.len(), 1, "file");
     assert_eq!(config.name, "from-file", "file");
-    assert_eq!(config.door.max_request_timeout, raftkv_api::MAX_TIMEOUT, "default");
+    assert_eq!(config.door.max_request_timeout, raftkv_http::MAX_TIMEOUT, "default");
 }
 
 #[test]

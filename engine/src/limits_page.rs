@@ -32,7 +32,7 @@ fn the_page_has_the_limits_of_the_group_port() {
         ("calls", count(GROUP_CONNECTIONS.max_calls)),
     ]);
     let sources = [
-        include_str!("../../runtime/src/grpc/gate.rs"),
+        include_str!("../../crates/runtime/src/grpc/gate.rs"),
         include_str!("group/propose.rs"),
         include_str!("group/read.rs"),
     ];
@@ -47,7 +47,7 @@ fn the_page_has_the_limits_between_engine_and_sidecar() {
         ("message", bytes(MAX_MESSAGE_BYTES)),
         ("entries' requests of a stream", count(state_machine::APPLIES_IN_FLIGHT)),
     ];
-    check("Between engine and sidecar", &limits, &[include_str!("../../runtime/src/grpc/gate.rs")]);
+    check("Between engine and sidecar", &limits, &[include_str!("../../crates/runtime/src/grpc/gate.rs")]);
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn the_page_has_the_limits_of_requests_under_way() {
     let unknown = part.unknown_metrics(&sources);
     let of_writers = |text: &String| text.ends_with("_writes_shed_total");
     assert!(unknown.iter().all(of_writers), "{unknown:?}");
-    assert!(include_str!("../../link/src/peer.rs").contains("writes_shed_total"));
+    assert!(include_str!("../../crates/link/src/peer.rs").contains("writes_shed_total"));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use raftkv_api::{Backend, Elsewhere, Front};
+use raftkv_http::{Backend, Elsewhere, Front};
 use raftkv_runtime::disk::{DiskPlan, SMALLEST_DISK_BYTES};
 use raftkv_runtime::exit::{self, ExitCode};
 use raftkv_runtime::grpc::{
@@ -185,7 +185,7 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
     let mut group = serve_group(group, listeners.group, clients_stop.clone());
     let elsewhere = elsewhere(&config, &backend)?;
     let front = elsewhere.around(Front::new(backend, config.door.api_config(), |routes| routes));
-    let mut http = tokio::spawn(raftkv_api::serve(listeners.http, front, http_limits, {
+    let mut http = tokio::spawn(raftkv_http::serve(listeners.http, front, http_limits, {
         let clients_stop = clients_stop.clone();
         async move { clients_stop.wait().await }
     }));

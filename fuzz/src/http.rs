@@ -4,10 +4,10 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use raftkv_api::{ApiConfig, Front};
+use raftkv_http::{ApiConfig, Front};
 
-#[allow(dead_code)] // The tests of the crate `api` use more of it.
-#[path = "../../api/tests/support/memory.rs"]
+#[allow(dead_code)] // The tests of the crate `http` use more of it.
+#[path = "../../crates/http/tests/support/memory.rs"]
 mod backend;
 
 /// A server of one input, and its store.

@@ -1,7 +1,7 @@
 //! [`Config`]: what the router is told, checked before any socket opens.
 
-use raftkv_api::limits::ROUTER_CONNECTIONS;
-use raftkv_api::{Door, DoorArgs, DoorSettings};
+use raftkv_http::limits::ROUTER_CONNECTIONS;
+use raftkv_http::{Door, DoorArgs, DoorSettings};
 use raftkv_runtime::config::{ByteSize, ConfigError, ConfigFile, HumanDuration, load_file};
 use raftkv_runtime::grpc::Endpoint;
 use raftkv_runtime::guard::HostName;

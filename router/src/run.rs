@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use raftkv_api::Front;
+use raftkv_http::Front;
 use raftkv_runtime::exit::{self, ExitCode};
 use raftkv_runtime::shutdown::Shutdown;
 use tokio::net::TcpListener;
@@ -104,7 +104,7 @@ async fn run_here(config: Config, listener: TcpListener, shutdown: Shutdown) -> 
     });
     let stop = shutdown.clone();
     let limits = config.door.http_limits([config.router_id.as_str()]);
-    let served = raftkv_api::serve(listener, front, limits, async move { stop.wait().await }).await;
+    let served = raftkv_http::serve(listener, front, limits, async move { stop.wait().await }).await;
     let ended = match served {
         Ok(()) if shutdown.is_triggered() => Ok(()),
         Ok(()) => Err(RunError::Internal("the HTTP server ended by itself".to_owned())),

@@ -37,8 +37,11 @@ fn the_page_has_the_limits_of_the_raft_port() {
     ];
     let part = Part::of(PAGE, "Raft port");
     assert_eq!(part.differences(&limits), [""; 0]);
-    let sources =
-        [include_str!("../../runtime/src/grpc/gate.rs"), include_str!("combiner.rs"), include_str!("peer_service.rs")];
+    let sources = [
+        include_str!("../../crates/runtime/src/grpc/gate.rs"),
+        include_str!("combiner.rs"),
+        include_str!("peer_service.rs"),
+    ];
     assert_eq!(part.unknown_metrics(&sources), [""; 0]);
 }
 

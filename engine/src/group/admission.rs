@@ -3,7 +3,7 @@
 //! A payload in the log must be applied by every replica, for ever, and one that cannot be decoded stops them all. So it
 //! is decoded here, before anybody has seen it, by the function by which the leader's sidecar decides as well.
 
-use raftkv_api::IDEMPOTENCY_KEEP;
+use raftkv_http::IDEMPOTENCY_KEEP;
 use raftkv_kv::{CommandRef, MAX_IDEMPOTENCY_KEEP_MS, ProposalRef, admit};
 use raftkv_proto::consensus::{Refused, RefusedReason};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use raftkv_api::{BackendError, Problem, ProblemOutcome};
+use raftkv_http::{BackendError, Problem, ProblemOutcome};
 use serde::Serialize;
 
 use crate::cluster::rejected::{Rejected, RejectedCode};

@@ -1,7 +1,7 @@
 //! The HTTP interface of the control plane: `/v1/cluster`.
 //!
-//! It stands beside the surfaces of `raftkv_api` in the same server, with the same form of problems. Whoever may reach the
-//! router may use it.
+//! It stands beside the surfaces of `raftkv_http` in the same server, with the same form of problems. Whoever may reach
+//! the router may use it.
 
 mod answer;
 mod group;
@@ -17,7 +17,7 @@ use answer::Refused;
 use axum::Router;
 use axum::http::header;
 use axum::routing::{delete, get, post};
-use raftkv_api::Problem;
+use raftkv_http::Problem;
 use utoipa::OpenApi;
 
 use crate::cluster::ControlPlane;
@@ -58,8 +58,8 @@ struct AdminDoc;
 
 /// The description of the whole interface of a router: what a node has, and `/v1/cluster`.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    let (mut whole, mut own) = (raftkv_api::openapi(), AdminDoc::openapi());
-    raftkv_api::describe_browsers(&mut own);
+    let (mut whole, mut own) = (raftkv_http::openapi(), AdminDoc::openapi());
+    raftkv_http::describe_browsers(&mut own);
     whole.merge(own);
     whole
 }
@@ -176,6 +176,6 @@ mod tests {
         ];
         let part = Part::of(include_str!("../../../docs/limits.md"), "Cluster administration");
         assert_eq!(part.differences(&limits), [""; 0]);
-        assert_eq!(part.unknown_metrics(&[include_str!("../../../api/src/body.rs")]), [""; 0]);
+        assert_eq!(part.unknown_metrics(&[include_str!("../../../crates/http/src/body.rs")]), [""; 0]);
     }
 }

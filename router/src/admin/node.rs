@@ -5,7 +5,7 @@ use std::time::Instant;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use raftkv_api::ProblemBody;
+use raftkv_http::ProblemBody;
 use raftkv_proto::{SPOKEN, VersionRange};
 use serde::Serialize;
 

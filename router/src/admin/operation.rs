@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use raftkv_api::{Problem, ProblemBody};
+use raftkv_http::{Problem, ProblemBody};
 use raftkv_kv::{SlotSet, SlotSetError};
 use serde::{Deserialize, Serialize};
 

@@ -6,7 +6,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use percent_encoding::percent_decode;
-use raftkv_api::Problem;
+use raftkv_http::Problem;
 use serde::de::DeserializeOwned;
 
 /// Largest body: room for a long list of slots.

@@ -3,7 +3,7 @@
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use raftkv_api::{Problem, ProblemBody};
+use raftkv_http::{Problem, ProblemBody};
 use raftkv_kv::{SLOTS, slot_of};
 use serde::Serialize;
 

@@ -6,7 +6,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use futures::future::join_all;
-use raftkv_api::{BackendError, Problem, ProblemBody};
+use raftkv_http::{BackendError, Problem, ProblemBody};
 use raftkv_proto::consensus::{Member, UpgradeAction, UpgradeStatus};
 use serde::Serialize;
 

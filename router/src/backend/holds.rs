@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use raftkv_api::BackendError;
-use raftkv_api::limits::{HELD_BYTES, HELD_REQUESTS};
+use raftkv_http::BackendError;
+use raftkv_http::limits::{HELD_BYTES, HELD_REQUESTS};
 use raftkv_kv::{Ownership, SlotSet};
 use raftkv_link::backoff::Backoff;
 use raftkv_link::budget::Budget;

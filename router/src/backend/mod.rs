@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::{join_all, try_join_all};
-use raftkv_api::limits::{self, CountedList, MAX_LISTS, ROUTER_RUNNING_LISTS};
-use raftkv_api::{Backend, BackendError, Entry, ListRequest, Membership, Page, Read, RequestContext, ServedBy};
+use raftkv_http::limits::{self, CountedList, MAX_LISTS, ROUTER_RUNNING_LISTS};
+use raftkv_http::{Backend, BackendError, Entry, ListRequest, Membership, Page, Read, RequestContext, ServedBy};
 use raftkv_kv::{Key, Op, Outcome, SlotSet, slot_of};
 use raftkv_link::budget::Budget;
 use raftkv_link::proposer::weight;

@@ -1,0 +1,160 @@
+//! [`Proposer`]: turns many writers' operations into few proposals, each applied exactly once.
+
+mod batch;
+mod request;
+mod session;
+mod shortcut;
+mod system;
+mod task;
+mod ticket;
+
+use std::time::{Duration, Instant};
+
+use raftkv_http::BackendError;
+use raftkv_kv::{Op, Outcome, Proposal, SystemAnswer, SystemCommand};
+use raftkv_proto::consensus::{ProposeRequest, ProposeResponse};
+use raftkv_runtime::shutdown::Shutdown;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::budget::Budget;
+use crate::peer::Peer;
+use crate::stream_link::StreamLink;
+use crate::trouble::Trouble;
+
+use request::Request;
+pub use request::weight;
+pub use shortcut::{AppliedHere, Shortcut, ShortcutEnd};
+use system::SystemRequest;
+use task::Task;
+use ticket::Waiter;
+
+/// Batches under way at once. Every batch costs each node the same, whatever its size: with one under way, all who come
+/// meanwhile share the next, and other engines' batches keep the log busy. More made batches smaller and throughput less.
+pub const MAX_BATCHES_IN_FLIGHT: usize = 1;
+/// Operations packed into one batch: bounds how long applying one log entry takes.
+pub const MAX_BATCH_OPS: usize = 1_024;
+/// Bytes packed into one batch: bounds the log entry.
+pub const MAX_BATCH_BYTES: usize = 1024 * 1024;
+/// Writers that may wait for an answer; the next one is told to come back. More than the connections that are served
+/// by default, so that it is memory that is bounded, not concurrency.
+pub const MAX_WAITING_REQUESTS: usize = 16 * 1024;
+/// Bytes of operations that may wait for an answer.
+pub const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
+/// System commands that may wait for an answer: the steps of one move and a few documents.
+pub const MAX_WAITING_SYSTEM_COMMANDS: usize = 64;
+/// When a writer that was turned away should come back: a full queue is answered within a fraction of it.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Proposes operations over a link. Cloning shares the queue.
+///
+/// Operations that wait are packed into batches; a batch leaves as soon as fewer than [`MAX_BATCHES_IN_FLIGHT`] are
+/// under way, so a lone writer never waits for company and batches grow by themselves under load. Each batch carries a
+/// session and a sequence number, so repeating it after a lost answer does not apply it twice.
+#[derive(Debug, Clone)]
+pub struct Proposer {
+    queue: mpsc::UnboundedSender<Request>,
+    system_queue: mpsc::UnboundedSender<SystemRequest>,
+    requests: Budget,
+    bytes: Budget,
+    system_commands: Budget,
+    peer: Peer,
+    trouble: Trouble,
+}
+
+impl Proposer {
+    /// Starts the task behind it, which owns `proposals`.
+    ///
+    /// After `stop` nothing is taken any more; what was taken gets up to `grace` to finish, then the task ends.
+    pub fn start(
+        proposals: StreamLink<ProposeRequest, ProposeResponse>,
+        stop: Shutdown,
+        grace: Duration,
+    ) -> (Self, JoinHandle<()>) {
+        Self::start_beside(Shortcut::default().end(), proposals, stop, grace)
+    }
+
+    /// [`start`](Self::start) in a process that applies batches as well, and tells of them by `shortcut`.
+    pub fn start_beside(
+        shortcut: ShortcutEnd,
+        proposals: StreamLink<ProposeRequest, ProposeResponse>,
+        stop: Shutdown,
+        grace: Duration,
+    ) -> (Self, JoinHandle<()>) {
+        let (queue, requests) = mpsc::unbounded_channel();
+        let (system_queue, system_requests) = mpsc::unbounded_channel();
+        let peer = proposals.peer().clone();
+        let trouble = peer.trouble();
+        let task = Task::new(proposals, shortcut, requests, system_requests, trouble.clone());
+        let handle = tokio::spawn(task.run(stop, grace));
+        let proposer = Self {
+            queue,
+            system_queue,
+            requests: Budget::new(MAX_WAITING_REQUESTS),
+            bytes: Budget::new(MAX_WAITING_BYTES),
+            system_commands: Budget::new(MAX_WAITING_SYSTEM_COMMANDS),
+            peer,
+            trouble,
+        };
+        (proposer, handle)
+    }
+
+    /// Applies the operations in order, in one log entry; one outcome per operation.
+    ///
+    /// Returns by the deadline. On any error but [`BackendError::OutcomeUnknown`] nothing is applied, now or later.
+    pub async fn propose(&self, ops: Vec<Op>, deadline: Instant) -> Result<Vec<Outcome>, BackendError> {
+        if ops.is_empty() {
+            return Ok(Vec::new());
+        }
+        let bytes = ops.iter().map(request::weight).sum();
+        // Held until the answer: what is in flight needs memory, too.
+        let (Some(_request), Some(_bytes)) = (self.requests.take(1), self.bytes.take(bytes)) else {
+            self.peer.figures().shed.increment(1);
+            return Err(BackendError::Overloaded { retry_after: RETRY_AFTER });
+        };
+        let (request, waiter) = Request::new(ops, bytes, deadline);
+        if self.queue.send(request).is_err() {
+            return Err(BackendError::ShuttingDown);
+        }
+        self.answer_of(waiter, deadline).await
+    }
+
+    /// Applies a system command, in a log entry of its own and outside any session.
+    ///
+    /// It is proposed again after a lost answer, so it may be applied several times: it must be one of those that expect
+    /// that, as all are. Returns by the deadline; errors as of [`propose`](Self::propose). A refusal by the state machine
+    /// is an answer.
+    pub async fn system(&self, command: SystemCommand, deadline: Instant) -> Result<SystemAnswer, BackendError> {
+        let Some(_share) = self.system_commands.take(1) else {
+            return Err(BackendError::Overloaded { retry_after: RETRY_AFTER });
+        };
+        let (request, waiter) = SystemRequest::new(Proposal::System(command).encode(), deadline);
+        if self.system_queue.send(request).is_err() {
+            return Err(BackendError::ShuttingDown);
+        }
+        self.answer_of(waiter, deadline).await
+    }
+
+    async fn answer_of<T>(
+        &self,
+        mut waiter: Waiter<Result<T, BackendError>>,
+        deadline: Instant,
+    ) -> Result<T, BackendError> {
+        match tokio::time::timeout_at(deadline.into(), waiter.answer()).await {
+            Ok(Some(answer)) => answer,
+            Ok(None) if waiter.give_up() => Err(BackendError::ShuttingDown),
+            Ok(None) => Err(unknown("this process stopped before the answer came")),
+            Err(_) if waiter.give_up() => {
+                Err(BackendError::Unavailable(self.trouble.explain("no leader took the write in time")))
+            }
+            // The answer may have come in this very moment.
+            Err(_) => {
+                waiter.try_answer().unwrap_or_else(|| Err(unknown(&self.trouble.explain("no answer came in time"))))
+            }
+        }
+    }
+}
+
+fn unknown(why: &str) -> BackendError {
+    BackendError::OutcomeUnknown(format!("{why}; the write may have been applied, or may still be"))
+}

@@ -1,0 +1,117 @@
+//! [`Request`]: one writer's operations, and the writer who waits.
+
+use std::time::Instant;
+
+use raftkv_http::BackendError;
+use raftkv_kv::{Command, Op, Outcome};
+use tokio::sync::oneshot;
+
+use super::ticket::{Ticket, Waiter};
+
+/// Encoding around the key and value of an operation, at most.
+const OP_OVERHEAD_BYTES: usize = 64;
+
+/// What became of a request.
+pub(super) type Reply = Result<Vec<Outcome>, BackendError>;
+
+/// Operations that are to be applied together, and whom to tell. Dropping the waiter withdraws it if it was not proposed
+/// yet.
+#[derive(Debug)]
+pub(super) struct Request {
+    ops: Vec<Op>,
+    bytes: usize,
+    since: Instant,
+    deadline: Instant,
+    ticket: Ticket,
+    reply: oneshot::Sender<Reply>,
+}
+
+impl Request {
+    pub(super) fn new(ops: Vec<Op>, bytes: usize, deadline: Instant) -> (Self, Waiter<Reply>) {
+        let ticket = Ticket::new();
+        let (sender, receiver) = oneshot::channel();
+        let waiter = Waiter::new(ticket.clone(), receiver);
+        (Self { ops, bytes, since: Instant::now(), deadline, ticket, reply: sender }, waiter)
+    }
+
+    pub(super) fn ops(&self) -> &[Op] {
+        &self.ops
+    }
+
+    /// Whether all it wants is to delete: what a nearly full disk still takes.
+    pub(super) fn only_deletes(&self) -> bool {
+        self.ops.iter().all(|op| matches!(op.command, Command::Delete { .. }))
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// When it came.
+    pub(super) fn since(&self) -> Instant {
+        self.since
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Called before it goes into a proposal; `false` = its waiter has left, it must not.
+    pub(super) fn mark_proposed(&self) -> bool {
+        self.ticket.mark_proposed()
+    }
+
+    /// Called when its proposal was definitely not applied: it may be withdrawn again.
+    pub(super) fn mark_waiting(&self) {
+        self.ticket.mark_waiting();
+    }
+
+    /// Whether nobody waits any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+
+    /// Tells the waiter, if it is still there.
+    pub(super) fn answer(self, reply: Reply) {
+        let _ = self.reply.send(reply);
+    }
+}
+
+/// About the bytes an operation needs in a proposal.
+pub fn weight(op: &Op) -> usize {
+    let value = match &op.command {
+        Command::Set { value, .. } => value.as_msgpack().len(),
+        Command::Delete { .. } => 0,
+    };
+    let idempotency = op.idempotency.as_ref().map_or(0, |idempotency| idempotency.key.len());
+    op.command.key().as_bytes().len() + value + idempotency + OP_OVERHEAD_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> (Request, Waiter<Reply>) {
+        Request::new(Vec::new(), 0, Instant::now())
+    }
+
+    #[test]
+    fn a_waiter_that_left_before_is_never_proposed() {
+        let (request, waiter) = request();
+        assert!(waiter.give_up(), "certainly not applied");
+        assert!(!request.mark_proposed());
+
+        let (request, waiter) = self::request();
+        drop(waiter);
+        assert!(!request.mark_proposed() && request.is_abandoned());
+    }
+
+    #[test]
+    fn a_waiter_that_leaves_while_it_is_proposed_cannot_say_that_it_was_not_applied() {
+        let (request, waiter) = request();
+        assert!(request.mark_proposed());
+        assert!(!waiter.give_up());
+        request.mark_waiting();
+        assert!(waiter.give_up(), "the proposal was refused, so now it can");
+    }
+}
