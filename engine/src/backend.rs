@@ -1,13 +1,13 @@
 //! [`EngineBackend`]: one group's key-value store, as the HTTP surfaces see it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use raftkv_backend::{Backend, BackendError, Consistency, Entry, ListRequest, Page, Read, RequestContext, ServedBy};
+use raftkv_http::RaftStats;
 use raftkv_http::limits::{self, CountedList, MAX_LISTS, NODE_RUNNING_LISTS};
-use raftkv_http::{
-    Backend, BackendError, Consistency, Entry, ListRequest, Membership, Page, Read, RequestContext, ServedBy,
-};
 use raftkv_kv::{Key, Op, Outcome};
 use raftkv_proto::consensus::ConsensusStatus;
 use tokio::sync::{Mutex, Semaphore};
@@ -179,11 +179,6 @@ impl Backend for EngineBackend {
         self.shared.consensus.remove(ctx.deadline, name).await
     }
 
-    async fn membership(&self, ctx: RequestContext) -> Result<Membership, BackendError> {
-        let status = self.shared.consensus.status(ctx.deadline).await?;
-        Ok(Membership { stats: membership::stats(&status) })
-    }
-
     fn served_by(&self) -> ServedBy {
         ServedBy { node: self.shared.name.clone() }
     }
@@ -199,6 +194,13 @@ impl Backend for EngineBackend {
         let answer = self.ask_ready().await;
         *kept = Some((Instant::now(), answer.clone()));
         answer
+    }
+}
+
+impl RaftStats for EngineBackend {
+    async fn raft_stats(&self, ctx: RequestContext) -> Result<BTreeMap<String, String>, BackendError> {
+        let status = self.shared.consensus.status(ctx.deadline).await?;
+        Ok(membership::stats(&status))
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
-use raftkv_http::BackendError;
+use raftkv_backend::BackendError;
 use raftkv_proto::MAX_MESSAGE_BYTES;
 use raftkv_proto::consensus::consensus_client::ConsensusClient as Rpc;
 use raftkv_proto::consensus::propose_response::Outcome;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use raftkv_http::BackendError;
+use raftkv_backend::BackendError;
 use raftkv_kv::{Command, Op};
 use raftkv_runtime::disk::{DiskPlan, Space};
 use raftkv_runtime::shutdown::Shutdown;

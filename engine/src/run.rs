@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use raftkv_http::{Backend, Elsewhere, Front};
+use raftkv_backend::Backend;
+use raftkv_http::{Elsewhere, Front};
 use raftkv_runtime::disk::{DiskPlan, SMALLEST_DISK_BYTES};
 use raftkv_runtime::exit::{self, ExitCode};
 use raftkv_runtime::grpc::{

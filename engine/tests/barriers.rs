@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::{Stack, deadline_in, until};
+use raftkv_backend::{BackendError, Consistency};
 use raftkv_engine::barrier::Barriers;
-use raftkv_http::{BackendError, Consistency};
 use raftkv_proto::consensus::RefusedReason;
 use tokio::sync::watch;
 

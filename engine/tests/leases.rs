@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::{Stack, deadline_in, until};
+use raftkv_backend::Consistency;
 use raftkv_engine::barrier::Barriers;
-use raftkv_http::Consistency;
 use raftkv_proto::consensus::LeaseGrant;
 use raftkv_runtime::clock;
 use tokio::sync::watch;

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::support::{Fate, Stack, deadline_in, key, seeded, set, until};
+use raftkv_backend::BackendError;
 use raftkv_engine::proposer::{MAX_BATCHES_IN_FLIGHT, Proposer};
-use raftkv_http::BackendError;
 use raftkv_kv::{Op, Outcome, Proposal};
 use raftkv_runtime::shutdown::Shutdown;
 use rand::RngExt;

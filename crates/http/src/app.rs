@@ -11,6 +11,7 @@ use axum::http::request::Parts;
 use axum::response::Response;
 use axum::routing::{MethodRouter, any};
 use bytes::Bytes;
+use raftkv_backend::{Backend, BackendError, Consistency, Entry, Read, RequestContext};
 use raftkv_kv::{Command, Idempotency, Key, Limits, Op, Outcome, Precondition};
 use raftkv_runtime::stage::Stage;
 
@@ -21,7 +22,6 @@ use crate::problem::Problem;
 use crate::query::{Query, invalid, percent_decode};
 use crate::reply::{CONSISTENCY, IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED, NODE, TRUE};
 use crate::surface::Surface;
-use crate::{Backend, BackendError, Consistency, Entry, Read, RequestContext};
 
 /// The backend and what was decided at the start.
 pub(crate) struct App<B> {

@@ -17,9 +17,9 @@ use http_body_util::Full;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use raftkv_backend::BackendError;
 use raftkv_runtime::guard;
 
-use crate::BackendError;
 use crate::body::read_body;
 use crate::front::Front;
 use crate::problem::Problem;

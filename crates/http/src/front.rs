@@ -7,13 +7,15 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::Request;
 use axum::response::Response;
+use raftkv_backend::Backend;
 use tower::Service;
 
 use crate::app::App;
-use crate::compat::{arima, keva, raftkv, ravel};
+use crate::compat::arima::{self, RaftStats};
+use crate::compat::{keva, raftkv, ravel};
 use crate::native::{batch, key, list};
 use crate::surface::Surface;
-use crate::{ApiConfig, Backend, operations};
+use crate::{ApiConfig, operations};
 
 /// An answer under way.
 pub(crate) type Answer = Pin<Box<dyn Future<Output = Response> + Send>>;
@@ -31,7 +33,7 @@ impl Front {
     /// All surfaces over `backend`, and what `more` adds to the routes of requests that are not for one key.
     ///
     /// Metrics are recorded with the recorder installed when a kind of request is first met: install it before serving.
-    pub fn new<B: Backend>(backend: B, config: ApiConfig, more: impl FnOnce(Router) -> Router) -> Self {
+    pub fn new<B: Backend + RaftStats>(backend: B, config: ApiConfig, more: impl FnOnce(Router) -> Router) -> Self {
         let app = Arc::new(App::new(backend, config));
         let others = Self::from(more(routes(&app)));
         Self::answering(move |request| {
@@ -78,7 +80,7 @@ impl fmt::Debug for Front {
 }
 
 /// Which path leads to which handler, but for paths that end in a key.
-fn routes<B: Backend>(app: &Arc<App<B>>) -> Router {
+fn routes<B: Backend + RaftStats>(app: &Arc<App<B>>) -> Router {
     let native = Surface::Native;
     Router::new()
         .route("/v1/kv", app.endpoint(native, list::handle))

@@ -1,4 +1,5 @@
-//! The HTTP front door of RaftKV over a [`Backend`]: the native `/v1` surface and the four compatible ones.
+//! The HTTP front door of RaftKV over a [`Backend`](raftkv_backend::Backend): the native `/v1` surface and the four
+//! compatible ones.
 //!
 //! An engine serves it over its own group, the shard router over many groups; a request means the same in both.
 //!
@@ -9,7 +10,6 @@
 
 mod answer;
 mod app;
-mod backend;
 mod body;
 mod browsers;
 mod chunks;
@@ -44,9 +44,7 @@ mod server;
 mod surface;
 mod watch;
 
-pub use backend::{
-    Backend, BackendError, Consistency, Entry, ListRequest, Membership, Page, Read, RequestContext, ServedBy,
-};
+pub use compat::arima::RaftStats;
 pub use config::{ApiConfig, DEFAULT_TIMEOUT, IDEMPOTENCY_KEEP, MAX_TIMEOUT};
 pub use door::{Door, DoorArgs, DoorSettings};
 pub use elsewhere::Elsewhere;

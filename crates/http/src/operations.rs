@@ -7,9 +7,9 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
+use raftkv_backend::Backend;
 use utoipa::OpenApi;
 
-use crate::Backend;
 use crate::app::App;
 use crate::documented::Operations;
 use crate::openapi::ApiDoc;

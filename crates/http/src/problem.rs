@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
+use raftkv_backend::BackendError;
 use raftkv_kv::{KeyError, ValueError};
 use raftkv_runtime::guard::{self, CrossSite};
 use serde::Serialize;
 
-use crate::BackendError;
 use crate::reply::{IDEMPOTENCY_REPLAYED, TRUE, reply};
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");

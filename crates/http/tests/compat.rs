@@ -1,7 +1,7 @@
 //! The four compatible surfaces, as their clients know them.
 
 use crate::support::{Reply, Server};
-use raftkv_http::BackendError;
+use raftkv_backend::BackendError;
 use serde_json::json;
 
 fn insert(op: &str, key: rmpv::Value, value: rmpv::Value) -> Vec<u8> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::Server;
-use raftkv_http::BackendError;
+use raftkv_backend::BackendError;
 use raftkv_kv::Limits;
 use serde_json::json;
 

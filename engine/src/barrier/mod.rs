@@ -6,7 +6,7 @@ mod service;
 
 use std::time::{Duration, Instant};
 
-use raftkv_http::{BackendError, Consistency};
+use raftkv_backend::{BackendError, Consistency};
 use raftkv_proto::consensus::BarrierMode;
 use raftkv_runtime::planted;
 use raftkv_runtime::shutdown::Shutdown;

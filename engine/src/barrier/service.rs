@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use raftkv_http::BackendError;
+use raftkv_backend::BackendError;
 use tokio::sync::watch;
 
 /// What the sidecar said last. Cheap to clone.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::stream::{FuturesUnordered, Stream, StreamExt};
-use raftkv_http::{BackendError, Consistency, Entry};
+use raftkv_backend::{BackendError, Consistency, Entry};
 use raftkv_kv::Key;
 use raftkv_proto::group as pb;
 use raftkv_proto::group::read_response::Outcome;

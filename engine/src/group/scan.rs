@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use raftkv_http::{Consistency, ListRequest};
+use raftkv_backend::{Consistency, ListRequest};
 use raftkv_kv::Limits;
 use raftkv_proto::group as pb;
 use tonic::Status;

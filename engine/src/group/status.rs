@@ -1,6 +1,6 @@
 //! Errors as gRPC status codes, and as refusals of reads.
 
-use raftkv_http::BackendError;
+use raftkv_backend::BackendError;
 use raftkv_proto::group::{ReadRefused, ReadRefusedReason};
 use tonic::Status;
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use raftkv_http::{Entry, ListRequest, Page};
+use raftkv_backend::{Entry, ListRequest, Page};
 use raftkv_kv::{Key, Ownership, SlotSet};
 use raftkv_link::proposer::Shortcut;
 use raftkv_proto::ClusterVersion;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fjall::{Readable, Slice, Snapshot};
-use raftkv_http::{Entry, ListRequest, Page};
+use raftkv_backend::{Entry, ListRequest, Page};
 use raftkv_kv::{Key, Ownership, SLOT_TIME_VERSION, SlotSet, Value, slot_of};
 
 use super::generation::{Generation, Published, read_error};

@@ -8,7 +8,7 @@ mod plan;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use raftkv_http::{BackendError, Consistency};
+use raftkv_backend::{BackendError, Consistency};
 use raftkv_kv::{
     Answer, MAX_CLOCK_MS, MAX_REVISION, Proposal, ROUTER_VERSIONS_KEY, Refusal, RouterVersions, SystemAnswer,
     SystemCommand, UPGRADE_KEY, UpgradePolicy,

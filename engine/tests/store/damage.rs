@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use raftkv_http::Entry;
+use raftkv_backend::Entry;
 
 use raftkv_engine::store::StateLimits;
 use raftkv_runtime::exit;

@@ -1,8 +1,8 @@
 //! Values, revisions, preconditions, expiry, listings, and what is refused.
 
 use bytes::Bytes;
+use raftkv_backend::ListRequest;
 use raftkv_engine::store::{ApplyError, EntryKind, StateLimits};
-use raftkv_http::ListRequest;
 use raftkv_kv::{Answer, Batch, Outcome, Precondition, Proposal};
 use raftkv_runtime::exit;
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
+use raftkv_backend::ListRequest;
 use raftkv_engine::store::{Export, ExportError, NotServed, StateLimits, StoreError};
-use raftkv_http::ListRequest;
 use raftkv_kv::{
     Answer, Batch, ImportPage, ImportRecord, Outcome, Proposal, Refusal, SlotSet, SystemAnswer,
     SystemCommand as Command, slot_of,

@@ -7,11 +7,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use raftkv_backend::{Entry, ListRequest};
 use raftkv_engine::store::{
     Applied, ApplyEntry, ApplyError, EntryKind, Fatal, SnapshotHeader, SnapshotPart, StateLimits, Store, StoreError,
     StoreOptions,
 };
-use raftkv_http::{Entry, ListRequest};
 use raftkv_kv::{Answer, Batch, Command, Idempotency, Key, Limits, Op, Outcome, Precondition, Proposal, Value};
 use tempfile::TempDir;
 

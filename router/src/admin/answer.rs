@@ -5,7 +5,8 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use raftkv_http::{BackendError, Problem, ProblemOutcome};
+use raftkv_backend::BackendError;
+use raftkv_http::{Problem, ProblemOutcome};
 use serde::Serialize;
 
 use crate::cluster::rejected::{Rejected, RejectedCode};

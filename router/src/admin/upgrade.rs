@@ -6,7 +6,8 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use futures::future::join_all;
-use raftkv_http::{BackendError, Problem, ProblemBody};
+use raftkv_backend::BackendError;
+use raftkv_http::{Problem, ProblemBody};
 use raftkv_proto::consensus::{Member, UpgradeAction, UpgradeStatus};
 use serde::Serialize;
 

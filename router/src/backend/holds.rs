@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use raftkv_http::BackendError;
+use raftkv_backend::BackendError;
 use raftkv_http::limits::{HELD_BYTES, HELD_REQUESTS};
 use raftkv_kv::{Ownership, SlotSet};
 use raftkv_link::backoff::Backoff;

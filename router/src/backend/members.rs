@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use raftkv_http::BackendError;
+use raftkv_backend::BackendError;
 use raftkv_kv::Ownership;
 use raftkv_proto::group::{Description, Member};
 use raftkv_proto::{EXPIRY_HEADER, Expiry};

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use raftkv_http::{Entry, ListRequest, Page};
+use raftkv_backend::{Entry, ListRequest, Page};
 use raftkv_kv::SlotSet;
 
 use crate::group::GroupPage;

@@ -6,12 +6,14 @@ mod merge;
 mod range;
 mod writes;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::{join_all, try_join_all};
+use raftkv_backend::{Backend, BackendError, Entry, ListRequest, Page, Read, RequestContext, ServedBy};
+use raftkv_http::RaftStats;
 use raftkv_http::limits::{self, CountedList, MAX_LISTS, ROUTER_RUNNING_LISTS};
-use raftkv_http::{Backend, BackendError, Entry, ListRequest, Membership, Page, Read, RequestContext, ServedBy};
 use raftkv_kv::{Key, Op, Outcome, SlotSet, slot_of};
 use raftkv_link::budget::Budget;
 use raftkv_link::proposer::weight;
@@ -288,10 +290,6 @@ impl Backend for ShardedBackend {
         self.shared.members.remove(ctx.deadline, &name).await
     }
 
-    async fn membership(&self, ctx: RequestContext) -> Result<Membership, BackendError> {
-        Ok(Membership { stats: self.shared.members.stats(ctx.deadline).await? })
-    }
-
     fn served_by(&self) -> ServedBy {
         ServedBy { node: self.shared.router.clone() }
     }
@@ -299,6 +297,12 @@ impl Backend for ShardedBackend {
     async fn ready(&self) -> Result<(), BackendError> {
         // How the groups are is told by /v1/cluster: one that is down must not take this router from the others' clients.
         self.shared.maps.current().map(|_| ()).ok_or_else(|| no_map(&self.shared.maps))
+    }
+}
+
+impl RaftStats for ShardedBackend {
+    async fn raft_stats(&self, ctx: RequestContext) -> Result<BTreeMap<String, String>, BackendError> {
+        self.shared.members.stats(ctx.deadline).await
     }
 }
 

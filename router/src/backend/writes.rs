@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::mem::discriminant;
 
-use raftkv_http::BackendError;
+use raftkv_backend::BackendError;
 use raftkv_kv::{Op, Outcome, slot_of};
 
 use crate::map::{GroupId, ShardMap};

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use raftkv_http::BackendError;
+use raftkv_backend::BackendError;
 use raftkv_kv::{MoveId, Ownership, SystemAnswer, SystemCommand};
 use raftkv_proto::FIRST_VERSION;
 use raftkv_proto::group::ExportPage;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use raftkv_http::BackendError;
+use raftkv_backend::BackendError;
 use raftkv_kv::Ownership;
 use raftkv_proto::group::Description;
 

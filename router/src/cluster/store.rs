@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use raftkv_http::BackendError;
+use raftkv_backend::BackendError;
 use raftkv_kv::{CLUSTER_KEY, Refusal, SystemAnswer, SystemCommand};
 
 use super::place::{Misplaced, Place, place};

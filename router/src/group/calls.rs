@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use raftkv_http::BackendError;
+use raftkv_backend::BackendError;
 use raftkv_link::backoff::Backoff;
 use raftkv_link::trouble::Trouble;
 use raftkv_proto::group::group_client::GroupClient as Rpc;

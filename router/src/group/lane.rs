@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use raftkv_http::{BackendError, Entry};
+use raftkv_backend::{BackendError, Entry};
 use raftkv_kv::{Key, Value};
 use raftkv_link::backoff::Backoff;
 use raftkv_link::stream_link::{self, LinkEvent, StreamLink};

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::join_all;
-use raftkv_http::{BackendError, Consistency, Entry, ListRequest};
+use raftkv_backend::{BackendError, Consistency, Entry, ListRequest};
 use raftkv_kv::{Key, MoveId, Op, Outcome, SlotSet, SystemAnswer, SystemCommand};
 use raftkv_link::peer::Peer;
 use raftkv_link::proposer::Proposer;

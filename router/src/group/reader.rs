@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use raftkv_http::{BackendError, Consistency, Entry};
+use raftkv_backend::{BackendError, Consistency, Entry};
 use raftkv_kv::Key;
 use raftkv_link::budget::Budget;
 use raftkv_link::peer::Peer;

@@ -8,10 +8,10 @@ use axum::http::request::Parts;
 use axum::http::uri::Authority;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
+use raftkv_backend::{Backend, BackendError, RequestContext};
 use raftkv_kv::{Command, Key, Value};
 use serde::Serialize;
 
-use crate::Backend;
 use crate::app::App;
 use crate::body::read_body;
 use crate::documented::{ArimaRead, ArimaWrite, ErrorBody};
@@ -22,6 +22,15 @@ use crate::reply::{JSON, json, reply};
 
 /// Where the keys are.
 pub(crate) const PREFIX: &str = "/store/";
+
+/// The figures of `/raft/stats`, which a backend gives beside what every surface needs.
+pub trait RaftStats {
+    /// The state of consensus: names and values as text.
+    fn raft_stats(
+        &self,
+        ctx: RequestContext,
+    ) -> impl Future<Output = Result<BTreeMap<String, String>, BackendError>> + Send;
+}
 
 #[derive(Serialize)]
 struct Reply<'a, T> {
@@ -116,7 +125,11 @@ pub(crate) async fn handle<B: Backend>(app: Arc<App<B>>, parts: Parts, _body: Bo
 }
 
 /// `/raft/join`.
-pub(crate) async fn join<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Body) -> Result<Response, Problem> {
+pub(crate) async fn join<B: Backend + RaftStats>(
+    app: Arc<App<B>>,
+    parts: Parts,
+    body: Body,
+) -> Result<Response, Problem> {
     match parts.method {
         Method::POST => raft_join(&app, &parts, body).await,
         _ => Err(Problem::method_not_allowed("POST")),
@@ -124,7 +137,11 @@ pub(crate) async fn join<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Body)
 }
 
 /// `/raft/remove`.
-pub(crate) async fn remove<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Body) -> Result<Response, Problem> {
+pub(crate) async fn remove<B: Backend + RaftStats>(
+    app: Arc<App<B>>,
+    parts: Parts,
+    body: Body,
+) -> Result<Response, Problem> {
     match parts.method {
         Method::POST => raft_remove(&app, &parts, body).await,
         _ => Err(Problem::method_not_allowed("POST")),
@@ -132,7 +149,11 @@ pub(crate) async fn remove<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Bod
 }
 
 /// `/raft/stats`.
-pub(crate) async fn stats<B: Backend>(app: Arc<App<B>>, parts: Parts, _body: Body) -> Result<Response, Problem> {
+pub(crate) async fn stats<B: Backend + RaftStats>(
+    app: Arc<App<B>>,
+    parts: Parts,
+    _body: Body,
+) -> Result<Response, Problem> {
     match parts.method {
         Method::GET | Method::HEAD => raft_stats(&app, &parts).await,
         _ => Err(Problem::method_not_allowed("GET, HEAD")),
@@ -204,7 +225,11 @@ pub(crate) async fn remove_key<B: Backend>(app: &App<B>, parts: &Parts, key: Key
         (status = 422, description = "The request cannot be used, or is refused: nothing was done.", body = ErrorBody),
     )
 )]
-pub(crate) async fn raft_join<B: Backend>(app: &App<B>, parts: &Parts, body: Body) -> Result<Response, Problem> {
+pub(crate) async fn raft_join<B: Backend + RaftStats>(
+    app: &App<B>,
+    parts: &Parts,
+    body: Body,
+) -> Result<Response, Problem> {
     let ctx = app.patient_context(parts)?;
     require_json(&parts.headers)?;
     let body = read_body(body).await?;
@@ -212,7 +237,7 @@ pub(crate) async fn raft_join<B: Backend>(app: &App<B>, parts: &Parts, body: Bod
     let name = not_empty(text(&node_id, "node_id")?, "node_id")?;
     let address = host_and_port(text(&raft_address, "raft_address")?)?;
     let message = app.backend.join(ctx, name, address).await?;
-    let stats = app.backend.membership(ctx).await.map(|m| m.stats).unwrap_or_default();
+    let stats = app.backend.raft_stats(ctx).await.unwrap_or_default();
     Ok(json(StatusCode::OK, &Reply { message: &message, data: stats }))
 }
 
@@ -226,13 +251,17 @@ pub(crate) async fn raft_join<B: Backend>(app: &App<B>, parts: &Parts, body: Bod
         (status = 422, description = "The request cannot be used, or is refused: nothing was done.", body = ErrorBody),
     )
 )]
-pub(crate) async fn raft_remove<B: Backend>(app: &App<B>, parts: &Parts, body: Body) -> Result<Response, Problem> {
+pub(crate) async fn raft_remove<B: Backend + RaftStats>(
+    app: &App<B>,
+    parts: &Parts,
+    body: Body,
+) -> Result<Response, Problem> {
     let ctx = app.patient_context(parts)?;
     require_json(&parts.headers)?;
     let [node_id] = json_fields(&read_body(body).await?, ["node_id"], app.limits())?;
     let name = not_empty(text(&node_id, "node_id")?, "node_id")?;
     let message = app.backend.remove(ctx, name).await?;
-    let stats = app.backend.membership(ctx).await.map(|m| m.stats).unwrap_or_default();
+    let stats = app.backend.raft_stats(ctx).await.unwrap_or_default();
     Ok(json(StatusCode::OK, &Reply { message: &message, data: stats }))
 }
 
@@ -245,10 +274,10 @@ pub(crate) async fn raft_remove<B: Backend>(app: &App<B>, parts: &Parts, body: B
         (status = 422, description = "The request cannot be used.", body = ErrorBody),
     )
 )]
-pub(crate) async fn raft_stats<B: Backend>(app: &App<B>, parts: &Parts) -> Result<Response, Problem> {
+pub(crate) async fn raft_stats<B: Backend + RaftStats>(app: &App<B>, parts: &Parts) -> Result<Response, Problem> {
     let ctx = app.plain_context(parts)?;
-    let membership = app.backend.membership(ctx).await?;
-    Ok(json(StatusCode::OK, &Reply { message: "Here is the raft status", data: membership.stats }))
+    let stats = app.backend.raft_stats(ctx).await?;
+    Ok(json(StatusCode::OK, &Reply { message: "Here is the raft status", data: stats }))
 }
 
 fn not_empty(text: &str, name: &str) -> Result<String, Problem> {

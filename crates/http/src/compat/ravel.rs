@@ -6,10 +6,10 @@ use axum::body::Body;
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
+use raftkv_backend::Backend;
 use raftkv_kv::Command;
 use serde::Serialize;
 
-use crate::Backend;
 use crate::app::App;
 use crate::body::read_body;
 use crate::documented::{RavelRead, RavelWrite};

@@ -7,6 +7,7 @@ use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
+use raftkv_backend::{Backend, BackendError, ListRequest};
 use raftkv_kv::{Command, Limits, Op, Outcome, Precondition, Value};
 use serde::Serialize;
 
@@ -19,7 +20,6 @@ use crate::negotiate::{Accept, Format, is_msgpack, media_type};
 use crate::problem::{Problem, ProblemOutcome};
 use crate::query::Query;
 use crate::reply::{IDEMPOTENCY_REPLAYED, MSGPACK, TRUE, json, reply};
-use crate::{Backend, BackendError, ListRequest};
 
 /// Several changes, as JSON tells them. In MsgPack keys may be str or bin and values are any value.
 #[derive(utoipa::ToSchema)]

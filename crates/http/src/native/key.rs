@@ -7,6 +7,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use hyper::body::Body as _;
+use raftkv_backend::{Backend, RequestContext};
 use raftkv_kv::{Command, Key};
 use serde::Serialize;
 
@@ -18,7 +19,6 @@ use crate::negotiate::{Accept, value_of_body, value_response};
 use crate::problem::Problem;
 use crate::query::Query;
 use crate::reply::{CONSISTENCY, CREATE_REVISION, REVISION, consistency_name, json, revision};
-use crate::{Backend, RequestContext};
 
 /// Where the keys are.
 pub(crate) const PREFIX: &str = "/v1/kv/";

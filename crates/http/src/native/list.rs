@@ -10,6 +10,7 @@ use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use raftkv_backend::{Backend, Entry, ListRequest};
 use raftkv_kv::write_json_string;
 use serde::Serialize;
 
@@ -21,7 +22,6 @@ use crate::pieces::Pieces;
 use crate::problem::Problem;
 use crate::query::{Query, invalid};
 use crate::reply::{CONSISTENCY, JSON, MSGPACK, consistency_name, reply};
-use crate::{Backend, Entry, ListRequest};
 
 /// Entries in a page when the client does not say.
 const DEFAULT_LIMIT: usize = 100;

@@ -5,7 +5,8 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use raftkv_http::{Backend, BackendError, Entry, ListRequest, Membership, Page, Read, RequestContext, ServedBy};
+use raftkv_backend::{Backend, BackendError, Entry, ListRequest, Page, Read, RequestContext, ServedBy};
+use raftkv_http::RaftStats;
 use raftkv_kv::{Command, Key, Op, Outcome, Precondition};
 use tokio::sync::Notify;
 
@@ -179,16 +180,18 @@ impl Backend for Memory {
         }
     }
 
-    async fn membership(&self, _: RequestContext) -> Result<Membership, BackendError> {
-        self.pass().await?;
-        Ok(Membership { stats: self.state.lock().unwrap().members.clone() })
-    }
-
     fn served_by(&self) -> ServedBy {
         ServedBy { node: "memory".to_owned() }
     }
 
     async fn ready(&self) -> Result<(), BackendError> {
         self.state.lock().unwrap().failure.clone().map_or(Ok(()), Err)
+    }
+}
+
+impl RaftStats for Memory {
+    async fn raft_stats(&self, _: RequestContext) -> Result<BTreeMap<String, String>, BackendError> {
+        self.pass().await?;
+        Ok(self.state.lock().unwrap().members.clone())
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use raftkv_http::BackendError;
+use raftkv_backend::BackendError;
 use raftkv_kv::{BatchRef, OpRef, Outcome, ProposalRef};
 use raftkv_runtime::stage::Stage;
 

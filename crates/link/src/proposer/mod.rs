@@ -10,7 +10,7 @@ mod ticket;
 
 use std::time::{Duration, Instant};
 
-use raftkv_http::BackendError;
+use raftkv_backend::BackendError;
 use raftkv_kv::{Op, Outcome, Proposal, SystemAnswer, SystemCommand};
 use raftkv_proto::consensus::{ProposeRequest, ProposeResponse};
 use raftkv_runtime::shutdown::Shutdown;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use raftkv_http::BackendError;
+use raftkv_backend::BackendError;
 use raftkv_kv::{Command, Op, Outcome};
 use tokio::sync::oneshot;
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use raftkv_http::BackendError;
+use raftkv_backend::BackendError;
 use raftkv_kv::SystemAnswer;
 use tokio::sync::oneshot;
 

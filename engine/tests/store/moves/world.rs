@@ -291,7 +291,7 @@ impl World {
             }
         }
         for group in &self.groups {
-            let request = raftkv_http::ListRequest {
+            let request = raftkv_backend::ListRequest {
                 start: Bytes::new(),
                 end: None,
                 limit: usize::MAX,

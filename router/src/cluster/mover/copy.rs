@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use raftkv_http::BackendError;
+use raftkv_backend::BackendError;
 use raftkv_kv::{ImportPage, MoveId, SystemAnswer, SystemCommand};
 use raftkv_proto::group::ExportPage;
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use raftkv_http::BackendError;
+use raftkv_backend::BackendError;
 use raftkv_kv::Answer;
 use raftkv_proto::consensus::propose_response::Outcome as Proposed;
 use raftkv_proto::consensus::{ProposeResponse, Refused, RefusedReason};

@@ -1,4 +1,6 @@
-//! [`Backend`]: what stands behind the HTTP surfaces.
+//! [`Backend`]: the key-value store behind the client-facing surfaces, and the types of its requests, answers and errors.
+//!
+//! The engine implements it over one group, the router over many. Nothing here knows HTTP.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -145,13 +147,6 @@ impl BackendError {
     }
 }
 
-/// Members of a group, for the Arima surface.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Membership {
-    /// Figures as Arima's `/raft/stats` gives them: names and values as text.
-    pub stats: std::collections::BTreeMap<String, String>,
-}
-
 /// A key-value store that may fail, over one group or many.
 ///
 /// Every call honours the context's deadline: it returns by then, give or take scheduling.
@@ -189,9 +184,6 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// Removes a node; returns what was done, in words.
     fn remove(&self, ctx: RequestContext, name: String) -> impl Future<Output = Result<String, BackendError>> + Send;
-
-    /// The state of consensus, for people.
-    fn membership(&self, ctx: RequestContext) -> impl Future<Output = Result<Membership, BackendError>> + Send;
 
     /// Who answers here.
     fn served_by(&self) -> ServedBy;
