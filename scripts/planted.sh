@@ -2,7 +2,7 @@
 # Programs with planted bugs and failpoints, for tests/tests/planted.rs and tests/tests/failpoints.rs: in target/planted, never
 # anywhere else.
 #
-# The same target directory and the same features of everything else: only the two crates are compiled once more. cargo
+# The same target directory and the same features of everything else: only the crates that have them are compiled once more. cargo
 # keeps what it compiled with and without these features side by side, so that bringing the programs without them back is
 # a matter of links; they must be, byte for byte, those from before.
 # shellcheck source=scripts/lib.sh

@@ -10,6 +10,7 @@ use raftkv_http::RaftStats;
 use raftkv_http::limits::{self, CountedList, MAX_LISTS, NODE_RUNNING_LISTS};
 use raftkv_kv::{Key, Op, Outcome};
 use raftkv_proto::consensus::ConsensusStatus;
+use raftkv_store::{Store, StoreError};
 use tokio::sync::{Mutex, Semaphore};
 
 use crate::barrier::Barriers;
@@ -18,7 +19,6 @@ use crate::consensus_client::ConsensusClient;
 use crate::disk_guard::DiskGuard;
 use crate::membership;
 use crate::proposer::Proposer;
-use crate::store::{Store, StoreError};
 
 /// When a listing that was turned away should come back.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);

@@ -9,10 +9,9 @@ use raftkv_backend::BackendError;
 use raftkv_kv::{Command, Op};
 use raftkv_runtime::disk::{DiskPlan, Space};
 use raftkv_runtime::shutdown::Shutdown;
+use raftkv_store::{Reclaimed, Store, StoreError};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
-
-use crate::store::{Reclaimed, Store, StoreError};
 
 /// How often the free space is looked at. What is taken in between is counted where the disk is near its reserve.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);

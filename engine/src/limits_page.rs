@@ -10,10 +10,10 @@ use raftkv_link::proposer::{MAX_WAITING_BYTES, MAX_WAITING_REQUESTS, MAX_WAITING
 use raftkv_proto::MAX_MESSAGE_BYTES;
 use raftkv_runtime::grpc::LINK_CONNECTIONS;
 use raftkv_runtime::limits_page::{Part, Row, bytes, count, time};
+use raftkv_store::StateLimits;
 
 use crate::barrier::MAX_WAITING_READS;
 use crate::run::GROUP_CONNECTIONS;
-use crate::store::StateLimits;
 use crate::{group, state_machine};
 
 const PAGE: &str = include_str!("../../docs/limits.md");

@@ -14,6 +14,7 @@ use raftkv_runtime::grpc::{
 };
 use raftkv_runtime::shutdown::Shutdown;
 use raftkv_runtime::wipe::{self, Part};
+use raftkv_store::{Store, StoreError, StoreOptions};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -25,7 +26,6 @@ use crate::disk_guard::DiskGuard;
 use crate::group::{GroupService, Timeouts};
 use crate::proposer::{Proposer, Shortcut};
 use crate::state_machine::{ServiceInfo, StateMachineService};
-use crate::store::{Store, StoreError, StoreOptions};
 
 /// On the port for routers. A router has a handful to each node.
 pub const GROUP_CONNECTIONS: ConnectionLimits = ConnectionLimits::of(512, 1_024);

@@ -6,5 +6,5 @@ mod engine;
 mod group;
 mod leases;
 mod proposer;
-mod store;
+mod service;
 mod support;

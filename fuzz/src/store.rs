@@ -1,14 +1,14 @@
 //! Snapshots as they are received: frames, and the records in them.
 
-#[path = "../../engine/src/store/frame.rs"]
+#[path = "../../crates/store/src/frame.rs"]
 mod frame;
-#[path = "../../engine/src/store/layout.rs"]
+#[path = "../../crates/store/src/layout.rs"]
 mod layout;
-#[path = "../../engine/src/store/meta.rs"]
+#[path = "../../crates/store/src/meta.rs"]
 mod meta;
-#[path = "../../engine/src/store/record.rs"]
+#[path = "../../crates/store/src/record.rs"]
 mod record;
-#[path = "../../engine/src/store/types.rs"]
+#[path = "../../crates/store/src/types.rs"]
 mod types;
 
 use frame::{FrameReader, FrameWriter};

@@ -36,7 +36,7 @@ const SLOTS: usize = 300;
 #[test]
 fn no_failpoint_is_left_out() -> anyhow::Result<()> {
     let mut found = Vec::new();
-    for part in ["engine/src", "sidecar/src"] {
+    for part in ["crates/store/src", "engine/src", "sidecar/src"] {
         collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(part), &mut found)?;
     }
     let mut known: Vec<_> = PLACES.iter().map(|place| place.name).chain(SWAP_RENAMES).collect();

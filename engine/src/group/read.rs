@@ -9,13 +9,13 @@ use raftkv_proto::group as pb;
 use raftkv_proto::group::read_response::Outcome;
 use raftkv_proto::group::read_result::Result as Found;
 use raftkv_runtime::shutdown::Shutdown;
+use raftkv_store::{Many, NotServed, Store, StoreError};
 use tonic::{Status, Streaming};
 
 use super::answers::{Answers, answers};
 use super::{Timeouts, UNCOUNTED_BYTES, status};
 use crate::backend::{EngineBackend, RETRY_AFTER, read_failed};
 use crate::budget::{Budget, Share};
-use crate::store::{Many, NotServed, Store, StoreError};
 
 /// Requests of one stream that are read at once; more are not taken from it.
 pub(super) const MAX_IN_FLIGHT: usize = 64;

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use raftkv_backend::{Consistency, ListRequest};
 use raftkv_kv::Limits;
 use raftkv_proto::group as pb;
+use raftkv_store::{Export, ExportError, Store};
 use tonic::Status;
 
 use super::{read, status};
 use crate::backend::{EngineBackend, read_failed};
-use crate::store::{Export, ExportError, Store};
 
 /// Largest page of a listing, keys and values together.
 pub(super) const MAX_LIST_BYTES: u64 = 16 * 1024 * 1024;

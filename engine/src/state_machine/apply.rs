@@ -2,12 +2,12 @@
 
 use futures::{Stream, StreamExt};
 use raftkv_proto::state_machine as pb;
+use raftkv_store::{ApplyEntry, EntryKind, Store, Ticket};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::status;
-use crate::store::{ApplyEntry, EntryKind, Store, Ticket};
 
 /// Requests of one stream that may be under way. What is beyond waits in the connection, and then at the sender.
 pub(super) const IN_FLIGHT: usize = 64;

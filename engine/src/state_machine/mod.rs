@@ -24,12 +24,12 @@ use raftkv_proto::consensus::{UpgradeRequest, UpgradeStatus};
 use raftkv_proto::state_machine as pb;
 use raftkv_proto::state_machine::state_machine_server::{StateMachine, StateMachineServer};
 use raftkv_proto::{MAX_MESSAGE_BYTES, SPOKEN};
+use raftkv_store::{Position, Store, StoreError};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::disk_guard::DiskGuard;
 use crate::group::status::of_backend;
-use crate::store::{Position, Store, StoreError};
 use crate::upgrade::Upgrader;
 
 /// What of the status the store does not know.

@@ -3,12 +3,12 @@
 use futures::{Stream, StreamExt};
 use raftkv_proto::state_machine as pb;
 use raftkv_proto::state_machine::snapshot_chunk::Kind;
+use raftkv_store::{Position, SnapshotHeader, SnapshotPart, Store, StoreError};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::{position, status};
-use crate::store::{Position, SnapshotHeader, SnapshotPart, Store, StoreError};
 
 /// Frames between the thread and the wire.
 const FRAMES: usize = 4;

@@ -1,8 +1,7 @@
 //! Errors of the store as gRPC status codes.
 
+use raftkv_store::{ApplyError, StoreError};
 use tonic::Status;
-
-use crate::store::{ApplyError, StoreError};
 
 /// For everything but applying.
 pub(super) fn of_store(error: &StoreError) -> Status {

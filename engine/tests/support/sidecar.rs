@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::Stream;
-use raftkv_engine::store::{ApplyEntry, EntryKind, Store};
 use raftkv_kv::Proposal;
 use raftkv_proto::consensus::consensus_server::{Consensus, ConsensusServer};
 use raftkv_proto::consensus::propose_response::Outcome as Proposed;
@@ -22,6 +21,7 @@ use raftkv_proto::state_machine::state_machine_client::StateMachineClient;
 use raftkv_proto::state_machine::{ApplyRequest, Entry, GetPositionRequest, entry};
 use raftkv_runtime::grpc::{ChannelOptions, Endpoint, Listener, connect_lazy, server};
 use raftkv_runtime::shutdown::Shutdown;
+use raftkv_store::{ApplyEntry, EntryKind, Store};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;

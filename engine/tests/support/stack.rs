@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use raftkv_engine::consensus_client::ConsensusClient;
 use raftkv_engine::proposer::{Proposer, Shortcut, ShortcutEnd};
-use raftkv_engine::store::{Store, StoreOptions};
 use raftkv_kv::{Command, Key, Limits, Op, Value};
 use raftkv_runtime::grpc::{ChannelOptions, Endpoint, connect_lazy};
 use raftkv_runtime::shutdown::Shutdown;
+use raftkv_store::{Store, StoreOptions};
 
 use super::TestSidecar;
 
