@@ -18,7 +18,7 @@ sums() { (cd "$target/release" && sha256sum "${programs[@]}"); }
 
 section "Programs with planted bugs and failpoints"
 start=$SECONDS
-build() { cargo build --release --locked --workspace --bins "$@"; }
+build() { cargo build --release --locked --workspace --exclude xtask --bins "$@"; }
 build
 clean=$(sums)
 mkdir -p "$target/planted"

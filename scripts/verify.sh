@@ -39,6 +39,11 @@ section "Lints"
 # The profile of the build and of the tests: the dependencies are compiled once for all three.
 cargo clippy --release --locked --workspace --all-targets -- -D warnings
 if $lints_only; then exit; fi
+section "House rules"
+# Imports between folders, layout, paths and words of the documents. The rules and their exceptions are in xtask/.
+# Built with the features of the whole workspace, so that the dependencies are those of the programs.
+cargo build --release --locked --quiet --workspace --bin xtask
+"$(target_dir)/release/xtask" tidy
 section "Documentation"
 # The pages are for contributors: private items are there, so links to them work.
 RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --release --locked --workspace --no-deps --document-private-items --quiet
