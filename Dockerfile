@@ -45,7 +45,7 @@ COPY --chmod=755 entrypoint.sh /usr/local/bin/entrypoint.sh
 # router's. A node's RAFTKV_ROUTER tells it of the routers.
 ENV RAFTKV_ENDPOINT=http://127.0.0.1:8080,http://127.0.0.1:8000 \
     RAFTKV_MANAGEMENT=http://127.0.0.1:6000,http://127.0.0.1:8000
-# How long the allocator keeps memory that is not in use, in milliseconds: docs/configuration.md.
+# How long the allocator keeps memory that is not in use, in milliseconds: docs/reference/configuration.md.
 ENV MIMALLOC_PURGE_DELAY=10000
 USER raftkv
 VOLUME /var/lib/raftkv

@@ -20,7 +20,7 @@ ok() { passed=$((passed + 1)); echo "ok $passed  $*"; }
 raftkv=(docker compose exec -T router raftkv)
 docs() {
     "$python" scripts/check-docs.py --phase "$1" --at "8000=${router#http://}" --at "8080=${nodes[0]#http://}" \
-        --at "8081=${nodes[1]#http://}" --at "8082=${nodes[2]#http://}" docs/from-*.md
+        --at "8081=${nodes[1]#http://}" --at "8082=${nodes[2]#http://}" docs/guides/from-*.md
 }
 up() { docker compose "$@" up --detach --no-build --wait --wait-timeout 120 >/dev/null 2>&1 || die "not everything became healthy: $(docker compose ps --all)"; }
 # put KEY VALUE, at the router; read KEY VALUE, there or at another address.

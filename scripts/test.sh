@@ -118,7 +118,7 @@ if $docker; then
     "$python" scripts/check-docs.py --type compose --bin "$(target_dir)/release" \
         --at "8000=127.0.0.1:$RAFTKV_PORT_ROUTER" --at "8001=127.0.0.1:$RAFTKV_PORT_ROUTER_2" --at "8080=127.0.0.1:$RAFTKV_PORT_1" \
         --at "8081=127.0.0.1:$RAFTKV_PORT_2" --at "8082=127.0.0.1:$RAFTKV_PORT_3" --at "8083=127.0.0.1:$RAFTKV_PORT_10" \
-        README.md docs/operations.md
+        README.md docs/guides/operate.md
     stop
     took "$start"
 else
@@ -136,7 +136,7 @@ else
     "$python" test_client.py "${routers[@]}" "${nodes[@]}"
     for phase in before after; do
         "$python" scripts/check-docs.py --phase "$phase" --at "8000=${routers[0]}" --at "8080=${nodes[0]}" --at "8081=${nodes[1]}" \
-            --at "8082=${nodes[2]}" docs/from-*.md
+            --at "8082=${nodes[2]}" docs/guides/from-*.md
     done
 fi
 
@@ -150,9 +150,9 @@ mapfile -t routers < <(local_addresses routers)
 at=(--at "8000=${routers[0]}" --at "8001=${routers[1]}" --at "8080=${nodes[0]}" --at "8081=${nodes[1]}" --at "8082=${nodes[2]}")
 typed=(--type local --bin "$(target_dir)/release" "${at[@]}")
 # The README's first answer is that of a new store; the last page adds a group, which ends with it.
-"$python" scripts/check-docs.py "${typed[@]}" README.md docs/operations.md
-"$python" scripts/check-docs.py "${at[@]}" docs/from-*.md
-"$python" scripts/check-docs.py "${typed[@]}" docs/from-arima.md docs/from-ravel.md
+"$python" scripts/check-docs.py "${typed[@]}" README.md docs/guides/operate.md
+"$python" scripts/check-docs.py "${at[@]}" docs/guides/from-*.md
+"$python" scripts/check-docs.py "${typed[@]}" docs/guides/from-arima.md docs/guides/from-ravel.md
 stop_local
 took "$start"
 

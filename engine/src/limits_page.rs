@@ -1,4 +1,4 @@
-//! `docs/limits.md` says what the code does, as far as it is the engine's: its ports, what is under way, and what is admitted.
+//! `docs/reference/limits.md` says what the code does, as far as it is the engine's: its ports, what is under way, and what is admitted.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::barrier::MAX_WAITING_READS;
 use crate::run::GROUP_CONNECTIONS;
 use crate::{group, state_machine};
 
-const PAGE: &str = include_str!("../../docs/limits.md");
+const PAGE: &str = include_str!("../../docs/reference/limits.md");
 
 fn check(heading: &str, limits: &[Row], sources: &[&str]) {
     let part = Part::of(PAGE, heading);

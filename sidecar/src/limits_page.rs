@@ -1,4 +1,4 @@
-//! `docs/limits.md` says what the code does, as far as it is the sidecar's: the ports for members and for administration.
+//! `docs/reference/limits.md` says what the code does, as far as it is the sidecar's: the ports for members and for administration.
 
 use raftkv_proto::MAX_MESSAGE_BYTES;
 use raftkv_runtime::deadlines;
@@ -9,7 +9,7 @@ use crate::network::PEER_SILENCE;
 use crate::run::PEER_CONNECTIONS;
 use crate::{barrier, combiner, disk, inbound, management, membership, network, peer_service, proposals};
 
-const PAGE: &str = include_str!("../../docs/limits.md");
+const PAGE: &str = include_str!("../../docs/reference/limits.md");
 
 #[test]
 fn the_page_has_the_limits_of_the_raft_port() {

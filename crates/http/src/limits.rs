@@ -1,7 +1,7 @@
 //! Limits and budgets of the HTTP API, with their reasons: [`HttpLimits`] of connections and requests, and those of the backends
 //! behind it. Sizes of keys, values, batches and pages are in [`raftkv_kv::Limits`], deadlines in [`ApiConfig`](crate::ApiConfig).
 //!
-//! `docs/limits.md` has them all in a table, which a test compares with these values.
+//! `docs/reference/limits.md` has them all in a table, which a test compares with these values.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `docs/limits.md` says what the code does: each limit and budget of the HTTP API has one row there, with its default and its metrics.
+//! `docs/reference/limits.md` says what the code does: each limit and budget of the HTTP API has one row there, with its default and its metrics.
 
 use raftkv_kv::Limits;
 use raftkv_runtime::limits_page::{Part, Row, bytes, count, speed, time};
@@ -12,7 +12,7 @@ use crate::limits::{
     ROUTER_CONNECTIONS, ROUTER_RUNNING_LISTS, UNCOUNTED_ANSWER_BYTES,
 };
 
-const PAGE: &str = include_str!("../../../docs/limits.md");
+const PAGE: &str = include_str!("../../../docs/reference/limits.md");
 /// Of the part that is about this crate.
 const HEADING: &str = "HTTP API";
 

@@ -63,7 +63,7 @@ pub fn server() -> Server {
         .layer(CallsLayer)
 }
 
-/// What `docs/limits.md` says of all ports.
+/// What `docs/reference/limits.md` says of all ports.
 #[cfg(test)]
 pub(crate) fn limits() -> Vec<crate::limits_page::Row> {
     use crate::limits_page::{bytes, count, time};

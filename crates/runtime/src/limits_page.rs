@@ -1,4 +1,4 @@
-//! [`Part`]: a part of `docs/limits.md`, which tests of the crates compare with their constants.
+//! [`Part`]: a part of `docs/reference/limits.md`, which tests of the crates compare with their constants.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -106,7 +106,7 @@ mod tests {
     use crate::grpc;
     use crate::{file_limit, settings, telemetry};
 
-    const PAGE: &str = include_str!("../../../docs/limits.md");
+    const PAGE: &str = include_str!("../../../docs/reference/limits.md");
 
     #[test]
     fn the_page_has_the_limits_of_all_grpc_ports() {

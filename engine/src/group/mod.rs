@@ -238,7 +238,7 @@ impl Group for GroupService {
     }
 }
 
-/// What `docs/limits.md` says of this service.
+/// What `docs/reference/limits.md` says of this service.
 #[cfg(test)]
 pub(crate) fn limits() -> Vec<raftkv_runtime::limits_page::Row> {
     use raftkv_runtime::limits_page::{bytes, count, time};

@@ -174,7 +174,7 @@ mod tests {
             ("slots of a move", count(state::MAX_SLOTS_PER_MOVE)),
             ("reason that is written down", bytes(state::MAX_REASON_BYTES)),
         ];
-        let part = Part::of(include_str!("../../../docs/limits.md"), "Cluster administration");
+        let part = Part::of(include_str!("../../../docs/reference/limits.md"), "Cluster administration");
         assert_eq!(part.differences(&limits), [""; 0]);
         assert_eq!(part.unknown_metrics(&[include_str!("../../../crates/http/src/body.rs")]), [""; 0]);
     }

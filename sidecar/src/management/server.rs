@@ -136,7 +136,7 @@ async fn answer(router: axum::Router, request: Request<Incoming>, kind: Kind) ->
     }
 }
 
-/// What `docs/limits.md` says of the port.
+/// What `docs/reference/limits.md` says of the port.
 #[cfg(test)]
 pub(crate) fn limits() -> Vec<raftkv_runtime::limits_page::Row> {
     use raftkv_runtime::limits_page::{bytes, count, time};

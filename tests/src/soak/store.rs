@@ -23,7 +23,7 @@ use crate::wait::eventually_within;
 
 /// Slots that move back and forth: half of what the first group has at first.
 const MOBILE_SLOTS: usize = 4_096;
-/// Ends that need no explanation: nothing was wrong, or another process went away. The codes are in docs/operations.md.
+/// Ends that need no explanation: nothing was wrong, or another process went away. The codes are in docs/guides/operate.md.
 const EXPECTED_EXITS: [i32; 3] = [0, 69, 75];
 /// The end after an error of a disk.
 const EXIT_IOERR: i32 = 74;
