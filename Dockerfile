@@ -29,6 +29,17 @@ RUN --mount=type=cache,id=raftkv-registry,target=/usr/local/cargo/registry \
         strip --strip-debug -o "/out/$name" "target/$PROFILE/$name" || exit 1; \
     done
 
+# For .devcontainer: everything that `make verify`, `make check` and `make test` use, without a Docker engine. No other stage
+# depends on this stage, so building the image skips the stage.
+FROM ${RUST_IMAGE} AS toolchain
+RUN rustup component add clippy rustfmt && \
+    apt-get update && \
+    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+        e2fsprogs faketime g++ python3 python3-venv shellcheck valgrind && \
+    rm -rf /var/lib/apt/lists/*
+# The Rust of the base image, in place of the channel in rust-toolchain.toml: nothing more is downloaded.
+ENV RUSTUP_TOOLCHAIN=${RUST_VERSION}
+
 FROM scratch AS prebuilt
 COPY .cache/bin/ /out/
 

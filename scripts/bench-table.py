@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The table of docs/journal/performance.md: a local cluster of three nodes beside an etcd of three, the same load on each in turn.
+"""The table of docs/reference/performance.md: a local cluster of three nodes beside an etcd of three, the same load on each in turn.
 
 Uses the standard library only. Prints, per workload, both systems' medians, the ratio, the goal, and whether it was reached.
 Exit code 0 whenever it could measure: a goal missed is a result, not a failure; 1 if something could not be measured or

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The table of docs/journal/performance.md: local clusters and etcd, started for this and stopped after. About twenty minutes.
+# The table of docs/reference/performance.md: local clusters and etcd, started for this and stopped after. About twenty minutes.
 # Arguments go to scripts/bench-table.py: --rounds N, --seconds N, --only PART-OF-A-NAME, --etcd PATH, --json FILE.
 # With --growth first, those behind it go to scripts/bench-growth.py: --parts, --keys N, --minutes N.
 #

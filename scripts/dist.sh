@@ -15,6 +15,10 @@ mkdir dist
 for program in "${PROGRAMS[@]}"; do
     strip_program "$(target_dir)/dist/$program" "dist/$program"
 done
+# With the features of the whole workspace, as in scripts/verify.sh.
+cargo build --release --locked --quiet --workspace --bin xtask
+"$(target_dir)/release/xtask" dist dist
 section "The programs are in $ROOT/dist"
 (cd dist && du -h "${PROGRAMS[@]}") | while read -r size program; do note "$size  $program"; done
+note "man pages and completion scripts: dist/man, dist/completion"
 note "with line tables for backtraces and profilers: $(target_dir)/dist"

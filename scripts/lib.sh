@@ -117,7 +117,7 @@ local_pid=
 start_local() {
     local deadline=$((SECONDS + 120))
     local_dir=$(mktemp -d)
-    "$(target_dir)/release/raftkv" local --http-port 0 --dir "$local_dir/data" --json "$@" \
+    "$(target_dir)/release/raftkv" local --http-port 0 --dir "$local_dir/data" -o json "$@" \
         >"$local_dir/out.json" 2>"$local_dir/log" </dev/null &
     local_pid=$!
     until [ -s "$local_dir/out.json" ]; do

@@ -19,7 +19,7 @@ groups_of_json() {
 # The groups that the store has: not those that were removed. Fails when no router answers.
 store_groups() {
     local json
-    json=$("${raftkv[@]}" group list --json 2>&1) || { printf '%s\n' "$json" >&2 && return 1; }
+    json=$("${raftkv[@]}" group list -o json 2>&1) || { printf '%s\n' "$json" >&2 && return 1; }
     printf '%s' "$json" | groups_of_json | grep -v '|removed|' || true
 }
 
@@ -34,7 +34,7 @@ unsettled() {
     [ -z "$lost" ] || { printf 'these groups do not answer: %s\n' "${lost//$'\n'/, }" && return 1; }
     active=$(printf '%s\n' "$groups" | grep -c '|active|' || true)
     [ "$active" -ge "$1" ] || { printf '%s of %s groups are active\n' "$active" "$1" && return 1; }
-    operations=$("${raftkv[@]}" operation list --json 2>&1) || { printf '%s\n' "$operations" | tail -n 1 && return 1; }
+    operations=$("${raftkv[@]}" operation list -o json 2>&1) || { printf '%s\n' "$operations" | tail -n 1 && return 1; }
     if printf '%s' "$operations" | grep -q -E '"state": ?"(pending|running|stalled|cancelling)"'; then
         printf 'slots are being moved: raftkv operation list\n'
         return 1

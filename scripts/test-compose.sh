@@ -19,14 +19,14 @@ reads() {
     [ "$got" = "$2" ] || die "node$1 reads '$got' instead of '$2'"
 }
 in_node() { docker compose exec -T "node$1" "${@:2}"; }
-leader() { in_node "$1" raftkv status --json | tr ',{}' '\n' | sed -n 's/.*"leader": *"\(node[0-9]\)".*/\1/p' | sort | uniq -c | sort -rn | sed -n '1s/.*node//p'; }
+leader() { in_node "$1" raftkv status -o json | tr ',{}' '\n' | sed -n 's/.*"leader": *"\(node[0-9]\)".*/\1/p' | sort | uniq -c | sort -rn | sed -n '1s/.*node//p'; }
 healthy() { docker compose --profile join up --detach --no-build --wait --wait-timeout 90 "$@" >/dev/null 2>&1 || die "$* did not become healthy"; }
 
 have curl || apt_install curl
 
 deadline=$((SECONDS + 60))
 until first=$(leader 1) && [ -n "$first" ]; do
-    [ $SECONDS -lt $deadline ] || die "no leader in: $(in_node 1 raftkv status --json)"
+    [ $SECONDS -lt $deadline ] || die "no leader in: $(in_node 1 raftkv status -o json)"
     sleep 0.2
 done
 second=$((first % 3 + 1)) third=$(((first + 1) % 3 + 1))

@@ -115,7 +115,7 @@ absent_services() {
 # Who is in the group of node1, when nothing knows of other groups.
 plain_members() {
     # It exits with 1 while a member is silent, and tells of the members all the same.
-    { "${raftkv[@]}" status --json || true; } | tr '{' '\n' | sed -n -E '/"raft_address"/s/.*"name": ?"([^"]*)".*/\1/p' | sort -u
+    { "${raftkv[@]}" status -o json || true; } | tr '{' '\n' | sed -n -E '/"raft_address"/s/.*"name": ?"([^"]*)".*/\1/p' | sort -u
 }
 
 # Over the management ports nodes are removed and wiped. Processes of this machine do not read these settings.
@@ -172,7 +172,7 @@ If these groups were removed from the store, delete what is left of them first: 
 
 local_is_up() { [ -s "$LOCAL/pid" ] && kill -0 "$(cat "$LOCAL/pid")" 2>/dev/null; }
 
-# Addresses out of the line that `raftkv local --json` prints: those of the nodes, or of the routers.
+# Addresses out of the line that `raftkv local -o json` prints: those of the nodes, or of the routers.
 addresses() { tr '{' '\n' <"$LOCAL/out.json" | grep "\"$1\"" | sed -n 's|.*"http":"\([^"]*\)".*|http://\1|p'; }
 
 # groups_in DIRECTORY: how many groups a cluster there has; 0 = there is none.
@@ -206,7 +206,7 @@ in_processes() {
         # A store that is there keeps its ports.
         if [ "$had" -gt 0 ]; then :; elif [ "$groups" -gt 1 ]; then arguments+=(--http-port 8000); else arguments+=(--http-port 8080); fi
         # Its own session: it stays when this terminal is closed.
-        setsid "$(target_dir)/release/raftkv" local "${arguments[@]}" --dir "$data" --json \
+        setsid "$(target_dir)/release/raftkv" local "${arguments[@]}" --dir "$data" -o json \
             >"$LOCAL/out.json" 2>"$LOCAL/log" </dev/null &
         local pid=$! deadline=$((SECONDS + START_SECONDS))
         echo "$pid" >"$LOCAL/pid"

@@ -44,6 +44,7 @@ section "House rules"
 # Built with the features of the whole workspace, so that the dependencies are those of the programs.
 cargo build --release --locked --quiet --workspace --bin xtask
 "$(target_dir)/release/xtask" tidy
+"$(target_dir)/release/xtask" reference
 section "Documentation"
 # The pages are for contributors: private items are there, so links to them work.
 RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --release --locked --workspace --no-deps --document-private-items --quiet

@@ -3,18 +3,17 @@
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use raftkv_client::{ATTEMPT, Endpoints, Interface, Retry, Transport};
 use raftkv_runtime::config::HumanDuration;
 use raftkv_runtime::deadlines;
 
-use crate::asked::Asked;
 use crate::bench::BenchArgs;
-use crate::client::{Client, Endpoints};
 use crate::completion::CompletionArgs;
 use crate::health::HealthArgs;
 use crate::keys::{DeleteArgs, GetArgs, ListArgs, PutArgs};
 use crate::local::{ExecArgs, LocalArgs};
 use crate::node::{JoinArgs, KillArgs, RemoveArgs, SnapshotArgs, TransferArgs};
-use crate::patience::{ATTEMPT, Patience};
+use crate::reach::transport;
 use crate::status::StatusArgs;
 use crate::store::{
     GroupAddArgs, GroupListArgs, GroupRemoveArgs, GroupWeightArgs, OperationCancelArgs, OperationListArgs,
@@ -27,28 +26,44 @@ const STATUS: Duration = Duration::from_secs(2);
 /// How much longer than the server we wait: for connecting, and for the way there and back.
 pub(crate) const MARGIN: Duration = Duration::from_secs(3);
 
-/// RaftKV: a replicated key-value store you can curl.
+/// RaftKV: a distributed key-value store you can curl.
 #[derive(Debug, Parser)]
-#[command(name = "raftkv", version, propagate_version = true, after_help = EXAMPLES)]
+#[command(name = "raftkv", version, propagate_version = true, after_help = EXAMPLES, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
+/// Answer to `raftkv` without arguments.
+pub(crate) const FIRST_STEPS: &str = "\
+RaftKV: a distributed key-value store you can curl.
+
+Try:
+  raftkv local                  start three nodes on this machine
+  raftkv put greeting hello     store a value
+  raftkv get greeting           print the value
+  raftkv status                 show the nodes and their leader
+
+All commands: raftkv --help. One command: raftkv COMMAND --help.";
+
 const EXAMPLES: &str = "\
 Examples:
-  raftkv local                          a cluster of three nodes on this machine
-  raftkv put greeting hello             store a text
-  raftkv get greeting                   print it
-  raftkv list --prefix user/ --keys-only
-  raftkv status --watch                 how the nodes are doing
-  raftkv bench --workload put,get       how fast they are
-  raftkv local --groups 2               two groups behind a router
-  raftkv group list                     who has how much
-  raftkv rebalance                      give every group its share
+  raftkv local                       start three nodes on this machine
+  raftkv put greeting hello          store a value
+  raftkv get greeting                print the value
+  raftkv list --prefix user/         list keys and values
+  raftkv status --watch              show the nodes and their leader
+  raftkv bench --workload put,get    measure throughput and latency
+  raftkv local --groups 2            start two groups behind a router
+  raftkv group list                  show the groups and their slots
+  raftkv rebalance                   give every group its share of the keys
 
-Exit codes: 0 done; 1 not found or refused; 64 wrong arguments; 69 nobody able to serve answered; 130 Ctrl-C while
-watching; the operation continues.";
+Exit codes:
+  0    success
+  1    not found, or refused
+  64   wrong arguments
+  69   no server is reachable and ready
+  130  Ctrl-C while waiting; the operation continues";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -62,55 +77,55 @@ pub(crate) enum Command {
     Delete(DeleteArgs),
     /// List keys and values in key order
     List(ListArgs),
-    /// Show how every node of the group is doing; with --router, the whole store
+    /// Show the state of every node of the group, or with --router of the whole store
     Status(StatusArgs),
-    /// Tell whether a node can serve requests; exits 0 when it can
+    /// Check whether a node is ready to serve; exits with 0 if ready
     Health(HealthArgs),
     /// Change the members of the group
     #[command(subcommand)]
     Node(NodeCommand),
-    /// The groups that share the keys, through a router
+    /// List, add, remove or weight the groups that share the keys
     #[command(subcommand)]
     Group(GroupCommand),
     /// Give every group its share of the keys
     Rebalance(RebalanceArgs),
-    /// What takes a while: adding and removing groups, moving slots
+    /// Inspect, follow or cancel long-running operations
     #[command(subcommand)]
     Operation(OperationCommand),
-    /// Show which group has which slots, or a key
+    /// Show the slots of each group, or the slot and group of a key
     Slots(SlotsArgs),
-    /// Make a node take a snapshot and compact its log
+    /// Take a snapshot on a node and compact its log
     Snapshot(SnapshotArgs),
-    /// Show, hold or raise the cluster version, on which all nodes and routers agree
+    /// Check, hold or raise the cluster version
     #[command(subcommand)]
     Upgrade(UpgradeCommand),
-    /// Measure throughput and latency under load; the same load on etcd for comparison
+    /// Measure throughput and latency, of RaftKV or of etcd for comparison
     Bench(BenchArgs),
     /// Print a completion script for your shell
     #[command(after_help = "Example:\n  raftkv completion bash > ~/.local/share/bash-completion/completions/raftkv")]
     Completion(CompletionArgs),
-    /// Become another program that dies with its parent (used by `raftkv local`)
+    /// Execute a program that ends with its parent (used by `raftkv local`)
     #[command(hide = true)]
     LocalExec(ExecArgs),
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
-    /// Add the node that listens at RAFT_ADDR to the group
+    /// Add a node to the group
     Join(JoinArgs),
-    /// Take a node out of the group
+    /// Remove a node from the group
     Remove(RemoveArgs),
-    /// Take a node out of the group and delete everything it has
+    /// Remove a node from the group and delete its data
     Kill(KillArgs),
-    /// Hand leadership to another node
+    /// Transfer leadership to another node
     Transfer(TransferArgs),
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum UpgradeCommand {
-    /// Tell whether the programs can be replaced by those of the next version, or of the one before
+    /// Check whether the programs can be upgraded or downgraded
     Check(CheckArgs),
-    /// Keep the cluster version as it is, so that there is a way back
+    /// Keep the cluster version, so that you can go back
     Hold(HoldArgs),
     /// Raise the cluster version now
     Finish(FinishArgs),
@@ -120,21 +135,21 @@ pub(crate) enum UpgradeCommand {
 pub(crate) enum GroupCommand {
     /// List the groups
     List(GroupListArgs),
-    /// Add a group of nodes that are running, and give it its share of the keys
+    /// Add a running group and give it its share of the keys
     Add(GroupAddArgs),
-    /// Move everything away from a group and remove it
+    /// Move all keys of a group to the others and remove the group
     Remove(GroupRemoveArgs),
-    /// Change a group's share
+    /// Change the share of a group
     Weight(GroupWeightArgs),
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum OperationCommand {
-    /// List operations, those under way and the last that ended
+    /// List operations in progress and the last ones that ended
     List(OperationListArgs),
     /// Show an operation
     Show(OperationShowArgs),
-    /// End an operation without doing the rest
+    /// Stop an operation before it is complete
     Cancel(OperationCancelArgs),
     /// Follow an operation until it ends
     Watch(OperationWatchArgs),
@@ -146,7 +161,7 @@ const DEFAULT_ENDPOINTS: &str = "http://127.0.0.1:8080,http://127.0.0.1:8000,htt
 /// How a client command reaches the store.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ClientArgs {
-    /// HTTP address of a node or router; several, separated by commas, are tried in turn
+    /// HTTP address of a node or router; separate several by commas, they are tried in turn
     #[arg(
         long,
         visible_alias = "endpoints",
@@ -155,21 +170,21 @@ pub(crate) struct ClientArgs {
         default_value = DEFAULT_ENDPOINTS
     )]
     pub(crate) endpoint: Endpoints,
-    /// Give up after this long, like 500ms, 2s or 1m; a unit is needed. Until then a request that was refused for now, or whose answer
-    /// was lost, is sent again: nothing is done twice
+    /// Total time for the command with its retries, with a unit: 500ms, 2s, 1m. Requests that fail for now are retried; a write is
+    /// applied at most once
     #[arg(long, value_name = "DURATION", default_value = "10s")]
     timeout: HumanDuration,
 }
 
 impl ClientArgs {
-    /// Until when a request is tried, from now on.
-    pub(crate) fn patience(&self) -> Patience {
-        Patience::of(self.timeout.get().max(Duration::from_millis(1)))
+    /// The deadline of retries, from now on.
+    pub(crate) fn retry(&self) -> Retry {
+        Retry::within(self.timeout.get().max(Duration::from_millis(1)))
     }
 
     /// For keys and values. Waits longer than the server takes, so that the server's own answer is seen.
-    pub(crate) fn client(&self) -> Client {
-        let client = Client::new(Asked::Api, self.endpoint.clone(), self.server() + MARGIN);
+    pub(crate) fn client(&self) -> Transport {
+        let client = transport(Interface::Api, self.endpoint.clone(), self.server() + MARGIN);
         // Addresses that nobody named may be those of another store: only one that cannot be reached makes room for the next.
         if self.endpoint.to_string() == DEFAULT_ENDPOINTS { client.of_first_that_answers() } else { client }
     }
@@ -183,10 +198,10 @@ impl ClientArgs {
 /// How an administration command reaches the group.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ManagementArgs {
-    /// Management address of any node; several, separated by commas, are tried in turn
+    /// Management address of any node; separate several by commas, they are tried in turn
     #[arg(long, env = "RAFTKV_MANAGEMENT", value_name = "URL[,URL]", default_value = "http://127.0.0.1:6000")]
     pub(crate) management: Endpoints,
-    /// Give up on a request after this long [default: longer than the node takes]
+    /// Timeout of a request [default: longer than the node's own timeout]
     #[arg(long, value_name = "DURATION")]
     timeout: Option<HumanDuration>,
 }
@@ -224,16 +239,27 @@ mod tests {
     }
 
     #[test]
-    fn every_command_has_help() {
-        for command in Cli::command().get_subcommands() {
-            assert!(command.get_about().is_some(), "{}", command.get_name());
+    fn every_command_and_every_argument_has_help_that_fits_a_terminal() {
+        fn check(command: &clap::Command, name: &str) {
+            assert!(command.get_about().is_some(), "{name}");
+            for arg in command.get_arguments() {
+                assert!(arg.get_help().is_some_and(|help| !help.to_string().is_empty()), "{name} {}", arg.get_id());
+            }
+            let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in after.lines() {
+                assert!(line.chars().count() <= 80, "{name}: {line}");
+            }
+            for sub in command.get_subcommands() {
+                check(sub, &format!("{name} {}", sub.get_name()));
+            }
         }
+        check(&Cli::command(), "raftkv");
     }
 
     #[test]
     fn typical_lines_are_understood() {
         for line in [
-            "raftkv local --nodes 5 --http-port 0 --json --no-restart",
+            "raftkv local --nodes 5 --http-port 0 -o json --no-restart",
             "raftkv get greeting --consistency stale -o json",
             "raftkv put greeting hello --if-absent",
             "raftkv put greeting --file - --if-revision 7",
@@ -248,18 +274,18 @@ mod tests {
             "raftkv node transfer",
             "raftkv local --groups 3 --nodes 1 --routers 2 --revive",
             "raftkv status --router a:8000 --watch",
-            "raftkv group list --all --json --router a:8000,b:8000",
+            "raftkv group list --all -o json --router a:8000,b:8000",
             "raftkv group add a:50053,b:50053 c:50053 --name west --weight 2 --no-wait",
             "raftkv group remove west --yes-delete-all-keys",
             "raftkv group weight 2 0",
             "raftkv rebalance --dry-run --json",
             "raftkv rebalance --rate 10MiB --no-wait",
             "raftkv operation list",
-            "raftkv operation show 7 --json",
+            "raftkv operation show 7 -o json",
             "raftkv operation cancel 7 --no-wait",
             "raftkv operation watch 7",
             "raftkv slots",
-            "raftkv slots {user1}.cart --json",
+            "raftkv slots {user1}.cart -o json",
             "raftkv node transfer node2",
             "raftkv snapshot",
             "raftkv bench --workload put,get --distribution zipfian --endpoints a:1,b:2 --seed 7",
@@ -303,7 +329,6 @@ mod tests {
 
     #[test]
     fn json_is_asked_for_in_one_way_everywhere() {
-        // All that take --json as a form of output; put's is the form of its value.
         for line in [
             "local",
             "status",
@@ -313,6 +338,7 @@ mod tests {
             "slots",
             "rebalance --dry-run",
             "bench",
+            "upgrade check",
             "get a",
             "put a b",
             "delete a",
@@ -320,6 +346,19 @@ mod tests {
         ] {
             parse(&format!("raftkv {line} -o json")).expect(line);
             parse(&format!("raftkv {line} --output text")).expect(line);
+        }
+        // Scripts of version 0.1.0 use the alias.
+        for line in [
+            "local",
+            "status",
+            "group list",
+            "operation list",
+            "operation show 7",
+            "slots",
+            "rebalance --dry-run",
+            "bench",
+        ] {
+            parse(&format!("raftkv {line} --json")).expect(line);
         }
     }
 

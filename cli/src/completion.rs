@@ -11,7 +11,7 @@ use crate::failure::Failure;
 /// Arguments of `raftkv completion`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CompletionArgs {
-    /// For which shell.
+    /// Name of the shell
     shell: Shell,
 }
 

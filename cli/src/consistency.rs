@@ -1,16 +1,16 @@
-//! [`Consistency`]: how fresh reads must be.
+//! [`Consistency`]: the consistency level of a read.
 
-/// How fresh reads must be.
+/// Consistency level of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Consistency {
-    /// Sees every write acknowledged before, on any node
+    /// The read returns every write acknowledged before it, on any node
     #[value(alias = "lease")]
     #[default]
     Linearizable,
-    /// The same, confirmed by a quorum: assumes nothing about clocks
+    /// Linearizable, confirmed by a quorum: no assumption about clocks
     Quorum,
-    /// What the node has, at once
+    /// The local state of the node, which may be old
     Stale,
 }
 

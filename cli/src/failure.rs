@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::io;
 
+use raftkv_client::{Answer, Kind};
 use raftkv_runtime::exit;
 
 /// Not found, refused, or wrong.
@@ -22,10 +23,6 @@ pub(crate) struct Failure {
 pub(crate) enum Cause {
     /// Nothing was sent: no address could be connected to from here.
     NotReached,
-    /// Nothing was done, or only something that may be done again: there may be a leader in a moment.
-    Passing,
-    /// It was sent, and no answer came.
-    Lost,
     /// Some other program, or another of ours, answered.
     Stranger,
     /// Whatever else.
@@ -48,17 +45,12 @@ impl Failure {
         Self { code: exit::UNAVAILABLE, ..Self::failed(message) }
     }
 
-    /// No process that can do it answered, as while a leader is elected or a process starts.
-    pub(crate) fn passing(message: impl Display) -> Self {
-        Self { cause: Cause::Passing, ..Self::unavailable(message) }
+    /// The reason of an answer that is no success.
+    pub(crate) fn of(answer: &Answer) -> Self {
+        answer.error().into()
     }
 
-    /// It was sent, and no answer came.
-    pub(crate) fn lost(message: impl Display) -> Self {
-        Self { cause: Cause::Lost, ..Self::unavailable(message) }
-    }
-
-    /// No address that was given could be connected to.
+    /// No address could be connected to.
     pub(crate) fn not_reached(why: impl Display) -> Self {
         Self { cause: Cause::NotReached, ..Self::unavailable(why) }
     }
@@ -71,6 +63,22 @@ impl Failure {
     /// The operating system refused while we did `what`.
     pub(crate) fn io(what: impl Display, error: &io::Error) -> Self {
         Self { code: exit::IO, ..Self::failed(format!("{what}: {error}")) }
+    }
+}
+
+impl From<raftkv_client::Error> for Failure {
+    fn from(error: raftkv_client::Error) -> Self {
+        let cause = match error.kind {
+            Kind::NotReached { .. } => Cause::NotReached,
+            Kind::Stranger => Cause::Stranger,
+            Kind::Passing | Kind::Lost | Kind::Usage | Kind::Answered { .. } => Cause::Other,
+        };
+        let code = match error.kind {
+            Kind::Usage => exit::USAGE,
+            _ if error.is_temporary() => exit::UNAVAILABLE,
+            _ => FAILED,
+        };
+        Self { code, message: error.message, cause }
     }
 }
 

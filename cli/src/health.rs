@@ -4,15 +4,15 @@ use hyper::StatusCode;
 
 use raftkv_runtime::config::HumanDuration;
 
-use crate::asked::Asked;
-use crate::client::{Client, Endpoints};
 use crate::failure::Failure;
 use crate::output;
+use crate::reach::transport;
+use raftkv_client::{Endpoints, Interface};
 
 /// Arguments of `raftkv health`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct HealthArgs {
-    /// HTTP or management address of a node, or of a router; of several, separated by commas, the first that is ready counts
+    /// HTTP or management address of a node or router; separate several by commas: one ready address is enough
     #[arg(
         long,
         visible_alias = "endpoints",
@@ -22,16 +22,16 @@ pub(crate) struct HealthArgs {
         default_value = "http://127.0.0.1:8080"
     )]
     endpoint: Endpoints,
-    /// Give up on a request after this long
+    /// Timeout of a request
     #[arg(long, value_name = "DURATION", default_value = "10s")]
     timeout: HumanDuration,
 }
 
 /// Asks `/readyz`, which both the HTTP API and the management API answer.
 pub(crate) async fn run(args: HealthArgs) -> Result<(), Failure> {
-    let answer = Client::new(Asked::Readiness, args.endpoint, args.timeout.get()).get("/readyz").await?;
+    let answer = transport(Interface::Readiness, args.endpoint, args.timeout.get()).get("/readyz").await?;
     if answer.status != StatusCode::OK {
-        return Err(answer.failure());
+        return Err(Failure::of(&answer));
     }
     output::line("ready")
 }

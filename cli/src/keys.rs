@@ -12,11 +12,11 @@ use raftkv_kv::Value;
 use serde::Deserialize;
 
 use crate::args::ClientArgs;
-use crate::client::{Answer, encode};
 use crate::consistency::Consistency;
 use crate::failure::Failure;
 use crate::output::{self, Format};
-use crate::patience::{Request, fresh_key};
+use crate::reach::send;
+use raftkv_client::{Answer, Request, encode, fresh_key};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -33,15 +33,16 @@ const PAGE: u64 = 1_000;
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "\
 Examples:
-  raftkv get greeting               the value, as it was put
-  raftkv get greeting -o json       with its revision
-  raftkv get image > image.png")]
+  raftkv get greeting               print the value
+  raftkv get greeting -o json       print value and revision
+  raftkv get image > image.png      write a binary value to a file")]
 pub(crate) struct GetArgs {
+    /// Key to read
     key: String,
-    /// How to print it
+    /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
-    /// How fresh it must be
+    /// Consistency level of the read
     #[arg(long, value_enum, default_value_t = Consistency::Linearizable)]
     consistency: Consistency,
     #[command(flatten)]
@@ -52,36 +53,37 @@ pub(crate) struct GetArgs {
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "\
 Examples:
-  raftkv put greeting hello                     a text
-  raftkv put user/1 '{\"name\":\"Ada\"}' --json     a JSON value
-  raftkv put image --file image.png             bytes
-  date | raftkv put now --file -                from standard input
-  raftkv put lock me --if-absent                only when there is no such key
-  raftkv put greeting hi --if-revision 7        only when nobody changed it since")]
+  raftkv put greeting hello                  store a text
+  raftkv put user/1 '{\"name\":\"Ada\"}' --json  store a JSON value
+  raftkv put image --file image.png          store the bytes of a file
+  date | raftkv put now --file -             read the value from stdin
+  raftkv put lock me --if-absent             create the key or fail
+  raftkv put greeting hi --if-revision 7     compare-and-set by revision")]
 pub(crate) struct PutArgs {
+    /// Key to write
     key: String,
-    /// The value; a text unless --json is given
+    /// Value to store: text, or JSON with --json
     #[arg(required_unless_present = "file", conflicts_with = "file", allow_hyphen_values = true)]
     value: Option<String>,
-    /// Take the value from a file, - = standard input; bytes unless --json or --text is given
+    /// Read the value from FILE, or from stdin if FILE is -. Stored as bytes unless --json or --text is given
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// The value is JSON
+    /// Parse the value as JSON
     #[arg(long, conflicts_with = "text")]
     json: bool,
-    /// The value is a text
+    /// Store the file as text
     #[arg(long)]
     text: bool,
-    /// Only when the key does not exist
+    /// Write only if the key does not exist
     #[arg(long, conflicts_with = "if_revision")]
     if_absent: bool,
-    /// Only when the key is at this revision
+    /// Write only if the key is at this revision
     #[arg(long, value_name = "REVISION")]
     if_revision: Option<u64>,
-    /// Apply at most once, however often it is sent with this name
+    /// Idempotency key: requests with the same key are applied once [default: random]
     #[arg(long, value_name = "NAME")]
     idempotency_key: Option<String>,
-    /// How to print the outcome
+    /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
     #[command(flatten)]
@@ -92,14 +94,15 @@ pub(crate) struct PutArgs {
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Example:\n  raftkv delete greeting --if-revision 7")]
 pub(crate) struct DeleteArgs {
+    /// Key to delete
     key: String,
-    /// Only when the key is at this revision
+    /// Write only if the key is at this revision
     #[arg(long, value_name = "REVISION")]
     if_revision: Option<u64>,
-    /// Apply at most once, however often it is sent with this name
+    /// Idempotency key: requests with the same key are applied once [default: random]
     #[arg(long, value_name = "NAME")]
     idempotency_key: Option<String>,
-    /// How to print the outcome
+    /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
     #[command(flatten)]
@@ -110,23 +113,23 @@ pub(crate) struct DeleteArgs {
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "\
 Examples:
-  raftkv list --prefix user/            key and value, separated by a tab
-  raftkv list --keys-only --limit 10
-  raftkv list -o json                   one JSON object a line")]
+  raftkv list --prefix user/            print key, tab, value
+  raftkv list --keys-only --limit 10    print the first ten keys
+  raftkv list -o json                   print one JSON object per line")]
 pub(crate) struct ListArgs {
-    /// Only keys that begin so
+    /// Only keys with this prefix
     #[arg(long, default_value = "")]
     prefix: String,
-    /// At most this many; all when not given
+    /// Maximum number of entries [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
-    /// Leave the values out
+    /// Print keys without values
     #[arg(long)]
     keys_only: bool,
-    /// How to print it
+    /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
-    /// How fresh it must be
+    /// Consistency level of the read
     #[arg(long, value_enum, default_value_t = Consistency::Linearizable)]
     consistency: Consistency,
     #[command(flatten)]
@@ -139,7 +142,7 @@ pub(crate) async fn get(args: GetArgs) -> Result<(), Failure> {
     // MsgPack is the value itself: nothing is lost on the way to our own JSON.
     let headers: &[_] = if args.output == Format::Json { &[(ACCEPT, MSGPACK)] } else { &[] };
     let request = Request { method: Method::GET, path, headers, body: Bytes::new(), is_repeatable: true };
-    let answer = args.client.patience().send(&args.client.client(), &request).await?;
+    let answer = send(args.client.retry(), &args.client.client(), &request).await?;
     let answer = found(answer, &args.key)?;
     match args.output {
         Format::Text => output::raw(&answer.body),
@@ -157,7 +160,7 @@ pub(crate) async fn put(args: PutArgs) -> Result<(), Failure> {
     conditions(&mut headers, args.if_revision, args.idempotency_key.as_deref())?;
     let path = path(&args.key)?;
     let request = Request { method: Method::PUT, path, headers: &headers, body, is_repeatable: true };
-    let answer = args.client.patience().send(&args.client.client(), &request).await?;
+    let answer = send(args.client.retry(), &args.client.client(), &request).await?;
     done(&answer, args.output, |outcome| {
         format!("{} at revision {}", if outcome.created { "created" } else { "stored" }, outcome.revision)
     })
@@ -169,7 +172,7 @@ pub(crate) async fn delete(args: DeleteArgs) -> Result<(), Failure> {
     conditions(&mut headers, args.if_revision, args.idempotency_key.as_deref())?;
     let (path, body) = (path(&args.key)?, Bytes::new());
     let request = Request { method: Method::DELETE, path, headers: &headers, body, is_repeatable: true };
-    let answer = args.client.patience().send(&args.client.client(), &request).await?;
+    let answer = send(args.client.retry(), &args.client.client(), &request).await?;
     let answer = found(answer, &args.key)?;
     done(&answer, args.output, |outcome| format!("deleted at revision {}", outcome.revision))
 }
@@ -193,9 +196,9 @@ pub(crate) async fn list(args: ListArgs) -> Result<(), Failure> {
         }
         let request = Request { method: Method::GET, path, headers: &[], body: Bytes::new(), is_repeatable: true };
         // Each page has the whole time: there may be many.
-        let answer = args.client.patience().send(&client, &request).await?;
+        let answer = send(args.client.retry(), &client, &request).await?;
         if answer.status != StatusCode::OK {
-            return Err(answer.failure());
+            return Err(Failure::of(&answer));
         }
         let page: Page = serde_json::from_slice(&answer.body)
             .map_err(|error| Failure::failed(format!("the listing cannot be understood: {error}")))?;
@@ -288,13 +291,13 @@ fn found(answer: Answer, key: &str) -> Result<Answer, Failure> {
             Err(Failure::failed(format!("no such key: {key}")))
         }
         status if status.is_success() => Ok(answer),
-        _ => Err(answer.failure()),
+        _ => Err(Failure::of(&answer)),
     }
 }
 
 fn done(answer: &Answer, format: Format, say: impl Fn(&Outcome) -> String) -> Result<(), Failure> {
     if !answer.status.is_success() {
-        return Err(answer.failure());
+        return Err(Failure::of(&answer));
     }
     match format {
         Format::Json => output::line(String::from_utf8_lossy(&answer.body)),

@@ -1,9 +1,7 @@
 //! The `raftkv` command: a local cluster, client commands, administration and a benchmark.
 
 mod args;
-mod asked;
 mod bench;
-mod client;
 mod completion;
 mod consistency;
 mod environment;
@@ -14,7 +12,7 @@ mod local;
 mod management;
 mod node;
 mod output;
-mod patience;
+mod reach;
 mod status;
 mod store;
 mod upgrade;
@@ -25,12 +23,17 @@ use std::process::ExitCode;
 
 use raftkv_runtime::exit;
 
-use args::{Command, GroupCommand, NodeCommand, OperationCommand, UpgradeCommand};
+use args::{Cli, Command, GroupCommand, NodeCommand, OperationCommand, UpgradeCommand};
 use failure::Failure;
 
-/// Parses the arguments, does what they ask, and gives the exit code: 0 done, 1 not found or failed, 64 the arguments
-/// make no sense, 69 nobody (able to serve) answered, 130 interrupted while watching something that continues.
+/// Parses the arguments, runs the command and returns the exit code: 0 success, 1 not found or failed, 64 wrong arguments,
+/// 69 no server is reachable and ready, 130 interrupted while an operation continues.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if arguments.len() <= 1 {
+        let _ = writeln!(std::io::stderr(), "{}", args::FIRST_STEPS);
+        return exit_code(exit::USAGE);
+    }
     let cli = match environment::parse(arguments) {
         Ok(cli) => cli,
         Err(error) => {
@@ -49,6 +52,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             exit_code(failure.code)
         }
     }
+}
+
+/// The definition of the command line, for man pages and the reference page.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
 }
 
 fn dispatch(command: Command) -> Result<(), Failure> {

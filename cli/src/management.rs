@@ -7,9 +7,9 @@ use hyper::{Method, StatusCode};
 use serde::Deserialize;
 
 use crate::args::ManagementArgs;
-use crate::asked::Asked;
-use crate::client::{Answer, Client, Endpoints};
 use crate::failure::Failure;
+use crate::reach::transport;
+use raftkv_client::{Answer, Endpoints, Interface, Transport};
 
 /// Answer to `GET /status`. Every field may be missing: a newer or older node must still be shown.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -82,31 +82,31 @@ pub(crate) struct Member {
 /// Talks to any node of a group; what the leader must do is forwarded to it.
 #[derive(Debug, Clone)]
 pub(crate) struct Management {
-    client: Client,
+    client: Transport,
 }
 
 impl Management {
     /// For requests that take a node so long at most.
     pub(crate) fn new(args: &ManagementArgs, server: Duration) -> Self {
-        Self { client: Client::new(Asked::Management, args.management.clone(), args.timeout(server)) }
+        Self { client: transport(Interface::Management, args.management.clone(), args.timeout(server)) }
     }
 
     /// For looking.
     pub(crate) fn for_status(args: &ManagementArgs) -> Self {
-        Self { client: Client::new(Asked::Management, args.management.clone(), args.probe()) }
+        Self { client: transport(Interface::Management, args.management.clone(), args.probe()) }
     }
 
     /// One node, named by its address in the list of members.
     pub(crate) fn at(address: &str, timeout: Duration) -> Result<Self, Failure> {
         let endpoints: Endpoints = address.parse().map_err(Failure::failed)?;
-        Ok(Self { client: Client::new(Asked::Management, endpoints, timeout) })
+        Ok(Self { client: transport(Interface::Management, endpoints, timeout) })
     }
 
     /// The status as text for programs, and parsed.
     pub(crate) async fn status(&self) -> Result<(serde_json::Value, Status), Failure> {
         let answer = self.client.get("/status").await?;
         if answer.status != StatusCode::OK {
-            return Err(answer.failure());
+            return Err(Failure::of(&answer));
         }
         let raw: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
         if !raw.get("node").is_some_and(serde_json::Value::is_object) {
@@ -123,13 +123,13 @@ impl Management {
     /// Asks to be shown something; anything but success is a failure.
     pub(crate) async fn get(&self, path: &str) -> Result<Answer, Failure> {
         let answer = self.client.get(path).await?;
-        if answer.status.is_success() { Ok(answer) } else { Err(answer.failure()) }
+        if answer.status.is_success() { Ok(answer) } else { Err(Failure::of(&answer)) }
     }
 
     /// Asks for a change; anything but success is a failure.
     pub(crate) async fn post(&self, path: &str) -> Result<Answer, Failure> {
         let answer = self.client.send(Method::POST, path, &[], Bytes::new()).await?;
-        if answer.status.is_success() { Ok(answer) } else { Err(answer.failure()) }
+        if answer.status.is_success() { Ok(answer) } else { Err(Failure::of(&answer)) }
     }
 }
 

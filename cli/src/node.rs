@@ -10,11 +10,11 @@ use raftkv_runtime::deadlines;
 use tokio::time::{Instant, sleep};
 
 use crate::args::ManagementArgs;
-use crate::client::{Endpoints, encode};
 use crate::failure::{Cause, Failure};
 use crate::management::{Management, Status, said};
 use crate::output;
 use crate::store::Router;
+use raftkv_client::{Endpoints, encode};
 
 /// How often to look whether an accepted change is done.
 const POLL: Duration = Duration::from_millis(500);
@@ -22,7 +22,7 @@ const POLL: Duration = Duration::from_millis(500);
 /// How long to wait for what was accepted.
 #[derive(Debug, Clone, clap::Args)]
 struct WaitArgs {
-    /// Wait this long for an accepted change to be done; 0s = do not wait
+    /// How long to wait until an accepted change is complete; 0s = return at once
     #[arg(long, value_name = "DURATION", default_value = "5m")]
     wait: HumanDuration,
     #[command(flatten)]
@@ -35,13 +35,13 @@ struct WaitArgs {
 Example:
   raftkv node join node4 10.0.0.4:8088
 
-A new node first catches up, then votes. One that lost its disk comes back under its old name and replaces its former
-self.")]
+The new node receives a snapshot and the log before it becomes a voter. A node
+that lost its disk rejoins under its old name and replaces the old member.")]
 pub(crate) struct JoinArgs {
-    /// The node's name, its NODE_ID
+    /// Name of the node (its NODE_ID)
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
-    /// host:port of its raft listener, as the other nodes reach it
+    /// host:port of the node's Raft listener, as the other nodes reach it
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     raft_addr: String,
     #[command(flatten)]
@@ -52,7 +52,7 @@ pub(crate) struct JoinArgs {
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Example:\n  raftkv node remove node4")]
 pub(crate) struct RemoveArgs {
-    /// The node's name
+    /// Name of the node
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
     #[command(flatten)]
@@ -65,17 +65,18 @@ pub(crate) struct RemoveArgs {
 Example:
   raftkv node kill node4
 
-The node leaves its group and ends. At its next start, which a supervisor or a container's restart policy sees to, it deletes
-its data and its log, and begins empty. The last node of a group is killed only
-when the group owns nothing. A node that cannot be reached can only be removed.")]
+The node leaves its group and its processes end. At the next start (by a
+supervisor or a container's restart policy) the node deletes its data and its
+log and starts empty. The last node of a group is killed only if the group owns
+no slots. Use `raftkv node remove` for a node that cannot be reached.")]
 pub(crate) struct KillArgs {
-    /// The node's name
+    /// Name of the node
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
-    /// Kill it even when it is the last node of all, and with it every key there is; does not ask, either
+    /// Kill the last node of the store and delete every key; implies --yes
     #[arg(long)]
     yes_delete_all_keys: bool,
     #[command(flatten)]
@@ -84,9 +85,12 @@ pub(crate) struct KillArgs {
 
 /// Arguments of `raftkv node transfer`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "Examples:\n  raftkv node transfer\n  raftkv node transfer node2")]
+#[command(after_help = "\
+Examples:
+  raftkv node transfer          to any other voter
+  raftkv node transfer node2    to node2")]
 pub(crate) struct TransferArgs {
-    /// Who shall lead; any other node when not given
+    /// Name of the next leader [default: any other voter]
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: Option<String>,
     #[command(flatten)]

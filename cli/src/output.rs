@@ -7,23 +7,23 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::failure::Failure;
 
-/// Of commands that print one thing.
+/// Output format of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub(crate) enum Format {
-    /// For people and pipes.
+    /// Text for people and pipes.
     #[default]
     Text,
-    /// One JSON document, for programs.
+    /// JSON for programs.
     Json,
 }
 
-/// Of commands whose text is a table or a report: `--json`, or as everywhere `-o json`.
+/// Output format of commands that print a table or a report. `--json` is an alias of `-o json`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct JsonArgs {
-    /// Print JSON, for programs; the same as -o json
-    #[arg(long)]
+    /// Alias of -o json
+    #[arg(long, hide = true)]
     json: bool,
-    /// How to print it
+    /// Output format
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
 }

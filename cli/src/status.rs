@@ -10,11 +10,11 @@ use raftkv_runtime::deadlines;
 use serde_json::json;
 
 use crate::args::ManagementArgs;
-use crate::client::Endpoints;
 use crate::failure::{Cause, Failure};
 use crate::management::{Management, Member, Status};
 use crate::output::{self, JsonArgs, bytes, thousands};
 use crate::store::{Router, StoreStatus};
+use raftkv_client::Endpoints;
 
 /// Clears the terminal and goes to its corner.
 const CLEAR: &[u8] = b"\x1b[2J\x1b[H";
@@ -28,24 +28,26 @@ const TEXT_COLUMNS: [usize; 3] = [0, 1, 8];
 #[command(after_help = "\
 Examples:
   raftkv status
-  raftkv status --management 10.0.0.1:6000,10.0.0.2:6000 --json
+  raftkv status --management 10.0.0.1:6000,10.0.0.2:6000 -o json
   raftkv status --watch --interval 500ms
-  raftkv status --router 10.0.0.9:8000    every group of the store
+  raftkv status --router 10.0.0.9:8000      every group of the store
 
-LAG counts the log entries that a node has yet to receive; - where the leader has not heard from it.
+LAG is the number of log entries that a node has not received yet, or - if the
+leader has no contact with the node.
 
-Each member is asked at its own address. Where that cannot be reached from here, the asked node's view is shown. Exits
-with 1 when no leader is known, or when a member can be reached and does not answer.")]
+The command asks each member at its own address. If that address cannot be
+reached from here, the view of the asked node is shown. Exits with 1 if no
+leader is known or if a reachable member does not answer.")]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     format: JsonArgs,
-    /// Show it again and again
+    /// Refresh until Ctrl-C
     #[arg(long)]
     watch: bool,
-    /// How often
+    /// Refresh interval
     #[arg(long, value_name = "DURATION", default_value = "1s", requires = "watch")]
     interval: HumanDuration,
-    /// Show the whole store, as this router sees it; several, separated by commas, are tried in turn
+    /// HTTP address of a router, for the whole store; separate several by commas, they are tried in turn
     #[arg(long, value_name = "URL[,URL]", conflicts_with = "management")]
     router: Option<Endpoints>,
     #[command(flatten)]

@@ -9,16 +9,16 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::args::ManagementArgs;
-use crate::client::Endpoints;
 use crate::failure::{Cause, Failure};
 use crate::management::Management;
 use crate::output::{self, JsonArgs};
 use crate::store::Router;
+use raftkv_client::Endpoints;
 
 /// Where to ask: a node of a group, or a router for all groups.
 #[derive(Debug, Clone, clap::Args)]
 struct WhereArgs {
-    /// All groups of the store, through this router; several, separated by commas, are tried in turn
+    /// HTTP address of a router, for all groups of the store; separate several by commas, they are tried in turn
     #[arg(long, value_name = "URL[,URL]", conflicts_with = "management")]
     router: Option<Endpoints>,
     #[command(flatten)]
@@ -32,8 +32,10 @@ Examples:
   raftkv upgrade check
   raftkv upgrade check --router 10.0.0.9:8000
 
-Tells the cluster version of each group, whether it rises and when, and whether the programs can be replaced by those of the
-next version of RaftKV or of the one before. Exits with 1 when they cannot be replaced by those of the next version.")]
+Prints the cluster version of each group, whether and when the version rises,
+and whether the programs can be replaced by those of the next or of the previous
+version of RaftKV. Exits with 1 if an upgrade to the next version is not
+possible.")]
 pub(crate) struct CheckArgs {
     #[command(flatten)]
     format: JsonArgs,
@@ -45,13 +47,14 @@ pub(crate) struct CheckArgs {
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "\
 Examples:
-  raftkv upgrade hold                 before the first program is replaced
-  raftkv upgrade hold --release
+  raftkv upgrade hold               before you replace the first program
+  raftkv upgrade hold --release     let the version rise again
 
-Without a hold the cluster version rises by itself ten minutes after every member and every router speaks the next one. From then
-on there is no way back to the version of RaftKV before.")]
+Without a hold, the cluster version rises ten minutes after every member and
+every router supports the next version. After that you cannot go back to the
+previous version of RaftKV.")]
 pub(crate) struct HoldArgs {
-    /// Let it rise again
+    /// Release the hold: the cluster version rises again
     #[arg(long)]
     release: bool,
     #[command(flatten)]
@@ -64,7 +67,8 @@ pub(crate) struct HoldArgs {
 Example:
   raftkv upgrade finish
 
-Raises the cluster version now, without the ten minutes. There is no way back to the version of RaftKV before.")]
+Raises the cluster version now instead of after ten minutes. After that you
+cannot go back to the previous version of RaftKV.")]
 pub(crate) struct FinishArgs {
     #[command(flatten)]
     at: WhereArgs,

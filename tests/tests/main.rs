@@ -9,6 +9,7 @@ mod containers;
 mod contract;
 mod damage;
 mod disk_full;
+mod examples;
 mod failover;
 mod failpoints;
 mod faultfs;

@@ -21,6 +21,7 @@ mod markdown;
 mod nouns;
 mod paths;
 mod prose;
+mod reference;
 mod report;
 mod status;
 mod tokens;
@@ -63,6 +64,17 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Compare the generated reference pages with the code
+    Reference {
+        /// Write the pages
+        #[arg(long)]
+        write: bool,
+    },
+    /// Write man pages and completion scripts of `raftkv` to a directory
+    Dist {
+        /// Directory, created if missing
+        directory: PathBuf,
+    },
 }
 
 fn main() -> Result<ExitCode> {
@@ -84,6 +96,15 @@ fn main() -> Result<ExitCode> {
             let table = prose::count(&tree, &config.prose);
             print!("{}", table.text());
             if check { table.failures(&config.prose) } else { Vec::new() }
+        }
+        Command::Reference { write: true } => {
+            reference::write(&root)?;
+            Vec::new()
+        }
+        Command::Reference { write: false } => reference::check(&root),
+        Command::Dist { directory } => {
+            reference::dist(&directory)?;
+            Vec::new()
         }
     };
     for failure in &failures {

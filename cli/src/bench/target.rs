@@ -12,9 +12,9 @@ use super::etcd;
 use super::http::HttpSession;
 use super::operation::{Operation, Trouble};
 use super::workload::Keyspace;
-use crate::client::Endpoints;
 use crate::consistency::Consistency;
 use crate::failure::Failure;
+use raftkv_client::Endpoints;
 
 /// Clients that share a connection to etcd, as its own benchmark shares them.
 const CLIENTS_PER_CHANNEL: u32 = 16;

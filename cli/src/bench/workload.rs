@@ -22,7 +22,7 @@ pub(crate) enum Workload {
     Put,
     /// Reads only
     Get,
-    /// Both, see --reads-percent
+    /// Writes and reads, see --reads-percent
     Mixed,
 }
 
@@ -45,9 +45,9 @@ impl Workload {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Distribution {
-    /// All alike
+    /// Every key equally often
     Uniform,
-    /// A few very often, most seldom (exponent 0.99)
+    /// Few keys very often, most keys seldom (exponent 0.99)
     Zipfian,
 }
 

@@ -21,44 +21,46 @@ const MAX_ROUTERS: i64 = 8;
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "\
 Examples:
-  raftkv local                             three nodes on ports 8080 to 8082
-  raftkv local --http-port 0 --json        any free ports, told as one line of JSON
-  raftkv local --nodes 1 --dir ./data      one node, with its data here
-  raftkv local --groups 2 --nodes 1        two groups of one node, behind a router on port 8080
+  raftkv local                           three nodes on ports 8080 to 8082
+  raftkv local --http-port 0 -o json     any free ports, printed as JSON
+  raftkv local --nodes 1 --dir ./data    one node with its data in ./data
+  raftkv local --groups 2 --nodes 1      two groups behind a router on port 8080
 
-With --json it prints one line, once all is healthy and the keys are shared evenly, and nothing else.
+With -o json the command prints one line, after all processes are healthy and
+all groups have their share of the keys.
 
-The directory keeps data, logs (NODE/engine.log, NODE/sidecar.log, ROUTER/router.log) and ports: starting on it again
-resumes the same cluster. DIR/cluster.json always says which processes run, and where.")]
+DIR contains data, logs (NODE/engine.log, NODE/sidecar.log, ROUTER/router.log)
+and ports. The same DIR resumes the same cluster. DIR/cluster.json lists the
+running processes and their addresses.")]
 pub(crate) struct LocalArgs {
-    /// How many groups share the keys; default 1, or as many as the directory has. May grow, not shrink
+    /// Number of groups that share the keys; can be increased later [default: 1, or as before]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_GROUPS))]
     pub(super) groups: Option<u16>,
-    /// How many nodes in each group; default 3, or as many as it has. May grow, not shrink
+    /// Number of nodes in each group; can be increased later [default: 3, or as before]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_NODES))]
     pub(super) nodes: Option<u16>,
-    /// How many routers; default 1 when there are several groups. May grow, not shrink
+    /// Number of routers; can be increased later [default: 0 for one group, else 1]
     #[arg(long, value_name = "R", value_parser = clap::value_parser!(u16).range(0..=MAX_ROUTERS))]
     pub(super) routers: Option<u16>,
-    /// Start nodes again that were killed, as new and empty ones
+    /// Restart killed nodes as new, empty nodes
     #[arg(long)]
     pub(super) revive: bool,
-    /// Where everything is kept [default: raftkv/local in your data directory]
+    /// Directory for data, logs and ports [default: raftkv/local in your data directory]
     #[arg(long, value_name = "DIR", env = "RAFTKV_LOCAL_DIR")]
     pub(super) dir: Option<PathBuf>,
-    /// HTTP port of the first router, or node where there is none; the others count up, routers first; 0 = any free ports.
-    /// Default 8080, or what the directory has; routers that are added to it get 8000 and up
+    /// HTTP port of the first router, or of the first node without routers; the others get the next ports, routers first. 0 = any
+    /// free ports. Routers added later get port 8000 and up [default: 8080, or as before]
     #[arg(long, value_name = "PORT")]
     pub(super) http_port: Option<u16>,
     #[command(flatten)]
     pub(super) format: JsonArgs,
-    /// Leave processes that died dead
+    /// Do not restart processes that end
     #[arg(long)]
     pub(super) no_restart: bool,
-    /// Stop with an error when not all is healthy after this long
+    /// Fail if the cluster is not healthy after this time
     #[arg(long, value_name = "DURATION", default_value = "2m")]
     pub(super) ready_timeout: HumanDuration,
-    /// Where raftkv-engine, raftkv-sidecar and raftkv-router are [default: beside raftkv, else on PATH]
+    /// Directory of raftkv-engine, raftkv-sidecar and raftkv-router [default: beside raftkv, else PATH]
     #[arg(long, value_name = "DIR")]
     pub(super) bin_dir: Option<PathBuf>,
 }

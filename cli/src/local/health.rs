@@ -10,11 +10,11 @@ use tokio::time::{Instant, sleep};
 use super::board::Board;
 use super::plan::Plan;
 use super::process::tail;
-use crate::asked::Asked;
-use crate::client::Client;
 use crate::failure::Failure;
 use crate::management::Management;
+use crate::reach::transport;
 use crate::store::Router;
+use raftkv_client::{Interface, Transport};
 
 /// Pause between two questions.
 const POLL: Duration = Duration::from_millis(100);
@@ -24,7 +24,7 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Someone who has to be ready.
 struct Subject {
     name: String,
-    client: Client,
+    client: Transport,
     /// Of a node: where it says whether it was removed from its group, after which it is rightly never ready.
     management: Option<Management>,
     /// Shown when it does not get ready.
@@ -61,7 +61,7 @@ pub(super) async fn wait(
             .zip(asked)
             .filter_map(|(subject, answer)| match answer {
                 Ok(answer) if answer.status.is_success() => None,
-                Ok(answer) => Some((subject, answer.failure().message)),
+                Ok(answer) => Some((subject, Failure::of(&answer).message)),
                 Err(failure) => Some((subject, failure.message)),
             })
             .collect();
@@ -117,7 +117,7 @@ async fn removed(nodes: impl Iterator<Item = &Subject>) -> BTreeSet<String> {
 
 fn subjects(plan: &Plan) -> Result<Vec<Subject>, Failure> {
     let client = |http: String| {
-        Ok::<_, Failure>(Client::new(Asked::Readiness, http.parse().map_err(Failure::usage)?, ASK_TIMEOUT))
+        Ok::<_, Failure>(transport(Interface::Readiness, http.parse().map_err(Failure::usage)?, ASK_TIMEOUT))
     };
     let nodes = plan.live().map(|node| {
         let logs = ["engine.log", "sidecar.log"].map(|log| node.dir.join(log)).to_vec();

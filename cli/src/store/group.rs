@@ -15,7 +15,7 @@ use crate::output::{self, JsonArgs};
 pub(crate) struct GroupListArgs {
     #[command(flatten)]
     format: JsonArgs,
-    /// Show groups that were removed, too
+    /// Include removed groups
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -28,19 +28,19 @@ pub(crate) struct GroupListArgs {
 Example:
   raftkv group add kv4:50053,kv5:50053,kv6:50053 --name west
 
-The nodes form a group of their own already, without keys. Nodes that are started with RAFTKV_ROUTER need none of this:
-they register themselves.")]
+The nodes already form a group without keys. Nodes started with RAFTKV_ROUTER
+register themselves and do not need this command.")]
 pub(crate) struct GroupAddArgs {
-    /// host:port of the nodes for routers, of at least one node of the group
+    /// host:port of the group port of at least one node of the group
     #[arg(required = true, value_delimiter = ',', value_name = "ADDRESS", value_parser = NonEmptyStringValueParser::new())]
     addresses: Vec<String>,
-    /// A name for people [default: groupID]
+    /// Name of the group [default: groupID]
     #[arg(long)]
     name: Option<String>,
-    /// Its part of the slots, relative to the other groups
+    /// Share of the slots, relative to the other groups
     #[arg(long, value_name = "N")]
     weight: Option<u32>,
-    /// Do not wait until it has its slots
+    /// Return before the group has its slots
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]
@@ -53,16 +53,16 @@ pub(crate) struct GroupAddArgs {
 Example:
   raftkv group remove west
 
-Its slots move to the other groups first, with their keys. Then its nodes can be stopped, or killed one by one with
-`raftkv node kill`.")]
+The slots and keys of the group are moved to the other groups first. Then you
+can stop its nodes, or kill them one by one with `raftkv node kill`.")]
 pub(crate) struct GroupRemoveArgs {
-    /// Its name or id
+    /// Name or id of the group
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     group: String,
-    /// Remove it even when it is the last one, and with it every key there is
+    /// Remove the last group and delete every key
     #[arg(long)]
     yes_delete_all_keys: bool,
-    /// Do not wait until it is removed
+    /// Return before the group is removed
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]
@@ -73,15 +73,15 @@ pub(crate) struct GroupRemoveArgs {
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "\
 Examples:
-  raftkv group weight west 2             twice the slots of a group with weight 1
-  raftkv group weight west 0             none: drains it
+  raftkv group weight west 2      twice the slots of a group with weight 1
+  raftkv group weight west 0      no slots: drain the group
 
 Slots move at the next `raftkv rebalance`.")]
 pub(crate) struct GroupWeightArgs {
-    /// Its name or id
+    /// Name or id of the group
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     group: String,
-    /// Its part of the slots, relative to the other groups
+    /// Share of the slots, relative to the other groups
     weight: u32,
     #[command(flatten)]
     router: RouterArgs,

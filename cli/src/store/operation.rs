@@ -32,7 +32,7 @@ pub(crate) struct OperationListArgs {
 /// Arguments of `raftkv operation show`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct OperationShowArgs {
-    /// The operation's number
+    /// Number of the operation
     id: u64,
     #[command(flatten)]
     format: JsonArgs,
@@ -42,11 +42,11 @@ pub(crate) struct OperationShowArgs {
 
 /// Arguments of `raftkv operation cancel`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "What has been moved stays where it is; the move under way is undone.")]
+#[command(after_help = "Moves that are complete stay; the move in progress is undone.")]
 pub(crate) struct OperationCancelArgs {
-    /// The operation's number
+    /// Number of the operation
     id: u64,
-    /// Do not wait until it has ended
+    /// Return before the operation has ended
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]
@@ -56,7 +56,7 @@ pub(crate) struct OperationCancelArgs {
 /// Arguments of `raftkv operation watch`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct OperationWatchArgs {
-    /// The operation's number
+    /// Number of the operation
     id: u64,
     #[command(flatten)]
     router: RouterArgs,

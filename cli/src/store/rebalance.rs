@@ -15,19 +15,20 @@ use crate::output::{self, JsonArgs, thousands};
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "\
 Examples:
-  raftkv rebalance --dry-run             what would move where
-  raftkv rebalance --rate 10MiB          at most so much a second
-  raftkv rebalance --no-wait             begin, and look later with `raftkv operation list`
+  raftkv rebalance --dry-run      print the moves without starting them
+  raftkv rebalance --rate 10MiB   copy at most 10 MiB per second
+  raftkv rebalance --no-wait      start; see `raftkv operation list`
 
-Reads and writes continue meanwhile. Ctrl-C ends the watching, not the rebalance; `raftkv operation cancel` does that.")]
+Reads and writes continue. Ctrl-C stops the progress display and not the
+rebalance: use `raftkv operation cancel` for that.")]
 pub(crate) struct RebalanceArgs {
-    /// Only show what would be moved
+    /// Print the planned moves and change nothing
     #[arg(long, conflicts_with_all = ["rate", "no_wait"])]
     dry_run: bool,
-    /// Copy at most this much a second [default: as the routers are configured]
+    /// Maximum bytes copied per second [default: set by the routers]
     #[arg(long, value_name = "BYTES")]
     rate: Option<ByteSize>,
-    /// Do not wait until it is done
+    /// Return before the rebalance is complete
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]
@@ -55,7 +56,7 @@ pub(crate) async fn run(args: RebalanceArgs) -> Result<(), Failure> {
     }
     if args.format.is_json() {
         return Err(Failure::usage(
-            "--json is for --dry-run; `raftkv operation show ID --json` tells of what was begun",
+            "-o json needs --dry-run; to follow a rebalance as JSON, use `raftkv operation show ID -o json`",
         ));
     }
     if args.rate.is_some_and(|rate| rate.0 == 0) {

@@ -11,9 +11,9 @@ use serde::de::DeserializeOwned;
 
 use super::view::{ClusterView, GroupView};
 use crate::args::MARGIN;
-use crate::asked::Asked;
-use crate::client::{Answer, Client, Endpoints};
 use crate::failure::Failure;
+use crate::reach::transport;
+use raftkv_client::{Answer, Endpoints, Interface, Transport};
 
 /// Longer than adding a group takes, which takes longest: reading, asking its nodes, and writing.
 const LONGEST: Duration =
@@ -22,7 +22,7 @@ const LONGEST: Duration =
 /// How an administration command reaches the store.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct RouterArgs {
-    /// HTTP address of any router; several, separated by commas, are tried in turn
+    /// HTTP address of any router; separate several by commas, they are tried in turn
     #[arg(
         long,
         env = "RAFTKV_ROUTER_ENDPOINT",
@@ -31,7 +31,7 @@ pub(crate) struct RouterArgs {
         default_value = "http://127.0.0.1:8000,http://127.0.0.1:8001,http://127.0.0.1:8080"
     )]
     router: Endpoints,
-    /// Give up on a request after this long [default: longer than the router takes]
+    /// Timeout of a request [default: longer than the router's own timeout]
     #[arg(long, value_name = "DURATION")]
     timeout: Option<HumanDuration>,
 }
@@ -39,7 +39,7 @@ pub(crate) struct RouterArgs {
 /// Talks to any router of a store.
 #[derive(Debug, Clone)]
 pub(crate) struct Router {
-    client: Client,
+    client: Transport,
 }
 
 impl Router {
@@ -48,7 +48,7 @@ impl Router {
     }
 
     pub(crate) fn at(endpoints: Endpoints, timeout: Duration) -> Self {
-        Self { client: Client::new(Asked::Router, endpoints, timeout) }
+        Self { client: transport(Interface::Router, endpoints, timeout) }
     }
 
     /// What there is.
@@ -90,7 +90,7 @@ impl Router {
 
 fn parse<T: DeserializeOwned>(answer: Answer) -> Result<T, Failure> {
     if !answer.status.is_success() {
-        return Err(answer.failure());
+        return Err(Failure::of(&answer));
     }
     serde_json::from_slice(&answer.body).map_err(not_understood)
 }

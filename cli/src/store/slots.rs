@@ -7,19 +7,19 @@ use serde_json::Value;
 
 use super::router::{Router, RouterArgs};
 use super::view::{ClusterView, plain};
-use crate::client::encode;
 use crate::failure::Failure;
 use crate::output::{self, JsonArgs, thousands};
+use raftkv_client::encode;
 
 /// Arguments of `raftkv slots`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "\
 Examples:
-  raftkv slots                  which group has which slots
-  raftkv slots user/1           which slot and group a key belongs to, and who leads the group
-  raftkv slots '{user1}.cart'   only what is in braces counts: such keys stay together")]
+  raftkv slots                   the slots of each group
+  raftkv slots user/1            slot, group and leader of a key
+  raftkv slots '{user1}.cart'    a hash tag: keys with the same tag share a slot")]
 pub(crate) struct SlotsArgs {
-    /// A key
+    /// Show slot, group and leader of this key [default: the slots of each group]
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     key: Option<String>,
     #[command(flatten)]

@@ -23,6 +23,49 @@ pub const TEMPFAIL: ExitCode = 75;
 /// The configuration is wrong.
 pub const CONFIG: ExitCode = 78;
 
+/// An exit code, for the reference page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Code {
+    /// The number.
+    pub code: ExitCode,
+    /// Reason of the end.
+    pub meaning: &'static str,
+    /// Action of the operator.
+    pub action: &'static str,
+}
+
+/// All exit codes of the processes.
+pub const CODES: &[Code] = &[
+    Code { code: 0, meaning: "stopped on request", action: "" },
+    Code {
+        code: USAGE,
+        meaning: "a setting or an argument is invalid",
+        action: "read the message and correct the setting",
+    },
+    Code {
+        code: DATA,
+        meaning: "stored data is damaged, or was written by another version",
+        action: "read the message; see the guide for operators",
+    },
+    Code {
+        code: UNAVAILABLE,
+        meaning: "a required service does not answer",
+        action: "none: the restart policy retries",
+    },
+    Code { code: SOFTWARE, meaning: "a bug", action: "report the message of the log" },
+    Code { code: IO, meaning: "disk, socket or memory failed", action: "check the machine" },
+    Code {
+        code: TEMPFAIL,
+        meaning: "a restart is expected to help, or the node was killed by an operator",
+        action: "none: the restart policy restarts the process; a killed node starts empty",
+    },
+    Code {
+        code: CONFIG,
+        meaning: "the settings contradict each other or the stored data",
+        action: "read the message and correct the setting",
+    },
+];
+
 /// Logs why, and ends the process at once.
 ///
 /// No destructor runs and nothing is flushed: whatever must survive has been made durable before. Of several threads that

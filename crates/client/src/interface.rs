@@ -1,10 +1,11 @@
-//! [`Asked`]: which of RaftKV's interfaces a command talks to, and how its answers are known.
+//! [`Interface`]: an HTTP interface of RaftKV, and the marks by which its answers are recognised.
 
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
 
-use crate::client::{Answer, unknown};
-use crate::failure::Failure;
+use crate::answer::Answer;
+use crate::error::Error;
+use crate::transport::unknown;
 
 /// Named by every answer of the HTTP API.
 const NODE: &str = "raftkv-node";
@@ -16,7 +17,7 @@ const UNKNOWN_PATH: &str = "unknown_path";
 /// An interface. Some other program may listen at the address that was given, and a status says nothing about that: its
 /// 404 is no missing key, its 200 no value. An answer counts when it has the marks of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub enum Interface {
     /// Of nodes and routers: keys and values.
     Api,
     /// Of nodes: members and status.
@@ -27,9 +28,15 @@ pub(crate) enum Asked {
     Readiness,
 }
 
-impl Asked {
+impl Interface {
     /// Fails unless it is this interface that answered.
-    pub(crate) fn recognise(self, endpoint: &str, method: &Method, answer: &Answer) -> Result<(), Failure> {
+    pub(crate) fn recognise(
+        self,
+        endpoint: &str,
+        method: &Method,
+        answer: &Answer,
+        hint: Option<&str>,
+    ) -> Result<(), Error> {
         let code = answer.code();
         let is_ours = match (self, code.as_deref()) {
             (Self::Api, Some(NO_ROUTE)) | (Self::Management, Some(UNKNOWN_PATH)) => false,
@@ -53,26 +60,19 @@ impl Asked {
         // A proxy may have passed the request on before it failed.
         if status.is_server_error() && !method.is_safe() {
             message.push_str(&format!("; {}", unknown(method)));
-        } else {
-            message.push_str(&format!("; {}", self.hint()));
+        } else if let Some(hint) = hint {
+            message.push_str(&format!("; {hint}"));
         }
-        Err(Failure::stranger(message))
+        Err(Error::stranger(message))
     }
 
-    fn name(self) -> &'static str {
+    /// Name of the interface, for messages.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Api => "RaftKV's HTTP API",
             Self::Management => "a node's management API",
             Self::Router => "a router",
             Self::Readiness => "RaftKV",
-        }
-    }
-
-    fn hint(self) -> &'static str {
-        match self {
-            Self::Api | Self::Readiness => "name a node or a router with --endpoint or RAFTKV_ENDPOINT",
-            Self::Management => "name a node with --management or RAFTKV_MANAGEMENT",
-            Self::Router => "name one with --router or RAFTKV_ROUTER_ENDPOINT",
         }
     }
 }
@@ -99,6 +99,7 @@ mod tests {
     use hyper::header::HeaderValue;
 
     use super::*;
+    use crate::error::Kind;
 
     fn answer(status: u16, node: bool, body: &'static str) -> Answer {
         let mut headers = HeaderMap::new();
@@ -114,8 +115,8 @@ mod tests {
         let problem = r#"{"code":"key_not_found","detail":"there is no such key"}"#;
         let no_route = r#"{"code":"no_such_route","detail":"there is nothing at this path"}"#;
         let no_path = r#"{"code":"unknown_path"}"#;
-        use Asked::{Api, Management, Readiness, Router};
-        for (asked, status, node, body, is_ours) in [
+        use Interface::{Api, Management, Readiness, Router};
+        for (interface, status, node, body, is_ours) in [
             (Api, 200, true, "hello", true),
             (Api, 200, false, "hello", false),
             (Api, 404, true, problem, true),
@@ -136,17 +137,23 @@ mod tests {
             (Readiness, 503, true, r#"{"code":"unavailable"}"#, true),
             (Readiness, 200, false, "<html>", false),
         ] {
-            let recognised = asked.recognise("http://a:1", &Method::GET, &answer(status, node, body));
-            assert_eq!(recognised.is_ok(), is_ours, "{asked:?} {status} {body}: {recognised:?}");
+            let recognised = interface.recognise("http://a:1", &Method::GET, &answer(status, node, body), None);
+            assert_eq!(recognised.is_ok(), is_ours, "{interface:?} {status} {body}: {recognised:?}");
         }
     }
 
     #[test]
-    fn what_a_stranger_says_is_told_with_what_to_do() {
-        let told = |method| Asked::Api.recognise("http://a:1", &method, &answer(502, false, "")).expect_err("no node");
+    fn the_answer_of_another_program_is_told() {
+        let told = |method| {
+            Interface::Api
+                .recognise("http://a:1", &method, &answer(502, false, ""), Some("name a node"))
+                .expect_err("no node")
+        };
         let read = told(Method::GET);
-        assert!(read.code == 69 && read.message.contains("what answers at http://a:1 is not RaftKV's HTTP API"));
-        assert!(read.message.contains("502") && read.message.contains("--endpoint"), "{read:?}");
+        assert!(
+            read.kind == Kind::Stranger && read.message.contains("what answers at http://a:1 is not RaftKV's HTTP API")
+        );
+        assert!(read.message.contains("502") && read.message.contains("name a node"), "{read:?}");
         assert!(told(Method::PUT).message.contains("the outcome is unknown"), "a proxy may have passed it on");
     }
 }

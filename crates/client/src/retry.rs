@@ -1,5 +1,4 @@
-//! [`Patience`]: sends a request on keys again while that may help: a leader is being elected, a process is starting, a connection
-//! broke.
+//! [`Retry`]: sends a request again while a retry may succeed: during an election, the start of a process, a broken connection.
 
 use std::time::Duration;
 
@@ -9,33 +8,36 @@ use hyper::{Method, StatusCode};
 use rand::RngExt;
 use tokio::time::Instant;
 
-use crate::client::{Answer, Client};
-use crate::failure::{Cause, Failure};
-use crate::output;
+use crate::answer::Answer;
+use crate::error::{Error, Kind};
+use crate::transport::Transport;
 
-/// The server gets so long for one attempt at most: what takes longer is asked for again.
-pub(crate) const ATTEMPT: Duration = Duration::from_secs(5);
+/// Longest timeout of one attempt: a request that takes longer is sent again.
+pub const ATTEMPT: Duration = Duration::from_secs(5);
 /// The first pause; it doubles each time, and half of it is random.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// Who waits for longer is told why.
+/// The caller is notified of the reason after this time.
 const TOLD_AFTER: Duration = Duration::from_secs(1);
 
 /// A request that may be sent several times.
-pub(crate) struct Request<'a> {
-    pub(crate) method: Method,
+pub struct Request<'a> {
+    /// HTTP method.
+    pub method: Method,
     /// With a `?` in it: the server's deadline is added.
-    pub(crate) path: String,
-    pub(crate) headers: &'a [(HeaderName, HeaderValue)],
-    pub(crate) body: Bytes,
+    pub path: String,
+    /// Headers.
+    pub headers: &'a [(HeaderName, HeaderValue)],
+    /// The whole body.
+    pub body: Bytes,
     /// It changes nothing, or has an `Idempotency-Key`: if it was done, it is not done again.
-    pub(crate) is_repeatable: bool,
+    pub is_repeatable: bool,
 }
 
 /// Until when a request is tried.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
+pub struct Retry {
     until: Instant,
 }
 
@@ -48,9 +50,9 @@ enum Verdict {
     Again(Duration),
 }
 
-impl Patience {
-    /// From now on, for so long.
-    pub(crate) fn of(total: Duration) -> Self {
+impl Retry {
+    /// From now on, for `total`.
+    pub fn within(total: Duration) -> Self {
         Self { until: Instant::now() + total }
     }
 
@@ -60,9 +62,19 @@ impl Patience {
     }
 
     /// Sends until there is an answer that another attempt would not change, or the time is over: then the last one counts.
-    pub(crate) async fn send(&self, client: &Client, request: &Request<'_>) -> Result<Answer, Failure> {
+    ///
+    /// `notify` is called once with the reason of the retries, after the first second.
+    ///
+    /// # Errors
+    /// The last attempt failed, and the time is over or a retry cannot help.
+    pub async fn send(
+        &self,
+        transport: &Transport,
+        request: &Request<'_>,
+        mut notify: impl FnMut(&str),
+    ) -> Result<Answer, Error> {
         let (begin, mut pause) = (Instant::now(), FIRST_PAUSE);
-        let (mut longest, mut spinner) = (ATTEMPT, None);
+        let (mut longest, mut is_told) = (ATTEMPT, false);
         loop {
             let attempt = self.attempt(longest);
             let deadline = format!("timeout={}ms", attempt.as_millis());
@@ -70,7 +82,7 @@ impl Patience {
                 true => format!("{}&{deadline}", request.path),
                 false => format!("{}?{deadline}", request.path),
             };
-            let sent = client.send(request.method.clone(), &path, request.headers, request.body.clone()).await;
+            let sent = transport.send(request.method.clone(), &path, request.headers, request.body.clone()).await;
             if let Some(granted) = sent.as_ref().ok().and_then(|answer| shorter(answer, attempt)) {
                 longest = granted;
                 continue;
@@ -80,12 +92,13 @@ impl Patience {
             if Instant::now() + wait >= self.until {
                 return sent;
             }
-            if begin.elapsed() >= TOLD_AFTER && spinner.is_none() {
+            if begin.elapsed() >= TOLD_AFTER && !is_told {
                 let why = match &sent {
-                    Ok(answer) => answer.failure().message,
-                    Err(failure) => failure.message.clone(),
+                    Ok(answer) => answer.error().message,
+                    Err(error) => error.message.clone(),
                 };
-                spinner = Some(output::spinner(format!("trying again: {why}")));
+                notify(&why);
+                is_told = true;
             }
             tokio::time::sleep(wait).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -93,7 +106,7 @@ impl Patience {
     }
 }
 
-fn verdict(sent: &Result<Answer, Failure>, is_repeatable: bool) -> Verdict {
+fn verdict(sent: &Result<Answer, Error>, is_repeatable: bool) -> Verdict {
     let again = Verdict::Again(Duration::ZERO);
     match sent {
         Ok(answer) => match answer.status {
@@ -102,12 +115,14 @@ fn verdict(sent: &Result<Answer, Failure>, is_repeatable: bool) -> Verdict {
             StatusCode::GATEWAY_TIMEOUT if is_repeatable => again,
             _ => Verdict::Final,
         },
-        Err(failure) => match failure.cause {
-            Cause::Passing => again,
-            // A name that nobody knows is not known in a moment, either.
-            Cause::NotReached if failure.message.contains("cannot connect") => again,
-            Cause::Lost if is_repeatable => again,
-            Cause::NotReached | Cause::Lost | Cause::Stranger | Cause::Other => Verdict::Final,
+        Err(error) => match error.kind {
+            Kind::Passing => again,
+            Kind::NotReached { is_resolved: true } => again,
+            Kind::Lost if is_repeatable => again,
+            // A host name that does not resolve does not resolve a moment later.
+            Kind::NotReached { .. } | Kind::Lost | Kind::Stranger | Kind::Usage | Kind::Answered { .. } => {
+                Verdict::Final
+            }
         },
     }
 }
@@ -124,7 +139,7 @@ fn retry_after(answer: &Answer) -> Duration {
 }
 
 /// An `Idempotency-Key` that no other request has.
-pub(crate) fn fresh_key() -> HeaderValue {
+pub fn fresh_key() -> HeaderValue {
     let text = format!("raftkv-{:032x}", rand::random::<u128>());
     // Hexadecimal digits are a valid header.
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("raftkv"))
@@ -139,9 +154,9 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::asked::Asked;
+    use crate::interface::Interface;
 
-    fn answer(status: StatusCode) -> Result<Answer, Failure> {
+    fn answer(status: StatusCode) -> Result<Answer, Error> {
         Ok(Answer { status, headers: HeaderMap::new(), body: Bytes::new() })
     }
 
@@ -156,10 +171,10 @@ mod tests {
             (answer(StatusCode::SERVICE_UNAVAILABLE), again, Verdict::Again(Duration::ZERO)),
             (answer(StatusCode::TOO_MANY_REQUESTS), Verdict::Again(Duration::ZERO), Verdict::Again(Duration::ZERO)),
             (answer(StatusCode::GATEWAY_TIMEOUT), Verdict::Final, Verdict::Again(Duration::ZERO)),
-            (Err(Failure::lost("broke")), Verdict::Final, Verdict::Again(Duration::ZERO)),
-            (Err(Failure::passing("no leader")), Verdict::Again(Duration::ZERO), Verdict::Again(Duration::ZERO)),
-            (Err(Failure::not_reached("a: cannot resolve a")), Verdict::Final, Verdict::Final),
-            (Err(Failure::stranger("a web server")), Verdict::Final, Verdict::Final),
+            (Err(Error::lost("broke")), Verdict::Final, Verdict::Again(Duration::ZERO)),
+            (Err(Error::passing("no leader")), Verdict::Again(Duration::ZERO), Verdict::Again(Duration::ZERO)),
+            (Err(Error::not_reached("a: cannot resolve a", false)), Verdict::Final, Verdict::Final),
+            (Err(Error::stranger("a web server")), Verdict::Final, Verdict::Final),
         ] {
             assert_eq!(verdict(&sent, false), unnamed, "{sent:?}");
             assert_eq!(verdict(&sent, true), repeatable, "{sent:?}");
@@ -194,14 +209,14 @@ mod tests {
     #[tokio::test]
     async fn it_waits_out_an_election_and_not_for_ever() {
         let (address, asked) = serve(&[REFUSED, REFUSED, "", DONE]).await;
-        let client = Client::new(Asked::Api, address.parse().expect("address"), Duration::from_secs(5));
-        let answer = Patience::of(Duration::from_secs(20)).send(&client, &get()).await.expect("in the end");
+        let client = Transport::new(Interface::Api, address.parse().expect("address"), Duration::from_secs(5));
+        let answer = Retry::within(Duration::from_secs(20)).send(&client, &get(), |_| {}).await.expect("in the end");
         assert_eq!((answer.body.as_ref(), asked.load(Ordering::SeqCst)), (b"hi".as_ref(), 4));
 
         let (address, asked) = serve(&[REFUSED]).await;
-        let client = Client::new(Asked::Api, address.parse().expect("address"), Duration::from_secs(5));
+        let client = Transport::new(Interface::Api, address.parse().expect("address"), Duration::from_secs(5));
         let begin = Instant::now();
-        let failure = Patience::of(Duration::from_millis(500)).send(&client, &get()).await.expect_err("never");
+        let failure = Retry::within(Duration::from_millis(500)).send(&client, &get(), |_| {}).await.expect_err("never");
         assert!(begin.elapsed() < Duration::from_secs(5) && failure.message.contains("unavailable"), "{failure:?}");
         assert!(asked.load(Ordering::SeqCst) > 2);
     }
@@ -211,8 +226,8 @@ mod tests {
         const TOO_LONG: &str = "HTTP/1.1 400 Bad Request\r\ncontent-length: 41\r\nraftkv-node: a\r\nconnection: close\r\n\r\n\
                                 {\"code\":\"invalid_parameter\",\"limit\":1000}";
         let (address, asked) = serve(&[TOO_LONG, DONE]).await;
-        let client = Client::new(Asked::Api, address.parse().expect("address"), Duration::from_secs(5));
-        let answer = Patience::of(Duration::from_secs(20)).send(&client, &get()).await.expect("granted");
+        let client = Transport::new(Interface::Api, address.parse().expect("address"), Duration::from_secs(5));
+        let answer = Retry::within(Duration::from_secs(20)).send(&client, &get(), |_| {}).await.expect("granted");
         assert_eq!((answer.body.as_ref(), asked.load(Ordering::SeqCst)), (b"hi".as_ref(), 2));
 
         // The deadline is not what the server does not like.
@@ -232,7 +247,8 @@ mod tests {
     #[tokio::test]
     async fn who_starts_in_the_meantime_is_found() {
         let address = std::net::TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("address");
-        let client = Client::new(Asked::Api, address.to_string().parse().expect("address"), Duration::from_secs(5));
+        let client =
+            Transport::new(Interface::Api, address.to_string().parse().expect("address"), Duration::from_secs(5));
         let late = tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(200)).await;
             let listener = tokio::net::TcpListener::bind(address).await.expect("bind");
@@ -240,7 +256,8 @@ mod tests {
             let _ = stream.read(&mut [0; 1024]).await;
             stream.write_all(DONE.as_bytes()).await.expect("answered");
         });
-        let answer = Patience::of(Duration::from_secs(20)).send(&client, &get()).await.expect("it has started");
+        let answer =
+            Retry::within(Duration::from_secs(20)).send(&client, &get(), |_| {}).await.expect("it has started");
         assert_eq!(answer.body.as_ref(), b"hi");
         late.await.expect("served");
     }

@@ -1,0 +1,108 @@
+//! [`Answer`]: an HTTP answer of RaftKV, and the reason if it is a failure.
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use hyper::header::HeaderMap;
+use serde::Deserialize;
+
+use crate::error::{Error, Kind};
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// The revision named by the `ETag`.
+    pub fn revision(&self) -> Option<u64> {
+        let tag = self.headers.get(hyper::header::ETAG)?.to_str().ok()?;
+        tag.trim_start_matches("W/").trim_matches('"').parse().ok()
+    }
+
+    /// What programs tell problems apart by; every problem of ours has one.
+    pub fn code(&self) -> Option<String> {
+        let is_error = self.status.is_client_error() || self.status.is_server_error();
+        is_error.then(|| Problem::of(self).code).flatten()
+    }
+
+    /// The limit that was exceeded, where the problem names it.
+    pub fn limit(&self) -> Option<u64> {
+        Problem::of(self).limit
+    }
+
+    /// The reason of an answer that is no success.
+    pub fn error(&self) -> Error {
+        let problem = Problem::of(self);
+        let said = problem.detail.or(problem.error).or(problem.message).or(problem.title);
+        let said = said.unwrap_or_else(|| String::from_utf8_lossy(&self.body).trim().to_owned());
+        let mut message =
+            if said.is_empty() { self.status.to_string() } else { format!("{}: {said}", self.status.as_u16()) };
+        let is_unknown = problem.outcome.as_deref() == Some("unknown");
+        // Said once: by the server's words, else by ours; the code would say it a third time.
+        let says_so = said.contains("outcome") && said.contains("unknown");
+        if let Some(code) = problem.code.filter(|code| !(says_so && code.contains("unknown"))) {
+            message.push_str(&format!(" ({code})"));
+        }
+        if is_unknown && !says_so {
+            message.push_str("; the outcome is unknown: it may have been applied, or may still be");
+        }
+        Error { kind: Kind::Answered { status: self.status }, message }
+    }
+}
+
+/// RFC 9457 problem details, and the bodies of the management API. All of it optional.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Problem {
+    title: Option<String>,
+    detail: Option<String>,
+    code: Option<String>,
+    outcome: Option<String>,
+    error: Option<String>,
+    message: Option<String>,
+    limit: Option<u64>,
+}
+
+impl Problem {
+    fn of(answer: &Answer) -> Self {
+        serde_json::from_slice(&answer.body).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problems_become_messages() {
+        let answer = |status, body: &'static str| Answer {
+            status,
+            headers: HeaderMap::new(),
+            body: Bytes::from_static(body.as_bytes()),
+        };
+        let refused =
+            answer(StatusCode::PRECONDITION_FAILED, r#"{"detail":"revision is 7","code":"precondition_failed"}"#);
+        let error = refused.error();
+        assert_eq!(error.message, "412: revision is 7 (precondition_failed)");
+        assert!(!error.is_temporary());
+
+        let lost = answer(StatusCode::GATEWAY_TIMEOUT, r#"{"title":"Timeout","outcome":"unknown"}"#).error();
+        assert!(lost.is_temporary());
+        assert_eq!(lost.message.matches("unknown").count(), 1, "{}", lost.message);
+        for told in [
+            r#"{"detail":"the outcome is unknown: the connection broke","code":"outcome_unknown","outcome":"unknown"}"#,
+            r#"{"detail":"outcome unknown: the connection broke","code":"unknown"}"#,
+        ] {
+            let told = answer(StatusCode::GATEWAY_TIMEOUT, told).error();
+            assert_eq!(told.message.matches("unknown").count(), 1, "{}", told.message);
+        }
+
+        assert_eq!(answer(StatusCode::BAD_REQUEST, "plain text").error().message, "400: plain text");
+    }
+}
