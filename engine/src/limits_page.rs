@@ -90,6 +90,6 @@ fn the_page_has_the_bounds_of_what_is_admitted() {
         ("outcomes", count(usize::try_from(idempotency).unwrap())),
         ("expired records of an entry", count(sweep)),
     ];
-    let sources = [include_str!("group/propose.rs"), include_str!("../../sidecar/src/proposals.rs")];
+    let sources = [include_str!("group/propose.rs"), include_str!("../../sidecar/src/lead/proposals.rs")];
     check("Admission to the log", &limits, &sources);
 }

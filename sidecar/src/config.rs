@@ -12,7 +12,7 @@ use raftkv_runtime::settings::{
 };
 use raftkv_runtime::telemetry::LogFormat;
 
-use crate::timing::Timing;
+use crate::raft::timing::Timing;
 
 /// Where both processes of a node keep what must survive.
 const DEFAULT_DATA_DIR: &str = "/var/lib/raftkv";

@@ -1,52 +1,30 @@
 //! The consensus process of a RaftKV node: Raft (openraft) over a write-ahead log, driving a state machine behind gRPC.
+//!
+//! The modules are floors. A module imports from floors below only; `xtask tidy` checks the imports. From top to bottom:
+//!
+//! | floor | contents |
+//! | --- | --- |
+//! | [`run`], [`config`] | the assembly of the process, and the settings of the operator |
+//! | [`serve`] | the gRPC services for the engine and for peers, the management API, the status |
+//! | [`life`] | the way into a cluster and out of it: bootstrap, registration, joining, removal, reseed, kill |
+//! | [`lead`] | elections and leadership, membership changes, proposals, read barriers, compaction |
+//! | [`node`] | the node and its group as all floors above see them, with identity, elections, metrics and twins |
+//! | [`propose`] | the combiner of proposals and the leader lease |
+//! | [`engine`] | the client of the engine, and the state machine over it |
+//! | [`peers`] | connections to other members: the client of openraft, forwarding, the management client |
+//! | [`raft`] | types, wire format, log store, lease keeper, acknowledgements, progress, timing |
+//! | [`wal`] | the write-ahead log |
 
-pub mod ballot;
-pub mod barrier;
-pub mod bootstrap;
-mod candidacy;
-mod chunk;
-pub mod combiner;
-pub mod compaction;
 pub mod config;
-pub mod consensus_service;
-pub mod disk;
-pub mod engine_client;
-mod feeder;
-pub mod forward;
-pub mod group_clock;
-pub mod handover;
-pub mod identity;
-pub mod inbound;
-pub mod kill;
-pub mod leadership;
-pub mod lease;
+pub mod engine;
+pub mod lead;
 pub mod life;
-pub mod lifecycle;
 #[cfg(test)]
 mod limits_page;
-pub mod log_store;
-pub mod management;
-pub mod membership;
-mod narrator;
-pub mod network;
 pub mod node;
-pub mod outlook;
-pub mod peer_service;
-pub mod progress;
-pub mod promise;
-pub mod proposals;
-mod raft_config;
-pub mod registration;
-pub mod removal;
-pub mod reseed;
+pub mod peers;
+pub mod propose;
+pub mod raft;
 pub mod run;
-pub mod standing;
-pub mod standstill;
-pub mod state_machine;
-pub mod status;
-pub mod timing;
-pub mod twin;
-pub mod types;
-pub mod versions;
+pub mod serve;
 pub mod wal;
-pub mod wire;

@@ -4,10 +4,13 @@ use raftkv_proto::MAX_MESSAGE_BYTES;
 use raftkv_runtime::deadlines;
 use raftkv_runtime::limits_page::{Part, bytes, count, time};
 
-use crate::ballot::{MAX_LED_TERM_STEP, MAX_TERM_STEP};
-use crate::network::PEER_SILENCE;
+use crate::engine::disk;
+use crate::lead::{barrier, membership, proposals};
+use crate::peers::{self, inbound};
+use crate::propose::combiner;
+use crate::raft::ballot::{MAX_LED_TERM_STEP, MAX_TERM_STEP};
 use crate::run::PEER_CONNECTIONS;
-use crate::{barrier, combiner, disk, inbound, management, membership, network, peer_service, proposals};
+use crate::serve::{management, peer_service};
 
 const PAGE: &str = include_str!("../../docs/reference/limits.md");
 
@@ -24,13 +27,13 @@ fn the_page_has_the_limits_of_the_raft_port() {
         ("questions that wait at the leader", count(barrier::QUEUE)),
         ("longest wait", time(proposals::LONGEST_TIMEOUT)),
         ("senders that are remembered", count(inbound::MAX_SENDERS)),
-        ("silence of a peer", time(PEER_SILENCE)),
+        ("silence of a peer", time(peers::PEER_SILENCE)),
         ("term of a candidate", format!("own + {}", power(MAX_TERM_STEP))),
         ("term of a leader", format!("own + {}", power(MAX_LED_TERM_STEP))),
         ("snapshot: its description", time(peer_service::SNAPSHOT_BEGIN_TIMEOUT)),
         ("snapshot: to hear of its leader", time(peer_service::SNAPSHOT_VOTE_TIMEOUT)),
         ("snapshot: each part", time(peer_service::SNAPSHOT_PART_TIMEOUT)),
-        ("snapshot: to take the turn of an earlier one", time(network::TAKE_OVER_PATIENCE)),
+        ("snapshot: to take the turn of an earlier one", time(peers::TAKE_OVER_PATIENCE)),
         ("snapshot: free space", format!("1/{} of the planned reserve", disk::SNAPSHOT_LEAST_DIVISOR)),
         ("address of a new member", bytes(membership::MAX_ADDRESS_BYTES)),
         ("dialling a new member", time(membership::DIAL_DEADLINE)),
@@ -39,8 +42,8 @@ fn the_page_has_the_limits_of_the_raft_port() {
     assert_eq!(part.differences(&limits), [""; 0]);
     let sources = [
         include_str!("../../crates/runtime/src/grpc/gate.rs"),
-        include_str!("combiner.rs"),
-        include_str!("peer_service.rs"),
+        include_str!("propose/combiner.rs"),
+        include_str!("serve/peer_service.rs"),
     ];
     assert_eq!(part.unknown_metrics(&sources), [""; 0]);
 }
@@ -55,6 +58,6 @@ fn the_page_has_the_limits_of_the_management_port() {
     ]);
     let part = Part::of(PAGE, "Management port");
     assert_eq!(part.differences(&limits), [""; 0]);
-    let sources = [include_str!("management/server.rs"), include_str!("management/browsers.rs")];
+    let sources = [include_str!("serve/management/server.rs"), include_str!("serve/management/browsers.rs")];
     assert_eq!(part.unknown_metrics(&sources), [""; 0]);
 }

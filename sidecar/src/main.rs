@@ -6,10 +6,10 @@ use raftkv_runtime::{
     directory, exit, file_limit, metrics, panic, published, shutdown::Shutdown, telemetry, variables, wipe, workers,
 };
 use raftkv_sidecar::config::{Args, Config};
-use raftkv_sidecar::identity::IdentityError;
-use raftkv_sidecar::lifecycle::StartError;
-use raftkv_sidecar::management::MOST_CONNECTIONS;
+use raftkv_sidecar::life::lifecycle::StartError;
+use raftkv_sidecar::node::identity::IdentityError;
 use raftkv_sidecar::run::{Listeners, PEER_CONNECTIONS, RunError, run};
+use raftkv_sidecar::serve::management::MOST_CONNECTIONS;
 use raftkv_sidecar::wal::WalError;
 
 /// Raft is one task after the other; more threads only help where many peers and engines talk at once.

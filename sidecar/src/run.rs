@@ -17,31 +17,32 @@ use raftkv_runtime::wipe::{self, Part};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::barrier::ReadBarriers;
-use crate::compaction::{self, Limits};
 use crate::config::Config;
-use crate::consensus_service::ConsensusService;
-use crate::disk::Disk;
-use crate::engine_client::EngineClient;
-use crate::group_clock;
-use crate::identity::{Identity, IdentityError, IdentityStore, LOG_DIR};
-use crate::kill::{Ending, Killer};
-use crate::leadership::Leadership;
-use crate::lifecycle::{Lifecycle, StartError};
-use crate::log_store::LogStore;
-use crate::management::{self, Management, ManagementClient};
-use crate::membership::Membership;
-use crate::network::PEER_SILENCE;
+use crate::engine::client::EngineClient;
+use crate::engine::disk::Disk;
+use crate::lead::barrier::ReadBarriers;
+use crate::lead::clock;
+use crate::lead::compaction::{self, Limits};
+use crate::lead::leadership::Leadership;
+use crate::lead::membership::Membership;
+use crate::lead::outlook;
+use crate::lead::proposals::Proposals;
+use crate::lead::versions;
+use crate::life::kill::{Ending, Killer};
+use crate::life::lifecycle::{Lifecycle, StartError, Wishes};
+use crate::life::registration::{Registrar, Registration};
+use crate::life::removal;
+use crate::life::reseed::Reseed;
 use crate::node::Node;
-use crate::outlook;
-use crate::peer_service::PeerService;
-use crate::proposals::Proposals;
-use crate::registration::{Registrar, Registration};
-use crate::removal;
-use crate::reseed::Reseed;
-use crate::status::VERSION;
-use crate::types::TypeConfig;
-use crate::versions;
+use crate::node::identity::{Identity, IdentityError, IdentityStore, LOG_DIR};
+use crate::peers::PEER_SILENCE;
+use crate::peers::management::ManagementClient;
+use crate::raft::log_store::LogStore;
+use crate::raft::types::TypeConfig;
+use crate::serve::consensus_service::ConsensusService;
+use crate::serve::management::{self, Management};
+use crate::serve::peer_service::PeerService;
+use crate::serve::status::VERSION;
 use crate::wal::{WalError, WalOptions};
 
 /// This part of the reserve is left to the engine before large entries are logged.
@@ -181,7 +182,14 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
     let node = Node::new(identity, engine);
     let leadership = Leadership::new(node.clone(), client.clone());
     let membership = Arc::new(Membership::new(node.clone(), leadership.clone(), client.clone()));
-    let lifecycle = Arc::new(Lifecycle::new(node.clone(), store, client.clone(), registrar, &config));
+    let wishes = Wishes {
+        bootstrap: config.bootstrap,
+        join: config.join.clone(),
+        dir: config.dir.clone(),
+        timing: config.timing,
+        read_lease: config.read_lease,
+    };
+    let lifecycle = Arc::new(Lifecycle::new(node.clone(), store, client.clone(), registrar, wishes));
     let killer = Killer::new(node.clone(), membership.clone(), config.data_dir(), &config.dir);
     let barriers = ReadBarriers::new(node.clone());
     let space = Space::of(&config.dir).map_err(|source| RunError::Disk { dir: config.dir.clone(), source })?;
@@ -243,7 +251,7 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
     });
     tasks.spawn(ended(leadership.clone().watch(working.clone())));
     tasks.spawn(ended(outlook::watch(node.clone(), working.clone())));
-    tasks.spawn(ended(group_clock::run(node.clone(), working.clone())));
+    tasks.spawn(ended(clock::run(node.clone(), working.clone())));
     tasks.spawn(ended(versions::watch(node.clone(), working.clone())));
     let reserve = disk.reserve;
     tasks.spawn(ended(disk.clone().watch(node.engine.clone(), working.clone())));

@@ -7,7 +7,7 @@ use futures::{StreamExt, TryStreamExt};
 use raftkv_proto::state_machine::SnapshotChunk;
 use raftkv_proto::state_machine::snapshot_chunk::Kind;
 use raftkv_runtime::grpc::Endpoint;
-use raftkv_sidecar::engine_client::EngineClient;
+use raftkv_sidecar::engine::client::EngineClient;
 use raftkv_tests::{BulkLoad, Cluster, Load, Process, Seed, Weather, binary, eventually_within, figure};
 use rand::RngExt;
 

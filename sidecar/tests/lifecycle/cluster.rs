@@ -11,10 +11,9 @@ use raftkv_runtime::grpc::{self, Endpoint, Listener};
 use raftkv_runtime::shutdown::Shutdown;
 use raftkv_runtime::telemetry::LogFormat;
 use raftkv_sidecar::config::Config;
-use raftkv_sidecar::management::{Changed, ManagementClient};
+use raftkv_sidecar::peers::management::{Changed, ManagementClient, StatusDocument};
+use raftkv_sidecar::raft::timing::Timing;
 use raftkv_sidecar::run::{Listeners, RunError, run};
-use raftkv_sidecar::status::StatusDocument;
-use raftkv_sidecar::timing::Timing;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 

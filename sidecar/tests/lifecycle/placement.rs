@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use raftkv_sidecar::registration::Registration;
+use raftkv_sidecar::life::registration::Registration;
 
 use crate::cluster::{TestNode, eventually, settled};
 use crate::{stop_all, write};

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use openraft::EntryPayload;
 use openraft::storage::RaftStateMachine;
 use raftkv_runtime::grpc::Endpoint;
-use raftkv_sidecar::engine_client::EngineClient;
-use raftkv_sidecar::log_store::LogStore;
-use raftkv_sidecar::network::SnapshotData;
-use raftkv_sidecar::state_machine::RemoteStateMachine;
-use raftkv_sidecar::types::{Command, Entry, LeaderId, LogId, SnapshotMeta, StoredMembership};
+use raftkv_sidecar::engine::client::EngineClient;
+use raftkv_sidecar::engine::state_machine::RemoteStateMachine;
+use raftkv_sidecar::peers::SnapshotData;
+use raftkv_sidecar::raft::log_store::LogStore;
+use raftkv_sidecar::raft::types::{Command, Entry, LeaderId, LogId, SnapshotMeta, StoredMembership};
 use raftkv_sidecar::wal::{Entry as WalEntry, Leader, Position as WalPosition, WalOptions};
 use tempfile::TempDir;
 

@@ -8,8 +8,8 @@ use openraft::storage::{EntryResponder, IOFlushed, RaftLogStorage, RaftStateMach
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::type_config::TypeConfigExt;
 use openraft::{EntryPayload, OptionalSend, RaftLogReader, RaftSnapshotBuilder, Snapshot};
-use raftkv_sidecar::log_store::LogStore;
-use raftkv_sidecar::types::{
+use raftkv_sidecar::raft::log_store::LogStore;
+use raftkv_sidecar::raft::types::{
     Answer, Command, Entry, LeaderId, LogId, Member, Membership, SnapshotMeta, StoredMembership, TypeConfig, Vote,
 };
 use raftkv_sidecar::wal::WalOptions;
