@@ -297,7 +297,7 @@ fn found(answer: Answer, key: &str) -> Result<Answer, Failure> {
 
 fn done(answer: &Answer, format: Format, say: impl Fn(&Outcome) -> String) -> Result<(), Failure> {
     if !answer.status.is_success() {
-        return Err(Failure::of(&answer));
+        return Err(Failure::of(answer));
     }
     match format {
         Format::Json => output::line(String::from_utf8_lossy(&answer.body)),

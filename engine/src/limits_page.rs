@@ -58,7 +58,7 @@ fn the_page_has_the_limits_of_requests_under_way() {
         ("bytes of writes that wait", bytes(MAX_WAITING_BYTES)),
         ("system commands that wait", count(MAX_WAITING_SYSTEM_COMMANDS)),
     ];
-    let sources = [include_str!("barrier/mod.rs"), include_str!("../../router/src/group/reader.rs")];
+    let sources = [include_str!("barrier/mod.rs"), include_str!("../../router/src/data/group/reader.rs")];
     let part = Part::of(PAGE, "Reads and writes under way");
     assert_eq!(part.differences(&limits), [""; 0]);
     // The names of the writers' metrics begin with that of the process.

@@ -8,7 +8,7 @@ use raftkv_runtime::guard::HostName;
 use raftkv_runtime::settings::{check_name, host_name, log_format, parsed, tcp, text};
 use raftkv_runtime::telemetry::LogFormat;
 
-use crate::cluster::Hold;
+use crate::control::act::hold::Hold;
 
 /// The id of a router that nobody named, on a machine without a host name.
 const DEFAULT_ROUTER_ID: &str = "router1";

@@ -1,21 +1,15 @@
 //! The shard router process: one HTTP front door over several groups.
 //!
-//! It keeps nothing that must survive, so any number of routers may run. Two halves share a process:
+//! A router keeps no durable state, so any number of routers may run. Two halves share a process:
 //!
-//! - The **data plane** serves clients. A [`map`] says which group owns which slot; [`group`] speaks to one group over the
-//!   nodes that it has at the moment, [`groups`] keeps one such client for each group of the map, and [`backend`] puts
-//!   them together behind the HTTP surfaces.
-//! - The **control plane**, [`cluster`], keeps the document that the map comes from and moves slots between groups;
-//!   [`admin`] is its HTTP interface.
+//! - the **data plane**, [`data`], carries the requests of clients to the groups that own the keys;
+//! - the **control plane**, [`control`], keeps the cluster document and moves slots between groups. It uses the data plane's clients of groups;
+//!   the data plane does not depend on the control plane.
 
 // A test that unwraps says where it failed.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-pub mod admin;
-pub mod backend;
-pub mod cluster;
 pub mod config;
-pub mod group;
-pub mod groups;
-pub mod map;
+pub mod control;
+pub mod data;
 pub mod run;

@@ -11,11 +11,12 @@ use raftkv_runtime::shutdown::Shutdown;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::backend::ShardedBackend;
-use crate::cluster::{ClusterConfig, ControlPlane};
 use crate::config::Config;
-use crate::groups::Groups;
-use crate::map::MapWatch;
+use crate::control::plane::ClusterConfig;
+use crate::control::plane::ControlPlane;
+use crate::data::backend::ShardedBackend;
+use crate::data::groups::Groups;
+use crate::data::map::MapWatch;
 
 /// To reach a node's management interface that is there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -100,7 +101,7 @@ async fn run_here(config: Config, listener: TcpListener, shutdown: Shutdown) -> 
     tasks.extend([groups_task, holds_task, tokio::spawn(announce_ready(maps, parts_stop.clone()))]);
 
     let front = Front::new(backend, config.door.api_config(), |routes| {
-        crate::admin::described(routes.merge(crate::admin::router(plane)))
+        crate::control::http::described(routes.merge(crate::control::http::router(plane)))
     });
     let stop = shutdown.clone();
     let limits = config.door.http_limits([config.router_id.as_str()]);

@@ -16,12 +16,12 @@ use raftkv_proto::group::{
     DescribeRequest, Description, ExportPage, ExportRequest, GetSystemKeyRequest, ListRequest, ListResponse, Member,
     ReadRequest, ReadResponse, SystemKey,
 };
-use raftkv_router::cluster::ClusterState;
-use raftkv_router::cluster::records::{OperationKind, OperationState};
-use raftkv_router::cluster::rejected::RejectedCode;
-use raftkv_router::cluster::store::{ClusterStore, StoreError};
-use raftkv_router::group::GroupClient;
-use raftkv_router::map::MapWatch;
+use raftkv_router::control::document::records::{OperationKind, OperationState};
+use raftkv_router::control::document::rejected::RejectedCode;
+use raftkv_router::control::document::state::ClusterState;
+use raftkv_router::control::document::store::{ClusterStore, StoreError};
+use raftkv_router::data::group::GroupClient;
+use raftkv_router::data::map::MapWatch;
 use raftkv_runtime::shutdown::Shutdown;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};

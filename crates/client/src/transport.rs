@@ -233,7 +233,7 @@ mod tests {
         // What answered first counts, whatever stands behind the addresses after it.
         for others in [format!("{nobody},{waiting}"), format!("{waiting},{nobody}"), format!("{waiting},{foreign}")] {
             let failure = client(Interface::Api, others).get("/").await.expect_err("none serves");
-            assert_eq!(failure.is_temporary(), true);
+            assert!(failure.is_temporary());
             assert!(failure.message.contains("no leader (unavailable)"), "{}", failure.message);
         }
         // Another router may be one of another store.

@@ -134,7 +134,7 @@ fn the_metrics_of_the_page_are_those_of_the_code() {
         include_str!("room.rs"),
         include_str!("server.rs"),
         include_str!("watch.rs"),
-        include_str!("../../../router/src/backend/holds.rs"),
+        include_str!("../../../router/src/data/backend/holds.rs"),
     ];
     assert_eq!(Part::of(PAGE, HEADING).unknown_metrics(&sources), [""; 0]);
 }
