@@ -3,9 +3,8 @@
 use axum::http::Request;
 use raftkv_runtime::guard::{self, Hosts, Takes};
 
-use crate::compat::keva;
-use crate::native::key;
 use crate::problem::Problem;
+use crate::routes::{KEVA_KEY, KEY};
 
 /// Refuses requests of browsers that pages of other sites may have caused, before anything of them is done.
 ///
@@ -23,7 +22,7 @@ pub(crate) fn check<B>(request: &Request<B>, hosts: &Hosts) -> Result<(), Proble
 
 /// What the route at this path does with bodies.
 fn takes(path: &str) -> Takes {
-    match path.starts_with(key::PREFIX) || path.starts_with(keva::PREFIX) {
+    match path.starts_with(KEY) || path.starts_with(KEVA_KEY) {
         true => Takes::Values,
         false => Takes::Requests,
     }
@@ -34,7 +33,7 @@ mod tests {
     use axum::http::Method;
 
     use super::*;
-    use crate::surface::Surface;
+    use crate::routes::Route;
 
     fn post(path: &str, host: &str, media_type: &str) -> Result<(), Problem> {
         let request = Request::builder().method(Method::POST).uri(path).header("host", host).header("cookie", "a=b");
@@ -77,7 +76,7 @@ mod tests {
             ("/put", "application/json"),
         ] {
             let problem = post(path, "rebound.example", "application/json").unwrap_err();
-            let response = Surface::of(path).render(problem);
+            let response = Route::surface_of(path).render(problem);
             assert_eq!(response.status(), 403, "{path}");
             assert_eq!(response.headers()["content-type"], media_type, "{path}");
         }

@@ -24,7 +24,7 @@ use crate::body::read_body;
 use crate::front::Front;
 use crate::problem::Problem;
 use crate::reply::{IDEMPOTENCY_KEY, TRUE};
-use crate::surface::Surface;
+use crate::routes::{Route, Span};
 
 /// On a request that was passed on once: it is not passed on again.
 const FORWARDED: HeaderName = HeaderName::from_static("raftkv-forwarded");
@@ -95,7 +95,7 @@ impl Elsewhere {
 
     /// What a request may need of other groups, where there are any.
     fn span(&self, request: &Request) -> Span {
-        match Span::of(request.uri().path()) {
+        match Route::of(request.uri().path()).map_or(Span::Node, |route| route.span) {
             Span::Node => Span::Node,
             _ if !(self.is_part)() || request.headers().contains_key(FORWARDED) => Span::Node,
             span => span,
@@ -139,31 +139,9 @@ impl fmt::Debug for Elsewhere {
     }
 }
 
-/// What a request may need of other groups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Span {
-    /// Nothing: it is about this node.
-    Node,
-    /// Its key may be theirs.
-    Key,
-    /// Its keys may be in several groups.
-    Keys,
-}
-
-impl Span {
-    fn of(path: &str) -> Self {
-        match path {
-            "/v1/kv" | "/v1/batch" => Self::Keys,
-            "/insert-val" | "/get-val" | "/put" | "/get" | "/delete" | "/store" => Self::Key,
-            _ if ["/v1/kv/", "/v1/storage/key/", "/store/"].iter().any(|prefix| path.starts_with(prefix)) => Self::Key,
-            _ => Self::Node,
-        }
-    }
-}
-
 async fn pass(elsewhere: Arc<Elsewhere>, span: Span, request: Request, front: Front) -> Response {
     let (parts, body) = request.into_parts();
-    let surface = Surface::of(parts.uri.path());
+    let surface = Route::surface_of(parts.uri.path());
     let body = match read_body(body).await {
         Ok(body) => body,
         Err(problem) => return surface.render(problem),
@@ -199,7 +177,7 @@ fn remove_of_connection(headers: &mut HeaderMap<HeaderValue>) {
 /// The request was sent and its answer did not come.
 fn broken(parts: &Parts, detail: String) -> Problem {
     let path = parts.uri.path();
-    if Surface::of(path).only_reads(&parts.method, path) {
+    if Route::only_reads(&parts.method, path) {
         return BackendError::Unavailable(detail).into();
     }
     let has_key = parts.headers.contains_key(IDEMPOTENCY_KEY);
@@ -219,27 +197,6 @@ fn with_causes(error: &dyn Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_what_may_be_of_other_groups_is_passed_on() {
-        for (path, span) in [
-            ("/v1/kv", Span::Keys),
-            ("/v1/batch", Span::Keys),
-            ("/v1/kv/a/b", Span::Key),
-            ("/insert-val", Span::Key),
-            ("/get-val", Span::Key),
-            ("/v1/storage/key/x", Span::Key),
-            ("/store", Span::Key),
-            ("/store/x", Span::Key),
-            ("/get", Span::Key),
-            ("/raft/stats", Span::Node),
-            ("/readyz", Span::Node),
-            ("/metrics", Span::Node),
-            ("/v1/kvx", Span::Node),
-        ] {
-            assert_eq!(Span::of(path), span, "{path}");
-        }
-    }
 
     #[test]
     fn a_bad_address_is_refused() {

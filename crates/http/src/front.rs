@@ -7,6 +7,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::Request;
 use axum::response::Response;
+use axum::routing::MethodRouter;
 use raftkv_backend::Backend;
 use tower::Service;
 
@@ -14,6 +15,7 @@ use crate::app::App;
 use crate::compat::arima::{self, RaftStats};
 use crate::compat::{keva, raftkv, ravel};
 use crate::native::{batch, key, list};
+use crate::routes::{Handler, PATHS, Route};
 use crate::surface::Surface;
 use crate::{ApiConfig, operations};
 
@@ -38,16 +40,12 @@ impl Front {
         let others = Self::from(more(routes(&app)));
         Self::answering(move |request| {
             let app = Arc::clone(&app);
-            let path = request.uri().path();
             // A path that ends where the key should begin has an empty key, which is answered as such.
-            if path.starts_with(key::PREFIX) {
-                Box::pin(app.answer(Surface::Native, key::handle, request))
-            } else if path.starts_with(keva::PREFIX) {
-                Box::pin(app.answer(Surface::Keva, keva::handle, request))
-            } else if path.starts_with(arima::PREFIX) {
-                Box::pin(app.answer(Surface::Arima, arima::handle, request))
-            } else {
-                others.answer(request)
+            let Some(route) = Route::of_key(request.uri().path()) else { return others.answer(request) };
+            match route.handler {
+                Handler::KevaKey => Box::pin(app.answer(route.surface, keva::handle, request)),
+                Handler::ArimaKey => Box::pin(app.answer(route.surface, arima::handle, request)),
+                _ => Box::pin(app.answer(route.surface, key::handle, request)),
             }
         })
     }
@@ -79,25 +77,32 @@ impl fmt::Debug for Front {
     }
 }
 
-/// Which path leads to which handler, but for paths that end in a key.
+/// The routes of all paths that do not end in a key.
 fn routes<B: Backend + RaftStats>(app: &Arc<App<B>>) -> Router {
-    let native = Surface::Native;
-    Router::new()
-        .route("/v1/kv", app.endpoint(native, list::handle))
-        .route("/v1/batch", app.endpoint(native, batch::handle))
-        .route("/insert-val", app.endpoint(Surface::RaftKv, raftkv::insert))
-        .route("/get-val", app.endpoint(Surface::RaftKv, raftkv::get))
-        .route("/store", app.endpoint(Surface::Arima, arima::store))
-        .route("/raft/join", app.endpoint(Surface::Arima, arima::join))
-        .route("/raft/remove", app.endpoint(Surface::Arima, arima::remove))
-        .route("/raft/stats", app.endpoint(Surface::Arima, arima::stats))
-        .route("/put", app.endpoint(Surface::Ravel, ravel::put))
-        .route("/get", app.endpoint(Surface::Ravel, ravel::get))
-        .route("/delete", app.endpoint(Surface::Ravel, ravel::delete))
-        .route("/healthz", app.endpoint(Surface::Operations, operations::healthz))
-        .route("/livez", app.endpoint(Surface::Operations, operations::healthz))
-        .route("/readyz", app.endpoint(Surface::Operations, operations::readyz))
-        .route("/metrics", app.endpoint(Surface::Operations, operations::metrics))
-        .route("/openapi.json", app.endpoint(Surface::Operations, operations::openapi))
-        .fallback_service(app.endpoint(native, operations::unknown))
+    let routes = PATHS.iter().fold(Router::new(), |routes, route| routes.route(route.path, endpoint(app, route)));
+    routes.fallback_service(app.endpoint(Surface::Native, operations::unknown))
+}
+
+fn endpoint<B: Backend + RaftStats>(app: &Arc<App<B>>, route: &Route) -> MethodRouter {
+    let surface = route.surface;
+    match route.handler {
+        Handler::Key => app.endpoint(surface, key::handle),
+        Handler::KevaKey => app.endpoint(surface, keva::handle),
+        Handler::ArimaKey => app.endpoint(surface, arima::handle),
+        Handler::List => app.endpoint(surface, list::handle),
+        Handler::Batch => app.endpoint(surface, batch::handle),
+        Handler::RaftKvInsert => app.endpoint(surface, raftkv::insert),
+        Handler::RaftKvGet => app.endpoint(surface, raftkv::get),
+        Handler::ArimaStore => app.endpoint(surface, arima::store),
+        Handler::ArimaJoin => app.endpoint(surface, arima::join),
+        Handler::ArimaRemove => app.endpoint(surface, arima::remove),
+        Handler::ArimaStats => app.endpoint(surface, arima::stats),
+        Handler::RavelPut => app.endpoint(surface, ravel::put),
+        Handler::RavelGet => app.endpoint(surface, ravel::get),
+        Handler::RavelDelete => app.endpoint(surface, ravel::delete),
+        Handler::Health => app.endpoint(surface, operations::healthz),
+        Handler::Ready => app.endpoint(surface, operations::readyz),
+        Handler::Metrics => app.endpoint(surface, operations::metrics),
+        Handler::OpenApi => app.endpoint(surface, operations::openapi),
+    }
 }

@@ -40,6 +40,7 @@ mod problem;
 mod query;
 mod reply;
 mod room;
+mod routes;
 mod server;
 mod surface;
 mod watch;

@@ -35,7 +35,8 @@ use crate::pace::BodyLimits;
 use crate::places::{BETWEEN_SCANS, Places};
 use crate::problem::Problem;
 use crate::room::{Rooms, Share};
-use crate::surface::{LIST, Surface};
+use crate::routes::{LIST, Route};
+use crate::surface::Surface;
 use crate::watch::{Told, Watch, Watched};
 
 /// When a shed request may come back: about as long as what is in flight takes.
@@ -275,8 +276,8 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Infallible> {
     let path = request.uri().path();
-    let surface = Surface::of(path);
-    let only_reads = surface.only_reads(request.method(), path);
+    let surface = Route::surface_of(path);
+    let only_reads = Route::only_reads(request.method(), path);
     let _place = match admit(&shared, surface, only_reads, &request) {
         Ok(place) => place,
         Err(problem) => return Ok(surface.render(problem).map(|body| Answer::new(body, None, watch))),

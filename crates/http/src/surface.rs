@@ -1,14 +1,11 @@
 //! [`Surface`]: which of the HTTP interfaces a request speaks, and how that one tells a problem.
 
-use axum::http::{Method, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
 
 use crate::problem::Problem;
 use crate::reply::{TEXT, json, reply};
-
-/// Where lists are.
-pub(crate) const LIST: &str = "/v1/kv";
 
 /// One of the HTTP interfaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,24 +32,6 @@ struct ErrorBody<'a> {
 impl Surface {
     /// How many there are.
     pub(crate) const COUNT: usize = 6;
-
-    /// The surface a path belongs to, for problems met before the request is routed.
-    pub(crate) fn of(path: &str) -> Self {
-        match path {
-            "/insert-val" | "/get-val" => Self::RaftKv,
-            "/put" | "/get" | "/delete" => Self::Ravel,
-            "/healthz" | "/livez" | "/readyz" | "/metrics" | "/openapi.json" => Self::Operations,
-            "/store" => Self::Arima,
-            _ if path.starts_with("/store/") || path.starts_with("/raft/") => Self::Arima,
-            _ if path.starts_with("/v1/storage/") => Self::Keva,
-            _ => Self::Native,
-        }
-    }
-
-    /// Whether a request changes nothing: it can be refused as long as its answer has not begun. Ravel's clients read by POST.
-    pub(crate) fn only_reads(self, method: &Method, path: &str) -> bool {
-        matches!(*method, Method::GET | Method::HEAD) || (self == Self::Ravel && path == "/get")
-    }
 
     /// Its name in metrics.
     pub(crate) fn name(self) -> &'static str {
@@ -84,28 +63,5 @@ fn arima_status(status: StatusCode) -> StatusCode {
     match status.as_u16() {
         400 | 404 | 406 | 409 | 412 | 413 | 415 => StatusCode::UNPROCESSABLE_ENTITY,
         _ => status,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_belongs_to_one_surface() {
-        for (path, surface) in [
-            ("/v1/kv/store/x", Surface::Native),
-            ("/", Surface::Native),
-            ("/storehouse", Surface::Native),
-            ("/insert-val", Surface::RaftKv),
-            ("/v1/storage/key/a", Surface::Keva),
-            ("/store", Surface::Arima),
-            ("/store/a", Surface::Arima),
-            ("/raft/join", Surface::Arima),
-            ("/put", Surface::Ravel),
-            ("/readyz", Surface::Operations),
-        ] {
-            assert_eq!(Surface::of(path), surface, "{path}");
-        }
     }
 }

@@ -19,9 +19,7 @@ use crate::fields::{json_fields, key, malformed, text, value};
 use crate::negotiate::require_json;
 use crate::problem::Problem;
 use crate::reply::{JSON, json, reply};
-
-/// Where the keys are.
-pub(crate) const PREFIX: &str = "/store/";
+use crate::routes::ARIMA_KEY;
 
 /// The figures of `/raft/stats`, which a backend gives beside what every surface needs.
 pub trait RaftStats {
@@ -116,7 +114,7 @@ pub(crate) async fn store<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Body
 
 /// `/store/{key}`.
 pub(crate) async fn handle<B: Backend>(app: Arc<App<B>>, parts: Parts, _body: Body) -> Result<Response, Problem> {
-    let key = app.path_key(&parts, PREFIX);
+    let key = app.path_key(&parts, ARIMA_KEY);
     match parts.method {
         Method::GET | Method::HEAD => fetch_key(&app, &parts, key?).await,
         Method::DELETE => remove_key(&app, &parts, key?).await,

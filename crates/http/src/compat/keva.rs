@@ -16,9 +16,7 @@ use crate::documented::{KevaRead, KevaWrite, Octets};
 use crate::negotiate::{Accept, text_or_binary, value_response};
 use crate::problem::Problem;
 use crate::reply::json;
-
-/// Where the keys are.
-pub(crate) const PREFIX: &str = "/v1/storage/key/";
+use crate::routes::KEVA_KEY;
 
 #[derive(Serialize, utoipa::ToSchema)]
 pub(crate) struct Done {
@@ -30,7 +28,7 @@ const DONE: Done = Done { done: "true" };
 
 /// All methods of the path.
 pub(crate) async fn handle<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Body) -> Result<Response, Problem> {
-    let key = app.path_key(&parts, PREFIX);
+    let key = app.path_key(&parts, KEVA_KEY);
     match parts.method {
         Method::GET | Method::HEAD => get_key(&app, &parts, key?).await,
         Method::POST => post_key(&app, &parts, key?, body).await,

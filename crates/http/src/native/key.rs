@@ -19,9 +19,7 @@ use crate::negotiate::{Accept, value_of_body, value_response};
 use crate::problem::Problem;
 use crate::query::Query;
 use crate::reply::{CONSISTENCY, CREATE_REVISION, REVISION, consistency_name, json, revision};
-
-/// Where the keys are.
-pub(crate) const PREFIX: &str = "/v1/kv/";
+use crate::routes::KEY;
 
 /// What a put did.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -43,7 +41,7 @@ pub(crate) struct DeleteResult {
 
 /// All methods of the path.
 pub(crate) async fn handle<B: Backend>(app: Arc<App<B>>, parts: Parts, body: Body) -> Result<Response, Problem> {
-    let key = app.path_key(&parts, PREFIX);
+    let key = app.path_key(&parts, KEY);
     match parts.method {
         Method::GET => get_value(&app, &parts, key?).await,
         Method::HEAD => head_value(&app, &parts, key?).await,
