@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Programs with planted bugs and failpoints, for tests/tests/planted.rs and tests/tests/failpoints.rs: in target/planted, never
+# Programs with planted bugs and failpoints, for tests/tests/planted.rs and tests/tests/failpoints/mod.rs: in target/planted, never
 # anywhere else.
 #
 # The same target directory and the same features of everything else: only the crates that have them are compiled once more. cargo

@@ -34,6 +34,10 @@ for main in */tests/main.rs crates/*/tests/main.rs; do
         module=$(basename "$file" .rs)
         [ "$module" = main ] || grep --quiet "^mod $module;" "$main" || die "$file is not a part of $main"
     done
+    for folder in "${main%/main.rs}"/*/mod.rs; do
+        module=$(basename "${folder%/mod.rs}")
+        [ ! -e "$folder" ] || grep --quiet "^mod $module;" "$main" || die "$folder is not a part of $main"
+    done
 done
 section "Lints"
 # The profile of the build and of the tests: the dependencies are compiled once for all three.

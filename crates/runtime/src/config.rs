@@ -25,7 +25,7 @@
 //!
 //! let args = <Args as clap::Parser>::parse_from(["example"]);
 //! let file: File = config::load_file(args.config.path())?;
-//! let deadline = config::pick(args.deadline, file.deadline, DEFAULT_DEADLINE);
+//! let deadline = args.deadline.or(file.deadline).unwrap_or(DEFAULT_DEADLINE);
 //! assert_eq!(deadline.to_string(), "5s");
 //! # Ok::<(), config::ConfigError>(())
 //! ```
@@ -115,11 +115,6 @@ fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigError>
     let deserializer = toml::Deserializer::parse(text).map_err(malformed)?;
     let settings = serde_ignored::deserialize(deserializer, |key| keys.push(key.to_string())).map_err(malformed)?;
     if keys.is_empty() { Ok(settings) } else { Err(ConfigError::UnknownKeys { path: path.to_owned(), keys }) }
-}
-
-/// The precedence: the flag (or its environment variable), else the file, else the default.
-pub fn pick<T>(flag: Option<T>, file: Option<T>, default: T) -> T {
-    flag.or(file).unwrap_or(default)
 }
 
 /// A span of time: `5s`, `250ms`, `1m 30s`.
@@ -246,12 +241,5 @@ mod tests {
             assert_eq!(duration.to_string().parse(), Ok(duration));
         }
         assert!("5".parse::<HumanDuration>().is_err(), "a number alone does not say of what");
-    }
-
-    #[test]
-    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
-        assert_eq!(pick(Some(1), Some(2), 3), 1);
-        assert_eq!(pick(None, Some(2), 3), 2);
-        assert_eq!(pick(None, None, 3), 3);
     }
 }

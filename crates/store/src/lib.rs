@@ -34,6 +34,7 @@ mod hashed;
 mod journal;
 mod layout;
 mod levels;
+mod limits;
 mod machine;
 mod memtable;
 mod meta;
@@ -52,7 +53,7 @@ mod types;
 
 pub use error::{ApplyError, Fatal, StoreError};
 pub use handle::{FatalHook, Many, NotServed, Store, StoreOptions, Ticket};
-pub use machine::StateLimits;
+pub use limits::StateLimits;
 pub use read::Verified;
 pub use room::Reclaimed;
 pub use shards::{Export, ExportError, ExportedPage};

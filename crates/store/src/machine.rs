@@ -15,46 +15,13 @@ use raftkv_runtime::planted;
 
 use super::applier::Loaded;
 use super::dues::Dues;
+use super::limits::StateLimits;
 use super::read::time_of;
 use super::record::{self, IdempotencyRecord, SessionRecord, Stored, Trace};
 use super::sessions::Sessions;
 use super::shards::Shards;
 use super::txn::Txn;
 use super::{ApplyEntry, EntryKind, StoreError, layout};
-
-/// How much the replicated state keeps, and how long. The same on every replica of a group, always: a difference is a
-/// difference of state. Set otherwise in tests only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StateLimits {
-    /// A session not used for longer than this, by the replicated clock, is expired.
-    pub session_ms: u64,
-    /// Most sessions; the least recently used goes first.
-    pub sessions: usize,
-    /// Most answers of one session. Its sender says which ones it has, so only a broken one gets here; what is dropped
-    /// then counts as acknowledged.
-    pub answers_per_session: usize,
-    /// The longest an outcome is kept for an `Idempotency-Key`, whatever the request says.
-    pub idempotency_ms: u64,
-    /// Most outcomes kept. From [`STRICT_VERSION`] on a write that needs one more is refused until one has expired; below it the one that
-    /// expires first goes.
-    pub idempotency: u64,
-    /// Most expired values, and most expired outcomes, and most expired sessions removed with one entry: an entry
-    /// stays cheap when a million of them expire at once. Until they are removed they are invisible.
-    pub sweep: usize,
-}
-
-impl Default for StateLimits {
-    fn default() -> Self {
-        Self {
-            session_ms: 60 * 60 * 1000,
-            sessions: 10_000,
-            answers_per_session: 1_024,
-            idempotency_ms: 7 * 24 * 60 * 60 * 1000,
-            idempotency: 1_000_000,
-            sweep: 128,
-        }
-    }
-}
 
 /// Why an entry could not be applied. Other replicas may have applied it: the process must end.
 #[derive(Debug, thiserror::Error)]

@@ -16,6 +16,18 @@ use super::{StoreError, layout};
 /// Keys of slots that are not served which one page passes over: some milliseconds of work. The page then ends early.
 const MAX_LEFT_OUT: usize = 64 * 1024;
 
+/// The place of a key's record at the moment of a read.
+enum Found {
+    /// The group does not serve the slot of the key.
+    NotServed,
+    /// A memtable has this record.
+    Record(Slice),
+    /// A memtable says that the key does not exist.
+    Removed,
+    /// No memtable has the key: the tables on disk decide.
+    InTables,
+}
+
 impl Published {
     /// Whether a slot is served.
     fn serves(&self, slot: u16) -> bool {
@@ -58,21 +70,27 @@ impl Generation {
             .iter()
             .zip(&stored_keys)
             .map(|(key, stored_key)| {
-                let of_key = || now.memtables.get(now.memtables.hashed(stored_key)).map(|found| found.cloned());
-                now.serves(slot_of(key.as_bytes())).then(of_key)
+                if !now.serves(slot_of(key.as_bytes())) {
+                    return Found::NotServed;
+                }
+                match now.memtables.get(now.memtables.hashed(stored_key)) {
+                    None => Found::InTables,
+                    Some(None) => Found::Removed,
+                    Some(Some(record)) => Found::Record(record.clone()),
+                }
             })
             .collect();
         let snapshot = self.db.snapshot();
         drop(now);
-        let read = |key: &Key, stored_key: &Slice, time_ms: u64, found: Option<Option<Option<Slice>>>| {
+        let read = |key: &Key, stored_key: &Slice, time_ms: u64, found: Found| {
             let record = match found {
-                None => return Ok(Err(NotServed)),
-                Some(Some(None)) => None,
-                Some(Some(Some(record))) => {
+                Found::NotServed => return Ok(Err(NotServed)),
+                Found::Removed => None,
+                Found::Record(record) => {
                     record::check(stored_key, &record)?;
                     Some(record)
                 }
-                Some(None) => self.in_tables(&snapshot, stored_key)?,
+                Found::InTables => self.in_tables(&snapshot, stored_key)?,
             };
             let Some(record) = record else { return Ok(Ok(None)) };
             live(key, stored_key, record, time_ms).map(Ok)

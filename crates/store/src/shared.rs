@@ -12,7 +12,7 @@ use super::applier::Loaded;
 use super::compactor::Turns;
 use super::directory::Directory;
 use super::generation::Generation;
-use super::machine::StateLimits;
+use super::limits::StateLimits;
 use super::staged::Staged;
 use super::{Fatal, FatalHook, StoreError};
 

@@ -14,3 +14,9 @@ pub mod decide;
 pub mod document;
 pub mod http;
 pub mod plane;
+
+/// Milliseconds since the Unix epoch by the clock of this router, for operators: no decision depends on them.
+pub(crate) fn now_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_millis() as u64)
+}

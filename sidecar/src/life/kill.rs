@@ -20,6 +20,7 @@ use raftkv_runtime::wipe::{self, Part};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::lead::membership::plan::RefusalCode;
 use crate::lead::membership::{Membership, MembershipError};
 use crate::node::elections::{Elections, Reason};
 use crate::node::metrics::metrics_of;
@@ -247,7 +248,7 @@ impl Killer {
             };
             match left {
                 // It has come to lead a group of its own meanwhile.
-                Err(KillError::Membership(error)) if error.to_problem().code == "last_voter" => {
+                Err(KillError::Membership(error)) if error.is_refused_as(RefusalCode::LastVoter) => {
                     self.end_group(&group, confirmed).await?;
                 }
                 left => left?,
@@ -270,7 +271,7 @@ impl Killer {
                 Ok(outcome) if !outcome.is_pending() => return Ok(()),
                 // It goes on: asking again tells how it ended.
                 Ok(_) => None,
-                Err(error) if error.to_problem().code == "no_such_member" => return Ok(()),
+                Err(error) if error.is_refused_as(RefusalCode::NoSuchMember) => return Ok(()),
                 // Nobody tells a node that was removed who leads; that it was is found out by asking the others.
                 Err(_) if Elections::of(group).is_forbidden_by(Reason::Removed) => return Ok(()),
                 Err(error) => Some(KillError::from(error)),

@@ -8,7 +8,7 @@ use crate::node::Group;
 /// Why a node must not stand for election.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
-    /// It may have granted a lease before it restarted (durability rule 7).
+    /// The node may have promised a leader not to vote before the node restarted (decision 3).
     Restarted,
     /// It could not apply anything.
     EngineGone,

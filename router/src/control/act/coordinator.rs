@@ -8,11 +8,12 @@ use raftkv_link::backoff::Backoff;
 use raftkv_runtime::shutdown::Shutdown;
 use tokio::sync::{Notify, watch};
 
-use crate::control::act::mover::{Mover, Trouble, now_ms};
+use crate::control::act::mover::{Mover, Trouble};
 use crate::control::decide::agenda::{self, Next};
 use crate::control::document::records::{MoveStep, Operation, OperationId, OperationState};
 use crate::control::document::state::ClusterState;
 use crate::control::document::store::{ClusterStore, StoreError};
+use crate::control::now_ms;
 
 /// The longest that a new operation waits to be seen when it was asked for at another router: the map is polled as often.
 const LOOK: Duration = Duration::from_millis(250);

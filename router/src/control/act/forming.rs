@@ -10,11 +10,11 @@ use raftkv_proto::group::Description;
 use raftkv_runtime::shutdown::Shutdown;
 use tokio::task::JoinSet;
 
-use crate::control::act::mover::now_ms;
 use crate::control::attendance::lease::Roster;
 use crate::control::document::records::{GroupId, GroupRecord, GroupState, MemberRecord, OperationKind};
 use crate::control::document::state::ClusterState;
 use crate::control::document::store::{ClusterStore, StoreError, Versioned};
+use crate::control::now_ms;
 use crate::data::group::GroupClient;
 use crate::data::groups::Groups;
 

@@ -21,6 +21,7 @@ use crate::control::decide::change::NewGroup;
 use crate::control::document::records::{GroupId, GroupRecord, GroupState, MoveRecord};
 use crate::control::document::rejected::{Rejected, RejectedCode};
 use crate::control::document::state::ClusterState;
+use crate::control::now_ms;
 use crate::control::plane::ControlPlane;
 use crate::data::group::GroupClient;
 
@@ -256,8 +257,8 @@ pub(super) async fn add(State(plane): State<ControlPlane>, request: Request) -> 
     }
     let until = Instant::now() + ADMIN_TIMEOUT;
     let added = plane.store().update(until, |state| match is_ours {
-        true => state.revive_group(ownership.group, new.addresses.clone(), super::now_ms()),
-        false => state.add_group(new.clone(), super::now_ms()).map(|(_, operation)| operation),
+        true => state.revive_group(ownership.group, new.addresses.clone(), now_ms()),
+        false => state.add_group(new.clone(), now_ms()).map(|(_, operation)| operation),
     });
     let (operation, found) = added.await.map_err(store)?;
     begun(&plane, operation, &found)
@@ -337,7 +338,7 @@ pub(super) async fn remove(
     query.finish()?;
     let id = id_of(&plane, &id).await?;
     let until = Instant::now() + ADMIN_TIMEOUT;
-    let removed = plane.store().update(until, |state| state.remove_group(id, confirmed, super::now_ms())).await;
+    let removed = plane.store().update(until, |state| state.remove_group(id, confirmed, now_ms())).await;
     let (operation, found) = removed.map_err(store)?;
     begun(&plane, operation, &found)
 }

@@ -117,12 +117,6 @@ async fn look(plane: &ControlPlane) -> Result<(Versioned, bool), Problem> {
     }
 }
 
-/// For people: milliseconds since the Unix epoch.
-fn now_ms() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(0, |now| now.as_millis() as u64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,6 +14,7 @@ use super::answer::{Refused, json, store};
 use super::request::{self, Query};
 use crate::control::decide::placement::{Assignment, Registration};
 use crate::control::document::records::{GroupId, NodeRecord};
+use crate::control::now_ms;
 use crate::control::plane::ControlPlane;
 
 /// The nodes that registered.
@@ -51,7 +52,7 @@ pub(super) async fn register(State(plane): State<ControlPlane>, request: Request
     Query::of(&parts).finish()?;
     let node: Registration = request::json(&parts, body).await?;
     let until = Instant::now() + ADMIN_TIMEOUT;
-    let registered = plane.store().update(until, |state| state.register(&node, super::now_ms())).await;
+    let registered = plane.store().update(until, |state| state.register(&node, now_ms())).await;
     let (assignment, _) = registered.map_err(store)?;
     let status = match &assignment {
         Assignment::Wait { .. } => StatusCode::ACCEPTED,

@@ -20,6 +20,7 @@ use crate::control::document::records::{
 use crate::control::document::rejected::Rejected;
 use crate::control::document::state::ClusterState;
 use crate::control::document::store::Versioned;
+use crate::control::now_ms;
 use crate::control::plane::ControlPlane;
 
 /// An operation, as it stands.
@@ -160,7 +161,7 @@ impl OperationView {
 
     fn find(state: &ClusterState, id: OperationId) -> Result<Self, Problem> {
         match state.operations.get(&id) {
-            Some(operation) => Ok(Self::of(operation, state.moving.as_ref(), super::now_ms())),
+            Some(operation) => Ok(Self::of(operation, state.moving.as_ref(), now_ms())),
             None => Err(rejected(&Rejected::unknown_operation(id))),
         }
     }
@@ -196,7 +197,7 @@ pub(super) async fn list(State(plane): State<ControlPlane>, request: Request) ->
     Query::of(&parts).finish()?;
     let found = super::read(&plane).await?;
     let state = &found.state;
-    let view = |operation| OperationView::of(operation, state.moving.as_ref(), super::now_ms());
+    let view = |operation| OperationView::of(operation, state.moving.as_ref(), now_ms());
     Ok(json(StatusCode::OK, &Operations { operations: state.operations.values().map(view).collect() }))
 }
 
@@ -256,7 +257,7 @@ pub(super) async fn cancel(
     request::nothing_else(&parts, body).await?;
     let id: OperationId = number(&id, "the number of an operation")?;
     let until = Instant::now() + ADMIN_TIMEOUT;
-    let cancelled = plane.store().update(until, |state| state.cancel_operation(id, super::now_ms())).await;
+    let cancelled = plane.store().update(until, |state| state.cancel_operation(id, now_ms())).await;
     let (_, found) = cancelled.map_err(store)?;
     tracing::info!(operation = id, "operation: cancelled by request");
     plane.wake();
@@ -320,7 +321,7 @@ async fn read_body<T: serde::de::DeserializeOwned>(
 
 async fn enqueue(plane: &ControlPlane, task: OperationKind, rate: Option<u64>) -> Result<Response, Refused> {
     let until = Instant::now() + ADMIN_TIMEOUT;
-    let enqueued = plane.store().update(until, |state| state.enqueue(task.clone(), rate, super::now_ms())).await;
+    let enqueued = plane.store().update(until, |state| state.enqueue(task.clone(), rate, now_ms())).await;
     let (id, found) = enqueued.map_err(store)?;
     begun(plane, id, &found)
 }

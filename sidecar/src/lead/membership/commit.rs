@@ -8,7 +8,7 @@ use raftkv_runtime::failpoint;
 use tokio::time::Instant;
 
 use super::MembershipError;
-use super::plan::View;
+use super::plan::{RefusalCode, View};
 use crate::node::Group;
 use crate::node::metrics::{ALIVE_WITHIN, has_quorum_contact, metrics_of, silent_for};
 use crate::raft::types::{LogId, Member, NodeId, TypeConfig};
@@ -93,7 +93,7 @@ pub(super) async fn commit(
             match error {
                 // A new leader has to commit what the old one left first.
                 E::InProgress(_) | E::UncommittedLeaderLog(_) => plan_again(group).await,
-                error => Err(MembershipError::refused("refused", error.to_string())),
+                error => Err(MembershipError::refused(RefusalCode::Refused, error.to_string())),
             }
         }
         Err(RaftError::APIError(ClientWriteError::ForwardToLeader(error))) => {

@@ -7,10 +7,11 @@ use raftkv_proto::{ClusterVersion, VersionRange, WIRE_VERSION};
 use raftkv_runtime::{reason, settings};
 
 use super::MembershipError;
+use super::plan::RefusalCode;
 use crate::node::Group;
 use crate::node::standing::Bar;
 use crate::node::twin;
-use crate::peers::management::{ADDRESS_IN_USE, Joiner};
+use crate::peers::management::Joiner;
 use crate::peers::{Peers, RaftClient};
 use crate::raft::types::{Member, NodeId};
 
@@ -58,7 +59,7 @@ pub(super) fn check_addresses(identity: &PeerIdentity) -> Result<(), MembershipE
         if !is_address {
             let shown: String = address.chars().take(MAX_ADDRESS_BYTES).collect();
             return Err(MembershipError::refused(
-                "bad_address",
+                RefusalCode::BadAddress,
                 format!("the node gives {shown:?} as its {what} address, which is no host:port"),
             ));
         }
@@ -75,7 +76,7 @@ pub(super) fn check_joiner(
 ) -> Result<(), MembershipError> {
     if identity.wire_version != WIRE_VERSION {
         return Err(MembershipError::refused(
-            "wire_version",
+            RefusalCode::WireVersion,
             format!("{} speaks wire version {}, this group {WIRE_VERSION}", identity.name, identity.wire_version),
         ));
     }
@@ -84,7 +85,7 @@ pub(super) fn check_joiner(
     let spoken = VersionRange::from_wire(identity.version_min, identity.version_max);
     if let Some(version) = version.filter(|version| is_told && !spoken.contains(*version)) {
         return Err(MembershipError::refused(
-            "version",
+            RefusalCode::Version,
             format!(
                 "{} speaks the cluster version {spoken}, and this group has {version}: run another version of RaftKV there",
                 identity.name
@@ -93,13 +94,13 @@ pub(super) fn check_joiner(
     }
     if identity.name != name {
         return Err(MembershipError::refused(
-            "wrong_node",
+            RefusalCode::WrongNode,
             format!("the node at that address is called {:?}, not {name:?}", identity.name),
         ));
     }
     if !identity.cluster_id.is_empty() && identity.cluster_id != group.cluster_id {
         return Err(MembershipError::refused(
-            "other_cluster",
+            RefusalCode::OtherCluster,
             format!("{name} is in the cluster {}; empty its data directory first", identity.cluster_id),
         ));
     }
@@ -121,7 +122,7 @@ pub(super) fn check_asker(
     if asker.raft_id != identity.raft_id {
         // Not a twin: a name that is resolved to an old address would do. So the asker keeps its vote.
         return Err(MembershipError::refused(
-            ADDRESS_IN_USE,
+            RefusalCode::AddressInUse,
             format!(
                 "two processes have one identity: at {raft_address}, which {name} (raft id {}) says is its own, the node {} \
                  (raft id {}) answers. Give each node a NODE_ID and advertised addresses of its own",
@@ -159,7 +160,7 @@ pub(super) fn check_log(
         return Ok(());
     }
     Err(MembershipError::refused(
-        Bar::Stale.code(),
+        RefusalCode::Barred(Bar::Stale),
         format!(
             "the log of {} at {} ends before entry {log_next}, and {} has acknowledged the entries before {matched_next} at {}: \
              this data directory is an old copy. Start the node with the data that it had last; or, where that is lost, \
@@ -170,7 +171,7 @@ pub(super) fn check_log(
 }
 
 fn duplicate(detail: String) -> MembershipError {
-    MembershipError::refused(Bar::Duplicate.code(), detail)
+    MembershipError::refused(RefusalCode::Barred(Bar::Duplicate), detail)
 }
 
 pub(super) async fn adopt(client: &mut RaftClient, group: &Group, raft_id: NodeId) -> Result<(), MembershipError> {
@@ -204,7 +205,9 @@ mod tests {
         assert!(check_log(&home, &away, Some(10), None).is_ok(), "a node of version 0.1.0");
         assert!(check_log(&home, &home, Some(10), Some(1)).is_ok(), "another of its addresses is new");
         let refused = check_log(&home, &away, Some(10), Some(9));
-        assert!(matches!(refused, Err(MembershipError::Refused(refusal)) if refusal.code == "stale_data"));
+        assert!(
+            matches!(refused, Err(MembershipError::Refused(refusal)) if refusal.code == RefusalCode::Barred(Bar::Stale))
+        );
     }
 
     #[test]
@@ -254,7 +257,7 @@ mod tests {
         let answers = |raft_id, incarnation| PeerIdentity { raft_id, incarnation, ..PeerIdentity::default() };
         let code = |identity: &PeerIdentity| match check_asker("n1", "n1:8088", asker, identity) {
             Ok(()) => "",
-            Err(MembershipError::Refused(refusal)) => refusal.code,
+            Err(MembershipError::Refused(refusal)) => refusal.code.as_str(),
             Err(_) => "another error",
         };
         assert_eq!(code(&answers(1, 7)), "");

@@ -23,7 +23,7 @@ use commit::{Asked, COMMIT_DEADLINE, POLL, commit, settled_view};
 pub(crate) use joiner::{DIAL_DEADLINE, MAX_ADDRESS_BYTES};
 use joiner::{adopt, check_addresses, check_asker, check_joiner, check_log, check_moved, check_new, identify};
 pub use outcome::{MembershipError, MembershipOutcome};
-use plan::{Step, View, is_caught_up, plan_join, plan_remove, promotion, removal};
+use plan::{RefusalCode, Step, View, is_caught_up, plan_join, plan_remove, promotion, removal};
 
 use crate::lead::leadership::{Leadership, TransferError};
 use crate::node::metrics::{known_leader, matched_next, metrics_of};
@@ -316,7 +316,7 @@ impl Membership {
             let (view, at) = settled_view(group, began, Asked::All).await?;
             if was_member && !view.members.contains_key(&identity.raft_id) {
                 return Err(MembershipError::refused(
-                    "removed",
+                    RefusalCode::Removed,
                     format!("{joiner} was removed before it had all data"),
                 ));
             }
@@ -400,7 +400,7 @@ impl Membership {
                     match self.leadership.transfer(None, TRANSFER_DEADLINE).await {
                         Ok(_) | Err(TransferError::NotLeader) => return Err(MembershipError::HandedOver),
                         Err(error) => {
-                            return Err(MembershipError::refused("no_successor", error.to_string()));
+                            return Err(MembershipError::refused(RefusalCode::NoSuccessor, error.to_string()));
                         }
                     }
                 }

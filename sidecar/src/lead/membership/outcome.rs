@@ -5,7 +5,7 @@ use std::fmt;
 use axum::http::StatusCode;
 use raftkv_runtime::settings::MAX_NEW_NAME_BYTES;
 
-use super::plan::Refusal;
+use super::plan::{Refusal, RefusalCode};
 use crate::node::standing::Bar;
 use crate::peers::management::Problem;
 
@@ -122,8 +122,17 @@ pub enum MembershipError {
 }
 
 impl MembershipError {
-    pub(super) fn refused(code: &'static str, detail: impl Into<String>) -> Self {
+    pub(super) fn refused(code: RefusalCode, detail: impl Into<String>) -> Self {
         Self::Refused(Refusal { code, detail: detail.into() })
+    }
+
+    /// Whether the change was refused for this reason, here or by the leader.
+    pub fn is_refused_as(&self, code: RefusalCode) -> bool {
+        match self {
+            Self::Refused(refusal) => refusal.code == code,
+            Self::Remote(problem) => problem.code == code.as_str(),
+            _ => false,
+        }
     }
 
     /// As HTTP has it.
@@ -136,8 +145,10 @@ impl MembershipError {
             Self::Expired => (StatusCode::SERVICE_UNAVAILABLE, "expired"),
             Self::BadName(_) => (StatusCode::BAD_REQUEST, "bad_name"),
             Self::InProgress(_) => (StatusCode::CONFLICT, "in_progress"),
-            Self::Refused(refusal) if refusal.code == "no_such_member" => (StatusCode::NOT_FOUND, refusal.code),
-            Self::Refused(refusal) => (StatusCode::CONFLICT, refusal.code),
+            Self::Refused(refusal) if refusal.code == RefusalCode::NoSuchMember => {
+                (StatusCode::NOT_FOUND, refusal.code.as_str())
+            }
+            Self::Refused(refusal) => (StatusCode::CONFLICT, refusal.code.as_str()),
             Self::Unreachable(_) => (StatusCode::BAD_GATEWAY, "unreachable"),
             Self::Unknown(_) => (StatusCode::GATEWAY_TIMEOUT, "unknown"),
         };

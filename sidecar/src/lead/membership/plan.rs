@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use openraft::ChangeMembers;
 
+use crate::node::standing::Bar;
+use crate::peers::management::ADDRESS_IN_USE;
 use crate::raft::types::{Member, NodeId};
 
 /// Entries a learner may be behind and still become a voter at once.
@@ -48,18 +50,76 @@ pub enum Step {
     TransferFirst,
 }
 
+/// The reason of a refusal, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalCode {
+    /// The address belongs to another node.
+    AddressInUse,
+    /// The node announces an address that is no `host:port`.
+    BadAddress,
+    /// The node must not serve.
+    Barred(Bar),
+    /// The last voter cannot be removed.
+    LastVoter,
+    /// A living member has the same name or address.
+    MemberAlive,
+    /// No voter can take over leadership.
+    NoSuccessor,
+    /// Too few voters are alive to commit the change.
+    NoQuorum,
+    /// No member has this name or id.
+    NoSuchMember,
+    /// The node belongs to another cluster.
+    OtherCluster,
+    /// openraft refused the change.
+    Refused,
+    /// The node was removed before it had all data.
+    Removed,
+    /// The node does not support the cluster version.
+    Version,
+    /// The node speaks another version of the wire format.
+    WireVersion,
+    /// The change would leave too few voters alive.
+    WouldLoseQuorum,
+    /// Another node than the named one answers at the address.
+    WrongNode,
+}
+
+impl RefusalCode {
+    /// The code in answers; never renamed.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AddressInUse => ADDRESS_IN_USE,
+            Self::BadAddress => "bad_address",
+            Self::Barred(bar) => bar.code(),
+            Self::LastVoter => "last_voter",
+            Self::MemberAlive => "member_alive",
+            Self::NoSuccessor => "no_successor",
+            Self::NoQuorum => "no_quorum",
+            Self::NoSuchMember => "no_such_member",
+            Self::OtherCluster => "other_cluster",
+            Self::Refused => "refused",
+            Self::Removed => "removed",
+            Self::Version => "version",
+            Self::WireVersion => "wire_version",
+            Self::WouldLoseQuorum => "would_lose_quorum",
+            Self::WrongNode => "wrong_node",
+        }
+    }
+}
+
 /// Why it cannot be done. `code` is stable, the text is for people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
 pub struct Refusal {
     /// For programs.
-    pub code: &'static str,
+    pub code: RefusalCode,
     /// For people.
     pub detail: String,
 }
 
 impl Refusal {
-    fn new(code: &'static str, detail: String) -> Self {
+    fn new(code: RefusalCode, detail: String) -> Self {
         Self { code, detail }
     }
 }
@@ -78,7 +138,7 @@ pub fn plan_join(view: &View, raft_id: NodeId, joiner: &Member) -> Result<Step, 
         if view.alive.contains(id) {
             let what = if same_name { "name" } else { "address" };
             return Err(Refusal::new(
-                "member_alive",
+                RefusalCode::MemberAlive,
                 format!("the living member {member} with raft id {id} has the same {what}: remove it first"),
             ));
         }
@@ -104,12 +164,12 @@ pub fn plan_remove(view: &View, name_or_id: &str, force: bool) -> Result<Step, R
         targets = view.members.keys().copied().filter(|id| id.to_string() == name_or_id).collect();
     }
     if targets.is_empty() {
-        return Err(Refusal::new("no_such_member", format!("no member is called {name_or_id:?}")));
+        return Err(Refusal::new(RefusalCode::NoSuchMember, format!("no member is called {name_or_id:?}")));
     }
     let left: BTreeSet<NodeId> = view.voters.iter().copied().filter(|voter| !targets.contains(voter)).collect();
     if left.is_empty() {
         return Err(Refusal::new(
-            "last_voter",
+            RefusalCode::LastVoter,
             "the last voter cannot be removed: nobody would have the data".to_owned(),
         ));
     }
@@ -117,7 +177,7 @@ pub fn plan_remove(view: &View, name_or_id: &str, force: bool) -> Result<Step, R
         let alive_now = view.voters.intersection(&view.alive).count();
         if !is_majority(alive_now, view.voters.len()) {
             return Err(Refusal::new(
-                "no_quorum",
+                RefusalCode::NoQuorum,
                 format!(
                     "only {alive_now} of {} voters are alive: the change could not be committed",
                     view.voters.len()
@@ -127,7 +187,7 @@ pub fn plan_remove(view: &View, name_or_id: &str, force: bool) -> Result<Step, R
         let alive_then = left.intersection(&view.alive).count();
         if !force && !is_majority(alive_then, left.len()) {
             return Err(Refusal::new(
-                "would_lose_quorum",
+                RefusalCode::WouldLoseQuorum,
                 format!(
                     "only {alive_then} of the {} voters left would be alive: remove a dead one, or use force",
                     left.len()
@@ -201,7 +261,7 @@ mod tests {
     }
 
     fn code(step: Result<Step, Refusal>) -> &'static str {
-        step.expect_err("refused").code
+        step.expect_err("refused").code.as_str()
     }
 
     #[test]

@@ -474,7 +474,7 @@ impl Lifecycle {
         Ok(())
     }
 
-    /// Lets this node vote and stand, at once or after the wait of durability rule 7.
+    /// Lets this node vote and stand, at once or after the restart wait (decision 3).
     fn open_elections(self: &Arc<Self>, group: Arc<Group>, voted: bool, promised: Option<Duration>) {
         let this = Arc::clone(self);
         let wait = match planted!(RestartWaitsShort) {

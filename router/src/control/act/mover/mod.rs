@@ -20,6 +20,7 @@ use crate::control::decide::step::{Action, Learned, SourceView, TargetView, Vers
 use crate::control::document::records::{GroupId, MoveRecord, MoveStep};
 use crate::control::document::state::ClusterState;
 use crate::control::document::store::{ClusterStore, StoreError};
+use crate::control::now_ms;
 use crate::data::group::GroupClient;
 use crate::data::groups::Groups;
 
@@ -429,12 +430,6 @@ fn refused(group: GroupId, action: &'static str, error: BackendError) -> Trouble
 
 fn undecoded(group: GroupId, error: &impl std::fmt::Display) -> Trouble {
     Trouble::Group { group, action: "describe", reason: format!("its ownership is not understood: {error}") }
-}
-
-/// For people: milliseconds since the Unix epoch, by this router's clock.
-pub(in crate::control) fn now_ms() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(0, |now| now.as_millis() as u64)
 }
 
 #[cfg(test)]

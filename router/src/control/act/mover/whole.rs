@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use raftkv_kv::{Refusal, SystemAnswer, SystemCommand};
 
-use crate::control::act::mover::{Mover, STEP_TIMEOUT, Trouble, now_ms, settled};
+use crate::control::act::mover::{Mover, STEP_TIMEOUT, Trouble, settled};
 use crate::control::act::pace::PurgeSize;
 use crate::control::document::records::{GroupId, MoveRecord};
+use crate::control::now_ms;
 
 impl Mover {
     pub(super) async fn claim(&mut self, moving: &MoveRecord, to: GroupId) -> Result<(), Trouble> {

@@ -7,7 +7,7 @@ mod capture;
 mod frames;
 mod ledger;
 mod make;
-#[path = "../fixtures/v0.1.0/messages/all.rs"]
+#[path = "../../fixtures/v0.1.0/messages/all.rs"]
 mod messages;
 mod plain;
 mod session;
