@@ -1,4 +1,4 @@
-//! [`EngineBackend`]: one group's key-value store, as the HTTP surfaces see it.
+//! [`EngineBackend`]: the key-value store of one group, as used by the HTTP surfaces.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,14 +20,14 @@ use crate::disk_guard::DiskGuard;
 use crate::membership;
 use crate::proposer::Proposer;
 
-/// When a listing that was turned away should come back.
+/// Retry delay for a rejected listing.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// How long the answer to "are you ready" is kept: load balancers ask often, and the truth changes by elections.
+/// Cache time of the readiness answer: load balancers ask often, and readiness changes only with elections.
 const READY_KEPT: Duration = Duration::from_millis(500);
-/// A sidecar that does not say how it is within this is not ready.
+/// Timeout of the sidecar's status; without an answer the node is not ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A [`Backend`] over the local store, with writes and freshness through the sidecar. Cloning shares everything.
+/// A [`Backend`] on top of the local store; writes and read barriers go through the sidecar. Cloning shares the state.
 #[derive(Clone)]
 pub struct EngineBackend {
     shared: Arc<Shared>,
@@ -47,7 +47,7 @@ struct Shared {
 }
 
 impl EngineBackend {
-    /// Puts the parts together. `name` is the node's.
+    /// Assembles the backend. `name` is the node name.
     pub fn new(
         name: String,
         store: Store,
@@ -71,7 +71,7 @@ impl EngineBackend {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Runs what may read for long off the async threads, when its turn comes.
+    /// Runs a long read outside the async threads, within the limit of concurrent scans.
     pub(crate) async fn scan<T: Send + 'static>(
         &self,
         deadline: Instant,
@@ -91,7 +91,7 @@ impl EngineBackend {
         };
         let store = self.shared.store.clone();
         let scan = tokio::task::spawn_blocking(move || {
-            // Kept until the scan is done, though its client may be gone before.
+            // Held until the scan ends, even if the client leaves earlier.
             let (_share, _turn, _counted) = (share, turn, counted);
             work(&store)
         });
@@ -107,7 +107,7 @@ impl EngineBackend {
         &self.shared.store
     }
 
-    /// What makes reads of it fresh.
+    /// The barriers for consistent reads.
     pub(crate) fn barriers(&self) -> &Barriers {
         &self.shared.barriers
     }
@@ -117,7 +117,7 @@ impl EngineBackend {
         &self.shared.consensus
     }
 
-    /// The disk it is on.
+    /// The disk guard of the store.
     pub(crate) fn disk(&self) -> &DiskGuard {
         &self.shared.disk
     }
@@ -132,8 +132,8 @@ impl EngineBackend {
         Ok(())
     }
 
-    /// Whether the store has been as new as its group, once since this process began. Before, it stands where it was flushed last,
-    /// and may not even know that its group is a part of a sharded store. Whoever asks whether this node is [`ready`] finds it out.
+    /// Whether the store has caught up with the group once since this process started. Before, the store has the state
+    /// of the last flush, possibly from before the group joined a sharded store. Updated by [`ready`].
     ///
     /// [`ready`]: Backend::ready
     pub(crate) fn has_caught_up(&self) -> bool {
@@ -151,9 +151,9 @@ impl Backend for EngineBackend {
     async fn get(&self, ctx: RequestContext, key: Key) -> Result<Read<Option<Entry>>, BackendError> {
         let store = &self.shared.store;
         let read = || async {
-            // Taken before the read: what the read sees is at least that new.
+            // Taken before the read: the data read is at least as new.
             let store_revision = store.revision();
-            // On this thread: one lookup costs less than handing it to another.
+            // On this thread: a single lookup costs less than a handover.
             let value = store.get(&key).map_err(read_failed)?;
             Ok(Read { value, store_revision, consistency: ctx.consistency })
         };
@@ -184,7 +184,7 @@ impl Backend for EngineBackend {
     }
 
     async fn ready(&self) -> Result<(), BackendError> {
-        // Held while asking: many who ask at once share one answer.
+        // Held during the call: concurrent callers share one answer.
         let mut kept = self.shared.ready.lock().await;
         if let Some((at, answer)) = &*kept
             && at.elapsed() < READY_KEPT
@@ -204,7 +204,10 @@ impl RaftStats for EngineBackend {
     }
 }
 
-/// Whether a node in this state can answer requests; if not, why.
+/// Whether a node in this state can answer requests.
+///
+/// # Errors
+/// The reason the node is not ready.
 fn check_ready(status: &ConsensusStatus) -> Result<(), &str> {
     match status.role.as_str() {
         _ if !status.not_ready.is_empty() => Err(&status.not_ready),

@@ -1,4 +1,4 @@
-//! [`Config`]: what the engine is told, checked before any socket opens.
+//! [`Config`]: the settings of the engine, checked before any socket opens.
 
 use std::path::PathBuf;
 
@@ -10,62 +10,62 @@ use raftkv_runtime::guard::HostName;
 use raftkv_runtime::settings::{addresses, advertised, check_name, host_name, log_format, parsed, tcp, text};
 use raftkv_runtime::telemetry::LogFormat;
 
-/// Where both processes of a node keep what must survive.
+/// Default directory for the persistent data of both processes of a node.
 const DEFAULT_DATA_DIR: &str = "/var/lib/raftkv";
-/// The name of a node that nobody named, on a machine without a host name.
+/// Default node name on a machine without a host name.
 const DEFAULT_NAME: &str = "node1";
-/// Clients reach every interface.
+/// Clients may connect on every interface.
 const DEFAULT_HTTP_LISTEN: &str = "0.0.0.0:8080";
-/// Routers reach every interface.
+/// Routers may connect on every interface.
 const DEFAULT_GROUP_LISTEN: &str = "0.0.0.0:50053";
-/// The hot keys of a small node; beside it the memtables and what is in flight must fit in a few hundred megabytes.
+/// Holds the hot keys of a small node; cache, memtables and in-flight requests must fit in a few hundred megabytes.
 const DEFAULT_CACHE: ByteSize = ByteSize::mib(64);
-/// Our own story in full; the storage engine's only where something is wrong. What comes of compactions the store tells itself: one that
-/// had no room is no error.
+/// RaftKV logs at info; the storage engine only warnings. The store itself reports compaction results, since a
+/// compaction without enough disk space is not an error.
 const DEFAULT_LOG: &str = "info,fjall=warn,lsm_tree=warn,lsm_tree::compaction::worker=off";
-/// A cache smaller than this makes each read a read of the disk.
+/// With a smaller cache every read would go to the disk.
 const LEAST_CACHE_BYTES: u64 = 1024 * 1024;
 
 /// The storage engine process of a RaftKV node: the data and the HTTP API.
 ///
-/// Every setting is a flag, an environment variable or a key of the TOML file, in this order. Keys that both processes
-/// of a node share (node_id, data_dir, log, log_format) are at the top of the file, the others in the table `[engine]`.
-/// Sizes are written as 512MiB or 1g, times as 5s or 250ms.
+/// Every setting is a flag, an environment variable or a key of the TOML file, in this order. Keys shared by both
+/// processes of a node (node_id, data_dir, log, log_format) are at the top of the file, the others in the table
+/// `[engine]`. Sizes are written as 512MiB or 1g, times as 5s or 250ms.
 #[derive(Debug, Clone, Default, clap::Parser)]
 #[command(name = "raftkv-engine", version)]
 pub struct Args {
     #[command(flatten)]
     file: ConfigFile,
-    /// Name of this node, unique in its group. [default: the host name]
+    /// Name of this node, unique in the group. [default: the host name]
     #[arg(long, env = "NODE_ID")]
     node_id: Option<String>,
     /// Directory of the node's data; the engine's is DATA_DIR/engine. [default: /var/lib/raftkv]
     #[arg(long, env = "RAFTKV_DATA_DIR")]
     data_dir: Option<String>,
-    /// Where to listen for clients. [default: 0.0.0.0:8080]
+    /// Listen address for clients. [default: 0.0.0.0:8080]
     #[arg(long, env = "RAFTKV_HTTP_LISTEN")]
     http_listen: Option<String>,
-    /// How clients and routers reach it. [default: NODE_ID:port]
+    /// Address of this node for clients and routers. [default: NODE_ID:port]
     #[arg(long, env = "RAFTKV_HTTP_ADVERTISE")]
     http_advertise: Option<String>,
-    /// Where to listen for routers. [default: 0.0.0.0:50053]
+    /// Listen address for routers. [default: 0.0.0.0:50053]
     #[arg(long, env = "RAFTKV_GROUP_LISTEN")]
     group_listen: Option<String>,
-    /// Routers (host:port, comma separated) that requests for keys of other groups are passed on to. [default: none, such
-    /// requests are answered 421]
+    /// Routers (host:port, comma separated) to serve requests for keys of other groups. [default: none, such requests
+    /// are answered 421]
     #[arg(long, env = "RAFTKV_ROUTER")]
     router: Option<String>,
-    /// Where to listen for the sidecar: unix:PATH or host:port. [default: unix:DATA_DIR/engine.sock]
+    /// Listen address for the sidecar: unix:PATH or host:port. [default: unix:DATA_DIR/engine.sock]
     #[arg(long, env = "RAFTKV_ENGINE_GRPC_LISTEN")]
     engine_grpc_listen: Option<String>,
-    /// Where the sidecar listens: unix:PATH or host:port. [default: unix:DATA_DIR/sidecar.sock]
+    /// Address of the sidecar: unix:PATH or host:port. [default: unix:DATA_DIR/sidecar.sock]
     #[arg(long, env = "RAFTKV_SIDECAR_GRPC")]
     sidecar_grpc: Option<String>,
-    /// Free disk space below which values are refused (507) and only deletes work. [default: 5 % of the file system, at most
-    /// 512MiB; on one below 1.25GiB 64MiB, at most an eighth]
+    /// Free disk space below which values are refused (507) and only deletes work. [default: 5 % of the file system, at
+    /// most 512MiB; on one below 1.25GiB 64MiB, at most an eighth]
     #[arg(long, env = "RAFTKV_DISK_RESERVE")]
     disk_reserve: Option<String>,
-    /// Memory for blocks of the store that were read. [default: 64MiB]
+    /// Memory for the store's block cache. [default: 64MiB]
     #[arg(long, env = "RAFTKV_CACHE_BYTES")]
     cache_bytes: Option<String>,
     #[command(flatten)]
@@ -78,7 +78,7 @@ pub struct Args {
     log_format: Option<String>,
 }
 
-/// The TOML file: the keys of both processes. What is the sidecar's or a router's is theirs to check.
+/// The TOML file: the keys of both processes. Each process checks only its own keys.
 #[derive(Debug, Default, serde::Deserialize)]
 #[serde(default)]
 struct File {
@@ -111,47 +111,47 @@ struct Table {
     shutdown_grace: Option<HumanDuration>,
 }
 
-/// Settings of the engine, all checked.
+/// Validated settings of the engine.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The node's name.
+    /// Name of the node.
     pub name: String,
-    /// The engine's own directory.
+    /// Directory of the engine.
     pub dir: PathBuf,
-    /// For clients.
+    /// Listen address for clients.
     pub http_listen: Endpoint,
-    /// host:port clients reach it by; `None` = the name and the port that was bound.
+    /// Address for clients as host:port; `None` = the node name and the bound port.
     pub http_advertise: Option<String>,
-    /// For routers.
+    /// Listen address for routers.
     pub group_listen: Endpoint,
-    /// host:port of routers that answer for other groups.
+    /// Routers answering for other groups, as host:port.
     pub routers: Vec<String>,
-    /// For the sidecar.
+    /// Listen address for the sidecar.
     pub grpc_listen: Endpoint,
-    /// Where the sidecar is.
+    /// Address of the sidecar.
     pub sidecar_grpc: Endpoint,
     /// Bytes of disk kept free; `None` = by the size of the file system.
     pub disk_reserve: Option<u64>,
     /// Bytes of the store's block cache.
     pub cache_bytes: u64,
-    /// Of the HTTP front door.
+    /// Settings of the HTTP server.
     pub door: Door,
     /// Log filter.
     pub log: String,
-    /// How log lines look.
+    /// Format of log lines.
     pub log_format: LogFormat,
 }
 
 impl Config {
-    /// Directory of the node, of which the engine and the sidecar have a part each.
+    /// Data directory of the node, with a subdirectory each for the engine and the sidecar.
     pub fn data_dir(&self) -> &std::path::Path {
         self.dir.parent().unwrap_or(&self.dir)
     }
 
-    /// Flag over environment over file over default. Nothing is opened but the file.
+    /// Merges the settings: flag over environment over file over default. Opens no file but the TOML file.
     ///
     /// # Errors
-    /// When the file cannot be read or a setting makes no sense; the message names it.
+    /// The file cannot be read, or a setting is invalid; the message names the setting.
     pub fn resolve(args: Args) -> Result<Self, ConfigError> {
         let file: File = load_file(args.file.path())?;
         Self::merge(args, file)
@@ -159,7 +159,7 @@ impl Config {
 
     fn merge(args: Args, file: File) -> Result<Self, ConfigError> {
         let table = file.engine;
-        // Read so that their keys count as known; each process checks its own.
+        // Declared so their keys count as known; each process checks its own.
         drop((file.sidecar, file.router));
 
         let name = text(args.node_id, file.node_id).or_else(host_name).unwrap_or_else(|| DEFAULT_NAME.to_owned());

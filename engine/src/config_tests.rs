@@ -48,7 +48,7 @@ fn a_flag_wins_over_the_environment_the_environment_over_the_file_and_the_file_o
         [sidecar]
         anything = true
     ";
-    // What clap reads from the environment is in the same fields as flags, and it prefers the flag.
+    // clap stores environment variables in the same fields as flags, and prefers the flag.
     let mut given = flags(&["--request-timeout", "3s"]);
     given.http_advertise = Some("from-environment:1".to_owned());
     let config = Config::merge(given, file(toml)).expect("sound");

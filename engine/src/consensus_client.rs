@@ -1,4 +1,4 @@
-//! [`ConsensusClient`]: what the engine asks of its sidecar.
+//! [`ConsensusClient`]: the engine's client of the sidecar.
 
 use std::time::{Duration, Instant};
 
@@ -18,21 +18,21 @@ use tonic::{Code, Request, Status};
 
 use crate::stream_link::StreamLink;
 
-/// The sidecar, over one connection that is made again whenever it breaks. Cloning shares the connection.
+/// A client of the sidecar with a single connection, reconnected after each failure. Cloning shares the connection.
 #[derive(Debug, Clone)]
 pub struct ConsensusClient {
     rpc: Rpc<Channel>,
 }
 
 impl ConsensusClient {
-    /// A client over `channel`, which connects when first used.
+    /// Makes a client on `channel`, connected on first use.
     pub fn new(channel: Channel) -> Self {
         let rpc =
             Rpc::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
         Self { rpc }
     }
 
-    /// The stream of proposals.
+    /// Opens the stream of proposals.
     pub fn proposals(&self) -> StreamLink<ProposeRequest, ProposeResponse> {
         let rpc = self.rpc.clone();
         StreamLink::new(move |requests| {
@@ -41,7 +41,7 @@ impl ConsensusClient {
         })
     }
 
-    /// A stream of read barriers.
+    /// Opens a stream of read barriers.
     pub(crate) fn read_barriers(&self) -> StreamLink<ReadBarrierRequest, ReadBarrierResponse> {
         let rpc = self.rpc.clone();
         StreamLink::new(move |requests| {
@@ -50,7 +50,7 @@ impl ConsensusClient {
         })
     }
 
-    /// The stream of leases.
+    /// Opens the stream of leases.
     pub(crate) fn leases(&self) -> StreamLink<LeaseAck, LeaseGrant> {
         let rpc = self.rpc.clone();
         StreamLink::new(move |acks| {
@@ -59,12 +59,13 @@ impl ConsensusClient {
         })
     }
 
-    /// Proposes one command on a stream of its own, and gives its answer. For what is rare: clients' writes go through the proposer.
+    /// Proposes one command on a separate stream and returns the answer. For rare commands only: clients' writes go
+    /// through the proposer.
     pub(crate) async fn propose(&self, payload: Bytes, deadline: Instant) -> Result<Bytes, BackendError> {
         let timeout_ms =
             u32::try_from(deadline.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u32::MAX);
         let request = ProposeRequest { id: 1, payload, timeout_ms, callers: 1, takes_space: false };
-        // Open until the answer is here: the end of the requests would end the answers.
+        // Kept open until the answer arrives: the end of the requests would end the answers.
         let requests = futures::stream::once(std::future::ready(request)).chain(futures::stream::pending());
         let mut rpc = self.rpc.clone();
         let answered = async {
@@ -77,7 +78,7 @@ impl ConsensusClient {
                 Outcome::Refused(refused) => Err(BackendError::Unavailable(refused.message)),
                 Outcome::Unknown(unknown) => Err(BackendError::OutcomeUnknown(unknown.message)),
             },
-            Ok(Ok(_)) => Err(BackendError::OutcomeUnknown("the sidecar answered nothing".to_owned())),
+            Ok(Ok(_)) => Err(BackendError::OutcomeUnknown("the sidecar sent no answer".to_owned())),
             Ok(Err(status)) => {
                 let reason = raftkv_runtime::reason::call(&status, "");
                 Err(BackendError::OutcomeUnknown(format!("the sidecar was lost: {reason}")))
@@ -86,20 +87,20 @@ impl ConsensusClient {
         }
     }
 
-    /// The state of consensus as this node knows it.
+    /// The state of consensus as known to this node.
     pub async fn status(&self, deadline: Instant) -> Result<ConsensusStatus, BackendError> {
         let mut rpc = self.rpc.clone();
         within(deadline, rpc.get_status(GetStatusRequest {}), Effect::None).await
     }
 
-    /// Adds a node to the group; returns what was done, in words.
+    /// Adds a node to the group; returns a description of the result.
     pub async fn join(&self, deadline: Instant, name: String, raft_address: String) -> Result<String, BackendError> {
         let mut rpc = self.rpc.clone();
         let request = with_timeout(JoinRequest { name, raft_address }, deadline);
         Ok(within(deadline, rpc.join(request), Effect::Membership).await?.result)
     }
 
-    /// Removes a node from the group; returns what was done, in words.
+    /// Removes a node from the group; returns a description of the result.
     pub async fn remove(&self, deadline: Instant, name: String) -> Result<String, BackendError> {
         let mut rpc = self.rpc.clone();
         let request = with_timeout(RemoveRequest { name }, deadline);
@@ -107,7 +108,7 @@ impl ConsensusClient {
     }
 }
 
-/// What a call may have changed when its answer is lost.
+/// Possible effect of a call with a lost answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Effect {
     None,
@@ -116,7 +117,7 @@ enum Effect {
 
 fn with_timeout<T>(message: T, deadline: Instant) -> Request<T> {
     let mut request = Request::new(message);
-    // Zero is not a timeout gRPC can carry.
+    // gRPC cannot carry a timeout of zero.
     request.set_timeout(deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
     request
 }
@@ -134,7 +135,7 @@ async fn within<T>(
 }
 
 fn error_of(status: &Status, effect: Effect) -> BackendError {
-    // Only what our own side made, the transport, has a source.
+    // Only a local transport error has a source.
     let message = match std::error::Error::source(status) {
         Some(_) => format!("the sidecar cannot be reached: {}", raftkv_runtime::reason::call(status, "")),
         None => status.message().to_owned(),
@@ -148,7 +149,7 @@ fn error_of(status: &Status, effect: Effect) -> BackendError {
         | Code::PermissionDenied => BackendError::Rejected(message),
         Code::Unavailable => BackendError::Unavailable(message),
         Code::ResourceExhausted => BackendError::Overloaded { retry_after: Duration::from_secs(1) },
-        // The call may have been cut after it took effect.
+        // The call may have been cut after taking effect.
         Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Aborted if effect == Effect::Membership => {
             BackendError::OutcomeUnknown(message)
         }

@@ -1,4 +1,4 @@
-//! [`DiskGuard`]: stops taking values before the disk is full.
+//! [`DiskGuard`]: refuses values before the disk is full.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,41 +13,43 @@ use raftkv_store::{Reclaimed, Store, StoreError};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
-/// How often the free space is looked at. What is taken in between is counted where the disk is near its reserve.
+/// Poll interval of the free space. Near the reserve, bytes accepted between polls are counted.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// Writes are taken again when the reserve and this part of it are free: not at the very limit, where each write
-/// would change the answer.
+/// Writes are accepted again when the reserve plus this fraction of the reserve is free. The hysteresis prevents a
+/// change of state with each write.
 const HYSTERESIS_DIVISOR: u64 = 4;
-/// Values are counted one by one while the free space is less than this multiple of the reserve.
+/// Below this multiple of the reserve, accepted bytes are counted per write.
 const NEAR_RESERVES: u64 = 4;
-/// And while less than this is, however small the reserve: more than any node takes between two looks.
+/// Accepted bytes are also counted below the reserve plus this size, for small reserves: more than a node accepts
+/// between two polls.
 const NEAR_BYTES: u64 = 256 * 1024 * 1024;
-/// How often a value that is taken is written before the next look sees it: into the log, and into a table.
+/// Number of times an accepted value is written before the next poll: to the log and to a table.
 const WRITTEN_TIMES: u64 = 2;
-/// The space of removed values is given back until the free space is this multiple of the reserve.
+/// Space of removed values is reclaimed until the free space reaches this multiple of the reserve.
 const RELIEVED_RESERVES: u64 = 4;
-/// The shortest pause between two attempts to give the space of removed values back.
+/// Minimum pause between two attempts to reclaim space.
 const RECLAIM_PAUSE: Duration = Duration::from_millis(200);
-/// A pause is at least this multiple of what the attempt took, so that most of the disk's time is left to clients.
+/// Minimum pause as a multiple of the duration of the attempt, to leave most of the disk's time to clients.
 const RECLAIM_PAUSES: u32 = 3;
-/// Each attempt that gave nothing back doubles the pause until values are removed: this often at most.
+/// Each attempt without effect doubles the pause until values are removed; maximum number of doublings.
 const MOST_FRUITLESS: u32 = 6;
 
-/// The reserve that is really kept: as configured, or else what the plan for a disk of this size says.
+/// The effective reserve: the configured reserve, or the default for a disk of this size.
 pub fn effective_reserve(configured: Option<u64>, total_bytes: u64) -> u64 {
     configured.unwrap_or_else(|| DiskPlan::for_disk(total_bytes).reserve)
 }
 
-/// The decision: whether the disk counts as nearly full, given whether it did before.
+/// Decides whether the disk counts as nearly full, given the previous state.
 fn nearly_full(before: bool, free_bytes: u64, reserve_bytes: u64) -> bool {
     let enough = if before { reserve_bytes.saturating_add(reserve_bytes / HYSTERESIS_DIVISOR) } else { reserve_bytes };
     free_bytes < enough
 }
 
-/// Knows whether the file system of the data directory has its reserve left. Cloning shares the knowledge.
+/// Monitors the reserve on the file system of the data directory. Cloning shares the state.
 ///
-/// What is in memory and not yet in a table counts as written. The guard refuses what this node's clients bring. Entries that other
-/// nodes propose are applied here all the same, which is what the reserve is for; beyond it the store and the log wait for room.
+/// Data in memory and not yet in a table counts as written. The guard refuses writes of this node's clients. Entries
+/// proposed by other nodes are still applied here, into the reserve; once the reserve is used up, the store and the log
+/// wait for space.
 #[derive(Debug, Clone)]
 pub struct DiskGuard {
     shared: Arc<Shared>,
@@ -58,20 +60,20 @@ struct Shared {
     dir: PathBuf,
     total_bytes: u64,
     reserve_bytes: u64,
-    /// Free bytes at the last look, less what is in memory only.
+    /// Free bytes at the last poll, minus the bytes in memory only.
     room_bytes: AtomicU64,
-    /// What was taken since, as far as it was counted.
+    /// Bytes accepted since the last poll, as far as counted.
     taken_bytes: AtomicU64,
-    /// Whether what is taken has to be counted.
+    /// Whether accepted bytes must be counted.
     is_near: AtomicBool,
     nearly_full: AtomicBool,
 }
 
 impl DiskGuard {
-    /// Looks at the file system of `dir`, which must exist.
+    /// Checks the file system of `dir`, which must exist.
     ///
     /// # Errors
-    /// When the operating system does not tell.
+    /// The operating system does not report the free space.
     pub fn new(dir: impl Into<PathBuf>, configured_reserve: Option<u64>) -> std::io::Result<Self> {
         let dir = dir.into();
         let space = Space::of(&dir)?;
@@ -89,8 +91,8 @@ impl DiskGuard {
         Ok(guard)
     }
 
-    /// Looks again ten times a second until `stop`. While the disk is nearly full and values are removed, it has the store give
-    /// their space back.
+    /// Polls ten times per second until `stop`. While the disk is nearly full and values are removed, also makes the
+    /// store reclaim the space of removed values.
     pub fn watch(&self, store: Store, stop: Shutdown) -> JoinHandle<()> {
         let guard = self.clone();
         tokio::spawn(async move {
@@ -117,7 +119,7 @@ impl DiskGuard {
                 }
                 let (dir, store) = (guard.shared.dir.clone(), store.clone());
                 let taken = guard.shared.taken_bytes.load(Ordering::Relaxed);
-                // A network file system may take its time.
+                // A network file system may be slow.
                 let look = tokio::task::spawn_blocking(move || {
                     Space::of(&dir).map(|space| Look {
                         free_bytes: space.free_bytes,
@@ -136,18 +138,18 @@ impl DiskGuard {
                         tracing::warn!(dir = %guard.shared.dir.display(), "look at the free space of the disk: {error}");
                     }
                     Ok(Err(_)) => {}
-                    // The runtime is going away.
+                    // The runtime is shutting down.
                     Err(_) => break,
                 }
             }
             if let Some((_, running)) = reclaimer.running.take() {
-                // It sees the stop before its next step.
+                // The running attempt checks `stop` before each step.
                 let _ = running.await;
             }
         })
     }
 
-    /// Refuses operations that need space when there is too little; deletes always pass.
+    /// Refuses writes if too little space is left; deletes always pass.
     pub fn check(&self, ops: &[Op]) -> Result<(), BackendError> {
         let bytes = |op: &Op| match &op.command {
             Command::Set { key, value, .. } => key.as_bytes().len() + value.as_msgpack().len(),
@@ -156,8 +158,8 @@ impl DiskGuard {
         self.admit(|| ops.iter().map(bytes).sum())
     }
 
-    /// Refuses an operation of this size when there is too little room for it. The size is asked for only when the disk is near its
-    /// reserve, and an operation of zero bytes always passes.
+    /// Refuses a write of this size if too little space is left. The size is computed only near the reserve, and a size
+    /// of zero always passes.
     pub fn admit(&self, bytes: impl FnOnce() -> usize) -> Result<(), BackendError> {
         let shared = &*self.shared;
         if !shared.is_near.load(Ordering::Relaxed) {
@@ -182,28 +184,28 @@ impl DiskGuard {
         Err(BackendError::DiskFull(how_full))
     }
 
-    /// Whether values are refused now.
+    /// Whether values are currently refused.
     pub fn is_nearly_full(&self) -> bool {
         self.shared.nearly_full.load(Ordering::Relaxed)
     }
 
-    /// Whether so little is free beside the reserve that a nearly full disk is not yet relieved.
+    /// Whether the free space is below [`RELIEVED_RESERVES`] reserves.
     fn is_near_reserve(&self) -> bool {
         let Shared { reserve_bytes, room_bytes, .. } = &*self.shared;
         self.is_nearly_full() || room_bytes.load(Ordering::Relaxed) < reserve_bytes.saturating_mul(RELIEVED_RESERVES)
     }
 
-    /// The reserve kept.
+    /// The effective reserve.
     pub fn reserve_bytes(&self) -> u64 {
         self.shared.reserve_bytes
     }
 
-    /// What the file system has in all.
+    /// Total size of the file system.
     pub fn total_bytes(&self) -> u64 {
         self.shared.total_bytes
     }
 
-    /// Takes note of a look: `taken_before` is what had been counted when it began.
+    /// Records a poll; `taken_before` is the count of accepted bytes at the start of the poll.
     fn observe(&self, look: Look, taken_before: u64) {
         let Look { free_bytes, unflushed_bytes, store_waits } = look;
         let shared = &*self.shared;
@@ -235,31 +237,31 @@ impl DiskGuard {
     }
 }
 
-/// What is seen at a look.
+/// Result of a poll.
 #[derive(Debug, Clone, Copy)]
 struct Look {
     free_bytes: u64,
-    /// In memory only.
+    /// Bytes in memory only.
     unflushed_bytes: u64,
-    /// The store lacks room for what it has to write: whatever the reserve is, there is none for values.
+    /// The store lacks space for pending writes: no space is left for values, regardless of the reserve.
     store_waits: bool,
 }
 
-/// Has the store give back the space of removed values, one attempt at a time.
+/// Makes the store reclaim the space of removed values, one attempt at a time.
 struct Reclaimer {
     guard: DiskGuard,
     store: Store,
     stop: Shutdown,
     running: Option<(Instant, JoinHandle<Result<Reclaimed, StoreError>>)>,
-    /// Not before.
+    /// Earliest start of the next attempt.
     next: Option<Instant>,
-    /// And not before this where no value was removed.
+    /// Earliest start of the next attempt while no values were removed.
     unless_removed: Option<Instant>,
     fruitless: u32,
-    /// The state that the last attempt began with: its revision and number of keys.
+    /// State at the start of the last attempt: revision and number of keys.
     seen: Option<(u64, u64)>,
     is_unfinished: bool,
-    /// From when the disk is nearly full until there is room to spare.
+    /// Set when the disk becomes nearly full, cleared once the free space is well above the reserve.
     is_wanted: bool,
 }
 
@@ -273,14 +275,14 @@ impl Reclaimer {
                     self.is_unfinished = !is_done;
                     if bytes > 0 {
                         metrics::counter!("raftkv_engine_reclaimed_bytes_total").increment(bytes);
-                        tracing::info!(bytes, is_done, took = ?begin.elapsed(), "removed values gave their space back");
+                        tracing::info!(bytes, is_done, took = ?begin.elapsed(), "reclaimed space of removed values");
                     }
                 }
                 Ok(Err(StoreError::Stopped)) | Err(_) => {}
                 Ok(Err(error)) => {
-                    // Tried again, though nothing has changed.
+                    // Retry even without a change of state.
                     self.is_unfinished = true;
-                    tracing::debug!("give back the space of removed values: {error}");
+                    tracing::debug!("reclaim the space of removed values: {error}");
                 }
             }
             self.next = Some(Instant::now() + pause);
@@ -344,7 +346,7 @@ mod tests {
     #[test]
     fn values_are_refused_and_deletes_pass_until_there_is_room() {
         let dir = tempfile::tempdir().expect("directory");
-        // No disk has this much: nearly full from the start.
+        // No disk has this size: nearly full from the start.
         let guard = DiskGuard::new(dir.path(), Some(u64::MAX)).expect("space is known");
         let key = Key::from_stored("k");
         let value = raftkv_kv::Value::text("v", &raftkv_kv::Limits::default()).expect("small");
@@ -365,7 +367,7 @@ mod tests {
         // Six MiB are left above the reserve, and each value is written twice.
         let admit = |mib: u64| guard.admit(|| (mib * MIB) as usize).is_ok();
         assert_eq!([admit(1), admit(2), admit(1), admit(0)], [true, true, false, true]);
-        // The look that has seen them on the disk.
+        // This poll sees the accepted values on the disk.
         guard.observe(look(104 * MIB, 0), 6 * MIB);
         assert_eq!([admit(3), admit(2), admit(1)], [false, true, false]);
         guard.observe(look(110 * MIB, 11 * MIB), 4 * MIB);

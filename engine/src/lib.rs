@@ -1,10 +1,10 @@
-//! The engine process of a RaftKV node: the data, and the HTTP API in front of it.
+//! The engine process of a RaftKV node: the data, and the HTTP API in front of the data.
 //!
-//! It owns the store ([`raftkv_store`]) and serves the [`state_machine`] service that the sidecar applies committed entries through.
-//! Writes go the other way: the [`proposer`] packs them into batches for the sidecar's `Consensus` service, and reads
-//! ask the [`barrier`] lanes how far they must have applied. [`backend`] puts that behind the HTTP surfaces, [`group`]
-//! behind the service that routers of a sharded store speak; an [`upgrade`] raises the cluster version, and [`run`] starts and
-//! stops it all.
+//! The engine owns the store ([`raftkv_store`]) and serves the [`state_machine`] service, used by the sidecar to apply
+//! committed entries. In the other direction, the [`proposer`] packs writes into batches for the sidecar's `Consensus`
+//! service, and the [`barrier`] lanes determine the index a read must wait for. [`backend`] connects these parts to the
+//! HTTP surfaces, [`group`] to the service for routers of a sharded store; [`upgrade`] raises the cluster version, and
+//! [`run`] starts and stops all parts.
 
 pub mod backend;
 pub mod barrier;
@@ -19,6 +19,6 @@ pub mod run;
 pub mod state_machine;
 pub mod upgrade;
 
-// Under the names that the modules here know.
+// Re-exports under the module names used in this crate.
 pub use raftkv_link::proposer;
 use raftkv_link::{backoff, budget, stream_link, trouble};

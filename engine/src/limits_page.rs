@@ -1,4 +1,4 @@
-//! `docs/reference/limits.md` says what the code does, as far as it is the engine's: its ports, what is under way, and what is admitted.
+//! Checks `docs/reference/limits.md` against the engine's constants: ports, requests in flight, and admission.
 
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ fn the_page_has_the_limits_of_requests_under_way() {
     let sources = [include_str!("barrier/mod.rs"), include_str!("../../router/src/data/group/reader.rs")];
     let part = Part::of(PAGE, "Reads and writes under way");
     assert_eq!(part.differences(&limits), [""; 0]);
-    // The names of the writers' metrics begin with that of the process.
+    // The writers' metric names begin with the process name.
     let unknown = part.unknown_metrics(&sources);
     let of_writers = |text: &String| text.ends_with("_writes_shed_total");
     assert!(unknown.iter().all(of_writers), "{unknown:?}");

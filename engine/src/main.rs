@@ -30,7 +30,7 @@ fn main() {
     if let Err(error) = runtime.block_on(start(config)) {
         exit::fatal_error(error.exit_code(), &error);
     }
-    // A listing that nobody waits for any more may still be reading.
+    // An abandoned listing may still be reading.
     runtime.shutdown_background();
     telemetry::flush();
 }
@@ -38,7 +38,7 @@ fn main() {
 async fn start(config: Config) -> Result<(), RunError> {
     let shutdown = Shutdown::new();
     shutdown.signals().map_err(|source| RunError::Io { action: "handle signals", source })?;
-    // Before anything is opened: a killed node must never serve what it had.
+    // Before any file is opened: a killed node must never serve old data.
     if wipe::carry_out(config.data_dir(), wipe::Part::Engine)
         .map_err(|source| RunError::Io { action: "wipe the data of a killed node", source })?
     {

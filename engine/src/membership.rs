@@ -1,11 +1,10 @@
-//! The state of consensus in words, under the names that HashiCorp Raft's statistics gave them and Arima's clients
-//! know.
+//! The state of consensus as text, under the names of HashiCorp Raft's statistics, known to clients of Arima.
 
 use std::collections::BTreeMap;
 
 use raftkv_proto::consensus::{ConsensusStatus, Member};
 
-/// Names and values as text.
+/// Returns names and values as text.
 pub(crate) fn stats(status: &ConsensusStatus) -> BTreeMap<String, String> {
     let voters = status.members.iter().filter(|member| member.voter).count();
     let is_voter = status.members.iter().any(|member| member.voter && member.raft_id == status.raft_id);
@@ -18,7 +17,7 @@ pub(crate) fn stats(status: &ConsensusStatus) -> BTreeMap<String, String> {
         ("term", status.term.to_string()),
         ("leader", leader.map(|leader| leader.name.clone()).unwrap_or_default()),
         ("leader_addr", leader.map(|leader| leader.raft_address.clone()).unwrap_or_default()),
-        // The last of each, not the next: 0 = none.
+        // The last index of each, not the next: 0 = none.
         ("last_log_index", status.last_log_next_index.saturating_sub(1).to_string()),
         ("commit_index", status.committed_next_index.saturating_sub(1).to_string()),
         ("applied_index", status.applied_next_index.saturating_sub(1).to_string()),

@@ -1,4 +1,4 @@
-//! [`run`]: starts the engine and stops it, in the right order.
+//! [`run`]: starts and stops the engine in the right order.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -27,18 +27,18 @@ use crate::group::{GroupService, Timeouts};
 use crate::proposer::{Proposer, Shortcut};
 use crate::state_machine::{ServiceInfo, StateMachineService};
 
-/// On the port for routers. A router has a handful to each node.
+/// Connection limits of the router port. Each router has a handful of connections to each node.
 pub const GROUP_CONNECTIONS: ConnectionLimits = ConnectionLimits::of(512, 1_024);
-/// What is left of writes once HTTP has drained gets this long: their clients are gone.
+/// Time for remaining writes to finish after HTTP has drained: the clients are gone.
 const PROPOSER_GRACE: Duration = Duration::from_millis(500);
-/// Routers' streams get this long after HTTP has drained: what is under way on them is answered in less.
+/// Time for routers' streams to finish after HTTP has drained; in-flight requests need less.
 const GROUP_GRACE: Duration = Duration::from_secs(3);
-/// Calls of the sidecar get this long to end; its streams are open for ever, so they are cut.
+/// Time for the sidecar's calls to finish; streams stay open indefinitely and are cut.
 const GRPC_GRACE: Duration = Duration::from_millis(300);
-/// How often a node that is not ready yet looks whether it is, to say so in the log.
+/// Poll interval for logging readiness.
 const READY_POLL: Duration = Duration::from_millis(250);
 
-/// The sockets of an engine, bound before anything else is begun.
+/// The sockets of an engine, bound before any other work starts.
 #[derive(Debug)]
 pub struct Listeners {
     /// For clients.
@@ -50,9 +50,9 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Binds what `config` says.
+    /// Binds the addresses in `config`.
     pub async fn bind(config: &Config) -> Result<Self, RunError> {
-        // The directory of the sockets is that of the data.
+        // The sockets are in the data directory.
         raftkv_runtime::directory::create_durable(&config.dir)
             .map_err(|source| RunError::Io { action: "create the data directory", source })?;
         let address = config.http_listen.to_string();
@@ -61,26 +61,26 @@ impl Listeners {
         Ok(Self { http, group, grpc: Listener::bind(&config.grpc_listen).await? })
     }
 
-    /// Where routers are served; with the real port where 0 was asked for.
+    /// The address for routers, with the actual port if port 0 was configured.
     pub fn group_address(&self) -> &Endpoint {
         self.group.endpoint()
     }
 
-    /// Where clients are served; with the real port where 0 was asked for.
+    /// The address for clients, with the actual port if port 0 was configured.
     pub fn http_address(&self) -> Result<SocketAddr, RunError> {
         self.http.local_addr().map_err(|source| RunError::Io { action: "ask for the HTTP address", source })
     }
 }
 
-/// Why the engine ended.
+/// The reason the engine ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The address for clients cannot be bound.
     #[error("listen on {address}: {source}")]
     Listen {
-        /// Which.
+        /// The address.
         address: String,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// The address for routers or for the sidecar cannot be bound.
@@ -92,25 +92,25 @@ pub enum RunError {
     /// The operating system failed.
     #[error("{action}: {source}")]
     Io {
-        /// What was tried.
+        /// The attempted action.
         action: &'static str,
-        /// Why it failed.
+        /// The cause.
         source: std::io::Error,
     },
     /// The node was killed; the next start wipes the data.
     #[error("this node was removed from its group, and its data is to be wiped: starting again, empty")]
     Killed,
-    /// A server or a task ended that never should.
+    /// A server or a task ended unexpectedly.
     #[error("{0}")]
     Internal(String),
 }
 
 impl RunError {
-    /// What the process should end with.
+    /// Exit code of the process.
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Listen { .. } | Self::Listener(_) | Self::Io { .. } => exit::IO,
-            // Of another version: as little use as damage, and as little mended by a restart.
+            // Data of another version is as unusable as damaged data, and a restart does not help.
             Self::Store(StoreError::Corrupt(_) | StoreError::Unsupported(_)) => exit::DATA,
             Self::Store(StoreError::Inconsistent(_)) => exit::SOFTWARE,
             Self::Store(_) => exit::IO,
@@ -122,11 +122,12 @@ impl RunError {
 
 /// Runs an engine until `shutdown`, then stops gracefully.
 ///
-/// Order of stopping: HTTP and routers' streams take no more and answer what they have within the grace period; then
-/// proposals and barriers;
-/// the gRPC service last, because the sidecar applies the very entries that requests in flight wait for.
+/// Shutdown order: HTTP and routers' streams stop accepting requests and finish accepted requests within the grace
+/// period; then proposals and barriers stop; the gRPC service stops last, because in-flight requests wait for entries
+/// applied by the sidecar.
 ///
-/// Boxed, so that it is compiled here once and not again in every program that awaits it: that took minutes of a build.
+/// Boxed, so the function is compiled only here and not again in every awaiting program, which added minutes to a
+/// build.
 pub fn run(config: Config, listeners: Listeners, shutdown: Shutdown) -> BoxFuture<'static, Result<(), RunError>> {
     run_here(config, listeners, shutdown).boxed()
 }
@@ -142,7 +143,7 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
         tracing::warn!(
             dir = %config.dir.display(),
             total_bytes = disk.total_bytes(),
-            "the file system has less than {SMALLEST_DISK_BYTES} bytes: the log and what is kept free take most of it"
+            "the file system has less than {SMALLEST_DISK_BYTES} bytes: the log and the disk reserve take most of it"
         );
     }
     let plan = DiskPlan::for_disk(disk.total_bytes());
@@ -165,7 +166,7 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
     let upgrader_slot = state_machine.upgrader();
     let mut grpc = serve_grpc(state_machine, listeners.grpc, grpc_stop.clone());
 
-    // Not a child of `shutdown`: these serve the requests that are being drained.
+    // Not a child of `shutdown`: these parts serve the requests being drained.
     let parts_stop = Shutdown::new();
     let consensus = ConsensusClient::new(connect(&config.sidecar_grpc)?);
     let (proposer, proposer_task) =
@@ -180,7 +181,7 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
     let timeouts = Timeouts { default: config.door.request_timeout, max: config.door.max_request_timeout };
     let group = GroupService::new(config.name.clone(), backend.clone(), shortcut, timeouts, clients_stop.clone());
     let upgrader = group.upgrader();
-    // It is set here and nowhere else.
+    // The only place to set the slot.
     let _ = upgrader_slot.set(upgrader.clone());
     tasks.push(tokio::spawn(upgrader.run(parts_stop.clone())));
     let mut group = serve_group(group, listeners.group, clients_stop.clone());
@@ -206,7 +207,7 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
     };
     clients_stop.trigger();
     if !is_http_over {
-        // It keeps its own time limit.
+        // The server has a separate time limit.
         let _ = http.await;
     }
     if !is_group_over && tokio::time::timeout(GROUP_GRACE, &mut group).await.is_err() {
@@ -222,7 +223,7 @@ async fn run_here(config: Config, listeners: Listeners, shutdown: Shutdown) -> R
     if !grpc.is_finished() && tokio::time::timeout(GRPC_GRACE, &mut grpc).await.is_err() {
         grpc.abort();
     }
-    // Joins the apply thread, which finishes what it has begun.
+    // Joins the apply thread, which finishes any started work.
     let closed = tokio::task::spawn_blocking(move || store.close()).await;
     closed.map_err(|error| RunError::Internal(format!("close the store: {error}")))?;
     if ended.is_ok() {
@@ -243,13 +244,13 @@ async fn open_store(config: &Config, plan: &DiskPlan, shortcut: Shortcut) -> Res
     Ok(store)
 }
 
-/// Where requests go that are for other groups of a sharded store. As long as this node does not know whether its group is a part
-/// of one, the routers do.
+/// Routing of requests for other groups of a sharded store. Until this node knows whether the group is part of a
+/// sharded store, the routers decide.
 fn elsewhere(config: &Config, backend: &EngineBackend) -> Result<Elsewhere, RunError> {
     let backend = backend.clone();
     let is_part = move || !backend.has_caught_up() || backend.store().ownership().is_sharded();
     Elsewhere::new(&config.routers, config.door.max_request_timeout, is_part)
-        .map_err(|error| RunError::Internal(format!("prepare the way to the routers: {error}")))
+        .map_err(|error| RunError::Internal(format!("prepare the connections to the routers: {error}")))
 }
 
 fn connect(sidecar: &Endpoint) -> Result<tonic::transport::Channel, RunError> {
@@ -289,7 +290,7 @@ fn serve_group(
     })
 }
 
-/// What the end of a server means.
+/// Interprets the end of a server.
 fn ended_early<E: std::fmt::Display>(
     server: &str,
     served: Result<Result<(), E>, tokio::task::JoinError>,
@@ -303,7 +304,7 @@ fn ended_early<E: std::fmt::Display>(
     }
 }
 
-/// Says in the log when requests can be answered for the first time.
+/// Logs when the node can answer requests for the first time.
 async fn announce_ready(backend: EngineBackend, stop: Shutdown) {
     let since = Instant::now();
     loop {

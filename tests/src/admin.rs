@@ -1,4 +1,4 @@
-//! [`Admin`]: speaks to a router's `/v1/cluster`.
+//! [`Admin`]: a client of a router's `/v1/cluster`.
 
 use std::time::Duration;
 
@@ -13,77 +13,77 @@ use crate::answer::Answer;
 use crate::client::Client;
 use crate::wait::{eventually, eventually_within};
 
-/// An operation of a test moves little data, but may have to get over several elections.
+/// An operation of a test moves little data, but may have to survive several elections.
 const OPERATION_PATIENCE: Duration = Duration::from_secs(120);
 
-/// Administration through one router.
+/// Administration through a single router.
 #[derive(Debug, Clone)]
 pub struct Admin {
     client: Client,
 }
 
-/// The part of `GET /v1/cluster` that tests look at.
+/// The fields of `GET /v1/cluster` used by tests.
 #[derive(Debug, Clone, Deserialize)]
 pub struct ClusterView {
-    /// Rises with every change of the map.
+    /// Version of the slot map; grows with every change.
     pub epoch: u64,
-    /// The groups, those that were removed, too.
+    /// All groups, including removed groups.
     pub groups: Vec<GroupView>,
     /// The move under way.
     #[serde(rename = "move")]
     pub moving: Option<Value>,
 }
 
-/// A group in it.
+/// A group of a [`ClusterView`].
 #[derive(Debug, Clone, Deserialize)]
 pub struct GroupView {
-    /// Its id.
+    /// Group id.
     pub id: u32,
-    /// Its name.
+    /// Group name.
     pub name: String,
     /// forming, active, draining or removed.
     pub state: String,
-    /// How many slots it has.
+    /// Number of slots.
     pub slots: usize,
 }
 
 /// An operation.
 #[derive(Debug, Clone, Deserialize)]
 pub struct OperationView {
-    /// Its id.
+    /// Operation id.
     pub id: u64,
-    /// What it does.
+    /// Kind of operation.
     pub kind: String,
     /// pending, running, stalled, cancelling, done, failed or cancelled.
     pub state: String,
-    /// The step of its move.
+    /// Current step of the slot move.
     pub step: Option<String>,
-    /// How far it is.
+    /// Progress.
     pub percent: f64,
     /// Slots moved so far.
     pub slots_done: usize,
     /// Slots moved and to be moved.
     pub slots_total: usize,
-    /// Why it failed.
+    /// Reason of the failure.
     pub error: Option<String>,
-    /// The longest time that slots were not served.
+    /// Longest time during which slots were not served.
     pub longest_pause_ms: u64,
 }
 
 impl OperationView {
-    /// Whether it is over.
+    /// Whether the operation has ended.
     pub fn is_over(&self) -> bool {
         matches!(self.state.as_str(), "done" | "failed" | "cancelled")
     }
 }
 
 impl ClusterView {
-    /// The groups that take part.
+    /// The groups in the state `active`.
     pub fn active(&self) -> impl Iterator<Item = &GroupView> {
         self.groups.iter().filter(|group| group.state == "active")
     }
 
-    /// The group of that name.
+    /// The group with this name.
     pub fn group(&self, name: &str) -> anyhow::Result<&GroupView> {
         self.groups.iter().find(|group| group.name == name).ok_or_else(|| anyhow!("there is no {name} in {self:?}"))
     }
@@ -105,7 +105,7 @@ impl Admin {
         Self { client }
     }
 
-    /// What the store is made of.
+    /// Reads the groups, the routers and the move in progress.
     pub async fn cluster(&self) -> anyhow::Result<ClusterView> {
         self.get("/v1/cluster").await
     }
@@ -138,13 +138,13 @@ impl Admin {
         self.start(Method::POST, "/v1/cluster/moves", json!({"slots": slots.to_string(), "to": to})).await
     }
 
-    /// As [`move_slots`](Self::move_slots), with at most so many bytes copied in a second: a move that lasts.
+    /// As [`move_slots`](Self::move_slots), with a limit on the bytes copied per second, so that the move takes longer.
     pub async fn move_slots_slowly(&self, slots: &SlotSet, to: u32, bytes_per_second: u64) -> anyhow::Result<u64> {
         let body = json!({"slots": slots.to_string(), "to": to, "rate_bytes_per_second": bytes_per_second});
         self.start(Method::POST, "/v1/cluster/moves", body).await
     }
 
-    /// The name of the router that works off the operations; `None` while there is none.
+    /// Name of the router that runs the operations; `None` while no router does.
     pub async fn coordinator(&self) -> anyhow::Result<Option<String>> {
         let document: Value = self.get("/v1/cluster").await?;
         let routers = document["routers"].as_array().with_context(|| format!("no routers: {document}"))?;
@@ -152,27 +152,27 @@ impl Admin {
         Ok(found.and_then(|router| router["id"].as_str()).map(str::to_owned))
     }
 
-    /// Moves slots so that every group has its share.
+    /// Moves slots until all groups have an equal share.
     pub async fn rebalance(&self) -> anyhow::Result<u64> {
         self.start(Method::POST, "/v1/cluster/rebalance", json!({})).await
     }
 
-    /// Moves a group's slots away and removes it.
+    /// Moves all slots away from a group and removes the group.
     pub async fn remove_group(&self, group: u32) -> anyhow::Result<u64> {
         self.start(Method::DELETE, &format!("/v1/cluster/groups/{group}"), Value::Null).await
     }
 
-    /// Asks an operation to end without doing the rest.
+    /// Cancels an operation.
     pub async fn cancel(&self, operation: u64) -> anyhow::Result<Answer> {
         self.send(Method::POST, &format!("/v1/cluster/operations/{operation}/cancel"), &Value::Null).await
     }
 
-    /// An operation.
+    /// Reads the state of an operation.
     pub async fn operation(&self, id: u64) -> anyhow::Result<OperationView> {
         self.get(&format!("/v1/cluster/operations/{id}")).await
     }
 
-    /// Waits until an operation is over, however it ended.
+    /// Waits until an operation has ended, with any result.
     pub async fn over(&self, id: u64) -> anyhow::Result<OperationView> {
         eventually_within(OPERATION_PATIENCE, &format!("operation {id} is over"), || async {
             let operation = self.operation(id).await?;
@@ -182,7 +182,7 @@ impl Admin {
         .await
     }
 
-    /// Waits until an operation is over, and fails unless it did what it was to.
+    /// Waits until an operation has ended; fails unless the operation succeeded.
     pub async fn done(&self, id: u64) -> anyhow::Result<OperationView> {
         let operation = self.over(id).await?;
         ensure!(operation.state == "done", "{operation:?}");
@@ -190,11 +190,11 @@ impl Admin {
     }
 
     async fn start(&self, method: Method, path: &str, body: Value) -> anyhow::Result<u64> {
-        // A router that has just started may not know the meta group's leader yet.
+        // A router may not know the meta group's leader just after its start.
         eventually(&format!("{method} {path} is accepted"), || async {
             let answer = self.send(method.clone(), path, &body).await?;
             if answer.status.is_client_error() {
-                // Panics end the test, errors are tried again: this one will not go away.
+                // A client error is permanent: a panic ends the test, while an error would be retried.
                 panic!("{method} {path} {body} was answered {answer}");
             }
             let answer = answer.expect(reqwest::StatusCode::ACCEPTED)?.json()?;

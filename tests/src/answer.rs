@@ -1,29 +1,29 @@
-//! [`Answer`]: an HTTP answer; [`Put`]: what a writer may conclude from one.
+//! [`Answer`]: an HTTP response; [`Put`]: the outcome of a write.
 
 use anyhow::{Context, anyhow, bail, ensure};
 use bytes::Bytes;
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, ETAG, HeaderMap};
 
-/// An answer, read to its end.
+/// An HTTP response with its complete body.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// What happened.
+    /// HTTP status.
     pub status: StatusCode,
-    /// With what.
+    /// HTTP headers.
     pub headers: HeaderMap,
-    /// The content.
+    /// HTTP body.
     pub body: Bytes,
 }
 
 impl Answer {
-    /// The content as text, of a success only.
+    /// The body as text; fails unless the status is a success.
     pub fn text(&self) -> anyhow::Result<String> {
         ensure!(self.status.is_success(), "{self}");
         Ok(String::from_utf8(self.body.to_vec())?)
     }
 
-    /// The content as JSON, of any answer.
+    /// The body as JSON, for any status.
     pub fn json(&self) -> anyhow::Result<serde_json::Value> {
         serde_json::from_slice(&self.body).with_context(|| self.to_string())
     }
@@ -33,7 +33,7 @@ impl Answer {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
-    /// What kind of content it is, without parameters.
+    /// Media type, without parameters.
     pub fn content_type(&self) -> &str {
         self.header(CONTENT_TYPE.as_str()).split(';').next().unwrap_or_default().trim()
     }
@@ -49,13 +49,13 @@ impl Answer {
         Ok(self)
     }
 
-    /// Fails unless it is a success.
+    /// Fails unless the status is a success.
     pub fn success(self) -> anyhow::Result<Self> {
         ensure!(self.status.is_success(), "expected a success: {self}");
         Ok(self)
     }
 
-    /// The stable code of a problem answer.
+    /// Stable error code of a problem response.
     pub fn problem_code(&self) -> String {
         let code = self.json().ok().and_then(|problem| Some(problem.get("code")?.as_str()?.to_owned()));
         code.unwrap_or_default()
@@ -69,24 +69,24 @@ impl std::fmt::Display for Answer {
     }
 }
 
-/// What a writer may conclude from the answer, or from getting none.
+/// Outcome of a write, derived from the response or from its absence.
 #[derive(Debug, Clone)]
 pub enum Put {
-    /// It is stored.
+    /// Stored.
     Acked {
         /// The key's revision.
         revision: u64,
-        /// An earlier request with the same `Idempotency-Key` had stored it.
+        /// Whether the write was already stored by an earlier request with the same `Idempotency-Key`.
         replayed: bool,
     },
-    /// Definitely not stored, now or later.
+    /// Not stored, and never will be.
     Refused(String),
-    /// Stored or not, now or later.
+    /// May have been stored, or may be stored later.
     Unknown(String),
 }
 
 impl Put {
-    /// Reads an answer, or why there is none.
+    /// Classifies a response, or the reason for a missing response.
     pub(crate) fn from(result: reqwest::Result<Answer>) -> Self {
         let answer = match result {
             Ok(answer) => answer,
@@ -103,7 +103,7 @@ impl Put {
         }
     }
 
-    /// The revision of a put that was stored.
+    /// The revision of an acknowledged put; fails for any other outcome.
     pub fn acked(self) -> anyhow::Result<u64> {
         match self {
             Self::Acked { revision, .. } => Ok(revision),

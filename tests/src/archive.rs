@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Packs the directories `names` of `root` into `archive`, without sockets.
 pub async fn pack(root: &Path, names: &[String], archive: &Path) -> anyhow::Result<()> {
     let mut tar = Command::new("tar");
-    // Logs and journals are allocated in advance: most of them is zeros.
+    // Logs and journals are preallocated and consist mostly of zeros.
     tar.args(["--sparse", "--hole-detection=raw", "--exclude=*.sock", "--sort=name"]);
     tar.args(["--owner=0", "--group=0", "--numeric-owner", "--use-compress-program=gzip -9n"]);
     tar.arg("-cf").arg(archive).arg("-C").arg(root).args(names);

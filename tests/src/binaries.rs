@@ -1,23 +1,23 @@
-//! Where the programs under test are.
+//! Paths of the programs under test.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-/// Names the directory of the programs; without it, the one cargo put the test executable's profile in.
+/// Directory of the programs; default: the directory of the test executable's cargo profile.
 const BIN_DIR: &str = "RAFTKV_BIN_DIR";
 
-/// The program `name`. An error, never a skip, when it is missing.
+/// Path of the program `name`. A missing program is an error, never a reason to skip a test.
 pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
     binary_in(None, name)
 }
 
-/// As [`binary`], from a directory that the test names.
+/// As [`binary`], from a directory chosen by the test.
 pub(crate) fn binary_in(dir: Option<&Path>, name: &str) -> anyhow::Result<PathBuf> {
     let dir = match (dir, std::env::var_os(BIN_DIR)) {
         (Some(dir), _) => dir.to_owned(),
         (None, Some(dir)) => PathBuf::from(dir),
-        // target/release/deps/TEST-HASH: the programs are one directory up.
+        // The test executable is target/release/deps/TEST-HASH: the programs are in the parent of its directory.
         (None, None) => std::env::current_exe()
             .context("find this test executable")?
             .ancestors()

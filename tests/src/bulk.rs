@@ -1,4 +1,4 @@
-//! [`BulkLoad`]: much data in few requests.
+//! [`BulkLoad`]: writes much data in few requests.
 
 use std::time::{Duration, Instant};
 
@@ -9,30 +9,30 @@ use rmpv::Value;
 
 use crate::client::Client;
 
-/// Batches under way at once: enough to keep a group busy, few enough to bound memory.
+/// Batches in flight: enough to keep a group busy, few enough to bound memory.
 const CONCURRENCY: usize = 6;
-/// A batch is tried again this often: while a leader is being elected, or the node asks for patience.
+/// Attempts per batch: covers elections and back-pressure of the node.
 const ATTEMPTS: u32 = 200;
-/// Between attempts.
+/// Pause between attempts.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Puts in batches over `/v1/batch`, as MsgPack.
 #[derive(Debug, Clone)]
 pub struct BulkLoad {
-    /// How many puts.
+    /// Number of puts.
     pub puts: u64,
-    /// Over how many keys; more puts than keys overwrite.
+    /// Number of distinct keys; with more puts than keys, values are overwritten.
     pub keys: u64,
-    /// Size of each value; its bytes are of no use to a compressor.
+    /// Size of each value; values are incompressible.
     pub value_bytes: usize,
     /// Puts per batch.
     pub batch: u64,
-    /// What keys begin with.
+    /// Prefix of the keys.
     pub prefix: String,
 }
 
 impl BulkLoad {
-    /// Makes all puts, spread over `clients`. Returns how long it took.
+    /// Sends all puts, spread over `clients`. Returns the elapsed time.
     pub async fn run(&self, clients: &[Client]) -> anyhow::Result<Duration> {
         let start = Instant::now();
         futures::stream::iter((0..self.puts.div_ceil(self.batch)).map(anyhow::Ok))
@@ -59,7 +59,7 @@ impl BulkLoad {
         let body = bytes::Bytes::from(body);
         let mut last = String::new();
         for _ in 0..ATTEMPTS {
-            // Which puts of a batch were applied before it failed does not matter: the same values are put again.
+            // A failed batch may have been applied in part. A retry is safe because the values are the same.
             let request = client
                 .request(Method::POST, "/v1/batch?timeout=20s")
                 .header("content-type", "application/msgpack")
@@ -84,11 +84,11 @@ impl BulkLoad {
         anyhow::bail!("a batch failed {ATTEMPTS} times, last: {last}")
     }
 
-    /// The last value of every key is served by `client`, checked for every `step`th key.
+    /// Checks that `client` serves the last value of every `step`th key.
     pub async fn check(&self, client: &Client, step: usize) -> anyhow::Result<()> {
         futures::stream::iter((0..self.keys.min(self.puts)).step_by(step))
             .map(|number| async move {
-                // The last round over all keys may have ended early.
+                // The last round over all keys may be incomplete.
                 let rounds = (self.puts - 1 - number) / self.keys;
                 let expected = self.value(number + rounds * self.keys);
                 let answer = client.get(&self.key(number)).await?.success().context(self.key(number))?;
@@ -100,7 +100,7 @@ impl BulkLoad {
             .await
     }
 
-    /// Bytes put in all.
+    /// Total bytes of all values.
     pub fn bytes(&self) -> u64 {
         self.puts * self.value_bytes as u64
     }
@@ -109,9 +109,9 @@ impl BulkLoad {
         format!("{}{number:08}", self.prefix)
     }
 
-    /// Follows from the number alone, so that it can be checked later.
+    /// Depends on the number only, so that a later check can compute the same value.
     fn value(&self, number: u64) -> Vec<u8> {
-        // xorshift64*: as good as random to a compressor, and fast.
+        // xorshift64*: fast, and incompressible like random data.
         let mut state = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let mut value = Vec::with_capacity(self.value_bytes + 8);
         while value.len() < self.value_bytes {

@@ -1,4 +1,4 @@
-//! [`Client`]: HTTP requests to one node.
+//! [`Client`]: HTTP requests to a single node.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -8,14 +8,14 @@ use reqwest::Method;
 
 use crate::answer::{Answer, Put};
 
-/// What stays as it is in a path segment: RFC 3986's unreserved characters.
+/// Characters to percent-encode in a path segment: all except RFC 3986's unreserved characters.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-/// No answer is waited for longer than this: well above any `?timeout=` that tests send.
+/// Request timeout: well above any `?timeout=` in a test.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// A paused process accepts connections, a dead one refuses them at once; nothing on loopback takes longer.
+/// Connect timeout. Nothing on loopback takes longer: a paused process accepts connections, a dead process refuses at once.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The HTTP client that all tests of this process share.
+/// The HTTP client shared by all tests of this process.
 pub fn http() -> &'static reqwest::Client {
     static HTTP: OnceLock<reqwest::Client> = OnceLock::new();
     HTTP.get_or_init(new_http)
@@ -36,7 +36,7 @@ pub fn encode_key(key: impl AsRef<[u8]>) -> String {
     percent_encode(key.as_ref(), RESERVED).to_string()
 }
 
-/// Speaks to one HTTP address. Cheap to clone.
+/// A client of a single HTTP address. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
@@ -44,12 +44,12 @@ pub struct Client {
 }
 
 impl Client {
-    /// To `host:port`.
+    /// Connects to `host:port`.
     pub fn new(address: impl std::fmt::Display) -> Self {
         Self { http: http().clone(), base: format!("http://{address}") }
     }
 
-    /// As [`new`](Self::new), sharing connections with no other client of this process.
+    /// As [`new`](Self::new), without sharing connections with other clients of this process.
     pub fn unshared(address: impl std::fmt::Display) -> Self {
         Self { http: new_http(), base: format!("http://{address}") }
     }
@@ -59,7 +59,7 @@ impl Client {
         self.http.request(method, format!("{}{path}", self.base))
     }
 
-    /// Sends a request and reads the answer to its end.
+    /// Sends a request and reads the complete response.
     pub async fn send(request: reqwest::RequestBuilder) -> reqwest::Result<Answer> {
         let response = request.send().await?;
         let (status, headers) = (response.status(), response.headers().clone());
@@ -81,13 +81,12 @@ impl Client {
         Self::send(self.request(Method::POST, path).header("content-type", content_type).body(body)).await
     }
 
-    /// Puts a text.
+    /// Puts a text value.
     pub async fn put(&self, key: &str, value: impl Into<String>) -> reqwest::Result<Put> {
         Ok(self.put_with(key, value, "", None).await)
     }
 
-    /// Puts a text with a query (`?timeout=2s`), and an `Idempotency-Key` where there is one. That no answer came is an
-    /// outcome, not an error.
+    /// Puts a text value with a query (`?timeout=2s`) and an optional `Idempotency-Key`. A missing response is an outcome, not an error.
     pub async fn put_with(&self, key: &str, value: impl Into<String>, query: &str, idempotency: Option<&str>) -> Put {
         let mut request = self.request(Method::PUT, &format!("/v1/kv/{}{query}", encode_key(key))).body(value.into());
         if let Some(idempotency) = idempotency {
@@ -96,12 +95,12 @@ impl Client {
         Put::from(Self::send(request).await)
     }
 
-    /// Gets a key, linearizable.
+    /// Gets a key with a linearizable read.
     pub async fn get(&self, key: &str) -> reqwest::Result<Answer> {
         self.get_with(key, "").await
     }
 
-    /// Gets what this node has.
+    /// Gets a key with a stale read from this node.
     pub async fn get_stale(&self, key: &str) -> reqwest::Result<Answer> {
         self.get_with(key, "?consistency=stale").await
     }

@@ -1,4 +1,4 @@
-//! [`Cluster`]: nodes that form one group, as processes on loopback addresses of their own.
+//! [`Cluster`]: nodes of a single group, as processes on separate loopback addresses.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,49 +25,49 @@ use crate::wait::{eventually, eventually_within};
 
 const HTTP_PORT: u16 = 8080;
 const RAFT_PORT: u16 = 8088;
-/// For a node whose address changes.
+/// Second raft port, for a node with a changed address.
 const OTHER_RAFT_PORT: u16 = RAFT_PORT + 1;
 const MANAGEMENT_PORT: u16 = 6000;
 const GROUP_PORT: u16 = 50_053;
-/// Lines of each log shown when a test fails.
+/// Lines of each log printed after a failed test.
 const LINES_SHOWN: usize = 25;
-/// In a log these are bugs, whatever the test was about.
+/// Log messages of bugs, forbidden in every test.
 pub(crate) const NEVER_LOGGED: [&str; 3] = ["panicked at", "runtime::panic", "fatal:"];
-/// A process that ends itself with this code asks to be started again.
+/// Exit code of a process that requests a restart.
 const EXIT_TEMPFAIL: i32 = 75;
 const SIGKILL: i32 = 9;
 
-/// What a cluster is to be like.
+/// Configuration of a cluster.
 #[derive(Debug, Clone)]
 pub struct ClusterBuilder {
     nodes: usize,
     env: Vec<(String, String)>,
-    /// Where the programs are, if not where the others are.
+    /// Directory of the programs; default: the programs under test.
     programs: Option<PathBuf>,
     partitionable: bool,
-    /// Each node is a host of its own on this network.
+    /// Network on which each node is a separate host.
     lan: Option<Arc<Lan>>,
     supervised: bool,
-    /// Nodes of other groups of the same store, which had the numbers before these.
+    /// Number of nodes in other groups of the store, whose numbers precede the numbers here.
     named_after: usize,
-    /// Who assigns the nodes to their group; empty = they find each other.
+    /// Routers that assign the nodes to a group; without routers, nodes discover each other.
     registers: Option<Registration>,
-    /// A given block of addresses, not just any.
+    /// A fixed address block instead of a random choice.
     block: Option<[u8; 2]>,
-    /// An archive of the nodes' data directories, n1, n2 and so on.
+    /// Archive with the data directories n1, n2 and so on.
     data: Option<PathBuf>,
 }
 
-/// How nodes come to their group when a router says it.
+/// Settings for nodes that are assigned to a group by routers.
 #[derive(Debug, Clone)]
 pub(crate) struct Registration {
-    /// Their HTTP addresses.
+    /// HTTP addresses of the routers.
     pub(crate) routers: Vec<SocketAddr>,
-    /// The name of the group.
+    /// Group name.
     pub(crate) group: String,
 }
 
-/// A group of nodes and the faults between them.
+/// A group of nodes, with fault injection on the links between nodes.
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Vec<Arc<Node>>,
@@ -77,17 +77,17 @@ pub struct Cluster {
     senders: Senders,
     fatal_allowed: bool,
     finished: bool,
-    // Dropped in this order, after `drop` has killed the processes.
+    // Fields below are dropped in order of declaration, after `drop` has killed the processes.
     supervisor: Option<Supervisor>,
     loopback: Loopback,
     dir: Option<TempDir>,
 }
 
-/// A node that has another address than it had.
+/// A node with a changed raft address.
 #[derive(Debug)]
 pub(crate) struct Readdressed {
     node: Arc<Node>,
-    /// How its peers reach it.
+    /// Address for peers.
     pub(crate) address: SocketAddr,
     _proxy: Proxy,
 }
@@ -104,7 +104,7 @@ fn set_raft_addresses(node: &Node, listen: SocketAddr, advertised: SocketAddr) {
 }
 
 impl ClusterBuilder {
-    /// How many nodes form the group at first.
+    /// Sets the initial number of nodes.
     pub fn nodes(mut self, nodes: usize) -> Self {
         self.nodes = nodes;
         self
@@ -122,49 +122,49 @@ impl ClusterBuilder {
         self
     }
 
-    /// Puts a proxy in front of each raft port, so that nodes can be cut off.
+    /// Puts a proxy in front of each raft port, to allow partitions.
     pub fn partitionable(mut self) -> Self {
         self.partitionable = true;
         self
     }
 
-    /// Puts each node on this network, as a host of its own.
+    /// Puts each node on this network as a separate host.
     pub fn lan(mut self, lan: Arc<Lan>) -> Self {
         self.lan = Some(lan);
         self
     }
 
-    /// Leaves down what ends, instead of starting it again as a restart policy would.
+    /// Disables restarts of processes after an exit.
     pub fn unsupervised(mut self) -> Self {
         self.supervised = false;
         self
     }
 
-    /// The nodes are named as if so many were there before them.
+    /// Starts node numbers after this number of nodes.
     pub(crate) fn named_after(mut self, nodes: usize) -> Self {
         self.named_after = nodes;
         self
     }
 
-    /// The nodes ask routers which group they belong to; the first is the first of a new one.
+    /// Makes the nodes ask routers for their group; the first node bootstraps a new group.
     pub(crate) fn registers(mut self, registration: Registration) -> Self {
         self.registers = Some(registration);
         self
     }
 
-    /// Takes the addresses of the block 127.x.y.0/24: those that are in the data of [`data`](Self::data).
+    /// Uses the addresses of the block 127.x.y.0/24, as recorded in the archive of [`data`](Self::data).
     pub fn block(mut self, block: [u8; 2]) -> Self {
         self.block = Some(block);
         self
     }
 
-    /// The nodes find the data directories n1, n2 and so on of this archive.
+    /// Unpacks the data directories n1, n2 and so on from this archive.
     pub fn data(mut self, archive: impl Into<PathBuf>) -> Self {
         self.data = Some(archive.into());
         self
     }
 
-    /// Starts the nodes and waits until each is ready and knows all as voters.
+    /// Starts the nodes; waits until each node is ready and lists all nodes as voters.
     pub async fn start(self) -> anyhow::Result<Cluster> {
         let cluster = self.create().await?;
         for node in &cluster.nodes {
@@ -174,9 +174,9 @@ impl ClusterBuilder {
         Ok(cluster)
     }
 
-    /// Makes the nodes and starts none.
+    /// Creates the nodes without starting any.
     pub async fn create(self) -> anyhow::Result<Cluster> {
-        // A short name: the path of a Unix socket has room for 107 bytes.
+        // Short prefix: the path of a Unix socket is limited to 107 bytes.
         let dir = tempfile::Builder::new().prefix("rkv").tempdir().context("make a directory for the data")?;
         let loopback = match self.block {
             Some(block) => Loopback::reserve_block(block).await?,
@@ -206,7 +206,7 @@ impl ClusterBuilder {
 }
 
 impl Cluster {
-    /// Three nodes, supervised, with no proxies, unless told otherwise.
+    /// Three nodes, supervised, without proxies, by default.
     pub fn builder() -> ClusterBuilder {
         ClusterBuilder {
             nodes: 3,
@@ -222,7 +222,7 @@ impl Cluster {
         }
     }
 
-    /// Makes one more node, which knows how to reach those that were there first, and does not start it.
+    /// Creates a node configured to join the initial nodes, without starting the node.
     pub async fn add_node(&mut self) -> anyhow::Result<Arc<Node>> {
         let index = self.nodes.len() + 1;
         let root = self.dir.as_ref().context("the cluster is over")?.path().to_owned();
@@ -281,7 +281,7 @@ impl Cluster {
         }
     }
 
-    /// Gives a node that is down another address for its peers, which it has from its next start on.
+    /// Changes the peer address of a stopped node, from the next start.
     pub fn move_raft(&self, node: &Node, to_port: u16) {
         let address = SocketAddr::from((node.raft.ip(), to_port)).to_string();
         node.sidecar.set_env("RAFTKV_RAFT_LISTEN", &address);
@@ -318,7 +318,7 @@ impl Cluster {
         node.sidecar.set_env("RAFTKV_MANAGEMENT_ADVERTISE", node.management.to_string());
     }
 
-    /// Node number `index`, from 1.
+    /// Node number `index`, counted from 1.
     pub fn node(&self, index: usize) -> &Arc<Node> {
         &self.nodes[index - 1]
     }
@@ -328,17 +328,17 @@ impl Cluster {
         &self.nodes
     }
 
-    /// All nodes but one.
+    /// All nodes except `than`.
     pub fn others(&self, than: &Node) -> Vec<Arc<Node>> {
         self.nodes.iter().filter(|node| node.index != than.index).cloned().collect()
     }
 
-    /// Waits until there is a leader that says so itself, and returns it.
+    /// Waits for a leader, as reported by the leader, and returns the node.
     pub async fn leader(&self) -> anyhow::Result<Arc<Node>> {
         self.leader_among(&self.nodes).await
     }
 
-    /// Waits until one of the other nodes leads.
+    /// Waits for a leader other than `node`.
     pub async fn leader_other_than(&self, node: &Node) -> anyhow::Result<Arc<Node>> {
         self.leader_among(&self.others(node)).await
     }
@@ -346,25 +346,25 @@ impl Cluster {
     async fn leader_among(&self, nodes: &[Arc<Node>]) -> anyhow::Result<Arc<Node>> {
         eventually("there is a leader", || async {
             let statuses = join_all(nodes.iter().map(|node| node.status())).await;
-            // Two may say so: the one of the higher term is right.
+            // Two nodes may claim leadership: the node with the higher term leads.
             nodes
                 .iter()
                 .zip(statuses)
                 .filter_map(|(node, status)| Some((status.ok().filter(|status| status.node.leads())?.node.term, node)))
                 .max_by_key(|(term, _)| *term)
                 .map(|(_, node)| Arc::clone(node))
-                .ok_or_else(|| anyhow!("nobody leads"))
+                .ok_or_else(|| anyhow!("no node leads"))
         })
         .await
     }
 
-    /// A node that follows, when there is a leader.
+    /// A follower; waits for a leader first.
     pub async fn follower(&self) -> anyhow::Result<Arc<Node>> {
         let leader = self.leader().await?;
         self.others(&leader).into_iter().next().context("the leader is alone")
     }
 
-    /// Waits until every running node is ready and knows `voters` voters.
+    /// Waits until every running node is ready and lists `voters` voters.
     pub async fn whole(&self, voters: usize) -> anyhow::Result<()> {
         let running = self.nodes.iter().filter(|node| node.sidecar.pid().is_some());
         try_join_all(running.map(|node| async move {
@@ -380,8 +380,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until all running nodes have applied the same, and checks that they then serve the same. Writes must have
-    /// ended. Returns what they serve.
+    /// Waits until all running nodes have applied the same log position, then checks for equal contents and returns the
+    /// contents. Writes must have stopped.
     pub async fn converged(&self) -> anyhow::Result<Contents> {
         let running: Vec<_> = self.nodes.iter().filter(|node| node.engine.pid().is_some()).collect();
         eventually_within(Duration::from_secs(120), "all nodes have applied the same", || async {
@@ -413,7 +413,7 @@ impl Cluster {
         first.context("no node runs")
     }
 
-    /// Cuts a node off from all others, in both directions, silently.
+    /// Drops all messages between a node and the others, in both directions.
     pub fn isolate(&self, node: &Node) {
         for other in self.others(node) {
             self.cut(node, &other, Flow::Silent);
@@ -421,32 +421,32 @@ impl Cluster {
         }
     }
 
-    /// Sets what happens to what one node sends to another; not the other way round.
+    /// Sets the flow from one node to another. The opposite direction is unchanged.
     pub fn cut(&self, from: &Node, to: &Node, flow: Flow) {
         assert!(self.settings.partitionable, "the cluster was not built to be partitionable");
         self.partition.set(from.index, to.index, flow);
     }
 
-    /// Sets how well everything arrives that nodes send to each other.
+    /// Sets the network quality between all nodes.
     pub fn set_weather(&self, weather: Weather) {
         assert!(self.settings.partitionable, "the cluster was not built to be partitionable");
         self.partition.set_weather(weather);
     }
 
-    /// Everything a node sends to others and receives from them shares one link with this rate.
+    /// Limits the total traffic of a node to this rate, sent and received.
     pub fn set_slow_link(&self, node: &Node, bytes_per_second: u64) {
         assert!(self.settings.partitionable, "the cluster was not built to be partitionable");
         self.partition.set_slow_link(node.index, bytes_per_second);
     }
 
-    /// Drops what nodes send to each other in pieces of more bytes than this; 0 = nothing.
+    /// Drops messages between nodes in pieces larger than this number of bytes; 0 = no limit.
     pub fn set_largest(&self, bytes: usize) {
         assert!(self.settings.partitionable, "the cluster was not built to be partitionable");
         self.partition.set_largest(bytes);
     }
 
-    /// Gives a node another address for its peers, from its next start on. When what is returned is dropped, the node gets its own
-    /// back, from the start after that on.
+    /// Changes the peer address of a node, from the next start. Dropping the result restores the original address, from
+    /// the following start.
     pub(crate) async fn readdressed(&self, node: &Arc<Node>) -> anyhow::Result<Readdressed> {
         assert!(self.settings.partitionable, "the cluster was not built to be partitionable");
         let other = |address: SocketAddr| SocketAddr::new(address.ip(), OTHER_RAFT_PORT);
@@ -457,27 +457,27 @@ impl Cluster {
         Ok(Readdressed { node: Arc::clone(node), address: advertised, _proxy: proxy })
     }
 
-    /// What was done so far to what nodes sent to each other.
+    /// Counts of injected network faults so far.
     pub fn flow_counts(&self) -> FlowCounts {
         self.partition.counts()
     }
 
-    /// Opens all flows, in fair weather.
+    /// Opens all flows and restores full network quality.
     pub fn heal(&self) {
         self.partition.heal();
     }
 
-    /// Says that a process ended itself for a reason, as a part of the test: not a bug when found in a log.
+    /// Allows intended exits of processes: fatal messages in the logs are no bug in this test.
     pub fn expect_fatal(&mut self) {
         self.fatal_allowed = true;
     }
 
-    /// Where everything of this cluster is.
+    /// Directory with all files of this cluster.
     pub fn dir(&self) -> PathBuf {
         self.dir.as_ref().map(|dir| dir.path().to_owned()).unwrap_or_default()
     }
 
-    /// Ends the cluster after a test that succeeded, checks that no process logged a bug, and removes the files.
+    /// Ends the cluster after a successful test: checks the logs for bugs and removes the files.
     pub async fn finish(mut self) -> anyhow::Result<()> {
         self.supervisor = None;
         for node in &self.nodes {
@@ -510,7 +510,7 @@ impl Drop for Cluster {
             return;
         }
         let Some(dir) = self.dir.take() else { return };
-        // Kept: nobody but a reader needs it from here on.
+        // Kept for inspection.
         let dir = dir.keep();
         println!("the test did not finish; data and logs are kept in {}", dir.display());
         for process in self.nodes.iter().flat_map(|node| [&node.engine, &node.sidecar]) {

@@ -1,4 +1,4 @@
-//! [`ContainerCluster`]: nodes as containers, as the compose file starts them.
+//! [`ContainerCluster`]: nodes in containers, started as in the compose file.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,23 +19,23 @@ use crate::client::Client;
 use crate::status::Status;
 use crate::wait::eventually_within;
 
-/// The image of a node. Without it there is nothing to test.
+/// The image of a node. Without an image, the tests are skipped.
 const IMAGE: &str = "RAFTKV_TEST_IMAGE";
-/// Set to 1, a missing engine or image is a failure.
+/// Set to 1 to fail without a Docker engine or image.
 const REQUIRED: &str = "RAFTKV_REQUIRE_DOCKER";
 
 const HTTP: &str = "8080/tcp";
 const MANAGEMENT: &str = "6000/tcp";
-/// A container starts slower than a process.
+/// Containers start slower than processes.
 const PATIENCE: Duration = Duration::from_secs(120);
 const LINES_SHOWN: &str = "25";
 
-/// Containers on a network of their own. Removed, with their volumes and the network, when dropped.
+/// Containers on a private network. Dropping removes containers, volumes and network.
 #[derive(Debug)]
 pub struct ContainerCluster {
     docker: Docker,
     image: String,
-    /// Prefix of all names.
+    /// Prefix of all container names.
     name: String,
     nodes: Vec<ContainerNode>,
 }
@@ -43,14 +43,13 @@ pub struct ContainerCluster {
 /// A container with a node.
 #[derive(Debug, Clone)]
 pub struct ContainerNode {
-    /// NODE_ID, and the host name on the network of the nodes.
+    /// NODE_ID, and the host name on the private network.
     pub name: String,
     container: String,
 }
 
 impl ContainerCluster {
-    /// Starts three nodes; `None` when there is no engine or no image, with a line that nobody can overlook, and an error
-    /// where they are required.
+    /// Starts three nodes. Without a Docker engine or image, prints a notice and returns `None`, or an error if required.
     pub async fn start() -> anyhow::Result<Option<Self>> {
         match Self::connect().await {
             Ok((docker, image)) => {
@@ -95,7 +94,7 @@ impl ContainerCluster {
             ]),
             exposed_ports: Some(vec![HTTP.to_owned(), MANAGEMENT.to_owned()]),
             host_config: Some(HostConfig {
-                // Clients come over the default network, which knows no names; nodes speak over their own.
+                // Clients connect over the default network, which has no DNS; nodes use the private network.
                 network_mode: Some("bridge".to_owned()),
                 port_bindings: Some(HashMap::from([
                     (HTTP.to_owned(), any_port()),
@@ -119,37 +118,37 @@ impl ContainerCluster {
         &self.nodes
     }
 
-    /// Puts a node on the network of the nodes.
+    /// Connects a node to the private network.
     pub async fn connect_node(&self, node: &ContainerNode) -> anyhow::Result<()> {
         let endpoint = EndpointSettings { aliases: Some(vec![node.name.clone()]), ..Default::default() };
         let request = NetworkConnectRequest { container: node.container.clone(), endpoint_config: Some(endpoint) };
         self.docker.connect_network(&self.name, request).await.context("connect a container")
     }
 
-    /// Takes a node off the network of the nodes. Clients still reach it.
+    /// Disconnects a node from the private network. Clients still reach the node.
     pub async fn disconnect_node(&self, node: &ContainerNode) -> anyhow::Result<()> {
         let request = NetworkDisconnectRequest { container: node.container.clone(), force: Some(true) };
         self.docker.disconnect_network(&self.name, request).await.context("disconnect a container")
     }
 
-    /// Kills the processes of a node with SIGKILL. As its owner asked for it, the engine does not restart it.
+    /// Kills the processes of a node with SIGKILL. The Docker engine does not restart a container after a manual kill.
     pub async fn kill(&self, node: &ContainerNode) -> anyhow::Result<()> {
         let options = KillContainerOptionsBuilder::default().signal("SIGKILL").build();
         self.docker.kill_container(&node.container, Some(options)).await.context("kill a container")
     }
 
-    /// Starts a node that was killed.
+    /// Starts a killed node.
     pub async fn restart(&self, node: &ContainerNode) -> anyhow::Result<()> {
         self.docker.start_container(&node.container, None).await.context("start a container")
     }
 
-    /// Whether a node's container runs.
+    /// Whether a node's container is running.
     pub async fn runs(&self, node: &ContainerNode) -> anyhow::Result<bool> {
         let found = self.docker.inspect_container(&node.container, None).await?;
         Ok(found.state.and_then(|state| state.running).unwrap_or(false))
     }
 
-    /// How often the engine has started its container again.
+    /// Number of container restarts by the Docker engine.
     pub async fn restarts(&self, node: &ContainerNode) -> anyhow::Result<i64> {
         let found = self.docker.inspect_container(&node.container, None).await?;
         found.restart_count.context("a count of restarts")
@@ -157,7 +156,7 @@ impl ContainerCluster {
 
     /// Kills the process called `program` in a node's container with SIGKILL.
     pub async fn kill_process(&self, node: &ContainerNode, program: &str) -> anyhow::Result<()> {
-        // The image has no tool for it but its shell: `comm` has 15 letters, and all of ours have fewer.
+        // The image has no tool except a shell. `comm` holds up to 15 characters; our program names are shorter.
         let script = format!(
             "for dir in /proc/[0-9]*; do if [ \"$(cat $dir/comm)\" = {program} ]; then kill -9 ${{dir#/proc/}}; fi; done"
         );
@@ -175,23 +174,23 @@ impl ContainerCluster {
         Ok(format!("127.0.0.1:{}", host_port.with_context(|| format!("{} does not publish {port}", node.name))?))
     }
 
-    /// A client of a node's HTTP API. To be asked for again after a restart: the port is another one.
+    /// A client of a node's HTTP API. Ask again after a restart, because the port changes.
     pub async fn client(&self, node: &ContainerNode) -> anyhow::Result<Client> {
         Ok(Client::unshared(self.published(node, HTTP).await?))
     }
 
-    /// A client of its management API.
+    /// A client of a node's management API.
     pub async fn management(&self, node: &ContainerNode) -> anyhow::Result<Client> {
         Ok(Client::unshared(self.published(node, MANAGEMENT).await?))
     }
 
-    /// How it sees the cluster and itself.
+    /// Reads a node's status.
     pub async fn status(&self, node: &ContainerNode) -> anyhow::Result<Status> {
         let answer = self.management(node).await?.get_path("/status").await?.success()?;
         serde_json::from_slice(&answer.body).context("read a status")
     }
 
-    /// Waits until every running node is ready and knows `voters` voters.
+    /// Waits until every running node is ready and lists `voters` voters.
     pub async fn whole(&self, voters: usize) -> anyhow::Result<()> {
         for node in &self.nodes {
             if !self.runs(node).await? {
@@ -208,7 +207,7 @@ impl ContainerCluster {
         Ok(())
     }
 
-    /// Waits until a node leads that is not called `but`, and returns it.
+    /// Waits for a leader not named `but`, and returns the node.
     pub async fn leader_but(&self, but: &str) -> anyhow::Result<ContainerNode> {
         eventually_within(PATIENCE, "there is a leader", || async {
             for node in self.nodes.iter().filter(|node| node.name != but) {
@@ -216,23 +215,23 @@ impl ContainerCluster {
                     return Ok(node.clone());
                 }
             }
-            Err(anyhow!("nobody leads"))
+            Err(anyhow!("no node leads"))
         })
         .await
     }
 
-    /// The end of what a node logged.
+    /// The last log lines of a node.
     pub async fn logs(&self, node: &ContainerNode) -> String {
         let options = LogsOptionsBuilder::default().stdout(true).stderr(true).tail(LINES_SHOWN).build();
         let lines = self.docker.logs(&node.container, Some(options));
         lines.filter_map(|line| async { Some(line.ok()?.to_string()) }).collect::<String>().await
     }
 
-    /// Shows the logs and removes everything, from a thread without a runtime.
+    /// Prints the logs and removes everything, on a thread without a runtime.
     fn clean_up(mut self) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            // Connections belong to the runtime they were made on.
+            // Connections are bound to the runtime on which they were created.
             self.docker = Docker::connect_with_defaults()?.negotiate_version().await?;
             for node in &self.nodes {
                 println!("--- {}, end of its log:\n{}", node.name, self.logs(node).await);
@@ -267,7 +266,7 @@ impl Drop for ContainerCluster {
             name: self.name.clone(),
             nodes: std::mem::take(&mut self.nodes),
         };
-        // The test's runtime cannot be waited on from here: a thread with one of its own can.
+        // `drop` cannot block on the test's runtime; a separate thread can run a separate runtime.
         let cleaned = std::thread::spawn(move || left.clean_up()).join();
         if !matches!(cleaned, Ok(Ok(()))) {
             println!("containers called {}-… may be left behind: {cleaned:?}", self.name);

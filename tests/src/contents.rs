@@ -1,4 +1,4 @@
-//! [`Contents`]: everything that a node serves.
+//! [`Contents`]: all entries served by a node.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +7,13 @@ use serde::Deserialize;
 
 use crate::client::{Client, encode_key};
 
-/// As many as a page may have.
+/// The maximum page size of a listing.
 const PAGE: usize = 10_000;
 
-/// The keys of a store with what stands beside them, read page by page.
+/// All keys of a store with value and revisions, read page by page.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Contents {
-    /// By key; one that is not UTF-8 as "base64:" and its bytes in base64.
+    /// By key; a key in binary form is written as "base64:" followed by base64.
     pub entries: BTreeMap<String, Listed>,
     /// The store's revision at the last page.
     pub store_revision: u64,
@@ -22,17 +22,17 @@ pub struct Contents {
 /// An entry of a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Listed {
-    /// Absent where the key is not UTF-8.
+    /// Absent for a binary key.
     key: Option<String>,
-    /// The key in base64, where it is not UTF-8.
+    /// A binary key, in base64.
     key_base64: Option<String>,
-    /// Absent where only keys were asked for, and where JSON cannot say it.
+    /// Absent in listings of keys only, and for values without a JSON form.
     pub value: Option<serde_json::Value>,
-    /// The value's MsgPack in base64, where JSON cannot say it.
+    /// A value without a JSON form, as MsgPack in base64.
     pub value_base64: Option<String>,
-    /// Of the last change.
+    /// Revision of the last change.
     pub revision: u64,
-    /// Of the creation.
+    /// Revision of the creation.
     pub create_revision: u64,
 }
 
@@ -44,12 +44,12 @@ struct Page {
 }
 
 impl Contents {
-    /// Everything below a prefix, as fresh as `consistency` says.
+    /// Reads all entries with a prefix, at the consistency level `consistency`.
     pub async fn read(client: &Client, prefix: &str, consistency: &str) -> anyhow::Result<Self> {
         Self::read_with(client, prefix, &format!("&consistency={consistency}")).await
     }
 
-    /// As [`read`](Self::read), without the values.
+    /// As [`read`](Self::read), without values.
     pub async fn keys(client: &Client, prefix: &str, consistency: &str) -> anyhow::Result<Self> {
         Self::read_with(client, prefix, &format!("&keys_only=true&consistency={consistency}")).await
     }
@@ -77,17 +77,17 @@ impl Contents {
         }
     }
 
-    /// How many keys there are.
+    /// Number of keys.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no keys.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Says how `self` and `other` differ, in at most ten lines; empty when they do not.
+    /// Describes the differences between `self` and `other` in at most ten lines; empty if equal.
     pub fn difference(&self, other: &Self) -> String {
         let keys = self.entries.keys().chain(other.entries.keys().filter(|key| !self.entries.contains_key(*key)));
         keys.filter(|key| self.entries.get(*key) != other.entries.get(*key))

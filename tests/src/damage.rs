@@ -1,4 +1,4 @@
-//! What disks and crashes do to files.
+//! Simulated damage to files by disks and crashes.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 
-/// All regular files below a directory, largest path last.
+/// All regular files below a directory, sorted by path.
 pub fn files_below(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
@@ -21,7 +21,7 @@ pub fn files_below(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Flips one bit.
+/// Flips a bit.
 pub fn flip_bit(file: &Path, offset: u64, bit: u8) -> anyhow::Result<()> {
     let mut open = open(file)?;
     let mut byte = [0];
@@ -44,7 +44,7 @@ pub fn truncate(file: &Path, len: u64) -> anyhow::Result<()> {
     Ok(open(file)?.set_len(len)?)
 }
 
-/// Offset after the last byte that is not zero: where the records of a preallocated file end.
+/// Offset after the last nonzero byte: the end of the records in a preallocated file.
 pub fn end_of_records(file: &Path) -> anyhow::Result<u64> {
     let bytes = fs::read(file).with_context(|| format!("read {}", file.display()))?;
     let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);

@@ -1,4 +1,4 @@
-//! [`Failpoints`]: tells a process of the faulty programs where to die.
+//! [`Failpoints`]: makes a process of the planted programs die at a chosen point.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
@@ -11,33 +11,33 @@ use tokio::net::UnixStream;
 use crate::node::Node;
 use crate::process::Process;
 
-/// A process that runs answers at once.
+/// A running process answers at once.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What a process that dies at a failpoint says last, before the failpoint's name.
+/// Last log message of a process that dies at a failpoint, before the failpoint's name.
 const DYING: &str = "dying at the failpoint ";
 
-/// The failpoints of one process of a node.
+/// The failpoints of a single process.
 #[derive(Debug, Clone)]
 pub struct Failpoints {
     socket: PathBuf,
 }
 
 impl Failpoints {
-    /// Of the engine of a node.
+    /// The failpoints of a node's engine.
     pub fn of_engine(node: &Node) -> Self {
         Self { socket: node.dir().join("engine.failpoints") }
     }
 
-    /// Of the sidecar of a node.
+    /// The failpoints of a node's sidecar.
     pub fn of_sidecar(node: &Node) -> Self {
         Self { socket: node.dir().join("sidecar.failpoints") }
     }
 
-    /// Says what is to happen where, from now on: `engine::store::before_commit=2*off->die`.
+    /// Sets failpoint actions, effective immediately: `engine::store::before_commit=2*off->die`.
     ///
     /// # Errors
     ///
-    /// When the process does not answer within five seconds, or does not understand.
+    /// If the process does not answer within five seconds, or rejects the orders.
     pub async fn set(&self, orders: &str) -> anyhow::Result<()> {
         let asked = async {
             let mut stream = UnixStream::connect(&self.socket).await?;
@@ -53,7 +53,7 @@ impl Failpoints {
     }
 }
 
-/// Where a process died, as its log says.
+/// Detects deaths at failpoints from the log of a process.
 #[derive(Debug)]
 pub struct Deaths<'a> {
     process: &'a Process,
@@ -62,27 +62,27 @@ pub struct Deaths<'a> {
 }
 
 impl<'a> Deaths<'a> {
-    /// Of this process, from now on.
+    /// Watches the log of `process` from the current end.
     pub fn of(process: &'a Process) -> Self {
         Self { process, from: std::fs::metadata(process.log()).map_or(0, |log| log.len()), starts: process.starts() }
     }
 
-    /// Starts it again after its death, unless it was.
+    /// Starts the process again after a death, unless already restarted.
     ///
     /// # Errors
     ///
-    /// When it is not quite dead, or cannot be started.
+    /// If the process is still running, or cannot be started.
     pub fn start_again(&self) -> anyhow::Result<()> {
         self.process.start()?;
-        ensure!(self.process.starts() > self.starts, "{} is not quite dead", self.process.name());
+        ensure!(self.process.starts() > self.starts, "{} is still running", self.process.name());
         Ok(())
     }
 
-    /// Whether it has died at that failpoint.
+    /// Checks for a death at the failpoint `name`.
     ///
     /// # Errors
     ///
-    /// When it has not, or its log cannot be read.
+    /// If the process has not died there, or the log is unreadable.
     pub fn at(&self, name: &str) -> anyhow::Result<()> {
         let mut log = std::fs::File::open(self.process.log())?;
         log.seek(SeekFrom::Start(self.from))?;

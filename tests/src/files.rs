@@ -1,4 +1,4 @@
-//! What is on disk.
+//! File sizes and log files on disk.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -6,10 +6,10 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// `stat` counts blocks of this size, whatever the file system's own is.
+/// Block size in `stat`, for every file system.
 const BLOCK_BYTES: u64 = 512;
 
-/// Bytes allocated on disk below `path`, as `du` counts them. What disappears while it counts does not count.
+/// Bytes allocated on disk below `path`, as counted by `du`. Files removed during the count are left out.
 pub fn allocated_bytes(path: &Path) -> u64 {
     let Ok(meta) = fs::symlink_metadata(path) else { return 0 };
     let own = meta.blocks() * BLOCK_BYTES;
@@ -17,7 +17,7 @@ pub fn allocated_bytes(path: &Path) -> u64 {
     own + entries.flatten().map(|entry| allocated_bytes(&entry.path())).sum::<u64>()
 }
 
-/// The last lines of a text file; empty when there is none.
+/// The last lines of a text file; empty without a file.
 pub fn tail(path: &Path, lines: usize) -> String {
     let Ok(file) = File::open(path) else { return String::new() };
     let mut last = VecDeque::new();

@@ -1,4 +1,4 @@
-//! [`GroupPeer`]: speaks to a group as a router does, past all routers.
+//! [`GroupPeer`]: a direct connection to a group, as used by routers.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -14,45 +14,45 @@ use tonic::transport::{Channel, Endpoint};
 
 /// Longer than an election.
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// Keys in a page.
+/// Keys per page.
 const PAGE: u32 = 5_000;
-/// Bytes in a page: keys of tests are short.
+/// Bytes per page: test keys are short.
 const PAGE_BYTES: u64 = 2 << 20;
 
-/// A connection to the Group service of one node.
+/// A connection to the Group service of a node.
 #[derive(Debug, Clone)]
 pub struct GroupPeer {
     client: GroupClient<Channel>,
 }
 
-/// What a group holds, as it says itself.
+/// State of a group, as reported by the group.
 #[derive(Debug, Clone)]
 pub struct Held {
-    /// The slots it serves.
+    /// Slots served.
     pub served: SlotSet,
-    /// Its keys in these slots.
+    /// Keys in the served slots.
     pub keys: BTreeSet<String>,
-    /// All keys that it stores, those of other slots, too.
+    /// Number of stored keys, including keys of other slots.
     pub stored: u64,
-    /// What it knows of moves.
+    /// State of slot moves.
     pub ownership: Ownership,
 }
 
 impl GroupPeer {
-    /// Connects with the first call.
+    /// Connects on the first call.
     pub fn new(address: SocketAddr) -> anyhow::Result<Self> {
         let channel = Endpoint::from_shared(format!("http://{address}"))?.timeout(TIMEOUT).connect_lazy();
         Ok(Self { client: GroupClient::new(channel) })
     }
 
-    /// Who the node is, and where its group stands as applied there.
+    /// Identity of the node, and the slot ownership applied by the node.
     pub async fn describe(&mut self) -> anyhow::Result<(Description, Ownership)> {
         let description = self.client.describe(DescribeRequest {}).await?.into_inner();
         let ownership = Ownership::decode(&description.ownership).context("decode the ownership")?;
         Ok((description, ownership))
     }
 
-    /// Proposes these payloads, as a router would; the answers in the order of the payloads, as far as they came.
+    /// Proposes payloads as a router would. Answers are in the order of the payloads; a missing answer is `None`.
     pub async fn propose(&mut self, payloads: Vec<bytes::Bytes>) -> anyhow::Result<Vec<Option<Outcome>>> {
         let mut outcomes = vec![None; payloads.len()];
         let requests: Vec<ProposeRequest> = (1..)
@@ -68,14 +68,14 @@ impl GroupPeer {
         Ok(outcomes)
     }
 
-    /// The version of a system key, linearizable; 0 = there is none.
+    /// Version of a system key, read linearizably; 0 = absent.
     pub async fn system_key(&mut self, key: &'static str) -> anyhow::Result<u64> {
         let key = bytes::Bytes::from_static(key.as_bytes());
         let request = GetSystemKeyRequest { key, timeout_ms: TIMEOUT.as_millis() as u32 };
         Ok(self.client.get_system_key(request).await?.into_inner().version)
     }
 
-    /// The slots that the group serves, linearizable.
+    /// Slots served by the group, read linearizably.
     pub async fn served(&mut self) -> anyhow::Result<SlotSet> {
         let request = ListRequest {
             consistency: Consistency::Linearizable.into(),
@@ -93,7 +93,7 @@ impl GroupPeer {
             .fold(SlotSet::new(), |slots, range| slots.union(&SlotSet::range(range.first as u16, range.last as u16))))
     }
 
-    /// Everything that the group serves, linearizable page by page; fails when what it serves changes meanwhile.
+    /// Reads all keys of the group, each page linearizably; fails if the served slots change in between.
     pub async fn held(&mut self) -> anyhow::Result<Held> {
         let mut keys = BTreeSet::new();
         let mut served: Option<SlotSet> = None;
@@ -122,7 +122,7 @@ impl GroupPeer {
                 None => break,
             }
         }
-        // After a linearizable read, this node has applied what matters.
+        // After the linearizable read, this node is up to date.
         let (description, ownership) = self.describe().await?;
         Ok(Held { served: served.unwrap_or_default(), keys, stored: description.keys, ownership })
     }

@@ -1,4 +1,4 @@
-//! [`Lan`]: a network of its own for each node, in real namespaces, so that real packets can be dropped and delayed.
+//! [`Lan`]: a private network with a namespace per node, to drop and delay real packets.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -7,16 +7,16 @@ use std::process::Command;
 use anyhow::{Context, bail, ensure};
 use rand::RngExt;
 
-/// Set to 1, a machine on which no network namespaces can be made is a failure.
+/// Set to 1 to fail on a machine without support for network namespaces.
 const REQUIRED: &str = "RAFTKV_REQUIRE_NETNS";
-/// Where the programs are looked for.
+/// Search path for the programs.
 const DIRECTORIES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
-/// Networks tried before giving up: there are 512 in the range that is set aside for tests.
+/// Networks tried: the range reserved for tests (198.18.0.0/15) has 512.
 const ATTEMPTS: usize = 20;
-/// The test process's own address.
+/// Last byte of the test process's address.
 const HOST: u8 = 254;
 
-/// Nodes on a bridge, each in a namespace, as hosts on a switch. Everything is removed when this is dropped.
+/// Nodes on a bridge, each in a namespace, like hosts on a switch. Dropping removes everything.
 #[derive(Debug)]
 pub struct Lan {
     prefix: String,
@@ -27,8 +27,7 @@ pub struct Lan {
 }
 
 impl Lan {
-    /// A network for `nodes` nodes. `None` where none can be made, with a line that nobody can overlook, and an error where it is
-    /// required to work.
+    /// Creates a network for `nodes` nodes. Without support for namespaces, prints a notice and returns `None`, or an error if required.
     pub fn create(nodes: usize) -> anyhow::Result<Option<Self>> {
         let created = (|| {
             let (ip, iptables) = (program("ip")?, program("iptables")?);
@@ -57,7 +56,7 @@ impl Lan {
 
     fn build(mut self, nodes: usize) -> anyhow::Result<Self> {
         let hub = self.namespace(0);
-        // Where it is there already, it is another test's, which `drop` must leave alone.
+        // An existing network belongs to another test; `drop` must not remove it.
         if let Err(error) = self.ip(&["netns", "add", &hub]) {
             std::mem::forget(self);
             return Err(error);
@@ -83,12 +82,12 @@ impl Lan {
         Ok(self)
     }
 
-    /// Address of node number `index`, from 1.
+    /// Address of node number `index`, counted from 1.
     pub fn node(&self, index: usize) -> Ipv4Addr {
         self.address(index as u8)
     }
 
-    /// Between node `index` and `other`, drops every packet of more than `bytes`, in both directions.
+    /// Drops packets larger than `bytes` between node `index` and `other`, in both directions.
     pub fn drop_larger(&self, index: usize, other: usize, bytes: u32) -> anyhow::Result<()> {
         let (other, length) = (self.node(other).to_string(), format!("{}:65535", bytes + 1));
         for (chain, end) in [("INPUT", "-s"), ("OUTPUT", "-d")] {
@@ -98,12 +97,12 @@ impl Lan {
         Ok(())
     }
 
-    /// Takes back all that [`drop_larger`](Self::drop_larger) did to node `index`.
+    /// Removes all rules of [`drop_larger`](Self::drop_larger) from node `index`.
     pub fn heal(&self, index: usize) -> anyhow::Result<()> {
         self.iptables(index, &["-F"])
     }
 
-    /// How a program is started in the namespace of node `index`: this before it and its arguments.
+    /// Command prefix to start a program in the namespace of node `index`.
     pub(crate) fn wrapper(&self, index: usize) -> Vec<String> {
         vec![self.ip.display().to_string(), "netns".to_owned(), "exec".to_owned(), self.namespace(index)]
     }
@@ -133,7 +132,7 @@ impl Lan {
 
 impl Drop for Lan {
     fn drop(&mut self) {
-        // Each with all that is in it; the host's port goes with its other end.
+        // Deleting a namespace removes its interfaces; the host's port is removed with its peer.
         for index in 0..=self.nodes {
             if let Err(error) = self.ip(&["netns", "del", &self.namespace(index)]) {
                 println!("a network namespace is left over: {error:#}");

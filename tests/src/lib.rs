@@ -1,4 +1,4 @@
-//! The harness of the cluster and fault tests: real processes on loopback, real containers, and the faults between them.
+//! Harness for cluster and fault tests: real processes on loopback, real containers, and fault injection.
 //!
 //! ```no_run
 //! # async fn story() -> anyhow::Result<()> {
@@ -15,35 +15,35 @@
 //! # }
 //! ```
 //!
-//! Several groups with routers in front of them are [`Shards`].
+//! Use [`Shards`] for several groups behind routers.
 //!
-//! A cluster's processes are killed when it is dropped. Its files are removed by [`Cluster::finish`] only, the last call
-//! of every test: whatever ended without it keeps its logs, and says where they are.
+//! Dropping a cluster kills its processes. Only [`Cluster::finish`], the last call of every test, removes the files. A
+//! failed test keeps the data and logs, and prints the directory.
 
 //!
-//! What they can be told, by environment:
+//! Environment variables:
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `RAFTKV_BIN_DIR` | where the programs are; else the target directory of the test |
-//! | `RAFTKV_TEST_SEED` | make the random choices of the run that printed it again |
-//! | `RAFTKV_TEST_SNAPSHOT_MIB` | size of the group that a fourth node joins (1024) |
-//! | `RAFTKV_TEST_CLIENTS` | clients of the tests of moving slots (16; the promise is made for 64) |
-//! | `RAFTKV_TEST_FULL` | 1: every combination of fault and step of a move, not a few chosen by the seed |
-//! | `RAFTKV_HOSTILE_SECONDS` | how long strangers send hostile messages to every gRPC service (15) |
-//! | `RAFTKV_TEST_IMAGE` | image of the container tests; without it they say that they test nothing |
-//! | `RAFTKV_REQUIRE_DOCKER` | 1: a missing Docker engine or image is a failure |
-//! | `RAFTKV_REQUIRE_LOOP` | 1: a machine on which a [`SmallDisk`] cannot be mounted is a failure |
-//! | `RAFTKV_REQUIRE_FUSE` | 1: a machine on which the disks of [`faultfs`] cannot be mounted is a failure |
-//! | `RAFTKV_REQUIRE_FAKETIME` | 1: a machine without libfaketime ([`WallClock`]) is a failure |
-//! | `RAFTKV_REQUIRE_NETNS` | 1: a machine on which no network namespaces can be made ([`Lan`]) is a failure |
-//! | `RAFTKV_PLANTED_BIN_DIR` | where the programs with planted bugs and failpoints are; else in `planted` beside the others |
-//! | `RAFTKV_REQUIRE_PLANTED` | 1: that there are none is a failure |
-//! | `RAFTKV_OLD_BIN_DIR` | where the programs of an older version are, for the tests of upgrades |
-//! | `RAFTKV_REQUIRE_OLD` | 1: that there are none is a failure |
-//! | `RAFTKV_TEST_POWER_LOSSES` | how often the power fails in each of those tests (8) |
+//! | `RAFTKV_BIN_DIR` | directory of the programs; default: the target directory of the test |
+//! | `RAFTKV_TEST_SEED` | replays the random choices of an earlier run, from the printed seed |
+//! | `RAFTKV_TEST_SNAPSHOT_MIB` | size of the group in the test of adding a fourth node (1024) |
+//! | `RAFTKV_TEST_CLIENTS` | clients in the tests of moving slots (16; the guarantee is for 64) |
+//! | `RAFTKV_TEST_FULL` | 1: test every combination of fault and move step, not a random selection |
+//! | `RAFTKV_HOSTILE_SECONDS` | duration of the hostile messages to every gRPC service, in seconds (15) |
+//! | `RAFTKV_TEST_IMAGE` | image of the container tests; without an image, the tests are skipped with a notice |
+//! | `RAFTKV_REQUIRE_DOCKER` | 1: fail without a Docker engine or image |
+//! | `RAFTKV_REQUIRE_LOOP` | 1: fail if no [`SmallDisk`] can be mounted |
+//! | `RAFTKV_REQUIRE_FUSE` | 1: fail if no disk of [`faultfs`] can be mounted |
+//! | `RAFTKV_REQUIRE_FAKETIME` | 1: fail without libfaketime ([`WallClock`]) |
+//! | `RAFTKV_REQUIRE_NETNS` | 1: fail without network namespaces ([`Lan`]) |
+//! | `RAFTKV_PLANTED_BIN_DIR` | directory of the programs with planted bugs and failpoints; default: `planted` beside the others |
+//! | `RAFTKV_REQUIRE_PLANTED` | 1: fail without these programs |
+//! | `RAFTKV_OLD_BIN_DIR` | directory of the programs of an older version, for upgrade tests |
+//! | `RAFTKV_REQUIRE_OLD` | 1: fail without these programs |
+//! | `RAFTKV_TEST_POWER_LOSSES` | number of power losses per power-loss test (8) |
 //!
-//! Tests called `heavy_…` take half a minute and all of the machine. Lines that begin with `figure:` are measurements.
+//! Tests named `heavy_…` take half a minute and use the whole machine. Lines with the prefix `figure:` are measurements.
 
 mod admin;
 mod answer;

@@ -1,4 +1,4 @@
-//! [`History`]: what clients saw of one key, and whether one copy of it could have shown them that.
+//! [`History`]: client operations on a single key, checked for linearizability.
 
 use std::time::Instant;
 
@@ -6,32 +6,32 @@ use todc_utils::linearizability::WGLChecker;
 use todc_utils::linearizability::history::{Action, History as Actions};
 use todc_utils::specifications::Specification;
 
-/// One operation on a register, as its client saw it.
+/// An operation on a register, with the result seen by the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
-    /// Read this; `None` = no such key.
+    /// Read this value; `None` = not found.
     Read(Option<u64>),
-    /// Wrote this.
+    /// Wrote this value.
     Write(u64),
-    /// Removed it.
+    /// Deleted the key.
     Delete,
-    /// Wrote `to` where `from` was found: the condition held.
+    /// Wrote `to` because the value was `from`: the condition held.
     Swap {
-        /// What was expected and found.
+        /// Expected and found value.
         from: Option<u64>,
-        /// What was written.
+        /// Written value.
         to: u64,
     },
-    /// The condition of a swap did not hold.
+    /// The condition of a swap failed.
     NoSwap {
-        /// What was expected and not found.
+        /// Expected value, not found.
         from: Option<u64>,
     },
-    /// A swap with no answer: it did one or the other.
+    /// A swap without a response: may have succeeded or failed.
     MaybeSwap {
-        /// What was expected.
+        /// Expected value.
         from: Option<u64>,
-        /// What may have been written.
+        /// Value possibly written.
         to: u64,
     },
 }
@@ -40,11 +40,11 @@ pub enum Operation {
 struct Call {
     operation: Operation,
     begin: Instant,
-    /// `None`: no answer came, so it may take effect at any time after it began.
+    /// `None`: no response, so the operation may take effect at any time after `begin`.
     end: Option<Instant>,
 }
 
-/// The operations on one key.
+/// All operations on a single key.
 #[derive(Debug, Clone, Default)]
 pub struct History {
     calls: Vec<Call>,
@@ -75,39 +75,39 @@ impl Specification for Register {
 }
 
 impl History {
-    /// Adds an operation that was answered.
+    /// Adds an answered operation.
     pub fn answered(&mut self, operation: Operation, begin: Instant, end: Instant) {
         self.calls.push(Call { operation, begin, end: Some(end) });
     }
 
-    /// Adds a change of unknown outcome. Only changes: a read with no answer saw nothing.
+    /// Adds a change with unknown outcome. Reads without a response are left out, because such a read has no result.
     pub fn unanswered(&mut self, operation: Operation, begin: Instant) {
         self.calls.push(Call { operation, begin, end: None });
     }
 
-    /// Takes in what another client saw.
+    /// Adds the operations of another client.
     pub fn extend(&mut self, other: Self) {
         self.calls.extend(other.calls);
     }
 
-    /// How many operations there are.
+    /// Number of operations.
     pub fn len(&self) -> usize {
         self.calls.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no operations.
     pub fn is_empty(&self) -> bool {
         self.calls.is_empty()
     }
 
-    /// Whether there is an order of the operations, each at one moment between its begin and its end, in which one copy
-    /// of the key would have answered as was seen.
+    /// Whether the history is linearizable: the operations have an order, each at a point between `begin` and `end`,
+    /// consistent with a single copy of the key.
     pub fn is_linearizable(&self) -> bool {
         if self.calls.is_empty() {
             return true;
         }
-        // Events in the order of time. Each call is a process of its own: the clients' order is in the times already. One
-        // without an answer ends after all others: taking effect last of all is as good as never.
+        // Events in order of time. Each call is a separate process, because the times already hold each client's order.
+        // An unanswered call ends last: taking effect at the very end is equivalent to never.
         let mut events: Vec<(Option<Instant>, usize, bool)> = Vec::with_capacity(self.calls.len() * 2);
         for (number, call) in self.calls.iter().enumerate() {
             events.push((Some(call.begin), number, false));

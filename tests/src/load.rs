@@ -1,4 +1,4 @@
-//! [`Load`]: many clients that put, through all nodes, whatever happens to them.
+//! [`Load`]: many clients that put through all nodes, with retries during faults.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,13 +11,13 @@ use crate::answer::Put;
 use crate::client::Client;
 use crate::contents::Contents;
 
-/// Between two attempts of one put: an election takes ten times as long, a connection a tenth.
+/// Pause between attempts of a put: a tenth of an election, ten times a connection.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Longer than an election and a restart together: whoever gives up sooner has more to ask afterwards.
+/// Longer than an election plus a restart: a shorter timeout leaves more unknown outcomes.
 const TIMEOUT: &str = "?timeout=5s";
 
-/// A number of puts under way, each of a key of its own with a value of its own. Every second one has an
-/// `Idempotency-Key` and is repeated until it is acknowledged; of the others an unknown outcome stays unknown.
+/// A number of concurrent puts, each with a unique key and value. Every second put has an `Idempotency-Key` and is
+/// retried until acknowledged; for all others, an unknown outcome is final.
 #[derive(Debug)]
 pub struct Load {
     shared: Arc<Shared>,
@@ -37,23 +37,23 @@ struct Shared {
 #[derive(Debug)]
 struct Written {
     number: u64,
-    /// `None`: it is not known whether it was.
+    /// `None`: unknown outcome.
     revision: Option<u64>,
     at: Duration,
     attempts: u32,
 }
 
-/// What became of a load.
+/// Result of a load.
 #[derive(Debug)]
 pub struct LoadReport {
     prefix: String,
     written: Vec<Written>,
-    /// From the first put to the last.
+    /// From the start of the load to the report.
     pub elapsed: Duration,
 }
 
 impl Load {
-    /// Starts `workers` clients that together make `puts` puts of keys below `prefix`, each beginning at another node.
+    /// Starts `workers` clients that make `puts` puts in total of keys with `prefix`, each client starting at a different node.
     pub fn start(prefix: &str, puts: u64, workers: usize, clients: Vec<Client>) -> Self {
         let shared = Arc::new(Shared {
             prefix: prefix.to_owned(),
@@ -67,22 +67,22 @@ impl Load {
         Self { shared, workers }
     }
 
-    /// Puts acknowledged so far.
+    /// Number of acknowledged puts so far.
     pub fn acked(&self) -> u64 {
         self.shared.acked.load(Ordering::Relaxed)
     }
 
-    /// Whether all puts have been made.
+    /// Whether all puts have ended.
     pub fn is_done(&self) -> bool {
         self.workers.iter().all(JoinHandle::is_finished)
     }
 
-    /// Makes no new puts; those under way are finished.
+    /// Stops new puts; puts in flight are finished.
     pub fn end(&self) {
         self.shared.next.store(self.shared.puts, Ordering::Relaxed);
     }
 
-    /// Waits until the last put has its outcome.
+    /// Waits until every put has an outcome.
     pub async fn report(self) -> anyhow::Result<LoadReport> {
         let mut written = Vec::new();
         for worker in self.workers {
@@ -135,35 +135,35 @@ fn idempotency_key(prefix: &str, number: u64) -> Option<String> {
 }
 
 impl LoadReport {
-    /// Puts that were acknowledged.
+    /// Number of acknowledged puts.
     pub fn acked(&self) -> usize {
         self.written.iter().filter(|written| written.revision.is_some()).count()
     }
 
-    /// Puts whose outcome is not known.
+    /// Number of puts with unknown outcome.
     pub fn unknown(&self) -> usize {
         self.written.len() - self.acked()
     }
 
-    /// Puts that took more than one attempt.
+    /// Number of puts with more than one attempt.
     pub fn repeated(&self) -> usize {
         self.written.iter().filter(|written| written.attempts > 1).count()
     }
 
-    /// The longest time in which no put was acknowledged.
+    /// Longest time without an acknowledged put.
     pub fn longest_gap(&self) -> Duration {
         self.gaps().max().unwrap_or_default()
     }
 
-    /// The times between one acknowledgement and the next.
+    /// Times between consecutive acknowledgements.
     pub fn gaps(&self) -> impl Iterator<Item = Duration> {
         let acked = || self.written.iter().filter(|written| written.revision.is_some());
         acked().zip(acked().skip(1)).map(|(one, next)| next.at - one.at)
     }
 
-    /// Checks everything that `contents` should be after this load alone: each acknowledged put is there with its value
-    /// and revision; each key was written exactly once; the revisions are exactly 1 to the number of keys. Returns how
-    /// many of the unknown ones turned out to be applied.
+    /// Checks `contents` of a store with no other writes: each acknowledged put is present with its value and revision;
+    /// each key was written exactly once; the revisions are exactly 1 to the number of keys. Returns the number of
+    /// applied puts with unknown outcome.
     pub fn check_alone(&self, contents: &Contents) -> anyhow::Result<usize> {
         let applied = self.check(contents)?;
         let keys = contents.len() as u64;
@@ -178,8 +178,8 @@ impl LoadReport {
         Ok(applied)
     }
 
-    /// Checks that each acknowledged put is in `contents` with its value and revision, and that each key of this load was
-    /// written exactly once. Returns how many of the unknown ones turned out to be applied.
+    /// Checks `contents`: each acknowledged put is present with its value and revision, and each key of this load was
+    /// written exactly once. Returns the number of applied puts with unknown outcome.
     pub fn check(&self, contents: &Contents) -> anyhow::Result<usize> {
         let mut applied = 0;
         for written in &self.written {
@@ -205,7 +205,7 @@ impl LoadReport {
         Ok(applied)
     }
 
-    /// Gets every acknowledged key by itself, linearizable, spread over `clients`, with `workers` at a time.
+    /// Gets every acknowledged key with a linearizable read, spread over `clients`, with `workers` concurrent requests.
     pub async fn get_each(&self, clients: &[Client], workers: usize) -> anyhow::Result<()> {
         use futures::{StreamExt, TryStreamExt};
         futures::stream::iter(self.written.iter().enumerate().filter_map(|(i, w)| Some((i, w, w.revision?))))
@@ -221,8 +221,8 @@ impl LoadReport {
             .await
     }
 
-    /// Repeats `count` of the acknowledged puts that had an `Idempotency-Key`: each must be answered with the revision it
-    /// had the first time, and say that it is a replay.
+    /// Repeats at least `count` of the acknowledged puts with an `Idempotency-Key`, as far as available: each response
+    /// must be a replay with the original revision. Returns the number of repeats.
     pub async fn repeat(&self, clients: &[Client], count: usize) -> anyhow::Result<usize> {
         let with_key: Vec<_> = self
             .written

@@ -1,4 +1,4 @@
-//! [`LocalCluster`]: what `raftkv local` starts.
+//! [`LocalCluster`]: a cluster started by `raftkv local`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -15,21 +15,21 @@ use crate::client::Client;
 use crate::files::tail;
 use crate::wait::eventually_within;
 
-/// From the start to the line that says that all is healthy.
+/// Time from the start to the line of JSON, printed when all nodes are healthy.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
-/// From SIGTERM to the end.
+/// Time from SIGTERM to the exit.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A cluster that `raftkv local --json` runs. Stopped when dropped.
 #[derive(Debug)]
 pub struct LocalCluster {
     child: Option<Child>,
-    /// The line it printed.
+    /// The printed line.
     pub printed: LocalState,
     dir: TempDir,
 }
 
-/// The JSON that it prints, and keeps in `cluster.json`.
+/// JSON on stdout and in `cluster.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LocalState {
@@ -39,60 +39,60 @@ pub struct LocalState {
     pub routers: Vec<LocalRouter>,
 }
 
-/// A router in that JSON.
+/// A router of a [`LocalState`].
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LocalRouter {
-    /// Its name.
+    /// Router name.
     pub name: String,
-    /// host:port of its HTTP API.
+    /// host:port of the HTTP API.
     pub http: String,
-    /// `None` while it does not run.
+    /// `None` while stopped.
     pub pid: Option<u32>,
 }
 
-/// A node in that JSON.
+/// A node of a [`LocalState`].
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LocalNode {
-    /// Its name.
+    /// Node name.
     pub name: String,
-    /// Its group.
+    /// Group name.
     pub group: String,
-    /// host:port of its HTTP API.
+    /// host:port of the HTTP API.
     pub http: String,
-    /// host:port of its management API.
+    /// host:port of the management API.
     pub management: String,
-    /// host:port for its peers.
+    /// host:port for peers.
     pub raft: String,
-    /// `None` while it does not run.
+    /// `None` while stopped.
     pub engine_pid: Option<u32>,
-    /// `None` while it does not run.
+    /// `None` while stopped.
     pub sidecar_pid: Option<u32>,
-    /// Its data.
+    /// Data directory.
     pub dir: PathBuf,
-    /// It was killed, and is not started again.
+    /// Whether the node was killed for good, without a restart.
     #[serde(default)]
     pub killed: bool,
-    /// It was out of its group when the cluster was started.
+    /// Whether the node was no member of the group when the cluster was started.
     #[serde(default)]
     pub removed: bool,
 }
 
 impl LocalNode {
-    /// A client of its HTTP API.
+    /// A client of the HTTP API.
     pub fn client(&self) -> Client {
         Client::new(&self.http)
     }
 }
 
 impl LocalCluster {
-    /// Starts one with `nodes` nodes in each group and waits for the line of JSON.
+    /// Starts a cluster with `nodes` nodes per group and waits for the line of JSON.
     pub async fn start(nodes: usize, arguments: &[&str]) -> anyhow::Result<Self> {
         Self::launch(tempfile::Builder::new().prefix("rkl").tempdir()?, nodes, arguments).await
     }
 
-    /// Stops it as [`stop`](Self::stop) does, then starts it again on its directory.
+    /// Stops the cluster like [`stop`](Self::stop), then starts a cluster on the same directory.
     pub async fn restart(mut self, nodes: usize, arguments: &[&str]) -> anyhow::Result<Self> {
         self.end().await?;
         let dir = std::mem::replace(&mut self.dir, tempfile::tempdir()?);
@@ -112,7 +112,7 @@ impl LocalCluster {
             .spawn()
             .with_context(|| format!("start {}", program.display()))?;
         let out = child.stdout.take().context("its output")?;
-        // From here on dropping it ends the child.
+        // From here, dropping the cluster ends the child.
         let mut cluster = Self { child: Some(child), printed: LocalState { nodes: vec![], routers: vec![] }, dir };
         let mut lines = BufReader::new(tokio::process::ChildStdout::from_std(out)?).lines();
         let line = tokio::time::timeout(READY_PATIENCE, lines.next_line())
@@ -125,17 +125,17 @@ impl LocalCluster {
         Ok(cluster)
     }
 
-    /// Where it keeps everything.
+    /// Directory of the cluster.
     pub fn dir(&self) -> PathBuf {
         self.dir.path().join("c")
     }
 
-    /// What `cluster.json` says now.
+    /// Current content of `cluster.json`.
     pub fn state(&self) -> anyhow::Result<LocalState> {
         read_state(&self.dir())
     }
 
-    /// Sends SIGTERM and waits for the end; fails unless it ended with code 0 and left no process behind.
+    /// Sends SIGTERM and waits for the exit; fails unless the exit code is 0 and no process is left.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         self.end().await
     }
@@ -157,7 +157,7 @@ impl LocalCluster {
     }
 }
 
-/// Sends a signal to a process that this test, or what it started, has started.
+/// Sends a signal to a process started by this test, directly or through a child.
 pub fn signal(pid: u32, signal: Signal) -> anyhow::Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("a process id")?;
     Ok(kill_process(pid, signal)?)
@@ -177,8 +177,8 @@ fn pids(state: &LocalState) -> Vec<u32> {
 impl Drop for LocalCluster {
     fn drop(&mut self) {
         let Some(mut child) = self.child.take() else { return };
-        println!("raftkv local did not get to its end; it said:\n{}", tail(&self.dir.path().join("stderr"), 40));
-        // Its processes end with it; what does not is ended by the ids it noted.
+        println!("raftkv local was not stopped; its stderr:\n{}", tail(&self.dir.path().join("stderr"), 40));
+        // Child processes end with the parent; any that remain are killed by the recorded process ids.
         let _ = child.kill();
         let _ = child.wait();
         for pid in read_state(&self.dir()).map(|state| pids(&state)).unwrap_or_default() {

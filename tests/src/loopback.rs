@@ -1,4 +1,4 @@
-//! [`Loopback`]: addresses of a cluster's own.
+//! [`Loopback`]: private loopback addresses for a cluster.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
@@ -8,17 +8,17 @@ use rand::RngExt;
 
 use crate::wait::eventually_within;
 
-/// Held by whoever owns a block of addresses; nothing else listens there.
+/// Bound for the lifetime of a reserved block; no program listens on this port.
 const RESERVATION_PORT: u16 = 9_999;
-/// Blocks tried before giving up: there are 60,000, and a handful are in use.
+/// Blocks tried: there are about 60,000, with few in use.
 const ATTEMPTS: usize = 100;
-/// How long another test run may hold a fixed block: longer than any test that uses one.
+/// Wait for a fixed block held by another test run: longer than any test with a fixed block.
 const BLOCK_PATIENCE: Duration = Duration::from_secs(300);
-/// Proxies stand this far above the nodes they stand in front of.
+/// Offset from a node's address to the address of the proxy in front.
 const PROXY_OFFSET: u8 = 100;
 
-/// A block of 127.0.0.0/8 that no other cluster on this machine uses, so that every node has an address of its own and
-/// the default ports, and a restarted process finds its port free: outgoing connections are from 127.0.0.1.
+/// A block of 127.0.0.0/8 reserved on this machine for a single cluster. Every node has a separate address with the
+/// default ports. A restarted process finds the port free, because outgoing connections come from 127.0.0.1.
 #[derive(Debug)]
 pub struct Loopback {
     block: [u8; 2],
@@ -26,7 +26,7 @@ pub struct Loopback {
 }
 
 impl Loopback {
-    /// Reserves a block.
+    /// Reserves a random block.
     pub fn reserve() -> anyhow::Result<Self> {
         let mut rng = rand::rng();
         for _ in 0..ATTEMPTS {
@@ -40,8 +40,8 @@ impl Loopback {
         )
     }
 
-    /// Reserves this block, for data that has addresses in it. Waits up to five minutes while another test run holds it. No random
-    /// choice of [`reserve`](Self::reserve) is below 10 in its first number.
+    /// Reserves a fixed block, for data that contains addresses. Waits up to five minutes while another test run holds
+    /// the block. Random choices of [`reserve`](Self::reserve) start at 10 in the first number.
     pub async fn reserve_block(block: [u8; 2]) -> anyhow::Result<Self> {
         let what = format!("the block 127.{}.{}.0/24 is free", block[0], block[1]);
         eventually_within(BLOCK_PATIENCE, &what, || async { Self::bind(block).context("another test run may hold it") })
@@ -54,7 +54,7 @@ impl Loopback {
         Ok(Self { block, _reservation: reservation })
     }
 
-    /// Address of node number `index`, from 1.
+    /// Address of node number `index`, counted from 1.
     pub fn node(&self, index: usize) -> Ipv4Addr {
         self.address(index as u8)
     }

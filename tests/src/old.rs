@@ -1,4 +1,4 @@
-//! Programs of an older version, for tests of upgrades: `make test-upgrade FROM=COMMIT` builds them.
+//! Programs of an older version, for upgrade tests: `make test-upgrade FROM=COMMIT` builds them.
 
 use std::path::{Path, PathBuf};
 
@@ -6,17 +6,17 @@ use anyhow::ensure;
 
 use crate::binaries::binary;
 
-/// Names the directory of the older programs.
+/// Directory of the older programs.
 const OLD_BIN_DIR: &str = "RAFTKV_OLD_BIN_DIR";
-/// Set to 1, missing programs are a failure.
+/// Set to 1 to fail without older programs.
 const REQUIRED: &str = "RAFTKV_REQUIRE_OLD";
 const PROGRAMS: [&str; 3] = ["raftkv-engine", "raftkv-sidecar", "raftkv-router"];
 
-/// Where they are; `None` when there are none, after saying so.
+/// Directory of the older programs. Without the variable, prints a notice and returns `None`.
 ///
 /// # Errors
 ///
-/// When there are none and `RAFTKV_REQUIRE_OLD` is 1, or when some are missing.
+/// If no directory is given and `RAFTKV_REQUIRE_OLD` is 1, or if a program is missing.
 pub fn old_programs() -> anyhow::Result<Option<PathBuf>> {
     let Some(dir) = std::env::var_os(OLD_BIN_DIR).map(PathBuf::from) else {
         let missing = format!("no programs of an older version: {OLD_BIN_DIR} does not name their directory");
@@ -30,7 +30,7 @@ pub fn old_programs() -> anyhow::Result<Option<PathBuf>> {
     Ok(Some(dir))
 }
 
-/// Where the programs under test are.
+/// Directory of the programs under test.
 pub fn new_programs() -> anyhow::Result<PathBuf> {
     let engine = binary("raftkv-engine")?;
     Ok(engine.parent().map(Path::to_owned).unwrap_or_default())

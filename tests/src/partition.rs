@@ -1,4 +1,4 @@
-//! [`Partition`]: which node's messages reach which, and how well.
+//! [`Partition`]: reachability and network quality between nodes.
 
 use std::collections::HashMap;
 use std::io;
@@ -8,46 +8,46 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-/// What happens to what one node sends to another.
+/// State of the messages from one node to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Flow {
-    /// It arrives.
+    /// Messages arrive.
     #[default]
     Open,
-    /// It is held back, and nobody is told: as when a switch drops packets. It arrives when the flow is opened again, as
-    /// what TCP sends again does.
+    /// Messages are held back without an error, as by a switch that drops packets. Messages arrive when the flow is
+    /// opened, like TCP retransmissions.
     Silent,
-    /// Connections break, and new ones break at once: as when a host refuses them.
+    /// Connections break, and new connections break at once, as if refused by the host.
     Closed,
 }
 
-/// How well everything arrives that arrives at all.
+/// Network quality for delivered messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Weather {
-    /// Each piece is held for so long. The next one waits for it: many small messages become few large pieces.
+    /// Delay of each piece. The next piece waits, so that many small messages become few large pieces.
     pub delay: Duration,
-    /// Bytes a second in each direction of each connection; 0 = as many as there are.
+    /// Bytes per second in each direction of each connection; 0 = unlimited.
     pub bytes_per_second: u64,
-    /// One of so many pieces is lost, and its connection with it; 0 = none.
+    /// Every n-th piece is lost together with its connection; 0 = none.
     pub breaks_one_in: u64,
 }
 
-/// What was done to messages so far.
+/// Counts of injected network faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FlowCounts {
-    /// Pieces, and new connections, that a silent flow held back.
+    /// Pieces and new connections held back by a silent flow.
     pub held: u64,
-    /// Pieces, and new connections, that met a closed flow.
+    /// Pieces and new connections rejected by a closed flow.
     pub closed: u64,
-    /// Pieces that were delayed.
+    /// Pieces delayed.
     pub delayed: u64,
-    /// Pieces that waited for the bandwidth.
+    /// Pieces delayed by the bandwidth limit.
     pub limited: u64,
-    /// Connections that were broken by a lost piece.
+    /// Connections broken by a lost piece.
     pub broken: u64,
-    /// Pieces that were larger than what gets through.
+    /// Pieces above the size limit.
     pub large: u64,
-    /// Packets that waited for a slow link.
+    /// Packets delayed by a slow link.
     pub slowed: u64,
 }
 
@@ -60,57 +60,57 @@ struct Counters {
     broken: AtomicU64,
     large: AtomicU64,
     slowed: AtomicU64,
-    /// Pieces carried in bad weather.
+    /// Pieces carried with reduced network quality.
     pieces: AtomicU64,
 }
 
-/// From whom to whom.
+/// Sender and receiver.
 pub(crate) type Direction = (usize, usize);
 
-/// A link that all connections of a node share.
+/// A link shared by all connections of a node.
 #[derive(Debug)]
 struct SlowLink {
     bytes_per_second: u64,
-    /// When all that was given to it so far is through.
+    /// Time at which all data accepted so far has been sent.
     free_at: Instant,
 }
 
-/// The flows between nodes, by their numbers. Cheap to clone; clones are one.
+/// The flows between nodes, by node number. Clones share the same state.
 #[derive(Debug, Clone, Default)]
 pub struct Partition {
     flows: Arc<Mutex<HashMap<Direction, watch::Sender<Flow>>>>,
     weather: Arc<Mutex<Weather>>,
-    /// By the number of the node.
+    /// By node number.
     slow_links: Arc<Mutex<HashMap<usize, SlowLink>>>,
-    /// Bytes of the largest piece that gets through; 0 = any does.
+    /// Largest piece delivered, in bytes; 0 = unlimited.
     largest: Arc<watch::Sender<usize>>,
     counters: Arc<Counters>,
 }
 
 impl Partition {
-    /// Sets what happens to what `from` sends to `to`. The other direction is as it was.
+    /// Sets the flow from `from` to `to`. The opposite direction is unchanged.
     pub fn set(&self, from: usize, to: usize, flow: Flow) {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner).entry((from, to)).or_default().send_replace(flow);
     }
 
-    /// Sets how well everything arrives, from the next piece on.
+    /// Sets the network quality, from the next piece.
     pub fn set_weather(&self, weather: Weather) {
         *self.weather.lock().unwrap_or_else(PoisonError::into_inner) = weather;
     }
 
-    /// Everything a node sends and receives shares one link with this rate, from the next piece on.
+    /// Limits the total traffic of a node to this rate, sent and received, from the next piece.
     pub fn set_slow_link(&self, node: usize, bytes_per_second: u64) {
         let link = SlowLink { bytes_per_second, free_at: Instant::now() };
         self.slow_links.lock().unwrap_or_else(PoisonError::into_inner).insert(node, link);
     }
 
-    /// Drops pieces of more bytes than this; 0 = none. What its sender sends again is dropped as well, so that the rest of the
-    /// connection waits behind it.
+    /// Drops pieces larger than this number of bytes; 0 = no limit. Retransmissions are dropped as well, so the rest of
+    /// the connection is blocked.
     pub fn set_largest(&self, bytes: usize) {
         self.largest.send_replace(bytes);
     }
 
-    /// What was done to messages so far.
+    /// Counts of injected network faults so far.
     pub fn counts(&self) -> FlowCounts {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         FlowCounts {
@@ -124,7 +124,7 @@ impl Partition {
         }
     }
 
-    /// Waits until the flow is open; an error when it is closed.
+    /// Waits until the flow is open; fails if closed.
     pub(crate) async fn opened(&self, flow: &mut watch::Receiver<Flow>) -> io::Result<()> {
         let gone = || io::Error::from(io::ErrorKind::ConnectionReset);
         if *flow.borrow() == Flow::Silent {
@@ -139,7 +139,7 @@ impl Partition {
         }
     }
 
-    /// Holds a piece of so many bytes for as long as the weather says; an error when it is lost.
+    /// Delays a piece of `bytes` bytes according to the network quality; fails if the piece is lost.
     pub(crate) async fn weathered(&self, bytes: usize) -> io::Result<()> {
         let weather = *self.weather.lock().unwrap_or_else(PoisonError::into_inner);
         if weather == Weather::default() {
@@ -161,18 +161,18 @@ impl Partition {
         Ok(())
     }
 
-    /// Waits until a piece of this size is no longer too large.
+    /// Waits until the size limit allows a piece of this size.
     pub(crate) async fn fitted(&self, bytes: usize) {
         let fits = |largest: &usize| *largest == 0 || bytes <= *largest;
         let mut largest = self.largest.subscribe();
         if !fits(&largest.borrow()) {
             self.counters.large.fetch_add(1, Ordering::Relaxed);
         }
-        // The sender is in `self`.
+        // The sender is a field of `self`.
         let _ = largest.wait_for(fits).await;
     }
 
-    /// Holds a packet until the slow links in its way have carried it. False where there are none.
+    /// Delays a packet until all slow links on the path have carried the packet. Returns false without slow links.
     pub(crate) async fn carried(&self, direction: Direction, bytes: usize) -> bool {
         let through = {
             let mut links = self.slow_links.lock().unwrap_or_else(PoisonError::into_inner);
@@ -194,7 +194,7 @@ impl Partition {
         through.is_some()
     }
 
-    /// Opens everything, in fair weather.
+    /// Opens all flows and restores full network quality.
     pub fn heal(&self) {
         self.set_weather(Weather::default());
         self.set_largest(0);
@@ -204,7 +204,7 @@ impl Partition {
         }
     }
 
-    /// To follow what happens to what `from` sends to `to`.
+    /// Subscribes to the flow from `from` to `to`.
     pub(crate) fn watch(&self, from: usize, to: usize) -> watch::Receiver<Flow> {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner).entry((from, to)).or_default().subscribe()
     }

@@ -1,4 +1,4 @@
-//! [`PeerClient`]: speaks to a sidecar as another sidecar would, or as none should.
+//! [`PeerClient`]: sends valid and invalid peer messages to a sidecar.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use raftkv_proto::{CLUSTER_ID_HEADER, TARGET_ID_HEADER, WIRE_VERSION, WIRE_VERSI
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-/// A sidecar on this machine answers in milliseconds.
+/// A sidecar on this machine answers within milliseconds.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to a sidecar's raft port.
@@ -26,35 +26,35 @@ pub struct PeerClient {
 }
 
 impl PeerClient {
-    /// As [`new`](Self::new), for calls that are held for as long as the member lets them.
+    /// As [`new`](Self::new), without a timeout, for calls that the member may hold.
     pub fn patient(address: SocketAddr) -> anyhow::Result<Self> {
         let channel = Endpoint::from_shared(format!("http://{address}"))?.connect_lazy();
         Ok(Self { client: RaftClient::new(channel) })
     }
 
-    /// Connects with the first call.
+    /// Connects on the first call.
     pub fn new(address: SocketAddr) -> anyhow::Result<Self> {
         let channel = Endpoint::from_shared(format!("http://{address}"))?.timeout(TIMEOUT).connect_lazy();
         Ok(Self { client: RaftClient::new(channel) })
     }
 
-    /// Who is there.
+    /// Reads the member's identity.
     pub async fn identify(&mut self) -> Result<Identity, Status> {
         Ok(self.client.identify(IdentifyRequest {}).await?.into_inner())
     }
 
-    /// Tells it that it is part of a cluster.
+    /// Adopts the member into a cluster.
     pub async fn adopt(&mut self, cluster_id: &str, raft_id: u64) -> Result<Identity, Status> {
         Ok(self.client.adopt(AdoptRequest { cluster_id: cluster_id.to_owned(), raft_id }).await?.into_inner())
     }
 
-    /// Asks for its vote, as whoever the request says.
+    /// Requests a vote on behalf of the candidate in the request.
     pub async fn vote(&mut self, cluster_id: &str, raft_id: u64, vote: VoteRequest) -> Result<VoteResponse, Status> {
         let request = addressed(vote, cluster_id, raft_id, WIRE_VERSION)?;
         Ok(self.client.vote(request).await?.into_inner())
     }
 
-    /// Has it propose these payloads, as the sidecar of a follower would; the answers in the order of the payloads, as far as they came.
+    /// Forwards payloads as a follower's sidecar would. Answers are in the order of the payloads; a missing answer is `None`.
     pub async fn forward(
         &mut self,
         cluster_id: &str,
@@ -76,7 +76,7 @@ impl PeerClient {
         Ok(outcomes)
     }
 
-    /// Tells it that the leader gives leadership to `to`, in the name of the leader.
+    /// On behalf of the leader, announces a transfer of leadership to `to`.
     pub async fn transfer_leader(
         &mut self,
         cluster_id: &str,
@@ -87,27 +87,27 @@ impl PeerClient {
         Ok(self.client.transfer_leader(request).await?.into_inner())
     }
 
-    /// Asks for its vote in a far term, in a message addressed as given.
+    /// Requests a vote in a far future term, with the given addressing.
     pub async fn ask_for_vote(&mut self, cluster_id: &str, raft_id: u64, wire: u32) -> Result<VoteResponse, Status> {
         let leader_id = LeaderId { term: 1_000_000, node_id: 4_711 };
         let request = VoteRequest {
             vote: Some(Vote { leader_id: Some(leader_id), committed: false }),
             last_log_id: Some(LogId { leader_id: Some(leader_id), index: 1_000_000_000 }),
             pre_vote: false,
-            // Otherwise the leader's lease would hide what is tested.
+            // Otherwise the leader's lease would hide the tested behaviour.
             leadership_transfer: true,
         };
         let request = addressed(request, cluster_id, raft_id, wire)?;
         Ok(self.client.vote(request).await?.into_inner())
     }
 
-    /// Begins to send a snapshot as the leader of a far term, and sends no more than its description. Ends when it is refused.
+    /// Starts a snapshot transfer as the leader of a far future term, with the description only. Ends with the rejection.
     pub async fn describe_snapshot(&mut self, cluster_id: &str, raft_id: u64) -> Result<SnapshotResponse, Status> {
         let leader_id = LeaderId { term: 1_000_000, node_id: 4_711 };
         self.describe_snapshot_of(cluster_id, raft_id, leader_id).await
     }
 
-    /// The same as the leader named.
+    /// The same with a chosen leader.
     pub async fn describe_snapshot_of(
         &mut self,
         cluster_id: &str,
@@ -117,7 +117,7 @@ impl PeerClient {
         let begin = SnapshotBegin {
             vote: Some(Vote { leader_id: Some(leader_id), committed: true }),
             last_log_id: Some(LogId { leader_id: Some(leader_id), index: 1_000_000_000 }),
-            // Of nobody, in the form of a state that has none yet.
+            // An empty membership, as in a state without any.
             membership: Bytes::new(),
         };
         let part = SnapshotPart { kind: Some(snapshot_part::Kind::Begin(begin)) };
@@ -127,7 +127,7 @@ impl PeerClient {
     }
 }
 
-/// A message to a node of a cluster.
+/// Addresses a message to a node of a cluster.
 fn addressed<T>(message: T, cluster_id: &str, raft_id: u64, wire: u32) -> Result<Request<T>, Status> {
     let text = |value: String| value.parse().map_err(|_| Status::invalid_argument("not a header value"));
     let mut request = Request::new(message);

@@ -1,19 +1,19 @@
-//! The programs of `scripts/planted.sh`: with planted bugs and failpoints.
+//! Programs with planted bugs and failpoints, built by `scripts/planted.sh`.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 
-/// Where they are; else in `planted` beside the directory of the others.
+/// Directory of these programs; default: `planted` beside the directory of the others.
 const PLANTED_BIN_DIR: &str = "RAFTKV_PLANTED_BIN_DIR";
-/// Set to 1, missing programs are a failure.
+/// Set to 1 to fail without these programs.
 const REQUIRED: &str = "RAFTKV_REQUIRE_PLANTED";
 
-/// Where they are; `None` when there are none, after saying so.
+/// Directory of these programs. Without any, prints a notice and returns `None`.
 ///
 /// # Errors
 ///
-/// When there are none and `RAFTKV_REQUIRE_PLANTED` is 1.
+/// If no programs are found and `RAFTKV_REQUIRE_PLANTED` is 1.
 pub fn planted_programs() -> anyhow::Result<Option<PathBuf>> {
     let dir = match std::env::var_os(PLANTED_BIN_DIR) {
         Some(dir) => PathBuf::from(dir),

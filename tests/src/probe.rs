@@ -1,4 +1,4 @@
-//! What the kernel says about a process.
+//! Process information from the kernel.
 
 use std::collections::HashSet;
 use std::fs;
@@ -9,9 +9,9 @@ use anyhow::{Context, anyhow};
 /// Memory of a process, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Memory {
-    /// Resident now.
+    /// Current resident memory.
     pub resident: u64,
-    /// The most that was ever resident.
+    /// Peak resident memory.
     pub peak: u64,
 }
 
@@ -28,7 +28,7 @@ pub fn memory_of(pid: u32) -> anyhow::Result<Memory> {
     Ok(Memory { resident: field("VmRSS:")?, peak: field("VmHWM:")? })
 }
 
-/// The sockets that process `pid` has open, by inode. Empty when it is gone.
+/// Inodes of the open sockets of process `pid`. Empty after the end of the process.
 pub fn socket_inodes(pid: u32) -> HashSet<u64> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return HashSet::new() };
     entries
@@ -38,7 +38,7 @@ pub fn socket_inodes(pid: u32) -> HashSet<u64> {
         .collect()
 }
 
-/// The inode of the socket at the `local` end of a TCP connection on this machine.
+/// Inode of the socket at the `local` end of a TCP connection on this machine.
 pub(crate) fn socket_inode(local: SocketAddr, remote: SocketAddr) -> Option<u64> {
     let (SocketAddr::V4(local), SocketAddr::V4(remote)) = (local, remote) else { return None };
     let ends = format!("{} {}", as_in_proc(local), as_in_proc(remote));

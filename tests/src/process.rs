@@ -1,4 +1,4 @@
-//! [`Process`]: one program under test, from its start to its end and on to its next start.
+//! [`Process`]: a program under test, across restarts.
 
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
@@ -13,16 +13,16 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, pr
 use crate::probe::{Memory, memory_of};
 use crate::wait::eventually_within;
 
-/// A process that was asked to stop gets this long: more than the grace that it gives itself.
+/// Stop timeout: longer than the process's graceful shutdown timeout.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
-/// Wait before the first restart, as Docker's; it doubles with each start that did not last.
+/// Delay before the first restart, as in Docker; doubles after each short run.
 const RESTART_FIRST: Duration = Duration::from_millis(100);
-/// The longest wait before a restart.
+/// Maximum delay before a restart.
 const RESTART_LAST: Duration = Duration::from_secs(2);
-/// A process that ran this long was a success: the waits begin anew.
+/// A run of this length resets the restart delay.
 const LASTED: Duration = Duration::from_secs(10);
 
-/// A program with its environment and its log file. Killed when dropped.
+/// A program with environment and log file. Killed when dropped.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -34,10 +34,10 @@ pub struct Process {
 struct State {
     program: PathBuf,
     env: Vec<(String, String)>,
-    /// A program that starts this one, with its arguments.
+    /// A program that starts this program, with arguments.
     wrapper: Vec<String>,
     child: Option<Child>,
-    /// Whether a supervisor should see to it that it runs.
+    /// Whether a supervisor should keep the process running.
     wanted: bool,
     started: Option<Instant>,
     starts: u32,
@@ -45,12 +45,12 @@ struct State {
     exits: Vec<Exit>,
 }
 
-/// How a process ended that nobody had asked to.
+/// An unrequested exit of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exit {
-    /// Its code; `None` when a signal ended it.
+    /// Exit code; `None` after a signal.
     pub code: Option<i32>,
-    /// The signal that ended it.
+    /// The signal that ended the process.
     pub signal: Option<i32>,
 }
 
@@ -61,30 +61,30 @@ impl From<ExitStatus> for Exit {
 }
 
 impl Process {
-    /// A program that is not started yet. Its output is appended to `log`.
+    /// Creates a process without starting the program. Output is appended to `log`.
     pub fn new(name: impl Into<String>, program: PathBuf, log: PathBuf) -> Self {
         let state = Mutex::new(State { program, ..State::default() });
         Self { name: name.into(), log, state }
     }
 
-    /// What it is called in messages.
+    /// Name used in messages.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where its output is.
+    /// Path of the log.
     pub fn log(&self) -> &Path {
         &self.log
     }
 
-    /// Sets a variable for its next starts.
+    /// Sets an environment variable, from the next start.
     pub fn set_env(&self, name: &str, value: impl Into<String>) {
         let mut state = self.state();
         state.env.retain(|(known, _)| known != name);
         state.env.push((name.to_owned(), value.into()));
     }
 
-    /// Has its next starts made with the program of the same name in `dir`: another version.
+    /// Uses the program of the same name in `dir`, another version, from the next start.
     pub fn set_programs(&self, dir: &Path) {
         let mut state = self.state();
         if let Some(name) = state.program.file_name() {
@@ -92,12 +92,12 @@ impl Process {
         }
     }
 
-    /// Has its next starts made by another program, which becomes this one; its arguments come first.
+    /// Starts the program through a wrapper program with these arguments, from the next start. The wrapper must exec.
     pub(crate) fn set_wrapper(&self, wrapper: Vec<String>) {
         self.state().wrapper = wrapper;
     }
 
-    /// Starts it, unless it runs.
+    /// Starts the process unless running.
     pub fn start(&self) -> anyhow::Result<()> {
         let mut state = self.state();
         state.wanted = true;
@@ -106,44 +106,44 @@ impl Process {
         self.spawn(&mut state)
     }
 
-    /// Ends it with SIGKILL and leaves it down.
+    /// Kills the process with SIGKILL, without a restart.
     pub fn kill(&self) {
         let mut state = self.state();
         state.wanted = false;
         if let Some(mut child) = state.child.take() {
-            // It may have ended by itself a moment ago.
+            // The process may have exited just before.
             let _ = child.kill();
             let _ = child.wait();
         }
     }
 
-    /// Ends it with SIGKILL, as a crash would: where there is a supervisor, it starts it again.
+    /// Kills the process with SIGKILL, like a crash: a supervisor restarts the process.
     pub fn crash(&self) {
         if let Some(child) = &mut self.state().child {
             let _ = child.kill();
-            // Kept for whoever reaps it: from here on it is seen to be dead.
+            // `child` stays in place for `reap`, which records the exit.
             let _ = child.wait();
         }
     }
 
-    /// Asks it to end with SIGTERM, waits until it has and leaves it down.
+    /// Sends SIGTERM and waits for the exit. No restart follows.
     pub async fn stop(&self) -> anyhow::Result<Exit> {
         self.ask_to_stop()?;
         self.stopped().await
     }
 
-    /// Asks it to end with SIGTERM, and to stay down.
+    /// Sends SIGTERM and disables restarts.
     pub fn ask_to_stop(&self) -> anyhow::Result<()> {
         self.state().wanted = false;
         self.signal(Signal::TERM)
     }
 
-    /// Waits until it has ended after [`ask_to_stop`](Self::ask_to_stop).
+    /// Waits for the exit after [`ask_to_stop`](Self::ask_to_stop).
     pub async fn stopped(&self) -> anyhow::Result<Exit> {
         self.exited(STOP_PATIENCE).await
     }
 
-    /// Waits until it has ended, where no supervisor would start it again.
+    /// Waits for the exit of an unsupervised process.
     pub async fn exited(&self, patience: Duration) -> anyhow::Result<Exit> {
         eventually_within(patience, &format!("{} ends", self.name), || async {
             let mut state = self.state();
@@ -162,60 +162,61 @@ impl Process {
         kill_process(pid, signal).with_context(|| format!("send a signal to {}", self.name))
     }
 
-    /// Makes it stand still, with SIGSTOP.
+    /// Pauses the process with SIGSTOP.
     pub fn pause(&self) -> anyhow::Result<()> {
         self.signal(Signal::STOP)
     }
 
-    /// Makes it go on, with SIGCONT.
+    /// Resumes the process with SIGCONT.
     pub fn resume(&self) -> anyhow::Result<()> {
         self.signal(Signal::CONT)
     }
 
-    /// Sets how many files and sockets it may have open; what is open stays. The hard limit stays as it is, so that this can be undone.
+    /// Sets the soft limit of open files and sockets; open files are unaffected. The hard limit is unchanged, so the
+    /// limit can be raised again.
     pub fn limit_files(&self, files: u64) -> anyhow::Result<()> {
         let pid = self.pid().ok_or_else(|| anyhow!("{} is not running", self.name))?;
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("a process id")?;
-        // Inherited from this process, which has the same hard limit.
+        // Both processes have the same hard limit, because the child inherits the limit.
         let maximum = getrlimit(Resource::Nofile).maximum;
         prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(files), maximum })
             .with_context(|| format!("limit the files of {}", self.name))?;
         Ok(())
     }
 
-    /// How many files and sockets it has open.
+    /// Number of open files and sockets.
     pub fn open_files(&self) -> anyhow::Result<usize> {
         let pid = self.pid().ok_or_else(|| anyhow!("{} is not running", self.name))?;
         Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count())
     }
 
-    /// Its id while it runs.
+    /// Process id while running.
     pub fn pid(&self) -> Option<u32> {
         let mut state = self.state();
         let child = state.child.as_mut()?;
         matches!(child.try_wait(), Ok(None)).then(|| child.id())
     }
 
-    /// Its memory now.
+    /// Current memory use.
     pub fn memory(&self) -> anyhow::Result<Memory> {
         memory_of(self.pid().ok_or_else(|| anyhow!("{} is not running", self.name))?)
     }
 
-    /// How often it was started.
+    /// Number of starts.
     pub fn starts(&self) -> u32 {
         self.state().starts
     }
 
-    /// How it ended each time a supervisor found it down.
+    /// All unrequested exits, as found by a supervisor or at a start.
     pub fn exits(&self) -> Vec<Exit> {
         self.state().exits.clone()
     }
 
-    /// Starts it again when it should run and does not, and has been down long enough. For supervisors.
+    /// Restarts the process if wanted, not running, and down for the restart delay. Called by supervisors.
     pub(crate) fn supervise(&self) -> anyhow::Result<()> {
         let mut state = self.state();
         if !state.wanted {
-            // How it ends is for whoever asked it to.
+            // The caller that requested the stop collects the exit.
             return Ok(());
         }
         self.reap(&mut state);

@@ -1,4 +1,4 @@
-//! [`Proxy`]: stands in front of a node's raft port and lets through what the partition allows.
+//! [`Proxy`]: forwards connections to a node's raft port as allowed by the partition.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,24 +13,24 @@ use crate::partition::{Direction, Flow, Partition};
 use crate::probe::{socket_inode, socket_inodes};
 use crate::process::Process;
 
-/// Carried at once in one direction of a connection.
+/// Buffer size for each direction of a connection.
 const BUFFER_BYTES: usize = 64 * 1024;
-/// What a slow link carries at a time, so that no connection waits for the whole piece of another.
+/// Packet size on a slow link, so that no connection waits for a whole piece of another.
 const PACKET_BYTES: usize = 1_400;
-/// Connections of who is no node (a test that speaks to a node itself) are of this number: never cut off.
+/// Sender number of connections from outside the cluster, such as a test's direct connection. Faults between nodes never affect them.
 const OUTSIDE: usize = 0;
 
-/// The processes that make connections, by the number of their node.
+/// Processes that open connections, by node number.
 pub(crate) type Senders = Arc<Mutex<Vec<(usize, Arc<Process>)>>>;
 
-/// A proxy in front of one node. All connections are from 127.0.0.1: who made one is found out by its socket.
+/// A proxy in front of a node. All connections come from 127.0.0.1, so the sender is identified by the socket.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     task: JoinHandle<()>,
 }
 
 impl Proxy {
-    /// Listens at `at` and carries to `target`, the raft port of node number `node`.
+    /// Forwards from `at` to `target`, the raft port of node number `node`.
     pub(crate) async fn start(
         at: SocketAddr,
         target: SocketAddr,
@@ -41,13 +41,13 @@ impl Proxy {
         let listener = TcpListener::bind(at).await?;
         let task = tokio::spawn(async move {
             loop {
-                // Running out of file descriptors passes; the next connection is tried again.
+                // Running out of file descriptors is temporary; the loop accepts the next connection.
                 let Ok((connection, from)) = listener.accept().await else { continue };
                 let (partition, senders) = (partition.clone(), Arc::clone(&senders));
                 tokio::spawn(async move {
                     let sender = tokio::task::spawn_blocking(move || who_connects(from, at, &senders)).await;
                     let Ok(Some(sender)) = sender else { return };
-                    // A broken connection is what this is for.
+                    // Broken connections are expected.
                     let _ = carry(connection, target, (sender, node), &partition).await;
                 });
             }
@@ -62,7 +62,7 @@ impl Drop for Proxy {
     }
 }
 
-/// The number of the node that made a connection; `None` when it is gone already.
+/// Number of the node that opened a connection; `None` if already closed.
 fn who_connects(from: SocketAddr, at: SocketAddr, senders: &Senders) -> Option<usize> {
     let inode = socket_inode(from, at)?;
     let senders = senders.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -107,7 +107,7 @@ async fn pump(
             _ = closing.wait_for(|flow| *flow == Flow::Closed) => 0,
         };
         if read == 0 {
-            // To the other side, too: an end of a connection is a message as any other.
+            // Applies to the end of a connection too, which is a message like any other.
             return partition.opened(&mut flow).await;
         }
         partition.opened(&mut flow).await?;
@@ -120,7 +120,7 @@ async fn pump(
             to.write_all(packet).await?;
             rest = others;
         }
-        // The last packet, or all of it where no link is slow.
+        // The last packet, or the whole piece without a slow link.
         partition.carried(direction, rest.len()).await;
         to.write_all(rest).await?;
     }
@@ -152,7 +152,7 @@ mod tests {
         partition.heal();
         far.read_exact(&mut byte).await.expect("it comes through");
 
-        assert!(partition.counts().held > 0, "nobody was held back");
+        assert!(partition.counts().held > 0, "no piece was held back");
 
         partition.set_weather(Weather {
             delay: Duration::from_millis(50),

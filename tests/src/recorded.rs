@@ -1,40 +1,40 @@
-//! [`Recorded`]: heads of requests as browsers and HTTP libraries send them: those of `tests/fixtures/http-clients.http`, which were written
-//! after the documentation of the senders, and those of `tests/fixtures/chromium.http`, which `make test-browser` took off the wire.
+//! [`Recorded`]: recorded request heads of browsers and HTTP libraries. `tests/fixtures/http-clients.http` was written
+//! from the senders' documentation; `tests/fixtures/chromium.http` was captured by `make test-browser`.
 //!
-//! Used by this crate's tests and, as a module of their own, by those of the crates that serve HTTP.
-#![allow(dead_code, unreachable_pub)] // Each of them uses its part.
+//! Used by the tests of this crate and, as a separate module, by the tests of the crates with an HTTP server.
+#![allow(dead_code, unreachable_pub)] // Each user needs only a part.
 
-/// Who sends a request.
+/// Sender of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sender {
     /// A browser, for a page of another site: refused everywhere.
     Stranger,
-    /// A browser whose user asks for it, or that does not say which page does: changes nothing by GET.
+    /// A browser on direct request of the user, or without a stated origin: GET changes nothing.
     Browser,
-    /// No browser: served as in version 0.1.0.
+    /// Not a browser: served as in version 0.1.0.
     Program,
 }
 
-/// A request without its target and its body.
+/// A request without target and body.
 #[derive(Debug, Clone)]
 pub struct Recorded {
-    /// What it is.
+    /// Name of the request.
     pub name: &'static str,
-    /// Who sends it.
+    /// Sender.
     pub sender: Sender,
-    /// Its method.
+    /// HTTP method.
     pub method: &'static str,
     lines: Vec<(&'static str, &'static str)>,
 }
 
 impl Recorded {
-    /// All that there are, of all senders.
+    /// All recorded requests.
     pub fn all() -> Vec<Self> {
         let files = [include_str!("../fixtures/http-clients.http"), include_str!("../fixtures/chromium.http")];
         files.into_iter().flat_map(|text| text.split("### ").skip(1)).map(Self::parse).collect()
     }
 
-    /// Those of one sender with one method.
+    /// All requests of a sender with this method.
     pub fn of(sender: Sender, method: &str) -> Vec<Self> {
         let all = Self::all().into_iter();
         let found: Vec<Self> = all.filter(|request| request.sender == sender && request.method == method).collect();
@@ -42,14 +42,14 @@ impl Recorded {
         found
     }
 
-    /// Its headers, sent to the server at `address`, which is `host:port`.
+    /// Headers of the request to the server at `address`, which is `host:port`.
     pub fn headers(&self, address: &str) -> Vec<(String, String)> {
         let (_, port) = address.rsplit_once(':').unwrap_or((address, "80"));
         let put = |value: &str| value.replace("{address}", address).replace("{port}", port);
         self.lines.iter().map(|(name, value)| ((*name).to_owned(), put(value))).collect()
     }
 
-    /// The whole of it as it is on the wire; with `body` where the method has one.
+    /// The complete request as sent on the wire; with `body` if the method allows a body.
     pub fn on_the_wire(&self, address: &str, target: &str, body: &[u8]) -> Vec<u8> {
         let mut head = format!("{} {target} HTTP/1.1\r\n", self.method);
         for (name, value) in self.headers(address) {
@@ -62,7 +62,7 @@ impl Recorded {
         [head.as_bytes(), body].concat()
     }
 
-    /// `SENDER: NAME`, the method, and the headers, one a line.
+    /// Parses `SENDER: NAME`, the method, and the headers, one per line.
     fn parse(text: &'static str) -> Self {
         let mut lines = text.trim_end().lines();
         let (sender, name) = lines.next().and_then(|title| title.split_once(": ")).expect("SENDER: NAME");

@@ -1,4 +1,4 @@
-//! [`Registers`]: many clients that read and write a few keys, and a checker of what they saw.
+//! [`Registers`]: many clients that read and write few keys, with a linearizability check.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,28 +17,28 @@ use crate::client::{Client, encode_key};
 use crate::linearizability::{History, Operation};
 use crate::seed::Seed;
 
-/// The server gets over elections within this time, and then some.
+/// Longer than an election.
 const TIMEOUT: &str = "timeout=20s";
-/// Between two attempts of a put that has an `Idempotency-Key`.
+/// Pause between attempts of a put with an `Idempotency-Key`.
 const PAUSE: Duration = Duration::from_millis(20);
-/// A put with an `Idempotency-Key` that is not answered by then never will be.
+/// Maximum time until a put with an `Idempotency-Key` is acknowledged.
 const REPEAT_PATIENCE: Duration = Duration::from_secs(90);
-/// For one key's history. Low concurrency makes it fast; an exponential one is a test badly made.
+/// Time limit for checking the history of a key. Low concurrency makes the check fast; exponential time indicates a bad test.
 const CHECK_PATIENCE: Duration = Duration::from_secs(60);
-/// Histories checked at once.
+/// Histories checked concurrently.
 const CHECKERS: usize = 2;
 
-/// Which answers end the test.
+/// Answers tolerated by a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tolerance {
-    /// Every answer must be a success or say that a condition did not hold.
+    /// Only successes and failed conditions.
     Waits,
-    /// Answers may be missing, or say that nothing was done or that the outcome is unknown.
+    /// Also missing answers, and answers for "not applied" and "outcome unknown".
     Faults,
 }
 
-/// Clients at work until [`end`](Self::end). Half of the puts have an `Idempotency-Key` and are repeated until they are
-/// acknowledged; of all other changes an unknown outcome stays unknown.
+/// Running clients, until [`end`](Self::end). Half of the puts have an `Idempotency-Key` and are retried until
+/// acknowledged; for other changes, an unknown outcome is final.
 #[derive(Debug)]
 pub struct Registers {
     shared: Arc<Shared>,
@@ -54,36 +54,36 @@ struct Shared {
     done: AtomicU64,
 }
 
-/// What one client saw.
+/// Observations of a client.
 #[derive(Debug, Default)]
 struct Seen {
     histories: Vec<History>,
-    /// Key, value, and the revision at which it was written.
+    /// Key, value, and the revision of the write.
     revisions: Vec<(usize, u64, u64)>,
     unknown: usize,
     refused: usize,
     waits: Vec<Duration>,
 }
 
-/// What the clients saw, found to be right.
+/// Result of a successful check.
 #[derive(Debug)]
 pub struct RegistersReport {
     /// Operations in the histories.
     pub operations: usize,
-    /// Changes of unknown outcome.
+    /// Changes with unknown outcome.
     pub unknown: usize,
-    /// Answers that said that nothing was done.
+    /// Answers meaning "not applied".
     pub refused: usize,
-    /// The longest that a client waited for one answer.
+    /// Longest wait for an answer.
     pub longest_wait: Duration,
-    /// 99 % of the answers came sooner.
+    /// 99th percentile of the waits.
     pub p99_wait: Duration,
-    /// How long the checker took.
+    /// Duration of the check.
     pub checked_in: Duration,
 }
 
 impl Registers {
-    /// Starts `workers` clients on these keys, which were never used before, through all `clients` in turn.
+    /// Starts `workers` clients on unused keys, through all `clients` in turn.
     pub fn start(keys: Vec<String>, workers: usize, clients: Vec<Client>, tolerance: Tolerance, seed: Seed) -> Self {
         let shared =
             Arc::new(Shared { keys, clients, tolerance, going_on: AtomicBool::new(true), done: AtomicU64::new(0) });
@@ -93,24 +93,24 @@ impl Registers {
         Self { shared, workers }
     }
 
-    /// Operations answered so far.
+    /// Number of completed operations so far.
     pub fn done(&self) -> u64 {
         self.shared.done.load(Ordering::Relaxed)
     }
 
-    /// Fails when a client gave up: its answer was wrong, and [`check`](Self::check) says how.
+    /// Fails if a client stopped because of a wrong answer; [`check`](Self::check) returns the error.
     pub fn healthy(&self) -> anyhow::Result<()> {
-        ensure!(!self.workers.iter().any(JoinHandle::is_finished), "a client has given up");
+        ensure!(!self.workers.iter().any(JoinHandle::is_finished), "a client has stopped");
         Ok(())
     }
 
-    /// The clients end after what they are at.
+    /// Stops each client after the current operation.
     pub fn end(&self) {
         self.shared.going_on.store(false, Ordering::Relaxed);
     }
 
-    /// Ends the clients and checks what they saw: no answer that is not tolerated, each key's history linearizable, no value
-    /// with two revisions.
+    /// Stops the clients and checks the observations: only tolerated answers, a linearizable history for each key, a
+    /// single revision for each value.
     pub async fn check(self) -> anyhow::Result<RegistersReport> {
         self.end();
         let mut histories = vec![History::default(); self.shared.keys.len()];
@@ -159,18 +159,18 @@ impl Registers {
     }
 }
 
-/// One client.
+/// A client.
 struct Worker {
     shared: Arc<Shared>,
     rng: StdRng,
     seen: Seen,
-    /// For each key what it saw last, for its swaps: the value and the revision.
+    /// For each key, the last value and revision seen, for swaps.
     last: Vec<Option<(Option<u64>, u64)>>,
-    /// For each key the highest revision it saw.
+    /// For each key, the highest revision seen.
     highest: Vec<u64>,
-    /// The last value that it wrote. No value is written twice.
+    /// The last value written. Every value is written by a single operation.
     value: u64,
-    /// Which router it asks next.
+    /// Index of the next client, in turn.
     turn: usize,
 }
 
@@ -216,7 +216,7 @@ impl Worker {
                 self.last[key] = Some((None, 0));
                 self.answered(key, Operation::Read(None), begin);
             }
-            // A read without a result saw nothing.
+            // A read without a result has seen nothing.
             other => self.tolerate("a read", other).map(drop)?,
         }
         Ok(())
@@ -237,7 +237,7 @@ impl Worker {
         Ok(())
     }
 
-    /// A put that is repeated until it is acknowledged: it must be applied once.
+    /// A put retried until acknowledged: must be applied exactly once.
     async fn put_once(&mut self, key: usize) -> anyhow::Result<()> {
         self.value += 1;
         let value = self.value;
@@ -263,7 +263,7 @@ impl Worker {
         let (begin, answer) = self.send(self.request(Method::DELETE, key)).await;
         match answer {
             Ok(answer) if answer.status == StatusCode::OK => self.answered(key, Operation::Delete, begin),
-            // As good as a read that found nothing.
+            // Equivalent to a read without a value.
             Ok(answer) if answer.status == StatusCode::NOT_FOUND => self.answered(key, Operation::Read(None), begin),
             other => self.changed_or_not(key, Operation::Delete, begin, other)?,
         }
@@ -285,7 +285,7 @@ impl Worker {
                 self.saw(key, to, answer.revision()?, true)?;
                 self.answered(key, Operation::Swap { from, to }, begin);
             }
-            // By revision, which is stricter than by value, but no value is written twice.
+            // A comparison by revision is stricter than by value, but values are unique.
             Ok(answer) if answer.status == StatusCode::PRECONDITION_FAILED => {
                 self.last[key] = None;
                 self.answered(key, Operation::NoSwap { from }, begin);
@@ -309,7 +309,7 @@ impl Worker {
         (begin, answer)
     }
 
-    /// Notes a value with its revision; an error where this client has seen a later one of this key before.
+    /// Records a value with its revision; fails if this client has already seen a later revision of the key.
     fn saw(&mut self, key: usize, value: u64, revision: u64, is_new: bool) -> anyhow::Result<()> {
         let highest = self.highest[key];
         ensure!(
@@ -340,7 +340,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Whether the request may have been done; an error where such an answer is none.
+    /// Whether the request may have been applied; fails on an answer that is not tolerated.
     fn tolerate(&mut self, what: &str, answer: reqwest::Result<Answer>) -> anyhow::Result<bool> {
         let (is_unknown, why) = match &answer {
             Ok(answer) => match answer.status {

@@ -1,13 +1,13 @@
-//! The figures that tests print: a claim in the documentation points at one of these lines.
+//! Figures printed by tests: claims in the documentation refer to these lines.
 
 use std::fmt::Display;
 
-/// Prints one measured figure.
+/// Prints a measurement.
 pub fn figure(name: &str, value: impl Display) {
     println!("figure: {name}: {value}");
 }
 
-/// Bytes for people.
+/// Formats a number of bytes for humans.
 pub fn human_bytes(bytes: u64) -> String {
     match bytes {
         0..10_000 => format!("{bytes} B"),

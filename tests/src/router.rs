@@ -9,7 +9,7 @@ use crate::admin::Admin;
 use crate::client::Client;
 use crate::process::Process;
 
-/// A router, running or not. It keeps nothing on disk.
+/// A router, running or stopped, without data on disk.
 #[derive(Debug)]
 pub struct Router {
     pub(crate) name: String,
@@ -18,17 +18,17 @@ pub struct Router {
 }
 
 impl Router {
-    /// Its name, as it tells it to other routers.
+    /// Router name, as told to other routers.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where it serves HTTP.
+    /// HTTP address.
     pub fn http_address(&self) -> SocketAddr {
         self.http
     }
 
-    /// Its process: to be killed, paused, started again.
+    /// The process, to kill, pause or restart.
     pub fn process(&self) -> &Process {
         &self.process
     }
@@ -43,7 +43,7 @@ impl Router {
         Admin::new(self.client())
     }
 
-    /// Whether it says that it is ready, and why not.
+    /// Checks readiness; the error holds the reason.
     pub async fn ready(&self) -> anyhow::Result<()> {
         self.client().get_path("/readyz").await?.success().with_context(|| format!("{} is not ready", self.name))?;
         Ok(())

@@ -1,20 +1,20 @@
-//! [`Seed`]: where a test's randomness comes from.
+//! [`Seed`]: source of a test's random choices.
 
 use anyhow::Context;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-/// Set to a seed that was printed, a run makes the same random choices again.
+/// Set to a printed seed to replay the same random choices.
 const SEED: &str = "RAFTKV_TEST_SEED";
 
-/// How many clients the tests of moving slots have.
+/// Number of clients in the tests of moving slots.
 const CLIENTS: &str = "RAFTKV_TEST_CLIENTS";
-/// Enough to meet a move at every moment, few enough for a small machine.
+/// Enough to hit every moment of a move, few enough for a small machine.
 const DEFAULT_CLIENTS: usize = 16;
-/// Set to 1, nothing is left to the seed.
+/// Set to 1 to test every combination.
 const FULL: &str = "RAFTKV_TEST_FULL";
 
-/// The number of clients asked for in the environment.
+/// Number of clients from the environment.
 pub fn clients_from_env() -> anyhow::Result<usize> {
     match std::env::var(CLIENTS) {
         Ok(text) => text.parse().with_context(|| format!("{CLIENTS}={text:?} is no number")),
@@ -22,17 +22,17 @@ pub fn clients_from_env() -> anyhow::Result<usize> {
     }
 }
 
-/// Whether every combination is to be tested, instead of some chosen by the seed.
+/// Whether to test every combination instead of a random selection.
 pub fn full_from_env() -> bool {
     std::env::var(FULL).is_ok_and(|full| full == "1")
 }
 
-/// The source of a test's random choices, printed so that they can be made again.
+/// The seed of a test's random choices, printed for replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seed(u64);
 
 impl Seed {
-    /// The one asked for in the environment, else a new one. Prints it.
+    /// The seed from the environment, else a random seed. Prints the seed.
     pub fn from_env() -> Self {
         let seed = match std::env::var(SEED) {
             Ok(text) => text.parse().unwrap_or_else(|error| panic!("{SEED}={text:?} is no seed: {error}")),
@@ -42,12 +42,12 @@ impl Seed {
         Self(seed)
     }
 
-    /// A seed for one part of a test; different parts get independent ones.
+    /// An independent seed for a part of a test.
     pub fn part(self, number: u64) -> Self {
         Self(self.0.wrapping_add(number.wrapping_mul(0xd1b5_4a32_d192_ed03)))
     }
 
-    /// A generator for one purpose; different purposes get independent ones.
+    /// An independent random generator for a purpose.
     pub fn rng(self, purpose: u64) -> StdRng {
         StdRng::seed_from_u64(self.0 ^ purpose.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }

@@ -1,4 +1,4 @@
-//! [`Shards`]: several groups and the routers in front of them.
+//! [`Shards`]: several groups behind routers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -24,10 +24,10 @@ use crate::supervisor::Supervisor;
 use crate::wait::eventually;
 
 const HTTP_PORT: u16 = 8000;
-/// Lines of each log shown when a test fails.
+/// Lines of each log printed after a failed test.
 const LINES_SHOWN: usize = 25;
 
-/// What a sharded store is to be like.
+/// Configuration of a sharded store.
 #[derive(Debug, Clone)]
 pub struct ShardsBuilder {
     groups: usize,
@@ -37,17 +37,17 @@ pub struct ShardsBuilder {
     programs: Option<PathBuf>,
     router_env: Vec<(String, String)>,
     partitionable: bool,
-    /// The block of the routers' addresses; that of group number n is n above it.
+    /// Address block of the routers; group number n uses the block n above.
     block: Option<[u8; 2]>,
-    /// An archive of the nodes' data for each group.
+    /// Archive of the nodes' data, for each group.
     data: Vec<PathBuf>,
 }
 
-/// Groups of nodes, and routers, as processes on loopback. What dies is started again, unless it was killed for good.
+/// Groups of nodes and routers, as processes on loopback. Processes are restarted after an exit, unless killed for good.
 #[derive(Debug)]
 pub struct Shards {
     settings: ShardsBuilder,
-    /// The first is the one that holds the map.
+    /// The first group holds the slot map.
     groups: Vec<Cluster>,
     routers: Vec<Router>,
     finished: bool,
@@ -57,25 +57,25 @@ pub struct Shards {
 }
 
 impl ShardsBuilder {
-    /// How many groups share the slots at first.
+    /// Sets the initial number of groups.
     pub fn groups(mut self, groups: usize) -> Self {
         self.groups = groups;
         self
     }
 
-    /// How many routers.
+    /// Sets the number of routers.
     pub fn routers(mut self, routers: usize) -> Self {
         self.routers = routers;
         self
     }
 
-    /// How many nodes each group has.
+    /// Sets the number of nodes per group.
     pub fn nodes(mut self, nodes: usize) -> Self {
         self.nodes = nodes;
         self
     }
 
-    /// Sets a variable for all processes of nodes.
+    /// Sets an environment variable for all processes of nodes.
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.env.push((name.to_owned(), value.into()));
         self
@@ -87,32 +87,31 @@ impl ShardsBuilder {
         self
     }
 
-    /// Sets a variable for all routers.
+    /// Sets an environment variable for all routers.
     pub fn router_env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.router_env.push((name.to_owned(), value.into()));
         self
     }
 
-    /// Puts a proxy in front of each raft port, so that nodes can be cut off from their group.
+    /// Puts a proxy in front of each raft port, to allow partitions within a group.
     pub fn partitionable(mut self) -> Self {
         self.partitionable = true;
         self
     }
 
-    /// Takes the addresses of the block 127.x.y.0/24 for routers, and of 127.x.y+n.0/24 for group number n.
+    /// Uses the addresses of the block 127.x.y.0/24 for routers, and of 127.x.y+n.0/24 for group number n.
     pub fn block(mut self, block: [u8; 2]) -> Self {
         self.block = Some(block);
         self
     }
 
-    /// The nodes of each group find the data directories n1, n2 and so on of the group's archive.
+    /// Unpacks the data directories n1, n2 and so on for each group from the group's archive.
     pub fn data(mut self, archives: Vec<PathBuf>) -> Self {
         self.data = archives;
         self
     }
 
-    /// Starts everything at once, and waits until each group has its share of the slots. With data of before the slots stay where
-    /// they are.
+    /// Starts all processes and waits until all groups share the slots evenly. With existing data, slots do not move.
     pub async fn start(self) -> anyhow::Result<Shards> {
         let dir = tempfile::Builder::new().prefix("rks").tempdir().context("make a directory for the logs")?;
         let loopback = match self.block {
@@ -146,7 +145,7 @@ impl ShardsBuilder {
 }
 
 impl Shards {
-    /// Two groups of three nodes and one router, unless told otherwise.
+    /// Two groups of three nodes and a single router, by default.
     pub fn builder() -> ShardsBuilder {
         ShardsBuilder {
             groups: 2,
@@ -161,8 +160,8 @@ impl Shards {
         }
     }
 
-    /// Starts the nodes of one more group, which registers at the routers, and waits until it is whole. Its share of the
-    /// slots moves to it by itself. Returns its number.
+    /// Starts the nodes of a new group, which registers with the routers, and waits until the group is complete. A
+    /// share of the slots moves there automatically. Returns the group number.
     pub async fn add_group(&mut self) -> anyhow::Result<usize> {
         let number = self.groups.len() + 1;
         self.create_group(number).await?;
@@ -204,7 +203,7 @@ impl Shards {
         SocketAddr::from((self.loopback.node(index), HTTP_PORT))
     }
 
-    /// Starts one more router.
+    /// Starts an additional router.
     pub fn add_router(&mut self) -> anyhow::Result<()> {
         let router = self.router_of(1)?;
         if let Some(supervisor) = &self.supervisor {
@@ -215,21 +214,21 @@ impl Shards {
         Ok(())
     }
 
-    /// Starts a router that takes group number `group` for the one that holds the map. It is not one of
-    /// [`routers`](Self::routers), and is killed when it is dropped.
+    /// Starts a router that is configured with group number `group` as the meta group. The router is not part of
+    /// [`routers`](Self::routers), and is killed when dropped.
     pub fn misled_router(&self, group: usize) -> anyhow::Result<Router> {
         let router = self.router_of(group)?;
         router.process.start()?;
         Ok(router)
     }
 
-    /// The addresses of a group, as routers are told them.
+    /// The group addresses of a group's nodes, as configured in routers.
     pub fn meta(&self, group: usize) -> String {
         let meta: Vec<_> = self.group(group).nodes().iter().map(|node| node.group_address().to_string()).collect();
         meta.join(",")
     }
 
-    /// The next router, not started yet.
+    /// Creates the next router without starting the process.
     fn router_of(&self, group: usize) -> anyhow::Result<Router> {
         let index = self.routers.len() + 1;
         let name = format!("router{index}");
@@ -250,7 +249,7 @@ impl Shards {
         Ok(Router { name, http, process })
     }
 
-    /// Group number `number`, from 1; the first holds the map.
+    /// Group number `number`, counted from 1; the first group holds the slot map.
     pub fn group(&self, number: usize) -> &Cluster {
         &self.groups[number - 1]
     }
@@ -260,7 +259,7 @@ impl Shards {
         &self.groups
     }
 
-    /// The id of a group, which its name leads to.
+    /// The id of a group, found by name.
     pub async fn group_id(&self, number: usize) -> anyhow::Result<u32> {
         if number == 1 {
             return Ok(1);
@@ -268,7 +267,7 @@ impl Shards {
         Ok(self.admin().cluster().await?.group(&group_name(number))?.id)
     }
 
-    /// Router number `index`, from 1.
+    /// Router number `index`, counted from 1.
     pub fn router(&self, index: usize) -> &Router {
         &self.routers[index - 1]
     }
@@ -278,12 +277,12 @@ impl Shards {
         &self.routers
     }
 
-    /// A client of each router.
+    /// Clients of all routers.
     pub fn clients(&self) -> Vec<Client> {
         self.routers.iter().map(Router::client).collect()
     }
 
-    /// Administration at the last router: the tests kill the first.
+    /// Administration through the last router, because tests kill the first router.
     pub fn admin(&self) -> Admin {
         self.router(self.routers.len()).admin()
     }
@@ -300,9 +299,9 @@ impl Shards {
         Ok(())
     }
 
-    /// Waits until every slot is served by exactly one group and nothing is left of what moved, and checks that each key
-    /// is in exactly one group, the one that serves its slot, and that routers list just these. Writes must have ended. Returns
-    /// what a router lists.
+    /// Waits until every slot is served by exactly one group and no move is unfinished. Then checks that each key is
+    /// stored only in the group serving its slot, and that routers list exactly these keys. Writes must have stopped.
+    /// Returns a router's listing.
     pub async fn spread(&self) -> anyhow::Result<Contents> {
         let held = eventually("each key is in one group and nothing is left of moves", || async {
             let mut held: BTreeMap<usize, Held> = BTreeMap::new();
@@ -356,7 +355,7 @@ impl Shards {
         first.context("no router runs")
     }
 
-    /// Kills every process, then starts all again and waits until all are ready.
+    /// Kills all processes, restarts them and waits until all are ready.
     pub async fn restart(&self) -> anyhow::Result<()> {
         for router in &self.routers {
             router.process.kill();
@@ -373,7 +372,7 @@ impl Shards {
         self.whole().await
     }
 
-    /// Starts the routers anew with a variable set: they keep nothing that could be lost.
+    /// Restarts the routers with an environment variable set: routers have no data to lose.
     pub async fn restart_routers(&self, name: &str, value: &str) -> anyhow::Result<()> {
         for router in &self.routers {
             router.process.kill();
@@ -383,12 +382,12 @@ impl Shards {
         self.whole().await
     }
 
-    /// Says that a process ended itself for a reason, as a part of the test: not a bug when found in a log.
+    /// Allows intended exits of processes: fatal messages in the logs are no bug in this test.
     pub fn expect_fatal(&mut self) {
         self.groups.iter_mut().for_each(Cluster::expect_fatal);
     }
 
-    /// `count` keys below `prefix` whose slots are all in `slots`, each of another slot as long as there are some.
+    /// Returns `count` keys with `prefix` and a slot in `slots`, in distinct slots as far as possible.
     pub fn keys_in(slots: &SlotSet, prefix: &str, count: usize) -> Vec<String> {
         let mut used = BTreeSet::new();
         let numbers = 0u64..;
@@ -402,7 +401,7 @@ impl Shards {
             .collect()
     }
 
-    /// Ends everything after a test that succeeded, checks that no process logged a bug, and removes the files.
+    /// Ends the store after a successful test: checks the logs for bugs and removes the files.
     pub async fn finish(mut self) -> anyhow::Result<()> {
         self.supervisor = None;
         for router in &self.routers {
@@ -420,7 +419,7 @@ impl Shards {
     }
 }
 
-/// What nodes ask the routers for.
+/// Group name in the registration with routers.
 fn group_name(number: usize) -> String {
     format!("group{number}")
 }

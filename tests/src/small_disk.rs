@@ -10,20 +10,19 @@ use tempfile::TempDir;
 
 use crate::cluster::Cluster;
 
-/// Set to 1, a machine on which no loop device can be mounted is a failure.
+/// Set to 1 to fail on a machine without a usable loop device.
 const REQUIRED: &str = "RAFTKV_REQUIRE_LOOP";
-/// In memory, where the machine has it: the test is about space and not about speed.
+/// In memory if possible: the test is about space, not speed.
 const MEMORY: &str = "/dev/shm";
 
-/// A small disk, mounted. Unmounted and gone when dropped.
+/// A small mounted disk. Dropping unmounts and removes the disk.
 #[derive(Debug)]
 pub struct SmallDisk {
     root: TempDir,
 }
 
 impl SmallDisk {
-    /// Makes a disk of this size. `None` where nothing can be mounted, with a line that nobody can overlook, and an error where
-    /// it is required to work.
+    /// Creates a disk of `bytes` bytes. Without mount support, prints a notice and returns `None`, or an error if required.
     pub fn make(bytes: u64) -> anyhow::Result<Option<Self>> {
         match Self::mounted(bytes) {
             Ok(disk) => Ok(Some(disk)),
@@ -42,7 +41,7 @@ impl SmallDisk {
         let image = root.path().join("image");
         File::create_new(&image)?.set_len(bytes)?;
         std::fs::create_dir(root.path().join("disk"))?;
-        // No part of it is kept for root: the test runs as root.
+        // Without blocks reserved for root, because the test runs as root.
         let options = ["-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,nodiscard"];
         run(Command::new("mkfs.ext4").args(options).arg(&image))?;
         let disk = Self { root };
@@ -50,12 +49,12 @@ impl SmallDisk {
         Ok(disk)
     }
 
-    /// Where it is mounted.
+    /// Mount point.
     pub fn dir(&self) -> PathBuf {
         self.root.path().join("disk")
     }
 
-    /// Lets a node of a cluster that was created and not started keep its data here.
+    /// Places the data of a node on this disk. The cluster must be created but not started.
     pub fn hold(&self, cluster: &Cluster, index: usize) -> anyhow::Result<()> {
         let place = self.dir().join(format!("n{index}"));
         std::fs::create_dir(&place)?;
@@ -64,7 +63,7 @@ impl SmallDisk {
         symlink(&place, node.dir()).with_context(|| format!("put {} on a small disk", node.name()))
     }
 
-    /// Bytes that are free.
+    /// Free bytes.
     pub fn free_bytes(&self) -> anyhow::Result<u64> {
         let stat = rustix::fs::statvfs(self.dir())?;
         Ok(stat.f_bavail * stat.f_frsize)
@@ -73,7 +72,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: a process that was killed a moment ago may still hold a file open.
+        // Lazily, because a killed process may still hold a file open for a moment.
         if let Err(error) = run(Command::new("umount").arg("-l").arg(self.dir())) {
             println!("{error:#}");
         }

@@ -1,84 +1,84 @@
-//! [`Status`]: what a node says about itself at `GET /status`.
+//! [`Status`]: a node's response to `GET /status`.
 
 use serde::Deserialize;
 
-/// The part of the document that tests look at.
+/// The fields used by tests.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Status {
-    /// `None` while it waits for a cluster.
+    /// `None` while waiting for a cluster.
     pub cluster_id: Option<String>,
-    /// This node.
+    /// Status of the responding node.
     pub node: NodeStatus,
-    /// The members it knows.
+    /// Known members.
     pub members: Vec<Member>,
 }
 
-/// This node.
+/// Status of a node.
 #[derive(Debug, Clone, Deserialize)]
 pub struct NodeStatus {
-    /// Its name.
+    /// Node name.
     pub name: String,
-    /// Its raft id.
+    /// Raft id.
     pub raft_id: u64,
     /// leader, follower, candidate, learner, waiting or removed.
     pub role: String,
-    /// The newest term seen.
+    /// Latest term seen.
     pub term: u64,
-    /// The leader's name, where one is known.
+    /// Leader name, if known.
     pub leader: Option<String>,
-    /// End of the log.
+    /// Last log index.
     #[serde(rename = "last_log_index")]
     pub last_log: Option<u64>,
-    /// Applied by the engine.
+    /// Index applied by the engine.
     #[serde(rename = "applied_index")]
     pub applied: Option<u64>,
-    /// Durable in the engine.
+    /// Index durable in the engine.
     #[serde(rename = "snapshot_index")]
     pub snapshot: Option<u64>,
-    /// Gone from the log.
+    /// Last index purged from the log.
     #[serde(rename = "purged_index")]
     pub purged: Option<u64>,
-    /// Size of the log.
+    /// Size of the log in bytes.
     pub log_bytes: Option<u64>,
-    /// Its engine.
+    /// Engine status.
     pub engine: EngineStatus,
 }
 
 /// The engine of a node.
 #[derive(Debug, Clone, Deserialize)]
 pub struct EngineStatus {
-    /// Whether it answers.
+    /// Whether the engine answers.
     pub connected: bool,
-    /// Effective writes so far.
+    /// Number of effective writes so far.
     pub revision: Option<u64>,
-    /// Keys it holds.
+    /// Number of keys.
     pub keys: Option<u64>,
-    /// Which generation of its data is live.
+    /// Live generation of the data.
     pub generation: Option<u64>,
 }
 
 /// A member of the group.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Member {
-    /// Its name.
+    /// Node name.
     pub name: String,
-    /// Its raft id.
+    /// Raft id.
     pub raft_id: u64,
-    /// How its peers reach it.
+    /// Raft address for peers.
     pub raft_address: String,
     /// False for a learner.
     pub voter: bool,
 }
 
 impl NodeStatus {
-    /// Whether it says that it leads.
+    /// Whether the node claims leadership.
     pub fn leads(&self) -> bool {
         self.role == "leader"
     }
 }
 
 impl Status {
-    /// The names of the voters, in order.
+    /// The names of the voters, sorted.
     pub fn voters(&self) -> Vec<&str> {
         let mut names: Vec<_> =
             self.members.iter().filter(|member| member.voter).map(|member| member.name.as_str()).collect();

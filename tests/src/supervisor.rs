@@ -1,4 +1,4 @@
-//! [`Supervisor`]: starts again what ended, as a container's restart policy would.
+//! [`Supervisor`]: restarts processes after an exit, like a container's restart policy.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use crate::process::Process;
 
-/// How often it looks.
+/// Check interval.
 const PERIOD: Duration = Duration::from_millis(50);
 
-/// A thread that looks after processes until it is dropped.
+/// A thread that supervises processes until dropped.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     processes: Arc<Mutex<Vec<Arc<Process>>>>,
@@ -19,7 +19,7 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts with nothing to look after.
+    /// Starts a supervisor without processes.
     pub(crate) fn start() -> Self {
         let processes: Arc<Mutex<Vec<Arc<Process>>>> = Arc::default();
         let ending = Arc::new(AtomicBool::new(false));
@@ -39,7 +39,7 @@ impl Supervisor {
         Self { processes, ending, thread: Some(thread) }
     }
 
-    /// Looks after this one, too.
+    /// Adds a process.
     pub(crate) fn add(&self, process: Arc<Process>) {
         self.processes.lock().unwrap_or_else(PoisonError::into_inner).push(process);
     }
@@ -49,7 +49,7 @@ impl Drop for Supervisor {
     fn drop(&mut self) {
         self.ending.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // It does not panic, and there is nobody to tell if it did.
+            // The thread does not panic, and a panic could not be reported here.
             let _ = thread.join();
         }
     }

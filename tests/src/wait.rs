@@ -1,15 +1,15 @@
-//! Waiting for something to become true, with a deadline.
+//! Waits for a condition, with a timeout.
 
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 
-/// How long [`eventually`] waits: many times what a healthy cluster needs, on a machine that is busy with other tests.
+/// Timeout of [`eventually`]: many times the need of a healthy cluster, on a machine busy with other tests.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks.
+/// Pause between checks.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Asks again and again until the answer is a success; after a minute, fails with the last reason why not.
+/// Repeats `check` until success; after a minute, fails with the last error.
 pub async fn eventually<T, F>(what: &str, check: impl FnMut() -> F) -> anyhow::Result<T>
 where
     F: Future<Output = anyhow::Result<T>>,
@@ -17,7 +17,7 @@ where
     eventually_within(PATIENCE, what, check).await
 }
 
-/// As [`eventually`], with a deadline of its own.
+/// As [`eventually`], with a given timeout.
 pub async fn eventually_within<T, F>(patience: Duration, what: &str, mut check: impl FnMut() -> F) -> anyhow::Result<T>
 where
     F: Future<Output = anyhow::Result<T>>,
@@ -29,7 +29,7 @@ where
             Err(error) => error,
         };
         if start.elapsed() > patience {
-            return Err(anyhow!("after {:.1?} still not: {what}: {why_not:#}", start.elapsed()));
+            return Err(anyhow!("timeout after {:.1?}: {what}: {why_not:#}", start.elapsed()));
         }
         tokio::time::sleep(PAUSE).await;
     }

@@ -1,4 +1,4 @@
-//! [`WallClock`]: the wall clock of one process, set at will by libfaketime. Monotonic clocks are not touched.
+//! [`WallClock`]: sets the wall clock of a single process with libfaketime. Monotonic clocks are unchanged.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,19 +8,19 @@ use anyhow::{Context, ensure};
 use crate::process::Process;
 use crate::wait::eventually_within;
 
-/// Set to 1, a machine without libfaketime is a failure.
+/// Set to 1 to fail without libfaketime.
 const REQUIRED: &str = "RAFTKV_REQUIRE_FAKETIME";
-/// The library looks at its file this often at least.
+/// Maximum seconds between reads of the timestamp file by the library.
 const LOOKS: &str = "1";
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The file that says how far a process' wall clock is off.
+/// The file with the clock offset of a process.
 #[derive(Debug)]
 pub struct WallClock {
     file: PathBuf,
 }
 
-/// Where Debian's package has the library. The variant without a lock of its own around every call.
+/// Path of the library from Debian's package, in the variant without a lock around every call.
 pub fn faketime_library() -> Option<PathBuf> {
     let dirs = std::fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path());
     let mut found: Vec<_> =
@@ -30,12 +30,12 @@ pub fn faketime_library() -> Option<PathBuf> {
 }
 
 impl WallClock {
-    /// Has the next starts of a process run by a wall clock of its own, which is right at first. `None` when there is no libfaketime
-    /// here, after saying so.
+    /// Gives a process a private wall clock from the next start, initially correct. Without libfaketime, prints a
+    /// notice and returns `None`.
     ///
     /// # Errors
     ///
-    /// When there is none and `RAFTKV_REQUIRE_FAKETIME` is 1.
+    /// If libfaketime is missing and `RAFTKV_REQUIRE_FAKETIME` is 1.
     pub fn attach(process: &Process, dir: &Path) -> anyhow::Result<Option<Self>> {
         let Some(library) = faketime_library() else {
             let missing = "no libfaketime here (Debian: apt-get install faketime)";
@@ -56,13 +56,13 @@ impl WallClock {
         Ok(Some(clock))
     }
 
-    /// Has the next starts of a process run by the machine's clock again.
+    /// Restores the machine's clock for a process, from the next start.
     pub fn detach(self, process: &Process) -> anyhow::Result<()> {
         process.set_env("LD_PRELOAD", "");
         std::fs::remove_file(&self.file).context("remove a clock")
     }
 
-    /// Waits until the process runs by it.
+    /// Waits until the process uses this clock.
     pub async fn runs(&self, process: &Process) -> anyhow::Result<()> {
         eventually_within(PATIENCE, &format!("{} runs with libfaketime", process.name()), || async {
             let pid = process.pid().context("it does not run")?;
@@ -73,7 +73,7 @@ impl WallClock {
         .await
     }
 
-    /// Sets how far it is off, as `+2d` or `-3600`. The process sees it within a second or two.
+    /// Sets the clock offset, as `+2d` or `-3600`. Takes effect within a second or two.
     pub fn set(&self, offset: &str) -> anyhow::Result<()> {
         std::fs::write(&self.file, format!("{offset}\n")).context("set a clock")
     }

@@ -1,4 +1,4 @@
-//! [`Answer`]: an HTTP answer of RaftKV, and the reason if it is a failure.
+//! [`Answer`]: an HTTP answer of RaftKV, with the reason on failure.
 
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Kind};
 
-/// An answer, read to its end.
+/// A complete HTTP answer.
 #[derive(Debug)]
 pub struct Answer {
     /// HTTP status.
@@ -25,18 +25,18 @@ impl Answer {
         tag.trim_start_matches("W/").trim_matches('"').parse().ok()
     }
 
-    /// What programs tell problems apart by; every problem of ours has one.
+    /// Machine-readable problem code, present in every RaftKV problem document.
     pub fn code(&self) -> Option<String> {
         let is_error = self.status.is_client_error() || self.status.is_server_error();
         is_error.then(|| Problem::of(self).code).flatten()
     }
 
-    /// The limit that was exceeded, where the problem names it.
+    /// The exceeded limit, if named by the problem document.
     pub fn limit(&self) -> Option<u64> {
         Problem::of(self).limit
     }
 
-    /// The reason of an answer that is no success.
+    /// Converts an unsuccessful answer to an error.
     pub fn error(&self) -> Error {
         let problem = Problem::of(self);
         let said = problem.detail.or(problem.error).or(problem.message).or(problem.title);
@@ -44,7 +44,8 @@ impl Answer {
         let mut message =
             if said.is_empty() { self.status.to_string() } else { format!("{}: {said}", self.status.as_u16()) };
         let is_unknown = problem.outcome.as_deref() == Some("unknown");
-        // Said once: by the server's words, else by ours; the code would say it a third time.
+        // State the unknown outcome once, preferably in the server's words; a code with "unknown" would be a
+        // repetition.
         let says_so = said.contains("outcome") && said.contains("unknown");
         if let Some(code) = problem.code.filter(|code| !(says_so && code.contains("unknown"))) {
             message.push_str(&format!(" ({code})"));
@@ -56,7 +57,7 @@ impl Answer {
     }
 }
 
-/// RFC 9457 problem details, and the bodies of the management API. All of it optional.
+/// RFC 9457 problem details, and the bodies of the management API. All fields are optional.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Problem {

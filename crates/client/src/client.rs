@@ -18,29 +18,31 @@ use crate::transport::Transport;
 const MSGPACK: HeaderValue = HeaderValue::from_static("application/msgpack");
 const ANY: HeaderValue = HeaderValue::from_static("*");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// Time for a call with its retries, unless another one is set.
+/// Default timeout of a call, retries included.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// The client waits longer for an answer than the server takes, so that the server's own answer arrives.
+/// Margin of the client timeout above the server timeout, so the server's answer arrives.
 const MARGIN: Duration = Duration::from_secs(3);
 
-/// Reads and writes keys of a RaftKV store, at any of its nodes and routers. Cheap to clone.
+/// Reads and writes keys of a RaftKV store, through any node or router. Cheap to clone.
 ///
-/// Reads are linearizable. A call is retried until its timeout while a retry may succeed; each write has an `Idempotency-Key`, so it is
-/// applied at most once. A call that fails with [`Kind::Lost`](crate::Kind::Lost) has an unknown outcome.
+/// Reads are linearizable. A call is retried until the timeout while a retry may succeed. Each write has an
+/// `Idempotency-Key` and is therefore applied at most once. A call with the error [`Kind::Lost`](crate::Kind::Lost) has
+/// an unknown outcome.
 ///
-/// Values are anything that `serde` can represent; they are stored as MsgPack, and clients of the JSON interface read them as JSON.
+/// Values can be any type supported by `serde`; values are stored as MsgPack, and clients of the JSON interface read
+/// the same values as JSON.
 #[derive(Debug, Clone)]
 pub struct Client {
     transport: Transport,
     timeout: Duration,
 }
 
-/// A value with the revision at which it was written.
+/// A value with the revision of the last write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry<V> {
     /// The value.
     pub value: V,
-    /// Revision of the last write to the key; it rises with each write.
+    /// Revision of the last write to the key; rises with each write.
     pub revision: u64,
 }
 
@@ -59,28 +61,28 @@ pub enum Condition {
 /// Outcome of a conditional write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
-    /// The write is applied, at this revision.
+    /// The write is applied at this revision.
     Applied {
         /// Revision of the write.
         revision: u64,
     },
-    /// The condition is false, and nothing has changed.
+    /// The condition is false; nothing has changed.
     Conflict,
 }
 
 impl Client {
-    /// A client of the store at these addresses, with a timeout of 10 s for each call.
+    /// Creates a client for the store at `endpoints`, with a timeout of 10 s per call.
     pub fn new(endpoints: Endpoints) -> Self {
         Self { transport: Transport::new(Interface::Api, endpoints, ATTEMPT + MARGIN), timeout: TIMEOUT }
     }
 
-    /// The same client with another timeout for each call, retries included.
+    /// Sets the timeout per call, retries included.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
     }
 
-    /// Reads a key; `None` if it does not exist.
+    /// Reads a key; `None` if the key does not exist.
     ///
     /// # Errors
     /// No server answered in time, or the value is not a `V`.
@@ -98,21 +100,22 @@ impl Client {
     /// Writes a key if `condition` holds.
     ///
     /// # Errors
-    /// The value cannot be represented, or no server answered in time: with [`Kind::Lost`](crate::Kind::Lost) the outcome is unknown.
+    /// The value cannot be represented, or no server answered in time: with [`Kind::Lost`](crate::Kind::Lost) the
+    /// outcome is unknown.
     pub async fn put<V: Serialize + ?Sized>(
         &self,
         key: impl AsRef<[u8]>,
         value: &V,
         condition: Condition,
     ) -> Result<Written, Error> {
-        // Structures as maps with names: clients in other languages read them, and fields may be added.
+        // Structures as maps with field names: readable for other languages, and open for new fields.
         let body = rmp_serde::to_vec_named(value).map_err(Error::usage)?;
         let mut headers = vec![(CONTENT_TYPE, MSGPACK), (IDEMPOTENCY_KEY, fresh_key())];
         headers.extend(header(condition)?);
         written(&self.send(Method::PUT, key.as_ref(), &headers, body.into()).await?)
     }
 
-    /// Deletes a key if `condition` holds. Deleting a key that does not exist is a [`Written::Conflict`].
+    /// Deletes a key if `condition` holds. Deleting a missing key is a [`Written::Conflict`].
     ///
     /// # Errors
     /// No server answered in time: with [`Kind::Lost`](crate::Kind::Lost) the outcome is unknown.
@@ -149,7 +152,7 @@ fn header(condition: Condition) -> Result<Option<(HeaderName, HeaderValue)>, Err
     })
 }
 
-/// The key does not exist. Another 404 says nothing about the key.
+/// Whether the key does not exist. Any other 404 says nothing about the key.
 fn is_missing(answer: &Answer) -> bool {
     answer.status == StatusCode::NOT_FOUND && answer.code().as_deref() == Some("key_not_found")
 }
@@ -161,7 +164,7 @@ fn written(answer: &Answer) -> Result<Written, Error> {
     }
 }
 
-/// Of an answer that is a success.
+/// Returns the revision of a successful answer.
 fn revision(answer: &Answer) -> Result<u64, Error> {
     match answer.revision().filter(|_| answer.status.is_success()) {
         Some(revision) => Ok(revision),

@@ -6,15 +6,15 @@ use std::str::FromStr;
 use hyper::Uri;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
-/// Unreserved characters of RFC 3986: they are not encoded in a path segment or a query value.
+/// Characters to percent-encode: all but the unreserved characters of RFC 3986 in a path segment or query value.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// One or more HTTP addresses, separated by commas; `http://` may be left out.
+/// HTTP addresses, at least one, separated by commas; `http://` is optional.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoints(Vec<String>);
 
 impl Endpoints {
-    /// As `http://host:port`, with no slash at the end.
+    /// As `http://host:port`, without a trailing slash.
     pub fn urls(&self) -> &[String] {
         &self.0
     }

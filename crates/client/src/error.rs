@@ -1,20 +1,20 @@
-//! [`Error`]: the reason of a request that failed.
+//! [`Error`]: the reason for a failed request.
 
 use std::fmt::Display;
 
 use hyper::StatusCode;
 
-/// The reason of a request that failed.
+/// The reason for a failed request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
-    /// What a program decides by.
+    /// Error kind, for programs.
     pub kind: Kind,
-    /// What a person reads.
+    /// Message, for people.
     pub message: String,
 }
 
-/// What a program decides by.
+/// Error kind, for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// No connection to any address: the request was not sent.
@@ -22,11 +22,11 @@ pub enum Kind {
         /// Whether the host name of at least one address resolves.
         is_resolved: bool,
     },
-    /// Definitely not applied, and a retry may succeed: no leader, or a process that starts.
+    /// Definitely not applied, and a retry may succeed: no leader, or a starting process.
     Passing,
-    /// The request was sent and no answer arrived: the outcome of a write is unknown.
+    /// The request was sent but no answer arrived: the outcome of a write is unknown.
     Lost,
-    /// Another program answered, or another interface of RaftKV.
+    /// The answer came from another program, or from another interface of RaftKV.
     Stranger,
     /// The request cannot be sent: a header or an address is invalid.
     Usage,

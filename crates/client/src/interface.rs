@@ -1,4 +1,4 @@
-//! [`Interface`]: an HTTP interface of RaftKV, and the marks by which its answers are recognised.
+//! [`Interface`]: an HTTP interface of RaftKV, recognised by marks in the answers.
 
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
@@ -7,29 +7,30 @@ use crate::answer::Answer;
 use crate::error::Error;
 use crate::transport::unknown;
 
-/// Named by every answer of the HTTP API.
+/// Header in every answer of the HTTP API.
 const NODE: &str = "raftkv-node";
-/// The management API's word for a path that it does not have.
+/// Code of the management API for an unknown path.
 const NO_ROUTE: &str = "no_such_route";
-/// The HTTP API's.
+/// Code of the HTTP API for an unknown path.
 const UNKNOWN_PATH: &str = "unknown_path";
 
-/// An interface. Some other program may listen at the address that was given, and a status says nothing about that: its
-/// 404 is no missing key, its 200 no value. An answer counts when it has the marks of the interface.
+/// An HTTP interface of RaftKV. Another program may listen at the given address, and the HTTP status does not tell: a
+/// 404 of another program is not a missing key, and a 200 is not a value. An answer counts only with the marks of the
+/// interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interface {
-    /// Of nodes and routers: keys and values.
+    /// Keys and values, at nodes and routers.
     Api,
-    /// Of nodes: members and status.
+    /// Members and status, at nodes.
     Management,
-    /// Of routers: groups and slots.
+    /// Groups and slots, at routers.
     Router,
-    /// `/readyz`, of all of them.
+    /// `/readyz`, at nodes and routers.
     Readiness,
 }
 
 impl Interface {
-    /// Fails unless it is this interface that answered.
+    /// Fails unless the answer came from this interface.
     pub(crate) fn recognise(
         self,
         endpoint: &str,
@@ -43,7 +44,7 @@ impl Interface {
             (Self::Router, Some(NO_ROUTE | UNKNOWN_PATH | "method_not_allowed")) => false,
             (_, Some(_)) => true,
             (Self::Api, None) => answer.status.is_success() && answer.headers.contains_key(NODE),
-            // Whether it is the document that was asked for, its reader tells.
+            // Any JSON counts; the reader checks the document.
             (Self::Management | Self::Router, None) => {
                 answer.status.is_success() && serde_json::from_slice::<serde::de::IgnoredAny>(&answer.body).is_ok()
             }
@@ -57,7 +58,7 @@ impl Interface {
         if code.as_deref() == Some(NO_ROUTE) {
             message.push_str(", as a node's management API");
         }
-        // A proxy may have passed the request on before it failed.
+        // A proxy may have forwarded the request before the failure.
         if status.is_server_error() && !method.is_safe() {
             message.push_str(&format!("; {}", unknown(method)));
         } else if let Some(hint) = hint {
@@ -66,7 +67,7 @@ impl Interface {
         Err(Error::stranger(message))
     }
 
-    /// Name of the interface, for messages.
+    /// Name for messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::Api => "RaftKV's HTTP API",
@@ -77,7 +78,7 @@ impl Interface {
     }
 }
 
-/// `ready` of the HTTP API, `{"status": …}` of the management API, whose 503 is no problem document.
+/// Recognises `ready` of the HTTP API, or `{"status": …}` of the management API, with a 503 outside the problem format.
 fn is_readiness(answer: &Answer) -> bool {
     #[derive(Deserialize)]
     struct Health {

@@ -1,7 +1,8 @@
 //! The Rust client of RaftKV: [`Client`] for keys and values, over HTTP.
 //!
-//! Below it are the parts that the `raftkv` command uses directly: [`Transport`] sends a request to the first of several addresses
-//! that serves it, [`Retry`] repeats a request until a deadline, and [`Interface`] tells RaftKV's answers from another program's.
+//! Below [`Client`] are the parts used directly by the `raftkv` command: [`Transport`] sends a request to the first of
+//! several addresses able to serve the request, [`Retry`] repeats a request until a deadline, and [`Interface`]
+//! distinguishes answers of RaftKV from answers of other programs.
 
 mod answer;
 mod client;

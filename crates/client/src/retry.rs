@@ -1,4 +1,5 @@
-//! [`Retry`]: sends a request again while a retry may succeed: during an election, the start of a process, a broken connection.
+//! [`Retry`]: repeats a request while a retry may succeed: during an election, a process start, or after a broken
+//! connection.
 
 use std::time::Duration;
 
@@ -12,61 +13,61 @@ use crate::answer::Answer;
 use crate::error::{Error, Kind};
 use crate::transport::Transport;
 
-/// Longest timeout of one attempt: a request that takes longer is sent again.
+/// Maximum timeout of one attempt; a slower request is sent again.
 pub const ATTEMPT: Duration = Duration::from_secs(5);
-/// The first pause; it doubles each time, and half of it is random.
+/// First backoff; doubles each time, and half of the backoff is random.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// The longest pause.
+/// Longest backoff.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// The caller is notified of the reason after this time.
+/// Time until the caller is notified of the reason for retries.
 const TOLD_AFTER: Duration = Duration::from_secs(1);
 
-/// A request that may be sent several times.
+/// A request, possibly sent several times.
 pub struct Request<'a> {
     /// HTTP method.
     pub method: Method,
-    /// With a `?` in it: the server's deadline is added.
+    /// Path with optional query; the server's deadline is added as a query parameter.
     pub path: String,
     /// Headers.
     pub headers: &'a [(HeaderName, HeaderValue)],
     /// The whole body.
     pub body: Bytes,
-    /// It changes nothing, or has an `Idempotency-Key`: if it was done, it is not done again.
+    /// Safe to repeat: the request changes nothing, or has an `Idempotency-Key`.
     pub is_repeatable: bool,
 }
 
-/// Until when a request is tried.
+/// Deadline of a request with retries.
 #[derive(Debug, Clone, Copy)]
 pub struct Retry {
     until: Instant,
 }
 
-/// What to do about what an attempt gave.
+/// Decision after an attempt.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
-    /// It is the answer.
+    /// The result is final.
     Final,
-    /// Another attempt may give a better one, after this long at least.
+    /// Another attempt may succeed, after at least this delay.
     Again(Duration),
 }
 
 impl Retry {
-    /// From now on, for `total`.
+    /// Retries for `total` from now.
     pub fn within(total: Duration) -> Self {
         Self { until: Instant::now() + total }
     }
 
-    /// What the server gets for the next attempt. Its unit is the millisecond, and it takes no zero.
+    /// Timeout of the next attempt at the server. The unit is milliseconds, and the server rejects zero.
     fn attempt(&self, longest: Duration) -> Duration {
         self.until.saturating_duration_since(Instant::now()).min(longest).max(Duration::from_millis(1))
     }
 
-    /// Sends until there is an answer that another attempt would not change, or the time is over: then the last one counts.
+    /// Sends until an answer is final or the deadline passes; after the deadline the last result counts.
     ///
-    /// `notify` is called once with the reason of the retries, after the first second.
+    /// `notify` is called once with the reason for retries, after the first second.
     ///
     /// # Errors
-    /// The last attempt failed, and the time is over or a retry cannot help.
+    /// The last attempt failed, and the deadline has passed or a retry cannot help.
     pub async fn send(
         &self,
         transport: &Transport,
@@ -119,7 +120,7 @@ fn verdict(sent: &Result<Answer, Error>, is_repeatable: bool) -> Verdict {
             Kind::Passing => again,
             Kind::NotReached { is_resolved: true } => again,
             Kind::Lost if is_repeatable => again,
-            // A host name that does not resolve does not resolve a moment later.
+            // A host name without an address now has none a moment later.
             Kind::NotReached { .. } | Kind::Lost | Kind::Stranger | Kind::Usage | Kind::Answered { .. } => {
                 Verdict::Final
             }
@@ -127,7 +128,7 @@ fn verdict(sent: &Result<Answer, Error>, is_repeatable: bool) -> Verdict {
     }
 }
 
-/// The longest time that the server grants, if it refused `asked` as too long.
+/// The longest timeout granted by the server, if the server refused `asked` as too long.
 fn shorter(answer: &Answer, asked: Duration) -> Option<Duration> {
     let limit = answer.limit().filter(|_| answer.status == StatusCode::BAD_REQUEST).map(Duration::from_millis)?;
     (!limit.is_zero() && limit < asked).then_some(limit)
@@ -138,7 +139,7 @@ fn retry_after(answer: &Answer) -> Duration {
     Duration::from_secs(seconds.unwrap_or(0))
 }
 
-/// An `Idempotency-Key` that no other request has.
+/// Makes a unique `Idempotency-Key`.
 pub fn fresh_key() -> HeaderValue {
     let text = format!("raftkv-{:032x}", rand::random::<u128>());
     // Hexadecimal digits are a valid header.
@@ -181,7 +182,7 @@ mod tests {
         }
     }
 
-    /// Answers its connections one after the other with these; the last one again and again.
+    /// Answers connections in order with `answers`, repeating the last answer.
     async fn serve(answers: &'static [&'static str]) -> (String, Arc<AtomicUsize>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("address").to_string();
@@ -230,7 +231,7 @@ mod tests {
         let answer = Retry::within(Duration::from_secs(20)).send(&client, &get(), |_| {}).await.expect("granted");
         assert_eq!((answer.body.as_ref(), asked.load(Ordering::SeqCst)), (b"hi".as_ref(), 2));
 
-        // The deadline is not what the server does not like.
+        // The requested timeout is not the cause of the error.
         for (status, limit, asked, granted) in [
             (StatusCode::BAD_REQUEST, "{\"limit\":1000}", 2000, Some(1000)),
             (StatusCode::BAD_REQUEST, "{\"limit\":1000}", 1000, None),

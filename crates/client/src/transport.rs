@@ -1,4 +1,4 @@
-//! [`Transport`]: HTTP requests to the first of several addresses that serves them.
+//! [`Transport`]: sends HTTP requests to the first of several addresses able to serve the request.
 
 use std::time::Duration;
 
@@ -14,15 +14,15 @@ use crate::endpoints::Endpoints;
 use crate::error::Error;
 use crate::interface::Interface;
 
-/// Connect timeout: within a data centre a longer wait means that no host has this address.
+/// Connect timeout: within a data centre a longer wait means no host has the address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Sends requests to the first address that is able to serve them.
+/// Sends requests to the first address able to serve the request.
 #[derive(Debug, Clone)]
 pub struct Transport {
     interface: Interface,
     endpoints: Endpoints,
-    /// Whether a 503 of the first address that answers is the last word.
+    /// Whether a 503 of the first answering address is final.
     first_answer_counts: bool,
     timeout: Duration,
     /// Advice for the user if another program answers.
@@ -31,7 +31,7 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// `timeout` must lie above the time that the server takes at most, or its own answer is never seen.
+    /// `timeout` must be above the server's maximum timeout, or the client never sees the server's timeout error.
     pub fn new(interface: Interface, endpoints: Endpoints, timeout: Duration) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
@@ -41,12 +41,12 @@ impl Transport {
         Self { interface, endpoints, first_answer_counts, timeout, hint: None, http }
     }
 
-    /// The same client, for which the answer of the first address that can be reached counts, a 503, too.
+    /// Makes the answer of the first reachable address final, including a 503.
     pub fn of_first_that_answers(self) -> Self {
         Self { first_answer_counts: true, ..self }
     }
 
-    /// The same transport with advice for the user, which messages about another program end with.
+    /// Adds advice for the user at the end of messages about another program.
     #[must_use]
     pub fn with_hint(self, hint: &'static str) -> Self {
         Self { hint: Some(hint), ..self }
@@ -57,13 +57,13 @@ impl Transport {
         &self.endpoints
     }
 
-    /// Sends to each address in turn until one answers.
+    /// Sends to each address in turn until an answer is final.
     ///
-    /// A refused connection means that the request was not sent, and the next address is tried. A 503 means that it was
-    /// definitely not applied: the next node is tried, too, but not the next router, which may be one of another store, nor an
-    /// address that nobody named.
-    /// If none does better, the first answer counts, not what later addresses are. A connection that breaks after the
-    /// request was sent ends a change: the outcome is unknown, and reported.
+    /// After a refused connection the request was not sent, and the next address is tried. After a 503 the request was
+    /// definitely not applied, and the next address is tried, except for routers (the next router may belong to another
+    /// store) and after [`of_first_that_answers`](Self::of_first_that_answers). If no address succeeds, the first
+    /// answer is reported, not the results of later addresses. A connection broken after the request was sent ends a
+    /// change: the outcome is unknown and reported as such.
     pub async fn send(
         &self,
         method: Method,
@@ -82,7 +82,7 @@ impl Transport {
                     silent.push(why);
                     continue;
                 }
-                // It may have been done; what changes nothing may be asked elsewhere.
+                // The request may have been applied; a safe request may be sent to the next address.
                 Attempt::Lost(why) if method.is_safe() => {
                     lost.push(why);
                     continue;
@@ -104,7 +104,7 @@ impl Transport {
         Err(refused.unwrap_or_else(nobody))
     }
 
-    /// As [`send`](Self::send), without headers and body.
+    /// Like [`send`](Self::send), without headers and body.
     pub async fn get(&self, path: &str) -> Result<Answer, Error> {
         self.send(Method::GET, path, &[], Bytes::new()).await
     }
@@ -151,7 +151,7 @@ enum Attempt {
         /// Whether the host name resolves.
         resolved: bool,
     },
-    /// It was sent, and no whole answer came; why.
+    /// The request was sent, but no complete answer arrived; with the reason.
     Lost(String),
 }
 
@@ -166,11 +166,11 @@ enum ExchangeError {
     Body(#[from] hyper::Error),
 }
 
-/// The reason of a missing connection, in the terms of an administrator: name, port, network.
+/// Describes a failed connection in administrator terms: name, port, network.
 fn not_reached(endpoint: &str, error: &hyper_util::client::legacy::Error) -> Attempt {
     let causes = causes(error);
     let host = endpoint.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_default();
-    // hyper's connector has this text only, and keeps the error of the resolver for itself.
+    // hyper's connector exposes only this text, not the resolver error.
     let resolved = !causes.contains("dns error");
     let why = match resolved {
         true => format!("{endpoint}: cannot connect{causes}"),
@@ -179,17 +179,17 @@ fn not_reached(endpoint: &str, error: &hyper_util::client::legacy::Error) -> Att
     Attempt::NotReached { why, resolved }
 }
 
-/// What a lost answer means.
+/// Advice after a lost answer.
 pub(crate) fn unknown(method: &Method) -> &'static str {
     if method.is_safe() { "try again" } else { "the outcome is unknown: it may have been applied" }
 }
 
-/// The chain of sources, which hold what went wrong in the operating system.
+/// The chain of sources, including the operating system error.
 fn causes(error: &dyn std::error::Error) -> String {
     let mut text = String::new();
     let mut source = error.source();
     while let Some(error) = source {
-        // hyper's layers repeat one another.
+        // hyper's layers repeat the same text.
         let said = error.to_string();
         if !text.contains(&said) {
             text.push_str(": ");
@@ -230,13 +230,13 @@ mod tests {
             client(Interface::Api, format!("{nobody},{waiting},{serving}")).get("/").await.expect("the third serves");
         assert_eq!((answer.body.as_ref(), answer.revision()), (b"hi".as_ref(), Some(7)));
 
-        // What answered first counts, whatever stands behind the addresses after it.
+        // The first answer counts, whatever follows at later addresses.
         for others in [format!("{nobody},{waiting}"), format!("{waiting},{nobody}"), format!("{waiting},{foreign}")] {
             let failure = client(Interface::Api, others).get("/").await.expect_err("none serves");
             assert!(failure.is_temporary());
             assert!(failure.message.contains("no leader (unavailable)"), "{}", failure.message);
         }
-        // Another router may be one of another store.
+        // Another router may belong to another store.
         let answer =
             client(Interface::Router, format!("{nobody},{waiting},{serving}")).get("/").await.expect("answered");
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);

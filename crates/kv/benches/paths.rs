@@ -1,10 +1,10 @@
-//! Times of the data model's hot paths.
+//! Benchmarks of the hot paths of the data model.
 
 use criterion::Criterion;
 
 mod workloads;
 
-// The allocator of the programs.
+// The allocator used by the RaftKV processes.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

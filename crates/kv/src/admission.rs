@@ -1,95 +1,98 @@
-//! [`admit`]: what a leader lets into the log; [`check_applicable`]: what of it every member decides again where it is applied.
+//! [`admit`]: checks a payload before the leader appends a log entry; [`check_applicable`]: the subset of checks
+//! repeated by every member on apply.
 //!
-//! A payload in the log is applied by every member, for ever, so what cannot be applied must be found before anybody has seen it. Where it
-//! is in the log all the same, as one that an older program let in, all members refuse it alike.
+//! Every member applies a log entry, permanently, so an inapplicable payload must be found before replication. If an
+//! older version has appended such an entry anyway, all members reject the entry in the same way.
 
 use crate::{
     CodecError, CommandRef, ImportPage, ImportRecord, Key, KeyError, Limits, MAX_CLOCK_MS, MAX_IMPORT_KEY_BYTES,
     MAX_REVISION, OpRef, Outcome, ProposalRef, Refusal, SystemCommand, Value, ValueError, check_document,
 };
 
-/// The cluster version from which on a payload that cannot be applied is refused by all members alike; revisions and clocks have bounds;
-/// and a keyed write is refused where its outcome could only be kept by forgetting another one early. Below it all of that is as in
-/// version 0.1.0, so that a group of old and new programs keeps equal state.
+/// The cluster version with three stricter rules: all members reject an inapplicable payload in the same way; revisions
+/// and clocks are bounded; and a keyed write is refused if keeping the outcome would require early deletion of another
+/// outcome. Lower cluster versions behave as version 0.1.0, so a group of old and new processes keeps equal state.
 pub const STRICT_VERSION: u32 = 3;
 
-/// Most operations in one batch: far above what engines and routers put together, for the apply thread does them in one go.
+/// Maximum operations in one batch, far above the batch sizes of engines and routers: the apply thread applies a batch
+/// without interruption.
 pub const MAX_BATCH_OPS: usize = 100_000;
-/// Longest `Idempotency-Key` that is admitted, in bytes: four times what the HTTP port takes
-/// ([`Limits::max_idempotency_key_bytes`](crate::Limits)), with the position in a batch behind it.
+/// Maximum length of an admitted `Idempotency-Key` in bytes: four times the limit of the HTTP port
+/// ([`Limits::max_idempotency_key_bytes`](crate::Limits)), to leave room for the position in a batch.
 pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 1_024;
-/// Longest time that an outcome is kept for an `Idempotency-Key` that is admitted, in milliseconds: 24 hours, which is what every HTTP port
-/// asks for. A group refuses new keyed writes while its table of outcomes is full, so nobody fills the table for longer. Members apply up to
-/// what the state machine keeps at most: an older program may have let it in.
+/// Maximum admitted retention time of an idempotency outcome in milliseconds: 24 hours, the value used by every HTTP
+/// port. A group refuses new keyed writes while the table of outcomes is full, so the limit bounds the time a client
+/// can fill the table. On apply, members accept longer times, capped by the state machine: an older version may have
+/// admitted the entry.
 pub const MAX_IDEMPOTENCY_KEEP_MS: u64 = 24 * 60 * 60 * 1_000;
 
-/// Why a payload is not proposed.
+/// The reason a payload is not proposed.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmissionError {
-    /// No program of this version could apply it.
+    /// No process of this version can decode the payload.
     #[error("not a proposal: {0}")]
     Undecodable(#[from] CodecError),
-    /// More than [`MAX_BATCH_OPS`].
+    /// More than [`MAX_BATCH_OPS`] operations.
     #[error("the batch has {ops} operations; the limit is {MAX_BATCH_OPS}")]
     TooManyOps {
-        /// How many.
+        /// Number of operations.
         ops: usize,
     },
-    /// A key that cannot be stored.
+    /// The key cannot be stored.
     #[error("operation {at}: {source}")]
     Key {
-        /// Which operation, from 0.
+        /// Index of the operation, from 0.
         at: usize,
-        /// What is wrong with it.
+        /// The error of the key.
         source: KeyError,
     },
-    /// More than [`MAX_IDEMPOTENCY_KEY_BYTES`].
+    /// Longer than [`MAX_IDEMPOTENCY_KEY_BYTES`], or on apply than [`MAX_IMPORT_KEY_BYTES`].
     #[error("operation {at}: the idempotency key has {bytes} bytes; the limit is {limit}")]
     IdempotencyKey {
-        /// Which operation, from 0.
+        /// Index of the operation, from 0.
         at: usize,
-        /// How long it is.
+        /// Actual length.
         bytes: usize,
-        /// How long it may be.
+        /// Maximum length.
         limit: usize,
     },
-    /// More than [`MAX_IDEMPOTENCY_KEEP_MS`].
+    /// Longer than [`MAX_IDEMPOTENCY_KEEP_MS`].
     #[error("operation {at}: the outcome is to be kept for {keep_ms} ms; the limit is {MAX_IDEMPOTENCY_KEEP_MS}")]
     IdempotencyKeep {
-        /// Which operation, from 0.
+        /// Index of the operation, from 0.
         at: usize,
-        /// For how long it is to be kept.
+        /// Requested retention time.
         keep_ms: u64,
     },
-    /// A value that nobody could read.
+    /// The value is malformed.
     #[error("operation {at}: {source}")]
     Value {
-        /// Which operation, from 0.
+        /// Index of the operation, from 0.
         at: usize,
-        /// What is wrong with it.
+        /// The error of the value.
         source: ValueError,
     },
-    /// Who may decode it is not known to whoever sends it.
+    /// A sender cannot know whether all members can decode the command.
     #[error("the cluster version is raised by the leader of the group only")]
     RaisesVersion,
-    /// A system command that no group could take.
+    /// A system command invalid in every state of a group.
     #[error("{0}")]
     System(#[from] Refusal),
 }
 
 impl AdmissionError {
-    /// Whether it would be admitted if it were smaller.
+    /// Whether the payload has too many operations or a too long idempotency key. `false` for other size errors.
     pub fn is_too_large(&self) -> bool {
         matches!(self, Self::TooManyOps { .. } | Self::IdempotencyKey { .. })
     }
 }
 
-/// Decodes a payload that another process wants to be proposed, and checks all that can be checked without the state of the group.
+/// Decodes a payload to propose for another process, and performs all checks not requiring the state of the group.
 ///
-/// Walks over the values, so it takes about as long as copying them.
+/// Scans every value, which takes about as long as copying the payload.
 ///
 /// # Errors
-/// What is wrong with it: it is not to be proposed, and nothing has changed.
+/// The reason to reject the payload; nothing has changed.
 pub fn admit(payload: &[u8]) -> Result<ProposalRef<'_>, AdmissionError> {
     let proposal = ProposalRef::decode(payload)?;
     match &proposal {
@@ -115,10 +118,11 @@ pub fn admit(payload: &[u8]) -> Result<ProposalRef<'_>, AdmissionError> {
     Ok(proposal)
 }
 
-/// Decides from [`STRICT_VERSION`] on whether a batch that was decoded is applied. Everything that [`admit`] lets pass is.
+/// Decides, from [`STRICT_VERSION`] on, whether a decoded batch is applied. Accepts every payload accepted by
+/// [`admit`].
 ///
 /// # Errors
-/// Why it cannot be stored.
+/// The reason the batch cannot be stored.
 pub fn check_applicable(ops: &[OpRef<'_>]) -> Result<(), AdmissionError> {
     check_ops(ops, MAX_IMPORT_KEY_BYTES)
 }
@@ -137,7 +141,7 @@ fn check_ops(ops: &[OpRef<'_>], longest_idempotency_key: usize) -> Result<(), Ad
     Ok(())
 }
 
-/// What no group can take, whatever its state and its cluster version.
+/// Rejects a system command invalid in every state and cluster version.
 fn check_system(command: &SystemCommand) -> Result<(), Refusal> {
     match command {
         SystemCommand::PutKey { key, value, .. } => check_document(key, value),
@@ -152,7 +156,7 @@ fn check_system(command: &SystemCommand) -> Result<(), Refusal> {
     }
 }
 
-/// Refuses a revision or a time that no group comes to.
+/// Rejects a revision or a time above the bounds.
 pub(crate) fn check_point(revision: u64, time_ms: u64) -> Result<(), Refusal> {
     for (what, found, most) in [("revision", revision, MAX_REVISION), ("time in milliseconds", time_ms, MAX_CLOCK_MS)] {
         if found > most {
@@ -162,7 +166,7 @@ pub(crate) fn check_point(revision: u64, time_ms: u64) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Refuses a record, of a key or of an outcome, with a revision that no group comes to.
+/// Rejects a record, of a key or of an outcome, with a revision above the bound.
 pub(crate) fn check_record(record: &ImportRecord) -> Result<(), Refusal> {
     let revision = match record {
         ImportRecord::Value { revision, .. } => *revision,

@@ -1,21 +1,21 @@
-//! [`Proposal`]: what one entry of the replicated log carries.
+//! [`Proposal`]: the payload of a log entry.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Op, SystemCommand, codec};
 
-/// Operations that are applied in order, in one log entry, exactly once.
+/// Operations applied in order, in one log entry, exactly once.
 ///
-/// The state machine keeps, per session, the answers of all batches at or above `acknowledged_below`, and answers a
-/// repeat of (session, sequence) from there. A batch below the mark it has already seen is refused as stale: its
-/// sender has its answer.
+/// For each session the state machine keeps the answers of all batches at or above `acknowledged_below`, and answers a
+/// repeated (session, sequence) from the kept answers. A batch below the highest `acknowledged_below` seen is rejected
+/// as stale: the sender already has the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
     /// From [`Proposal::OpenSession`].
     pub session: u64,
     /// Chosen by the sender, rising from 1 within the session.
     pub sequence: u64,
-    /// The sender has the answers of every batch below this one and will not repeat them.
+    /// The sender has the answers of all lower sequences and will not repeat them.
     pub acknowledged_below: u64,
     /// The operations.
     pub ops: Vec<Op>,
@@ -24,21 +24,21 @@ pub struct Batch {
 /// The payload of a log entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Proposal {
-    /// Makes a session. A repeat makes another one, which expires unused: harmless.
+    /// Opens a session. A repeat opens a second session, harmless because unused sessions expire.
     OpenSession,
     /// Changes keys.
     Batch(Batch),
-    /// Changes what the group owns, or a system key. In no session: it may be repeated as it is.
+    /// Changes slot ownership or a system key. Not part of a session: the identical command may be repeated.
     System(SystemCommand),
 }
 
 impl Proposal {
-    /// Encodes it, version first.
+    /// Encodes the proposal, version byte first.
     pub fn encode(&self) -> bytes::Bytes {
         codec::encode(self)
     }
 
-    /// Decodes what [`encode`](Self::encode) made. Never panics.
+    /// Decodes the output of [`encode`](Self::encode). Never panics.
     pub fn decode(bytes: &[u8]) -> Result<Self, codec::CodecError> {
         codec::decode(bytes)
     }

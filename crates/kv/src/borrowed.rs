@@ -1,17 +1,17 @@
-//! [`ProposalRef`]: a proposal that owns none of the keys and values in it.
+//! [`ProposalRef`]: a proposal with borrowed keys and values.
 //!
-//! Encoded it is what a [`Proposal`](crate::Proposal) is; the fields are documented there. Who only reads a proposal, as the
-//! state machine does, decodes this and copies no byte of it; who has operations elsewhere encodes this and clones none.
+//! The encoding is the same as for [`Proposal`](crate::Proposal), where the fields are documented. The state machine
+//! decodes this type to read a proposal without copying; senders encode this type without cloning operations.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{Command, Op, Precondition, SystemCommand, codec};
 
-/// About what an operation takes beside its key and value.
+/// Approximate size of an operation without key and value.
 const OP_OVERHEAD: usize = 32;
 
-/// A [`Proposal`](crate::Proposal).
+/// Borrowed form of [`Proposal`](crate::Proposal).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum ProposalRef<'a> {
@@ -21,7 +21,7 @@ pub enum ProposalRef<'a> {
     System(SystemCommand),
 }
 
-/// A [`Batch`](crate::Batch).
+/// Borrowed form of [`Batch`](crate::Batch).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct BatchRef<'a> {
@@ -32,7 +32,7 @@ pub struct BatchRef<'a> {
     pub ops: Vec<OpRef<'a>>,
 }
 
-/// An [`Op`].
+/// Borrowed form of [`Op`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct OpRef<'a> {
@@ -43,7 +43,7 @@ pub struct OpRef<'a> {
     pub idempotency: Option<IdempotencyRef<'a>>,
 }
 
-/// A [`Command`].
+/// Borrowed form of [`Command`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum CommandRef<'a> {
@@ -60,7 +60,7 @@ pub enum CommandRef<'a> {
     },
 }
 
-/// An [`Idempotency`](crate::Idempotency).
+/// Borrowed form of [`Idempotency`](crate::Idempotency).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct IdempotencyRef<'a> {
@@ -71,7 +71,7 @@ pub struct IdempotencyRef<'a> {
 }
 
 impl<'a> ProposalRef<'a> {
-    /// Encodes it as [`Proposal::encode`](crate::Proposal::encode) does.
+    /// Same encoding as [`Proposal::encode`](crate::Proposal::encode).
     pub fn encode(&self) -> Bytes {
         let size = match self {
             ProposalRef::Batch(batch) => batch.ops.iter().map(OpRef::size).sum(),
@@ -80,17 +80,18 @@ impl<'a> ProposalRef<'a> {
         codec::encode_sized(self, size + OP_OVERHEAD)
     }
 
-    /// Decodes what [`Proposal::encode`](crate::Proposal::encode) made; what it says is in `bytes`. Never panics.
+    /// Decodes the output of [`Proposal::encode`](crate::Proposal::encode), borrowing keys and values from `bytes`.
+    /// Never panics.
     ///
     /// # Errors
-    /// Those of [`Proposal::decode`](crate::Proposal::decode).
+    /// The errors of [`Proposal::decode`](crate::Proposal::decode).
     pub fn decode(bytes: &'a [u8]) -> Result<Self, codec::CodecError> {
         codec::decode(bytes)
     }
 }
 
 impl OpRef<'_> {
-    /// About how long it is, encoded.
+    /// Approximate encoded size.
     fn size(&self) -> usize {
         let value = match self.command {
             CommandRef::Set { value, .. } => value.len(),
@@ -101,7 +102,7 @@ impl OpRef<'_> {
 }
 
 impl<'a> CommandRef<'a> {
-    /// The key it changes.
+    /// Returns the key changed by the command.
     pub fn key(&self) -> &'a [u8] {
         match *self {
             CommandRef::Set { key, .. } | CommandRef::Delete { key } => key,

@@ -1,4 +1,4 @@
-//! The encoding of everything replicated: a version byte, then MsgPack.
+//! Encoding of all replicated data: a version byte, then MsgPack.
 
 use bytes::Bytes;
 use rmp_serde::Deserializer;
@@ -6,54 +6,54 @@ use rmp_serde::decode::Error;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-/// The version written first in every encoded proposal and answer.
+/// Version byte at the start of every encoded proposal and answer.
 pub const FORMAT_VERSION: u8 = 1;
 
-/// Deepest nesting that is decoded, where the decoder counts it (not for enums). Ours is below 16.
+/// Maximum nesting depth for decoding. The decoder does not count enums. RaftKV messages stay below 16.
 const MAX_DEPTH: usize = 32;
 
-/// Why bytes are not a proposal or an answer.
+/// The reason bytes cannot be decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
-    /// No bytes at all.
+    /// The input is empty.
     #[error("nothing to decode")]
     Empty,
-    /// Written by another version of this software.
+    /// Written by a different version of RaftKV.
     #[error("format version {found} is not known here; this version knows {FORMAT_VERSION}")]
     UnknownVersion {
-        /// The byte found.
+        /// The version byte found.
         found: u8,
     },
-    /// Not what this version writes.
+    /// The bytes do not match the message type.
     #[error("malformed: {0}")]
     Malformed(#[from] Error),
-    /// More bytes than the message has.
+    /// Bytes follow the message.
     #[error("{extra} bytes too many after the message")]
     TrailingBytes {
-        /// How many.
+        /// Number of extra bytes.
         extra: usize,
     },
 }
 
 impl CodecError {
-    /// Whether another version of this software may know what the bytes mean. Anything else means nothing to any version.
+    /// Whether a different version of RaftKV may be able to decode the bytes. All other errors are permanent.
     pub fn is_of_another_version(&self) -> bool {
         matches!(self, Self::UnknownVersion { .. })
     }
 }
 
-/// Most messages are shorter.
+/// Initial buffer size; most messages are shorter.
 const CAPACITY: usize = 128;
 
 pub(crate) fn encode<T: Serialize>(message: &T) -> Bytes {
     encode_sized(message, CAPACITY)
 }
 
-/// Encodes what is about as long as `capacity`, which spares copies on the way there.
+/// Encodes a message of about `capacity` bytes. The right capacity avoids reallocation.
 pub(crate) fn encode_sized<T: Serialize>(message: &T, capacity: usize) -> Bytes {
     let mut out = Vec::with_capacity(capacity);
     out.push(FORMAT_VERSION);
-    // Writing to memory cannot fail, and no type of ours has a fallible Serialize.
+    // Writing to memory cannot fail, and no RaftKV type has a fallible Serialize.
     #[allow(clippy::expect_used)]
     rmp_serde::encode::write(&mut out, message).expect("encode into memory");
     out.into()
@@ -63,11 +63,12 @@ pub(crate) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Codec
     match bytes.split_first() {
         None => Err(CodecError::Empty),
         Some((&FORMAT_VERSION, body)) => {
-            // Over the slice itself: a reader would copy all bytes into a buffer of its own first.
+            // Reads from the slice directly: a reader would first copy all bytes into a separate buffer.
             let mut deserializer = Deserializer::from_read_ref(body);
             deserializer.set_max_depth(MAX_DEPTH);
             let message = T::deserialize(&mut deserializer)?;
-            // It does not tell where it stands, only whether there is another marker. What has nothing in it reads no more.
+            // The deserializer does not expose its position, only whether another marker follows. Decoding a unit value
+            // reads no further.
             match <()>::deserialize(&mut deserializer) {
                 Err(Error::InvalidMarkerRead(_)) => Ok(message),
                 _ => Err(CodecError::TrailingBytes { extra: trailing(body) }),
@@ -77,7 +78,7 @@ pub(crate) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Codec
     }
 }
 
-/// How many bytes follow the first value, which can be decoded.
+/// Number of bytes after the first value. The first value must be decodable.
 fn trailing(mut body: &[u8]) -> usize {
     let _ = IgnoredAny::deserialize(&mut Deserializer::new(&mut body));
     body.len()
@@ -99,7 +100,7 @@ pub(crate) mod bin {
         deserializer.deserialize_bytes(Copied)
     }
 
-    /// Takes bytes out of the decoder's buffer, with one allocation.
+    /// Copies the bytes from the decoder's buffer with one allocation.
     struct Copied;
 
     impl Visitor<'_> for Copied {
@@ -119,7 +120,7 @@ pub(crate) mod bin {
     }
 }
 
-/// Serde for bytes that stay where they are, as MsgPack bin.
+/// Serde for borrowed bytes as MsgPack bin.
 pub(crate) mod borrowed_bin {
     use std::fmt;
 
@@ -134,7 +135,7 @@ pub(crate) mod borrowed_bin {
         deserializer.deserialize_bytes(InPlace)
     }
 
-    /// Takes no str for bytes, as `serde_bytes` would.
+    /// Rejects str in place of bytes, unlike `serde_bytes`.
     struct InPlace;
 
     impl<'de> Visitor<'de> for InPlace {

@@ -1,4 +1,4 @@
-//! [`Command`]: what a client wants changed; [`Op`]: a command with its conditions.
+//! [`Command`]: a change of one key; [`Op`]: a command with conditions.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -8,24 +8,24 @@ use crate::{Key, Value};
 /// A change of one key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
-    /// Stores a value, replacing any other.
+    /// Stores a value, replacing any existing value.
     Set {
-        /// Where.
+        /// The key.
         key: Key,
-        /// What.
+        /// The value.
         value: Value,
-        /// When it expires by the replicated clock, in milliseconds since the Unix epoch; 0 = never.
+        /// Expiry time on the replicated clock, in milliseconds since the Unix epoch; 0 = never.
         expires_at_ms: u64,
     },
-    /// Removes a key. Removing what is not there is no error.
+    /// Removes a key. Removing a missing key is not an error.
     Delete {
-        /// Which.
+        /// The key.
         key: Key,
     },
 }
 
 impl Command {
-    /// The key it changes.
+    /// Returns the key changed by the command.
     pub fn key(&self) -> &Key {
         match self {
             Command::Set { key, .. } | Command::Delete { key } => key,
@@ -33,7 +33,7 @@ impl Command {
     }
 }
 
-/// What must hold at the moment of applying; otherwise nothing changes.
+/// A condition checked when the operation is applied; on failure nothing changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Precondition {
     /// The key does not exist (`If-None-Match: *`).
@@ -44,27 +44,27 @@ pub enum Precondition {
     Revision(u64),
 }
 
-/// A client's promise that two requests with the same key are one.
+/// Idempotency information of a request: two requests with the same key count as one request.
 ///
-/// The state machine keeps the outcome under `key` until the replicated clock passes `expires_at_ms` of the first,
-/// and answers a repeat from there without applying it.
+/// The state machine keeps the outcome under `key` for `keep_ms` of the replicated clock after the first request, and
+/// answers a repeat with the kept outcome without applying the operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Idempotency {
-    /// The client's key, with the position of the operation in its batch where there is one.
+    /// The client's key; in a batch, followed by the position of the operation.
     #[serde(with = "crate::codec::bin")]
     pub key: Bytes,
-    /// A hash of the request: the same key with another request is refused.
+    /// Hash of the request: the same key with a different request is rejected.
     pub fingerprint: u64,
-    /// How long the outcome is kept after it was applied, in milliseconds of the replicated clock.
+    /// Retention time of the outcome after the operation is applied, in milliseconds of the replicated clock.
     pub keep_ms: u64,
 }
 
-/// One operation of a batch. It succeeds or fails by itself: a batch is not a transaction.
+/// One operation of a batch. Each operation succeeds or fails separately: a batch is not a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Op {
     /// The change.
     pub command: Command,
-    /// What must hold for it.
+    /// Precondition of the change.
     pub precondition: Option<Precondition>,
     /// Set when the client sent an `Idempotency-Key`.
     pub idempotency: Option<Idempotency>,

@@ -1,24 +1,24 @@
-//! [`check_document`]: what must hold of the documents under system keys, as far as a group can know.
+//! [`check_document`]: validates documents under system keys, as far as a group can.
 //!
-//! The routers' documents are JSON and theirs alone; whole meaning is checked by routers. But whoever can propose can write one, so a
-//! group takes none whose form no router could read.
+//! The routers' documents are JSON and belong to the routers, which also check the full meaning. But any process with
+//! access to proposals can write a document, so a group rejects a document in a form unreadable to every router.
 
 use crate::{
     Kind, Limits, MAX_SYSTEM_KEY_BYTES, MAX_SYSTEM_VALUE_BYTES, Part, ROUTER_VERSIONS_KEY, Refusal, RouterVersions,
     UPGRADE_KEY, UpgradePolicy, Value,
 };
 
-/// Names the document that says what a sharded store is made of. JSON; in the meta group only.
+/// Name of the JSON document with the layout of a sharded store; in the meta group only.
 pub const CLUSTER_KEY: &[u8] = b"cluster";
-/// Names the document that says which routers run. JSON; in the meta group only.
+/// Name of the JSON document with the list of running routers; in the meta group only.
 pub const ROUTERS_KEY: &[u8] = b"routers";
 
-/// Deepest nesting of a document: those of routers are below 8.
+/// Maximum nesting of a document; router documents stay below 8.
 const MAX_DEPTH: usize = 32;
-/// The format of both JSON documents whose members are known here; of another one, only that it is an object with a format.
+/// The known format of both JSON documents. A document in another format must only be an object with a format.
 const FORMAT: &[u8] = &[1];
 
-/// Members of the cluster document, which all versions of this format write.
+/// Members of the cluster document, written by all versions of this format.
 const CLUSTER_MEMBERS: &[(&str, Kind)] = &[
     ("store", Kind::Str),
     ("epoch", Kind::Int),
@@ -36,24 +36,24 @@ const CLUSTER_MEMBERS: &[(&str, Kind)] = &[
 const ROUTERS_MEMBERS: &[(&str, Kind)] =
     &[("writer", Kind::Str), ("coordinator", Kind::Str), ("counter", Kind::Int), ("routers", Kind::Map)];
 
-/// Whether this may be written under a system key. Under a name that is not known here everything may.
+/// Checks whether `value` may be written under the system key `key`. Unknown keys accept any value.
 ///
 /// # Errors
-/// No name, too large, or not of the form that the document has: nothing is to be written.
+/// Empty or too long name, too large document, or wrong form: do not write the document.
 pub fn check_document(key: &[u8], value: &[u8]) -> Result<(), Refusal> {
     check_size(key, value)?;
     let found = match key {
         CLUSTER_KEY => check_json(value, CLUSTER_MEMBERS),
         ROUTERS_KEY => check_json(value, ROUTERS_MEMBERS),
         UPGRADE_KEY => UpgradePolicy::parse(value).map(drop).map_err(|error| error.to_string()),
-        // Routers that have nothing in common say so with a lowest version above the highest.
+        // Routers without a common version write a minimum above the maximum.
         ROUTER_VERSIONS_KEY => RouterVersions::decode(value).map(drop).map_err(|error| error.to_string()),
         _ => Ok(()),
     };
     found.map_err(|why| Refusal::Malformed(format!("the document {:?}: {why}", key.escape_ascii().to_string())))
 }
 
-/// Whether the name and the document have a size that is kept.
+/// Checks the size of the name and the document.
 pub(crate) fn check_size(key: &[u8], value: &[u8]) -> Result<(), Refusal> {
     if key.is_empty() {
         return Err(Refusal::Malformed("a system key has a name".to_owned()));
@@ -67,7 +67,7 @@ pub(crate) fn check_size(key: &[u8], value: &[u8]) -> Result<(), Refusal> {
 }
 
 fn check_json(document: &[u8], members: &[(&str, Kind)]) -> Result<(), String> {
-    // As MsgPack it is shorter than as text, but for floats, of which these documents have none.
+    // MsgPack is shorter than JSON text except for floats, which do not occur in these documents.
     let limits =
         Limits { max_value_bytes: 2 * MAX_SYSTEM_VALUE_BYTES, max_value_depth: MAX_DEPTH, ..Limits::default() };
     let value = Value::from_json(document, &limits).map_err(|error| error.to_string())?;
@@ -79,7 +79,7 @@ fn check_json(document: &[u8], members: &[(&str, Kind)]) -> Result<(), String> {
     };
     let format = member("format").filter(|format| format.kind() == Kind::Int).ok_or("it has no format")?;
     if format.as_msgpack() != FORMAT {
-        // A newer router wrote it, which knows better.
+        // Written by a newer router, which defines the members.
         return Ok(());
     }
     for (name, kind) in members {

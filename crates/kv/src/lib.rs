@@ -1,7 +1,7 @@
 //! The data model of RaftKV: keys, values, commands, batches, sessions, slots and limits.
 //!
-//! Pure: no I/O, no clock, no locks. Everything that goes into the replicated log or onto the disk is encoded here,
-//! with a version, and decoding never panics on any bytes.
+//! The crate is pure: no I/O, no clock, no locks. All data for the replicated log and the disk is encoded here with a
+//! version byte. Decoding never panics on any input.
 
 mod admission;
 mod batch;

@@ -1,29 +1,30 @@
-//! [`Limits`]: how large things may be; [`MAX_REVISION`] and [`MAX_CLOCK_MS`]: how far a group may count.
+//! [`Limits`]: size limits; [`MAX_REVISION`] and [`MAX_CLOCK_MS`]: bounds of revisions and clocks.
 
-/// The highest revision: integers up to it survive JSON in every language. At a million changes a second a group needs 285 years for it.
+/// Highest revision: JSON preserves integers up to this bound in every language. At a million changes per second a
+/// group would take 285 years to reach the bound.
 pub const MAX_REVISION: u64 = (1 << 53) - 1;
-/// The latest time that a group's clock, or the time of a slot, may show, in milliseconds since the Unix epoch: the end of the year 9999.
+/// Latest time of a group clock or a slot, in milliseconds since the Unix epoch: the end of the year 9999.
 pub const MAX_CLOCK_MS: u64 = 253_402_300_799_999;
 
-/// Size limits, checked before anything is proposed. All in bytes or counts, inclusive.
+/// Size limits, checked before a request is proposed. All limits are inclusive and in bytes or counts.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Longest key.
+    /// Maximum key length.
     pub max_key_bytes: usize,
-    /// Largest value, as encoded MsgPack.
+    /// Maximum value size as encoded MsgPack.
     pub max_value_bytes: usize,
-    /// Deepest nesting of arrays and maps in a value.
+    /// Maximum nesting of arrays and maps in a value.
     pub max_value_depth: usize,
-    /// Most operations in one client batch.
+    /// Maximum operations in one client batch.
     pub max_batch_ops: usize,
-    /// Largest client batch, keys and values together.
+    /// Maximum size of a client batch, keys and values together.
     pub max_batch_bytes: usize,
-    /// Most entries in one page of a listing.
+    /// Maximum entries in one page of a listing.
     pub max_list_entries: usize,
-    /// Largest page of a listing, keys and values together.
+    /// Maximum size of a page of a listing, keys and values together.
     pub max_list_bytes: usize,
-    /// Longest `Idempotency-Key`.
+    /// Maximum length of an `Idempotency-Key`.
     pub max_idempotency_key_bytes: usize,
 }
 

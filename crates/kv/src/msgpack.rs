@@ -1,8 +1,8 @@
-//! [`Scanner`]: walks MsgPack bytes token by token, without building a tree and without recursion.
+//! [`Scanner`]: reads MsgPack token by token, without a tree and without recursion.
 
 use crate::ValueError;
 
-/// One step of a walk. A container is followed by its content.
+/// One token. A container token is followed by the content.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Token<'a> {
     Nil,
@@ -15,14 +15,14 @@ pub(crate) enum Token<'a> {
     Float64(f64),
     Str(&'a str),
     Bin(&'a [u8]),
-    /// So many values follow.
+    /// Header of an array with the number of values.
     Array(u32),
-    /// So many pairs follow.
+    /// Header of a map with the number of pairs.
     Map(u32),
 }
 
 impl Token<'_> {
-    /// How many values follow that are in this one, two for each pair; `None` = nothing can be in it.
+    /// Number of values in the container, two per pair; `None` for scalars.
     fn children(self) -> Option<u64> {
         match self {
             Token::Array(n) => Some(u64::from(n)),
@@ -32,7 +32,7 @@ impl Token<'_> {
     }
 }
 
-/// Reads tokens from the front of some bytes.
+/// Reads tokens from the start of a byte slice.
 #[derive(Debug, Clone)]
 pub(crate) struct Scanner<'a> {
     bytes: &'a [u8],
@@ -44,12 +44,12 @@ impl<'a> Scanner<'a> {
         Self { bytes, at: 0 }
     }
 
-    /// How many bytes were read.
+    /// Number of bytes read.
     pub(crate) fn position(&self) -> usize {
         self.at
     }
 
-    /// The next token; an error names the byte it was found at.
+    /// Reads the next token; an error names the byte offset.
     pub(crate) fn token(&mut self) -> Result<Token<'a>, ValueError> {
         let start = self.at;
         let marker = self.take(1)?[0];
@@ -89,9 +89,9 @@ impl<'a> Scanner<'a> {
         })
     }
 
-    /// Reads exactly one value with all its content; containers may be nested `max_depth` deep.
+    /// Skips exactly one value with all content; `max_depth` limits the nesting of containers.
     pub(crate) fn skip_value(&mut self, max_depth: usize) -> Result<(), ValueError> {
-        // How many values each open container still misses. Bounded by `max_depth`, not by the input.
+        // Values still missing per open container. The length is bounded by `max_depth`, not by the input.
         let mut open: Vec<u64> = Vec::new();
         loop {
             if let Some(children) = self.token()?.children() {
@@ -102,7 +102,7 @@ impl<'a> Scanner<'a> {
             } else if let Some(left) = open.last_mut() {
                 *left -= 1;
             }
-            // A container that is complete is itself one value of the container around it.
+            // A complete container counts as one value of the parent container.
             while let Some(&0) = open.last() {
                 open.pop();
                 if let Some(left) = open.last_mut() {
@@ -115,7 +115,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Like [`skip_value`](Self::skip_value) for a message: of a map, each field that is an array has `max_elements` at most.
+    /// Like [`skip_value`](Self::skip_value), but in a map each array field may have at most `max_elements` elements.
     pub(crate) fn skip_message(&mut self, max_depth: usize, max_elements: usize) -> Result<(), ValueError> {
         let Token::Map(fields) = self.clone().token()? else {
             return self.skip_value(max_depth);
@@ -133,7 +133,7 @@ impl<'a> Scanner<'a> {
             let mut ahead = self.clone();
             if let Token::Array(count) = ahead.token()?
                 && count as usize > max_elements
-                // What cannot be there is malformed, which it is found to be.
+                // A count larger than the remaining input is malformed; `skip_value` reports the error.
                 && count as usize <= ahead.bytes.len() - ahead.at
             {
                 return Err(ValueError::TooMany { limit: max_elements });
@@ -143,12 +143,12 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// Enters an array or a map: how many values follow, of a map two for each pair. `None` = it is neither.
+    /// Enters an array or a map and returns the number of values inside, two per map pair. `None` = neither.
     pub(crate) fn container(&mut self) -> Option<u64> {
         self.token().ok()?.children()
     }
 
-    /// The text of a str.
+    /// Reads the text of a str.
     pub(crate) fn text(&mut self) -> Option<&'a str> {
         match self.bytes.get(self.at)? {
             0xa0..=0xbf | 0xd9..=0xdb => match self.token() {
@@ -159,8 +159,8 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// The bytes of the next value, out of bytes that [`skip_value`](Self::skip_value) has passed before: neither texts nor
-    /// depth are looked at again. `None` = they end within it.
+    /// Returns the bytes of the next value. The input must have passed [`skip_value`](Self::skip_value): text encoding
+    /// and depth are not checked again. `None` = the input ends within the value.
     pub(crate) fn pass_checked(&mut self) -> Option<&'a [u8]> {
         let start = self.at;
         let mut left = 1;
@@ -170,8 +170,8 @@ impl<'a> Scanner<'a> {
         Some(&self.bytes[start..self.at])
     }
 
-    /// Passes over a marker and the bytes that belong to it; how many values in it follow. Beside [`token`](Self::token), which
-    /// also says what they are: to make one out of the other costs a batch 7 % more instructions.
+    /// Skips a marker and the attached bytes; returns the number of values inside. Kept separate from
+    /// [`token`](Self::token), which also decodes the value: sharing the code costs a batch 7 % more instructions.
     fn step(&mut self) -> Result<u64, ValueError> {
         let marker = self.take(1)?[0];
         let (content, children) = match marker {
@@ -189,7 +189,7 @@ impl<'a> Scanner<'a> {
             0xdd => (0, self.uint(4)?),
             0xde => (0, 2 * self.uint(2)?),
             0xdf => (0, 2 * self.uint(4)?),
-            // Itself the value; or a byte that was not passed before.
+            // The marker is the whole value, or the input was not validated.
             0x00..=0x7f | 0xc0..=0xc3 | 0xc7..=0xc9 | 0xd4..=0xd8 | 0xe0..=0xff => (0, 0),
         };
         self.take(content)?;

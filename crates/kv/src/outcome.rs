@@ -1,45 +1,44 @@
-//! [`Answer`]: what applying a [`Proposal`](crate::Proposal) gave.
+//! [`Answer`]: the result of applying a [`Proposal`](crate::Proposal).
 
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{SystemAnswer, codec};
 
-/// What became of one operation.
+/// The result of one operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// The value is stored.
     Set {
-        /// Of the key, from now on.
+        /// The new revision of the key.
         revision: u64,
-        /// Whether the key did not exist before.
+        /// Whether the key was created.
         created: bool,
     },
-    /// The key is gone.
+    /// The key does not exist any more.
     Deleted {
-        /// Of the deletion; 0 when there was nothing to delete.
+        /// Revision of the deletion; 0 if the key did not exist.
         revision: u64,
-        /// Whether there was something to delete.
+        /// Whether the key existed.
         existed: bool,
     },
-    /// The precondition did not hold; nothing changed.
+    /// The precondition failed; nothing changed.
     PreconditionFailed {
-        /// The key's revision at that moment; 0 = no such key.
+        /// The current revision of the key; 0 = the key does not exist.
         current: u64,
     },
-    /// The `Idempotency-Key` was used with another request; nothing changed.
+    /// The `Idempotency-Key` was used with a different request; nothing changed.
     IdempotencyMismatch,
-    /// This group does not own the key's slot; nothing changed.
+    /// The group does not own the slot of the key; nothing changed.
     WrongGroup,
-    /// An earlier request with the same `Idempotency-Key` had this outcome, which is never itself a replay; nothing
-    /// changed now.
+    /// The outcome of an earlier request with the same `Idempotency-Key`, never itself a replay; nothing changed now.
     Replayed(#[serde(deserialize_with = "not_replayed")] Box<Outcome>),
-    /// The group keeps as many outcomes as it may, and none of them is to be forgotten yet; nothing changed. Never itself kept. From
+    /// The table of kept outcomes is full and no entry has expired; nothing changed. Never kept as an outcome. From
     /// [`STRICT_VERSION`](crate::STRICT_VERSION) on.
     OutcomesFull,
 }
 
-/// What may stand in [`Outcome::Replayed`]. Decoding goes through it because the decoder counts no depth for enums: a
-/// replay within a replay without end would exhaust the stack.
+/// Outcomes allowed in [`Outcome::Replayed`]. Decoding uses a separate type because the decoder does not limit the
+/// depth of enums: endlessly nested replays would overflow the stack.
 #[derive(Deserialize)]
 enum Original {
     Set { revision: u64, created: bool },
@@ -61,36 +60,37 @@ fn not_replayed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Box<Outcom
     })
 }
 
-/// What became of a proposal.
+/// The result of a proposal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// The session is open under this id.
+    /// A session was opened.
     SessionOpened {
-        /// Never 0, never used before in this group.
+        /// Session id, never 0 and never reused in the group.
         session: u64,
     },
-    /// One per operation, in order.
+    /// One outcome per operation, in order.
     Applied(Vec<Outcome>),
-    /// The session is not known (any more); nothing changed now. An earlier attempt may have been applied.
+    /// The session is unknown or expired; nothing changed now. An earlier attempt may have been applied.
     SessionExpired,
-    /// The sequence is below what the sender said it has the answers of; nothing changed now.
+    /// The sequence is below the sender's `acknowledged_below`; nothing changed now.
     Stale,
-    /// Of a system command.
+    /// The answer to a system command.
     System(SystemAnswer),
-    /// What was proposed cannot be applied, and was not, by any member. From [`STRICT_VERSION`](crate::STRICT_VERSION) on.
+    /// The proposal cannot be applied, and no member applied the proposal. From
+    /// [`STRICT_VERSION`](crate::STRICT_VERSION) on.
     Rejected {
-        /// What is wrong with it, for people.
+        /// Human-readable reason.
         reason: String,
     },
 }
 
 impl Answer {
-    /// Encodes it, version first.
+    /// Encodes the answer, version byte first.
     pub fn encode(&self) -> bytes::Bytes {
         codec::encode(self)
     }
 
-    /// Decodes what [`encode`](Self::encode) made. Never panics.
+    /// Decodes the output of [`encode`](Self::encode). Never panics.
     pub fn decode(bytes: &[u8]) -> Result<Self, codec::CodecError> {
         codec::decode(bytes)
     }

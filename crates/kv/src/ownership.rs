@@ -1,110 +1,110 @@
-//! [`Ownership`]: which slots a group serves, and where its moves stand. Replicated in the group's own state.
+//! [`Ownership`]: the slots served by a group and the state of slot moves. Replicated in the state of the group.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{MoveId, SlotSet, SlotTimes, codec, slot_time};
 
-/// What a group owns, as of one entry of its log.
+/// Slot ownership of a group after a given log entry.
 ///
-/// The default is a group by itself: it serves every slot and belongs to no sharded store.
+/// The default is a standalone group, which serves every slot and belongs to no sharded store.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Ownership {
-    /// The sharded store it is a part of; 0 = none.
+    /// Id of the sharded store; 0 = none.
     pub store: u64,
-    /// Its id in that store; 0 = none.
+    /// Id of the group within the store; 0 = none.
     pub group: u32,
-    /// The slots it owns; without a meaning while it is in no store.
+    /// Slots owned by the group; meaningless while the group belongs to no store.
     pub owned: SlotSet,
-    /// The highest move (or claim, or disowning) that was begun here: a lower one is late.
+    /// The highest move (or claim, or disown) begun here: commands for lower moves are late.
     pub last_move: MoveId,
-    /// The move under way from here.
+    /// The export under way.
     pub outgoing: Option<Outgoing>,
-    /// The move under way to here.
+    /// The import under way.
     pub incoming: Option<Incoming>,
-    /// How the last move to here ended.
+    /// Result of the last import.
     pub last_import: Option<Ended>,
-    /// How the last move from here ended.
+    /// Result of the last export.
     pub last_export: Option<Ended>,
-    /// What is to be deleted.
+    /// The purge under way.
     pub purge: Option<PurgeState>,
-    /// How the time of slots differs from the clock of the group. Not written where no slot has an offset, as below the cluster version
-    /// that knows slot time.
+    /// Offsets of slot time from the clock of the group. Omitted while empty, as is always the case below the cluster
+    /// version with slot time.
     #[serde(default, skip_serializing_if = "SlotTimes::is_empty")]
     pub times: SlotTimes,
 }
 
-/// A move from this group.
+/// A move from this group to another group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outgoing {
-    /// Which.
+    /// Id of the move.
     pub id: MoveId,
-    /// Its slots; owned until the move ends.
+    /// The slots of the move; owned here until the move ends.
     pub slots: SlotSet,
-    /// Since when they are not served; `None` = they still are.
+    /// The fence, after which the slots are not served; `None` = still served.
     pub fence: Option<FencePoint>,
-    /// Changes recorded so far.
+    /// Number of changes recorded so far.
     pub changes: u64,
 }
 
-/// Where the source stood when it was fenced.
+/// State of the source group at the fence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FencePoint {
-    /// Changes recorded in all.
+    /// Total number of changes recorded.
     pub changes: u64,
-    /// The group's revision.
+    /// Revision of the group.
     pub revision: u64,
-    /// The group's replicated clock.
+    /// Replicated clock of the group.
     pub clock_ms: u64,
 }
 
-/// A move to this group.
+/// A move from another group to this group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Incoming {
-    /// Which.
+    /// Id of the move.
     pub id: MoveId,
-    /// Its slots; hidden until the move is committed.
+    /// The slots of the move; hidden until the move is committed.
     pub slots: SlotSet,
-    /// Pages imported so far.
+    /// Number of pages imported so far.
     pub pages: u64,
-    /// Where the export goes on; empty = at its beginning.
+    /// Position from which the export continues; empty = start.
     #[serde(with = "crate::codec::bin")]
     pub cursor: Bytes,
 }
 
-/// How a move ended here.
+/// Result of a move in this group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended {
-    /// Which.
+    /// Id of the move.
     pub id: MoveId,
-    /// Committed (imported, or released), or else aborted.
+    /// Committed (imported or released) if true, aborted otherwise.
     pub committed: bool,
 }
 
-/// What a purge has still to do.
+/// State of a purge.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PurgeState {
-    /// Whose keys and outcomes are to be deleted.
+    /// Slots with keys and idempotency outcomes left to delete.
     pub slots: SlotSet,
-    /// Where it goes on; opaque.
+    /// Position from which the purge continues; opaque.
     #[serde(with = "crate::codec::bin")]
     pub cursor: Bytes,
 }
 
 impl Ownership {
-    /// Whether it is a part of a sharded store.
+    /// Whether the group is part of a sharded store.
     pub fn is_sharded(&self) -> bool {
         self.store != 0
     }
 
-    /// Whether reads and writes of this slot are served.
+    /// Whether the group serves reads and writes of `slot`.
     pub fn serves(&self, slot: u16) -> bool {
         !self.is_sharded()
             || (self.owned.contains(slot)
                 && !self.outgoing.as_ref().is_some_and(|out| out.fence.is_some() && out.slots.contains(slot)))
     }
 
-    /// The slots that are served.
+    /// Returns the slots served by the group.
     pub fn served(&self) -> SlotSet {
         match &self.outgoing {
             _ if !self.is_sharded() => SlotSet::all(),
@@ -113,18 +113,18 @@ impl Ownership {
         }
     }
 
-    /// The time of a slot when the group's clock shows that. It stands still while the slot is not served.
+    /// Returns the time of a slot at the given group clock. Slot time stands still while the slot is not served.
     pub fn time_of(&self, slot: u16, clock_ms: u64) -> u64 {
         let fence = self.outgoing.as_ref().filter(|out| out.slots.contains(slot)).and_then(|out| out.fence);
         slot_time(fence.map_or(clock_ms, |fence| fence.clock_ms), self.times.offset(slot))
     }
 
-    /// Encodes it, version first.
+    /// Encodes the ownership, version byte first.
     pub fn encode(&self) -> Bytes {
         codec::encode(self)
     }
 
-    /// Decodes what [`encode`](Self::encode) made. Never panics.
+    /// Decodes the output of [`encode`](Self::encode). Never panics.
     pub fn decode(bytes: &[u8]) -> Result<Self, codec::CodecError> {
         codec::decode(bytes)
     }

@@ -1,11 +1,11 @@
-//! [`Parts`]: what an array or a map holds, value after value.
+//! [`Parts`]: iterates over the elements of an array or a map.
 
 use crate::msgpack::Scanner;
 use crate::value::Value;
 
-/// The values in an array or a map, in order; of a map, each name before its value.
+/// The elements of an array or a map, in order; in a map each key precedes the value.
 ///
-/// A [`Value`] was checked when it was made, so its parts are passed over without being checked again.
+/// A [`Value`] is validated at construction, so the iterator skips over elements without validating again.
 #[derive(Debug, Clone)]
 pub struct Parts<'a> {
     whole: &'a Value,
@@ -13,7 +13,7 @@ pub struct Parts<'a> {
     left: u64,
 }
 
-/// One of the [`Parts`].
+/// An element of [`Parts`].
 #[derive(Debug, Clone, Copy)]
 pub struct Part<'a> {
     whole: &'a Value,
@@ -21,14 +21,14 @@ pub struct Part<'a> {
 }
 
 impl<'a> Parts<'a> {
-    /// Of a value; `None` when nothing can be in it.
+    /// `None` if the value is neither an array nor a map.
     pub(crate) fn of(whole: &'a Value) -> Option<Self> {
         let mut scanner = Scanner::new(whole.as_msgpack());
         let left = scanner.container()?;
         Some(Self { whole, scanner, left })
     }
 
-    /// How many are left.
+    /// Number of elements left.
     pub fn left(&self) -> u64 {
         self.left
     }
@@ -49,7 +49,7 @@ impl<'a> Part<'a> {
         Scanner::new(self.bytes).text()
     }
 
-    /// As a value of its own, which shares the bytes of the whole.
+    /// Converts the part to a separate value sharing the bytes of the whole.
     pub fn to_value(self) -> Value {
         self.whole.part(self.bytes)
     }

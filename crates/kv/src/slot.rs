@@ -1,12 +1,12 @@
-//! Slots: which part of the key space a key is in.
+//! Slots: the mapping of keys to partitions of the key space.
 
 /// Number of slots, as in Redis Cluster.
 pub const SLOTS: u16 = 16_384;
 
-/// The slot of a key: CRC16 (XMODEM) of the key, or of its hash tag, modulo [`SLOTS`].
+/// Returns the slot of a key: CRC16 (XMODEM) of the key, or of the hash tag, modulo [`SLOTS`].
 ///
-/// The hash tag is what stands between the first `{` and the first `}` after it, when that is not empty, so that
-/// `{user1}.name` and `{user1}.cart` share a slot. Source: the Redis Cluster specification, "Key distribution model".
+/// The hash tag is the text between the first `{` and the next `}`, if not empty, so `{user1}.name` and `{user1}.cart`
+/// share a slot. Source: the Redis Cluster specification, "Key distribution model".
 pub fn slot_of(key: &[u8]) -> u16 {
     crc16(hash_tag(key).unwrap_or(key)) % SLOTS
 }

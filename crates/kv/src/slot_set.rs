@@ -1,4 +1,4 @@
-//! [`SlotSet`]: some of the slots.
+//! [`SlotSet`]: a set of slots.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,83 +7,83 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::SLOTS;
 
-/// A set of slots, kept as ranges: few, for groups own long runs of slots.
+/// A set of slots, stored as ranges. Ranges are few because groups own long runs of slots.
 ///
-/// Written as `0-5460,6000`: inclusive ranges and single slots, rising.
+/// Written as `0-5460,6000`: inclusive ranges and single slots in ascending order.
 #[derive(Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(transparent)]
 pub struct SlotSet {
-    /// Inclusive, rising, with a gap between one and the next.
+    /// Inclusive and ascending, with a gap between adjacent ranges.
     ranges: Vec<(u16, u16)>,
 }
 
-/// Why a text or some bytes are no [`SlotSet`].
+/// The reason a text is rejected as a [`SlotSet`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SlotSetError {
-    /// Not a number, or a range that ends before it begins.
+    /// Not a number, or a range with the end before the start.
     #[error("{0:?} is neither a slot nor a range of slots such as 0-5460")]
     Malformed(String),
-    /// There is no such slot.
+    /// The slot does not exist.
     #[error("slot {0} does not exist; the last is {last}", last = SLOTS - 1)]
     OutOfRange(u32),
 }
 
 impl SlotSet {
-    /// No slots.
+    /// The empty set.
     pub const fn new() -> Self {
         Self { ranges: Vec::new() }
     }
 
-    /// All of them.
+    /// The set of all slots.
     pub fn all() -> Self {
         Self { ranges: vec![(0, SLOTS - 1)] }
     }
 
-    /// The slots from `first` to `last`, both included; those beyond the last slot do not exist.
+    /// The slots from `first` to `last`, both inclusive, clipped to the last existing slot.
     pub fn range(first: u16, last: u16) -> Self {
         let last = last.min(SLOTS - 1);
         Self { ranges: if first <= last { vec![(first, last)] } else { Vec::new() } }
     }
 
-    /// Whether `slot` is in it.
+    /// Whether the set contains `slot`.
     pub fn contains(&self, slot: u16) -> bool {
         let after = self.ranges.partition_point(|(first, _)| *first <= slot);
         after > 0 && self.ranges[after - 1].1 >= slot
     }
 
-    /// How many.
+    /// Number of slots.
     pub fn len(&self) -> usize {
         self.ranges.iter().map(|(first, last)| usize::from(last - first) + 1).sum()
     }
 
-    /// Whether there are none.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
-    /// As inclusive ranges, rising, never touching.
+    /// The inclusive ranges, ascending, with a gap between adjacent ranges.
     pub fn ranges(&self) -> &[(u16, u16)] {
         &self.ranges
     }
 
-    /// One after the other, rising.
+    /// Iterates over the slots in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
         self.ranges.iter().flat_map(|(first, last)| *first..=*last)
     }
 
-    /// What is in either.
+    /// Slots in either set.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         Self::of(self.ranges.iter().chain(&other.ranges).copied().collect())
     }
 
-    /// What is in this one and not in the other.
+    /// Slots in `self` but not in `other`.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
         self.intersection(&other.complement())
     }
 
-    /// What is in both.
+    /// Slots in both sets.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
         let (mut mine, mut theirs) = (self.ranges.iter().peekable(), other.ranges.iter().peekable());
@@ -102,7 +102,7 @@ impl SlotSet {
         Self { ranges }
     }
 
-    /// What is not in it.
+    /// All slots not in the set.
     #[must_use]
     pub fn complement(&self) -> Self {
         let mut ranges = Vec::new();
@@ -119,17 +119,17 @@ impl SlotSet {
         Self { ranges }
     }
 
-    /// Whether every slot of `other` is in it.
+    /// Whether the set contains every slot of `other`.
     pub fn contains_all(&self, other: &Self) -> bool {
         other.difference(self).is_empty()
     }
 
-    /// Whether they share a slot.
+    /// Whether the two sets share a slot.
     pub fn overlaps(&self, other: &Self) -> bool {
         !self.intersection(other).is_empty()
     }
 
-    /// The first `count` slots of it.
+    /// The lowest `count` slots.
     #[must_use]
     pub fn first(&self, count: usize) -> Self {
         self.iter().take(count).collect()
@@ -149,7 +149,7 @@ impl SlotSet {
 }
 
 impl FromIterator<u16> for SlotSet {
-    /// Slots that do not exist are left out.
+    /// Ignores slots beyond the last existing slot.
     fn from_iter<I: IntoIterator<Item = u16>>(slots: I) -> Self {
         Self::of(slots.into_iter().filter(|slot| *slot < SLOTS).map(|slot| (slot, slot)).collect())
     }
@@ -199,7 +199,7 @@ impl FromStr for SlotSet {
 }
 
 impl<'de> Deserialize<'de> for SlotSet {
-    /// Refuses ranges that this type would not have written.
+    /// Rejects ranges not in the form produced by the serializer.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let ranges = Vec::<(u16, u16)>::deserialize(deserializer)?;
         let mut next = 0u32;

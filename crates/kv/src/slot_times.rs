@@ -1,42 +1,43 @@
 //! [`SlotTimes`]: the time of each slot.
 //!
-//! The time of a slot is the clock of its group and an offset. Whatever ends after a while ends by it, and a deadline is never translated:
-//! when a slot moves, its new group gets the offset with which the slot's time goes on from where it stood. While nobody serves the slot
-//! its time stands still, so a move costs nobody anything that was to be kept.
+//! The time of a slot is the clock of the group plus an offset. All expiry times are in slot time, and deadlines are
+//! never converted. After a move the new group gets an offset to continue the slot time from the last value. While no
+//! group serves the slot, slot time stands still, so a move does not shorten any retention time.
 
 use serde::{Deserialize, Serialize};
 
 use crate::SlotSet;
 
-/// The cluster version from which on deadlines are in the time of their slot. Below it the clock of the group counts, and a move raises it.
+/// The cluster version with deadlines in slot time. Below this version the clock of the group counts, and a move raises
+/// the clock.
 pub const SLOT_TIME_VERSION: u32 = 2;
 
-/// The offsets of slots that have one, in milliseconds. All others have none.
+/// Non-zero slot offsets in milliseconds. All other slots have offset 0.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SlotTimes(Vec<Run>);
 
-/// Slots with one offset.
+/// Slots with the same offset.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Run {
     offset_ms: i64,
     slots: SlotSet,
 }
 
-/// What the time of some slots was at a moment.
+/// The time of a set of slots at a moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotTime {
-    /// Which slots.
+    /// The slots.
     pub slots: SlotSet,
-    /// Their time, in milliseconds.
+    /// Slot time in milliseconds.
     pub time_ms: u64,
 }
 
-/// The time of a slot with this offset.
+/// Returns the slot time at the given group clock and offset.
 pub fn slot_time(clock_ms: u64, offset_ms: i64) -> u64 {
     clock_ms.saturating_add_signed(offset_ms)
 }
 
-/// The offset with which a slot's time is this when the clock is that. Times that no group can have are held to what fits.
+/// Returns the offset between a slot time and the group clock, clamped to the range of the type.
 pub fn offset_of(time_ms: u64, clock_ms: u64) -> i64 {
     let difference = i128::from(time_ms) - i128::from(clock_ms);
     difference.clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64
@@ -48,12 +49,12 @@ impl SlotTimes {
         self.0.is_empty()
     }
 
-    /// The offset of a slot.
+    /// Returns the offset of a slot.
     pub fn offset(&self, slot: u16) -> i64 {
         self.0.iter().find(|run| run.slots.contains(slot)).map_or(0, |run| run.offset_ms)
     }
 
-    /// Gives slots another offset.
+    /// Sets the offset of `slots`.
     pub fn set(&mut self, slots: &SlotSet, offset_ms: i64) {
         for run in &mut self.0 {
             run.slots = run.slots.difference(slots);
@@ -65,18 +66,18 @@ impl SlotTimes {
             }
         }
         self.0.retain(|run| !run.slots.is_empty());
-        // One form for one meaning: it is in the state hash.
+        // Canonical form: the state hash includes the offsets.
         self.0.sort_by_key(|run| run.offset_ms);
     }
 
-    /// Moves the time of slots on by so many milliseconds.
+    /// Advances the time of `slots` by `by_ms` milliseconds.
     pub fn shift(&mut self, slots: &SlotSet, by_ms: i64) {
         for (offset_ms, slots) in self.runs(slots) {
             self.set(&slots, offset_ms.saturating_add(by_ms));
         }
     }
 
-    /// These slots, by their offset.
+    /// Groups `slots` by offset.
     pub fn runs(&self, slots: &SlotSet) -> Vec<(i64, SlotSet)> {
         let mut rest = slots.clone();
         let mut runs = Vec::new();
@@ -93,7 +94,7 @@ impl SlotTimes {
         runs
     }
 
-    /// What the time of these slots is when the clock is that.
+    /// Returns the slot times of `slots` at the given group clock.
     pub fn at(&self, slots: &SlotSet, clock_ms: u64) -> Vec<SlotTime> {
         let time = |(offset_ms, slots)| SlotTime { slots, time_ms: slot_time(clock_ms, offset_ms) };
         self.runs(slots).into_iter().map(time).collect()

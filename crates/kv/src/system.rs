@@ -1,137 +1,142 @@
-//! [`SystemCommand`]: what a router's coordinator asks of a group: system keys, ownership of slots, moves.
+//! [`SystemCommand`]: requests of a router's coordinator to a group: system keys, slot ownership, slot moves.
 //!
-//! None of them is in a session. Each may arrive any number of times, late, and from a coordinator that was replaced
-//! meanwhile: it says which move it belongs to, what it expects, and is otherwise refused without any effect.
+//! System commands belong to no session. A command may arrive repeatedly, late, and from a coordinator already
+//! replaced. Each command therefore carries the move id and the expected state; on a mismatch the group refuses the
+//! command without any effect.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{Outcome, SlotSet, SlotTime, codec};
 
-/// Names one move of slots. Rises with every move of a sharded store; never used again.
+/// Id of a move of slots. Rises with every move of a sharded store and is never reused.
 pub type MoveId = u64;
 
-/// A change of a group that no client can ask for.
+/// A change of a group, not available to clients.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SystemCommand {
-    /// Writes a system key: a document that a router keeps in the meta group. A repeat of the write that made the present
-    /// version is answered as the first time.
+    /// Writes a system key: a document kept by routers in the meta group. A repeat of the write of the current version
+    /// gets the same answer as the first write.
     PutKey {
-        /// Its name, 1 to [`MAX_SYSTEM_KEY_BYTES`](crate::MAX_SYSTEM_KEY_BYTES) bytes; apart from clients' keys.
+        /// Name, 1 to [`MAX_SYSTEM_KEY_BYTES`](crate::MAX_SYSTEM_KEY_BYTES) bytes; separate from the keys of clients.
         #[serde(with = "crate::codec::bin")]
         key: Bytes,
-        /// The version it must have now; 0 = it must not exist.
+        /// Expected current version; 0 = the key must not exist.
         expected_version: u64,
-        /// The document, [`MAX_SYSTEM_VALUE_BYTES`](crate::MAX_SYSTEM_VALUE_BYTES) at most.
+        /// The document, at most [`MAX_SYSTEM_VALUE_BYTES`](crate::MAX_SYSTEM_VALUE_BYTES).
         #[serde(with = "crate::codec::bin")]
         value: Bytes,
     },
-    /// Makes the group a part of a sharded store, from which it never returns. It owns no slot from then on; before, a
-    /// group owns every slot. Refused when keys are stored and `keep` is not set.
+    /// Makes the group part of a sharded store, permanently. A standalone group owns every slot; after adoption the
+    /// group owns no slot. Refused if the group stores keys and `keep` is not set.
     Adopt {
         /// Id of the sharded store, never 0.
         store: u64,
-        /// Id of the group in it, never 0.
+        /// Id of the group in the store, never 0.
         group: u32,
-        /// The group is the first one: it goes on owning every slot, with all its keys.
+        /// Set for the first group, which keeps all slots and all keys.
         keep: bool,
     },
-    /// Owns slots that no group owns, without any keys. Only for a store whose last group was removed.
+    /// Takes ownership of unowned slots, without any keys. Only for a store after removal of the last group.
     Claim {
-        /// Makes it happen once.
+        /// Ensures at-most-once execution.
         id: MoveId,
-        /// Which.
+        /// The slots to claim.
         slots: SlotSet,
     },
-    /// Owns these slots no more; their keys are to be purged.
+    /// Gives up ownership of slots; the keys are purged.
     Disown {
-        /// Makes it happen once.
+        /// Ensures at-most-once execution.
         id: MoveId,
-        /// Which.
+        /// The slots to give up.
         slots: SlotSet,
     },
-    /// At the target: makes room for a move. What is imported stays hidden until [`CommitImport`](Self::CommitImport).
+    /// At the target: begins an import. Imported data stays hidden until [`CommitImport`](Self::CommitImport).
     BeginImport {
-        /// Which move.
+        /// Id of the move.
         id: MoveId,
-        /// Its slots, none of them owned here or waiting for a purge.
+        /// The slots of the move, none of them owned here or waiting for a purge.
         slots: SlotSet,
-        /// The source's cluster version, which is not above the one here. Not written where it is the first: version 0.1.0 knows no other.
+        /// Cluster version of the source, at most the local version. Omitted for the first version: version 0.1.0 knows
+        /// no other.
         #[serde(default = "first_version", skip_serializing_if = "is_first_version")]
         version: u32,
     },
-    /// At the target: one page of what the source exports.
+    /// At the target: imports one page of the export.
     Import {
-        /// Which move.
+        /// Id of the move.
         id: MoveId,
-        /// Its number, from 0. Pages come in order: another number is refused with the one expected.
+        /// Page number, from 0. Pages arrive in order: a wrong number is refused, with the expected number in the
+        /// refusal.
         page: u64,
-        /// Where the export goes on after this page: opaque here, told by [`Ownership`](crate::Ownership).
+        /// Position from which the export continues after this page: opaque here, returned in
+        /// [`Ownership`](crate::Ownership).
         #[serde(with = "crate::codec::bin")]
         cursor: Bytes,
-        /// An encoded [`ImportPage`], as the source made it.
+        /// An [`ImportPage`] as encoded by the source.
         #[serde(with = "crate::codec::bin")]
         records: Bytes,
     },
-    /// At the target: owns the slots from now on. The point of no return: before it a move can be aborted, after it it
-    /// can only be finished.
+    /// At the target: takes ownership of the slots. The point of no return: a move can be aborted only before the
+    /// commit, and only be finished afterwards.
     CommitImport {
-        /// Which move.
+        /// Id of the move.
         id: MoveId,
-        /// How many pages were imported; another number is refused.
+        /// Number of imported pages; any other number is refused.
         pages: u64,
-        /// The source's revision when it was fenced: revisions of the keys go on above it.
+        /// Revision of the source at the fence: new revisions of the keys are higher.
         revision: u64,
-        /// The source's clock when it was fenced.
+        /// Clock of the source at the fence.
         clock_ms: u64,
-        /// What the time of the slots was then. Not written where the source's cluster version knows no slot time: it was the clock.
+        /// Slot times at the fence. Omitted below the cluster version with slot time, where the clock of the source is
+        /// the slot time.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         times: Vec<SlotTime>,
     },
-    /// At the target: forgets the move, for ever, also one whose beginning has not come yet. What was imported is to be
-    /// purged.
+    /// At the target: aborts the move permanently, even before `BeginImport` arrives. Imported data is purged.
     AbortImport {
-        /// Which move.
+        /// Id of the move.
         id: MoveId,
     },
-    /// At the source: records from now on which keys change, while all goes on.
+    /// At the source: starts to record changed keys, while the slots are still served.
     BeginExport {
-        /// Which move.
+        /// Id of the move.
         id: MoveId,
-        /// Its slots, all owned here.
+        /// The slots of the move, all owned here.
         slots: SlotSet,
-        /// Its cluster version, which the target is known to understand; refused when the version is another one now. It does not rise
-        /// while the export is under way.
+        /// Cluster version of the source, known to be supported by the target; refused if the version has changed. The
+        /// version does not rise during the export.
         #[serde(default = "first_version", skip_serializing_if = "is_first_version")]
         version: u32,
     },
-    /// At the source: serves these slots no more. Answered with how much there was to export in all.
+    /// At the source: stops serving the slots. The answer contains the total number of changes to export.
     Fence {
-        /// Which move.
+        /// Id of the move.
         id: MoveId,
     },
-    /// At the source: serves the slots again, and never begins this move. Only after
-    /// [`AbortImport`](Self::AbortImport) at the target was answered.
+    /// At the source: serves the slots again and never begins this move. Only after the target has answered
+    /// [`AbortImport`](Self::AbortImport).
     AbortExport {
-        /// Which move.
+        /// Id of the move.
         id: MoveId,
     },
-    /// At the source: owns the slots no more. Only after [`CommitImport`](Self::CommitImport) at the target was answered.
+    /// At the source: gives up ownership of the slots. Only after the target has answered
+    /// [`CommitImport`](Self::CommitImport).
     Release {
-        /// Which move.
+        /// Id of the move.
         id: MoveId,
     },
-    /// Deletes some of what is not owned any more, and records of changes that no move needs.
+    /// Deletes part of the data not owned any more, and change records not needed by any move.
     Purge {
-        /// Most records looked at.
+        /// Maximum number of records to examine.
         limit: u32,
     },
-    /// Raises the cluster version, unless an [`UpgradePolicy`](crate::UpgradePolicy) holds it. To be proposed only when every member decodes it: a program of
-    /// version 0.1.0 ends.
+    /// Raises the cluster version, unless an [`UpgradePolicy`](crate::UpgradePolicy) holds the version. Propose only if
+    /// every member can decode the command: a version 0.1.0 process exits.
     RaiseVersion {
-        /// The version that it must be now.
+        /// Expected current version.
         from: u32,
-        /// The next one.
+        /// The next version.
         to: u32,
     },
 }
@@ -146,152 +151,152 @@ fn is_first_version(version: &u32) -> bool {
     *version == first_version()
 }
 
-/// What became of a [`SystemCommand`].
+/// The answer to a [`SystemCommand`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SystemAnswer {
-    /// It is so now; maybe it was so before.
+    /// The requested state holds now, and may have held before.
     Done,
-    /// The system key has this version now.
+    /// The system key is written.
     KeyPut {
-        /// Rises with every change of the key.
+        /// The current version, which rises with every change of the key.
         version: u64,
     },
-    /// The source serves the slots of the move no more.
+    /// The source does not serve the slots of the move any more.
     Fenced {
-        /// Changes recorded since the export began: the export is complete when it has come to this one.
+        /// Changes recorded since the export began: the export is complete after this number of changes.
         changes: u64,
-        /// The group's revision.
+        /// Revision of the group.
         revision: u64,
-        /// The group's clock.
+        /// Clock of the group.
         clock_ms: u64,
-        /// What the time of the slots of the move is, and stays while nobody serves them. Not written below the cluster version that knows
+        /// Slot times of the move, constant while no group serves the slots. Omitted below the cluster version with
         /// slot time.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         times: Vec<SlotTime>,
     },
-    /// Pages up to this one are imported.
+    /// All pages below `next_page` are imported.
     Imported {
         /// The number of the next page.
         next_page: u64,
     },
-    /// Some leftovers are gone.
+    /// Part of the leftover data is deleted.
     Purged {
-        /// Records removed.
+        /// Number of records removed.
         removed: u64,
-        /// Nothing is left to purge.
+        /// Whether the purge is complete.
         done: bool,
     },
     /// Nothing changed.
     Refused(Refusal),
 }
 
-/// Why a [`SystemCommand`] changed nothing.
+/// The reason a [`SystemCommand`] was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
-    /// The system key has another version.
+    /// The system key has a different version.
     #[error("the system key has version {version}")]
     Version {
-        /// The one it has; 0 = there is no such key.
+        /// The current version; 0 = the key does not exist.
         version: u64,
     },
-    /// The document is too large.
+    /// The name or the document is too large.
     #[error("the document has {bytes} bytes; the limit is {limit}")]
     TooLarge {
-        /// How large.
+        /// Actual size.
         bytes: u64,
-        /// How large it may be.
+        /// Maximum size.
         limit: u64,
     },
-    /// The group is not a part of a sharded store.
+    /// The group is not part of a sharded store.
     #[error("the group is not part of a sharded store")]
     NotAdopted,
-    /// The group is another one, or in another store.
+    /// The group has a different id, or belongs to a different store.
     #[error("this is group {group} of store {store:016x}")]
     OtherIdentity {
-        /// The store it is in.
+        /// Id of the store of the group.
         store: u64,
-        /// Its id there.
+        /// Id of the group in the store.
         group: u32,
     },
-    /// The group holds keys, which joining would hide.
+    /// The group holds keys, which adoption would hide.
     #[error("the group holds {keys} keys; only an empty group can be added")]
     NotEmpty {
-        /// How many.
+        /// Number of keys.
         keys: u64,
     },
-    /// Some of the slots are not owned here.
+    /// Some slots are not owned here.
     #[error("some of the slots are not owned by this group")]
     NotOwned,
-    /// Some of the slots are owned here.
+    /// Some slots are owned here, or being imported.
     #[error("some of the slots are owned by this group already")]
     Owned,
-    /// Keys of some of the slots wait to be purged.
+    /// Keys in some slots are still waiting for a purge.
     #[error("keys of an earlier move have not been purged yet")]
     PurgePending,
-    /// Another move is under way in this direction.
+    /// Another move in the same direction is under way.
     #[error("move {id} is under way")]
     Busy {
-        /// Which one.
+        /// Id of the other move.
         id: MoveId,
     },
-    /// The move is over here, committed.
+    /// The move has ended here with a commit.
     #[error("the move is over: it was committed")]
     Committed,
-    /// The move is over here, aborted; or its number is lower than that of a move seen here.
+    /// The move has ended here with an abort, or the move id is lower than the highest id seen here.
     #[error("the move is over: it was aborted, or a later one was begun")]
     Aborted,
-    /// No such move was begun here.
+    /// The move was never begun here.
     #[error("no such move was begun here")]
     Unknown,
-    /// The step does not fit where the move is.
+    /// The command does not fit the state of the move.
     #[error("the step does not fit: the move is {0}")]
     Step(String),
     /// Another page is expected.
     #[error("page {next_page} is expected")]
     Page {
-        /// Its number.
+        /// The expected page number.
         next_page: u64,
     },
-    /// The cluster version is another one, or too low for what comes from a group with a higher one.
+    /// The cluster version differs from the expected version, or is lower than the version of the source group.
     #[error("the cluster version is {version}")]
     ClusterVersion {
-        /// Which.
+        /// The current version.
         version: u32,
     },
     /// The cluster version is held.
     #[error("the cluster version is held")]
     Held,
-    /// What was sent makes no sense: a page that cannot be decoded or holds keys of other slots, an id of 0.
+    /// Invalid content: a page with broken encoding or with keys of other slots, an id of 0.
     #[error("malformed: {0}")]
     Malformed(String),
 }
 
-/// What one page of an export holds.
+/// One page of an export.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ImportPage {
-    /// In no particular order, each key at most once.
+    /// Records in arbitrary order, each key at most once.
     pub records: Vec<ImportRecord>,
 }
 
-/// One record on its way from one group to another.
+/// One record of an export.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ImportRecord {
-    /// A key has this value.
+    /// The key has this value.
     Value {
         /// The key.
         #[serde(with = "crate::codec::bin")]
         key: Bytes,
-        /// Its revision at the source, which it keeps.
+        /// Revision at the source, kept at the target.
         revision: u64,
-        /// Its creation revision, which it keeps.
+        /// Creation revision, kept at the target.
         create_revision: u64,
-        /// When it expires, in milliseconds since the Unix epoch; 0 = never.
+        /// Expiry time in milliseconds since the Unix epoch; 0 = never.
         expires_at_ms: u64,
         /// The encoded value.
         #[serde(with = "crate::codec::bin")]
         value: Bytes,
     },
-    /// A key has no value (any more).
+    /// The key has no value (any more).
     Absent {
         /// The key.
         #[serde(with = "crate::codec::bin")]
@@ -299,27 +304,27 @@ pub enum ImportRecord {
     },
     /// The outcome kept for an `Idempotency-Key`.
     Idempotency {
-        /// The slot in which it was used.
+        /// The slot of the keyed write.
         slot: u16,
         /// The client's key.
         #[serde(with = "crate::codec::bin")]
         key: Bytes,
-        /// Of the request.
+        /// Hash of the request.
         fingerprint: u64,
-        /// When it is forgotten, in milliseconds since the Unix epoch.
+        /// Expiry time of the outcome in milliseconds since the Unix epoch.
         expires_at_ms: u64,
-        /// What the request came to.
+        /// Outcome of the request.
         outcome: Outcome,
     },
 }
 
 impl ImportPage {
-    /// Encodes it, version first.
+    /// Encodes the page, version byte first.
     pub fn encode(&self) -> Bytes {
         codec::encode(self)
     }
 
-    /// Decodes what [`encode`](Self::encode) made. Never panics.
+    /// Decodes the output of [`encode`](Self::encode). Never panics.
     pub fn decode(bytes: &[u8]) -> Result<Self, codec::CodecError> {
         codec::decode(bytes)
     }

@@ -1,9 +1,9 @@
-//! What each [`SystemCommand`] makes of an [`Ownership`]: pure, and the whole of the rules.
+//! State transitions of [`Ownership`] by [`SystemCommand`]: pure functions with all rules.
 //!
-//! Each command may come any number of times, late, and from two coordinators at once. Two facts make that harmless.
-//! Numbers of moves rise, and [`Ownership::last_move`] remembers the highest, so that a move that is over never begins
-//! again. And how the last move in each direction ended is remembered, so that its commit and its abort exclude each
-//! other and a repeat is answered as the first was.
+//! Each command may arrive repeatedly, late, and from two coordinators at the same time. Two rules make such commands
+//! harmless. Move ids rise, and [`Ownership::last_move`] stores the highest id, so a finished move never begins again.
+//! The result of the last move in each direction is stored, so commit and abort exclude each other and a repeat gets
+//! the same answer as the first command.
 
 use bytes::Bytes;
 
@@ -15,14 +15,15 @@ use crate::{
     slot_of,
 };
 
-/// Longest key, and longest `Idempotency-Key`, that is imported, in bytes: what the storage engine can keep.
+/// Maximum length of an imported key or `Idempotency-Key` in bytes: the limit of the storage engine.
 pub const MAX_IMPORT_KEY_BYTES: usize = 60 * 1024;
-/// Longest name of a system key, in bytes.
+/// Maximum length of a system key name in bytes.
 pub const MAX_SYSTEM_KEY_BYTES: usize = 255;
-/// Largest document under a system key, in bytes: it travels in one log entry, and every router reads it whole.
+/// Maximum size of a system document in bytes: the document fits in one log entry, and every router reads the whole
+/// document.
 pub const MAX_SYSTEM_VALUE_BYTES: usize = 4 * 1024 * 1024;
 
-/// What a transition must know of the group besides its ownership.
+/// Facts about the group needed by a transition, beside the ownership.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GroupFacts {
     /// The cluster version.
@@ -31,21 +32,21 @@ pub struct GroupFacts {
     pub revision: u64,
     /// The replicated clock.
     pub clock_ms: u64,
-    /// Keys stored.
+    /// Number of stored keys.
     pub keys: u64,
-    /// Outcomes kept for `Idempotency-Key`s.
+    /// Number of outcomes kept for `Idempotency-Key`s.
     pub outcomes: u64,
 }
 
 impl Default for GroupFacts {
-    /// Of an empty group of the first version.
+    /// Facts of an empty group at the first cluster version.
     fn default() -> Self {
         Self { version: 1, revision: 0, clock_ms: 0, keys: 0, outcomes: 0 }
     }
 }
 
 impl GroupFacts {
-    /// Revisions and times have bounds.
+    /// Whether revisions and times are bounded.
     fn is_strict(&self) -> bool {
         self.version >= STRICT_VERSION
     }
@@ -55,51 +56,52 @@ impl GroupFacts {
     }
 }
 
-/// What is left to do after the ownership has changed, in the same entry of the log.
+/// Remaining work after the ownership has changed, in the same log entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Nothing.
     Done,
     /// Nothing; the answer is [`SystemAnswer::Fenced`].
     Fenced {
-        /// Where the group stood.
+        /// State of the group at the fence.
         at: FencePoint,
-        /// What the time of the slots is.
+        /// Slot times of the move.
         times: Vec<SlotTime>,
     },
-    /// Revision and clock must be at least these from now on.
+    /// Raise revision and clock to at least these values.
     Raise {
-        /// The source's revision.
+        /// Revision of the source.
         revision: u64,
-        /// The source's clock; 0 from the cluster version on that knows slot time: the clock of a group is its own then.
+        /// Clock of the source; 0 from the cluster version with slot time on, where a move does not change the clock of
+        /// the target.
         clock_ms: u64,
     },
-    /// These records are to be written. All of them are sound and in the slots of the move.
+    /// Write the records, all of them valid and in the slots of the move.
     Import {
-        /// In this order.
+        /// The records, in write order.
         records: Vec<ImportRecord>,
-        /// For the answer.
+        /// The next page number, for the answer.
         next_page: u64,
     },
-    /// A system key is to be written, if [`put_key`] says so. The ownership is not concerned.
+    /// Write a system key, if [`put_key`] allows. The ownership is not affected.
     PutKey {
-        /// Its name.
+        /// Name of the key.
         key: Bytes,
-        /// What its version must be.
+        /// Expected version.
         expected_version: u64,
         /// The document.
         value: Bytes,
     },
-    /// The cluster version is to be raised, if [`raise_version`] says so. The ownership is not concerned.
+    /// Raise the cluster version, if [`raise_version`] allows. The ownership is not affected.
     RaiseVersion {
-        /// What it must be now.
+        /// Expected current version.
         from: u32,
-        /// The next one.
+        /// The next version.
         to: u32,
     },
-    /// Some of what [`Ownership::purge`] names, and of the records of changes that no move needs, is to be deleted.
+    /// Delete part of the data named by [`Ownership::purge`], and change records not needed by any move.
     Purge {
-        /// Most records looked at.
+        /// Maximum number of records to examine.
         limit: u32,
     },
 }
@@ -110,12 +112,13 @@ impl From<Refusal> for SystemAnswer {
     }
 }
 
-/// Decides about [`SystemCommand::PutKey`]: the version that the key has afterwards. `stored` is what it has now.
+/// Decides about [`SystemCommand::PutKey`]: returns the new version of the key. `stored` is the current version and
+/// document.
 ///
-/// A repeat of the write that made the present version is answered as the first time.
+/// A repeat of the write of the current version gets the same answer as the first write.
 ///
 /// # Errors
-/// Another version, a name or a document that is too large or no name: nothing is written.
+/// Version mismatch, empty name, or too large name or document: nothing is written.
 pub fn put_key(
     key: &[u8],
     expected_version: u64,
@@ -137,10 +140,12 @@ pub fn put_key(
     }
 }
 
-/// Decides about [`SystemCommand::RaiseVersion`]: whether the version rises; `false` = it has, before.
+/// Decides about [`SystemCommand::RaiseVersion`]: `true` if the version rises, `false` if the version has already
+/// risen.
 ///
 /// # Errors
-/// Another version than expected, a step over one, a hold, or a revision or clock that the next version does not allow: nothing changes.
+/// Version mismatch, a step other than one, a hold, or a revision or clock beyond the bounds of the next version:
+/// nothing changes.
 pub fn raise_version(from: u32, to: u32, facts: &GroupFacts, policy: UpgradePolicy) -> Result<bool, Refusal> {
     if from.checked_add(1) != Some(to) {
         return Err(Refusal::Malformed(format!("the cluster version rises by one, not from {from} to {to}")));
@@ -149,32 +154,32 @@ pub fn raise_version(from: u32, to: u32, facts: &GroupFacts, policy: UpgradePoli
         now if now == to => Ok(false),
         now if now != from => Err(Refusal::ClusterVersion { version: now }),
         _ if policy.hold => Err(Refusal::Held),
-        // From then on it holds for every state of the group, and is relied on where a snapshot comes.
+        // From here on the bounds hold in every state of the group; snapshot installation relies on the bounds.
         _ if to >= STRICT_VERSION => check_point(facts.revision, facts.clock_ms).map(|()| true),
         _ => Ok(true),
     }
 }
 
-/// What to do about a [`SystemCommand::PutKey`].
+/// Decision about a [`SystemCommand::PutKey`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PutKey {
-    /// Write it with this version.
+    /// Write the document with this version.
     Write {
-        /// Its new version.
+        /// The new version.
         version: u64,
     },
-    /// It was written before.
+    /// The document was written before.
     Repeated {
-        /// Its version since.
+        /// The version of the earlier write.
         version: u64,
     },
 }
 
 impl Ownership {
-    /// Does what the command says to the ownership, or refuses it and changes nothing.
+    /// Applies the command to the ownership, or refuses the command and changes nothing.
     ///
     /// # Errors
-    /// Why nothing changed; for the sender as [`SystemAnswer::Refused`].
+    /// The reason for the refusal, returned to the sender as [`SystemAnswer::Refused`].
     pub fn apply(&mut self, command: SystemCommand, facts: &GroupFacts) -> Result<Effect, Refusal> {
         use SystemCommand as Command;
         match command {
@@ -202,7 +207,7 @@ impl Ownership {
         }
     }
 
-    /// Whether changes of keys in this slot must be recorded for a move.
+    /// Whether changes in this slot must be recorded for an export.
     pub fn exports(&self, slot: u16) -> bool {
         self.outgoing.as_ref().is_some_and(|out| out.slots.contains(slot))
     }
@@ -225,7 +230,7 @@ impl Ownership {
         if keep {
             self.owned = SlotSet::all();
         } else if facts.outcomes > 0 {
-            // Of keys that are gone: they must not answer for keys that come.
+            // The outcomes belong to deleted keys and must not answer for new keys.
             self.purge_more(&SlotSet::all());
         }
         Ok(Effect::Done)
@@ -259,7 +264,7 @@ impl Ownership {
         Ok(Effect::Done)
     }
 
-    /// `fits`: a group of this version understands what comes.
+    /// `fits`: a group with this cluster version understands the exported data.
     fn begin_import(&mut self, id: MoveId, slots: SlotSet, fits: bool, facts: &GroupFacts) -> Result<Effect, Refusal> {
         if let Some(active) = self.incoming.as_ref().filter(|active| active.id == id) {
             return begun_before(&active.slots, &slots);
@@ -319,7 +324,7 @@ impl Ownership {
                 if facts.version < SLOT_TIME_VERSION {
                     return Ok(Effect::Raise { revision, clock_ms });
                 }
-                // At a source that knows no slot time its clock was the time of all its slots.
+                // At a source without slot time, the clock is the time of all slots.
                 let times =
                     if times.is_empty() { vec![SlotTime { slots: active.slots, time_ms: clock_ms }] } else { times };
                 for SlotTime { slots, time_ms } in times {
@@ -382,7 +387,7 @@ impl Ownership {
     fn abort_export(&mut self, id: MoveId, facts: &GroupFacts) -> Result<Effect, Refusal> {
         if let Some(active) = self.outgoing.take_if(|active| active.id == id) {
             if let Some(fence) = active.fence.filter(|_| facts.version >= SLOT_TIME_VERSION) {
-                // It goes on from where it stood still.
+                // Slot time continues from the value at the fence.
                 self.times.shift(&active.slots, offset_of(fence.clock_ms, facts.clock_ms));
             }
             self.last_export = Some(Ended { id, committed: false });
@@ -415,7 +420,7 @@ impl Ownership {
         }
     }
 
-    /// Refuses to begin what is over, late, empty, or in the way of what is under way.
+    /// Refuses to begin a move if finished, late, empty, or in conflict with an active move.
     fn check_begin(
         &self,
         id: MoveId,
@@ -432,7 +437,7 @@ impl Ownership {
         }
     }
 
-    /// Refuses slots that are here already, in whatever state.
+    /// Refuses slots already owned, being imported, or waiting for a purge.
     fn check_room(&self, slots: &SlotSet) -> Result<(), Refusal> {
         let overlaps = |other: &SlotSet| other.overlaps(slots);
         if overlaps(&self.owned) || self.incoming.as_ref().is_some_and(|active| overlaps(&active.slots)) {
@@ -444,7 +449,7 @@ impl Ownership {
         Ok(())
     }
 
-    /// Why there is nothing to do a step of this move with.
+    /// Returns the refusal for a command of a move not under way.
     fn missing(&self, id: MoveId, ended: Option<Ended>) -> Refusal {
         match ended {
             Some(ended) if ended.id == id => over(ended),
@@ -453,8 +458,8 @@ impl Ownership {
         }
     }
 
-    /// Aborts what is not under way: how the last move in this direction ended from now on. One that never began here
-    /// counts as aborted, so that a beginning that is still on its way finds it over.
+    /// Aborts a move not under way; returns the new result of the last move in this direction. A move never begun here
+    /// counts as aborted, so a late begin command finds the move finished.
     fn abort_absent(&mut self, id: MoveId, ended: Option<Ended>) -> Result<Option<Ended>, Refusal> {
         match self.missing(id, ended) {
             Refusal::Unknown => {
@@ -466,7 +471,7 @@ impl Ownership {
         }
     }
 
-    /// From the start: keys of the new slots may be anywhere.
+    /// Restarts the purge: keys of the added slots may be anywhere.
     fn purge_more(&mut self, slots: &SlotSet) {
         let before = self.purge.take().map(|purge| purge.slots).unwrap_or_default();
         self.purge = Some(PurgeState { slots: before.union(slots), cursor: Bytes::new() });
@@ -481,7 +486,7 @@ fn begun_before(active: &SlotSet, asked: &SlotSet) -> Result<Effect, Refusal> {
     if active == asked { Ok(Effect::Done) } else { Err(Refusal::Step(format!("under way with the slots {active}"))) }
 }
 
-/// The records of a page, all of them in `slots` and fit to be stored. `is_strict`: no revision is above the highest.
+/// Decodes a page and checks all records: in `slots` and storable. `is_strict`: also checks the bound of revisions.
 fn sound_records(page: &[u8], slots: &SlotSet, is_strict: bool) -> Result<Vec<ImportRecord>, Refusal> {
     let malformed = |what: String| Refusal::Malformed(what);
     let page = ImportPage::decode(page).map_err(|error| malformed(error.to_string()))?;

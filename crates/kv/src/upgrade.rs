@@ -1,61 +1,63 @@
-//! What is kept beside the cluster version: whether it is held ([`UpgradePolicy`]), and what routers speak ([`RouterVersions`]).
+//! Documents beside the cluster version: the hold ([`UpgradePolicy`]) and the versions supported by routers
+//! ([`RouterVersions`]).
 //!
-//! Both are system keys, which every version of this software writes and keeps: a version can be held, and routers can say what they
-//! speak, before anything is raised.
+//! Both are system keys, which every version of RaftKV writes and keeps: a hold or the routers' versions can be stored
+//! before any version is raised.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::codec;
 
-/// Names the document that is an [`UpgradePolicy`].
+/// Name of the [`UpgradePolicy`] document.
 pub const UPGRADE_KEY: &[u8] = b"upgrade";
-/// Names the document that is a [`RouterVersions`]; there is one in each group of a sharded store.
+/// Name of the [`RouterVersions`] document, present in each group of a sharded store.
 pub const ROUTER_VERSIONS_KEY: &[u8] = b"router-versions";
 
-/// What is to be done about newer cluster versions.
+/// Policy for newer cluster versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct UpgradePolicy {
-    /// The version does not rise.
+    /// The cluster version does not rise.
     pub hold: bool,
 }
 
-/// What the routers of a sharded store speak, as the coordinating one has found.
+/// Cluster versions supported by all routers of a sharded store, determined by the coordinating router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouterVersions {
-    /// The highest of their lowest versions.
+    /// Maximum of the routers' lowest versions.
     pub min: u32,
-    /// The lowest of their highest versions.
+    /// Minimum of the routers' highest versions.
     pub max: u32,
 }
 
 impl UpgradePolicy {
-    /// Encodes it, version first.
+    /// Encodes the policy, version byte first.
     pub fn encode(&self) -> Bytes {
         codec::encode(self)
     }
 
-    /// Reads what [`encode`](Self::encode) made. Anything else holds: somebody has asked for something that is not known here.
+    /// Decodes the output of [`encode`](Self::encode). Undecodable bytes count as a hold: a newer version may have
+    /// requested an unknown policy.
     pub fn decode(bytes: &[u8]) -> Self {
         Self::parse(bytes).unwrap_or(Self { hold: true })
     }
 
-    /// Reads what [`encode`](Self::encode) made. Never panics.
+    /// Decodes the output of [`encode`](Self::encode). Never panics.
     ///
     /// # Errors
-    /// It is something else, which [`decode`](Self::decode) takes for a hold.
+    /// The bytes are not a policy; [`decode`](Self::decode) treats the bytes as a hold.
     pub fn parse(bytes: &[u8]) -> Result<Self, codec::CodecError> {
         codec::decode(bytes)
     }
 }
 
 impl RouterVersions {
-    /// Encodes it, version first.
+    /// Encodes the versions, version byte first.
     pub fn encode(&self) -> Bytes {
         codec::encode(self)
     }
 
-    /// Decodes what [`encode`](Self::encode) made. Never panics.
+    /// Decodes the output of [`encode`](Self::encode). Never panics.
     pub fn decode(bytes: &[u8]) -> Result<Self, codec::CodecError> {
         codec::decode(bytes)
     }

@@ -1,4 +1,4 @@
-//! [`Value`]: one MsgPack value, kept as its bytes.
+//! [`Value`]: one MsgPack value, kept in encoded form.
 
 use bytes::Bytes;
 
@@ -7,21 +7,21 @@ use crate::msgpack::{Scanner, Token};
 use crate::parts::Parts;
 use crate::{Limits, json};
 
-/// One MsgPack value (nil, bool, int, float, str, bin, array, map), as the bytes that encode it.
+/// One MsgPack value (nil, bool, int, float, str, bin, array, map), kept in encoded form.
 ///
-/// The bytes were checked to be exactly one well-formed value, so what was put is what is got, bit for bit.
+/// The bytes are validated as exactly one well-formed value, and a read returns the written bytes unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Value(#[serde(with = "crate::codec::bin")] Bytes);
 
-/// What sort of value a [`Value`] is.
+/// The type of a [`Value`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Nothing.
+    /// Nil.
     Nil,
     /// True or false.
     Bool,
-    /// An integer of up to 64 bits, with or without sign.
+    /// A signed or unsigned integer of up to 64 bits.
     Int,
     /// A float of 32 or 64 bits.
     Float,
@@ -31,49 +31,49 @@ pub enum Kind {
     Bin,
     /// A sequence of values.
     Array,
-    /// A sequence of pairs of values.
+    /// A sequence of key-value pairs.
     Map,
 }
 
-/// Why some bytes are not a [`Value`].
+/// The reason bytes are rejected as a [`Value`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ValueError {
     /// Not well-formed MsgPack.
     #[error("not well-formed MsgPack: {0}")]
     Malformed(String),
-    /// Not well-formed JSON, or JSON that cannot be kept exactly.
+    /// Malformed JSON, or JSON without an exact MsgPack form.
     #[error("not well-formed JSON: {0}")]
     MalformedJson(String),
-    /// More bytes than one value.
+    /// Bytes follow the value.
     #[error("{extra} bytes too many after the value")]
     TrailingBytes {
-        /// How many.
+        /// Number of extra bytes.
         extra: usize,
     },
-    /// Larger than the limit.
+    /// The value exceeds the size limit.
     #[error("the value has {len} bytes or more as MsgPack; the limit is {limit}")]
     TooLarge {
-        /// Bytes that were given. JSON is read only up to the limit: then the value has as many or more.
+        /// Size in bytes. The JSON parser stops at the limit, so for JSON the size is a lower bound.
         len: usize,
-        /// What is allowed.
+        /// Maximum size.
         limit: usize,
     },
-    /// An array of a message has more elements than the limit.
+    /// An array in a message has more elements than the limit.
     #[error("the message has an array of more than {limit} elements")]
     TooMany {
-        /// What is allowed.
+        /// Maximum number of elements.
         limit: usize,
     },
-    /// Arrays and maps nested deeper than the limit.
+    /// Arrays and maps are nested deeper than the limit.
     #[error("the value is nested deeper than {limit} levels")]
     TooDeep {
-        /// What is allowed.
+        /// Maximum depth.
         limit: usize,
     },
 }
 
 impl Value {
-    /// A text, as MsgPack str.
+    /// Makes a MsgPack str.
     pub fn text(text: &str, limits: &Limits) -> Result<Self, ValueError> {
         let mut out = Vec::with_capacity(text.len() + 5);
         // Writing to memory cannot fail.
@@ -81,24 +81,24 @@ impl Value {
         Self::sized(out.into(), limits)
     }
 
-    /// Bytes, as MsgPack bin.
+    /// Makes a MsgPack bin.
     pub fn binary(bytes: &[u8], limits: &Limits) -> Result<Self, ValueError> {
         let mut out = Vec::with_capacity(bytes.len() + 5);
         let _ = rmp::encode::write_bin(&mut out, bytes);
         Self::sized(out.into(), limits)
     }
 
-    /// Exactly one MsgPack value: well-formed, its str valid UTF-8, without extension types, nothing after it.
+    /// Validates exactly one MsgPack value: well-formed, every str valid UTF-8, no extension types, no trailing bytes.
     pub fn from_msgpack(bytes: impl Into<Bytes>, limits: &Limits) -> Result<Self, ValueError> {
         let bytes = bytes.into();
         Self::check(&bytes, limits.max_value_depth)?;
         Self::sized(bytes, limits)
     }
 
-    /// Whether [`from_msgpack`](Self::from_msgpack) takes the bytes, whatever their number.
+    /// Checks `bytes` as [`from_msgpack`](Self::from_msgpack) does, but without the size limit.
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// The first error found in the bytes.
     pub fn check(bytes: &[u8], max_depth: usize) -> Result<(), ValueError> {
         let mut scanner = Scanner::new(bytes);
         scanner.skip_value(max_depth)?;
@@ -108,8 +108,9 @@ impl Value {
         }
     }
 
-    /// A message in MsgPack: like [`from_msgpack`](Self::from_msgpack), but where it is a map, each field of it that is an array has
-    /// `max_elements` at most ([`ValueError::TooMany`]). An array says its size first: nothing of a larger one is read.
+    /// Validates a message in MsgPack: like [`from_msgpack`](Self::from_msgpack), but in a map each array field may
+    /// have at most `max_elements` elements ([`ValueError::TooMany`]). The array header gives the size, so the elements
+    /// of a larger array are not read.
     pub fn message_from_msgpack(
         bytes: impl Into<Bytes>,
         limits: &Limits,
@@ -124,7 +125,7 @@ impl Value {
         }
     }
 
-    /// Itself, if it is within limits narrower than those it was made with.
+    /// Returns the value if the value is within `limits`, which may be narrower than the original limits.
     pub fn within(self, limits: &Limits) -> Result<Self, ValueError> {
         if matches!(self.kind(), Kind::Array | Kind::Map) {
             Scanner::new(&self.0).skip_value(limits.max_value_depth)?;
@@ -132,24 +133,24 @@ impl Value {
         Self::sized(self.0, limits)
     }
 
-    /// What is in an array or a map; `None` when it is neither.
+    /// The elements of an array or a map; `None` for other types.
     pub fn parts(&self) -> Option<Parts<'_>> {
         Parts::of(self)
     }
 
-    /// A part of it, given by its bytes.
+    /// Makes a value of an element, given as a subslice of the bytes.
     pub(crate) fn part(&self, bytes: &[u8]) -> Self {
         Self(self.0.slice_ref(bytes))
     }
 
-    /// The value that a JSON text says. Integers of up to 64 bits, with or without sign, and floats are kept exactly;
-    /// what cannot be (a larger integer, a key that is there twice) is refused, as is anything after the text.
+    /// Converts a JSON text. Integers of up to 64 bits, signed or unsigned, and floats are kept exactly. Rejects larger
+    /// integers, duplicate keys, and trailing text.
     pub fn from_json(json: &[u8], limits: &Limits) -> Result<Self, ValueError> {
         Self::translated(json, limits, None)
     }
 
-    /// A message in JSON: like [`from_json`](Self::from_json), but where it is an object, each field of it that is an array has
-    /// `max_elements` at most ([`ValueError::TooMany`]). A larger one is read no further than that.
+    /// Converts a message in JSON: like [`from_json`](Self::from_json), but in an object each array field may have at
+    /// most `max_elements` elements ([`ValueError::TooMany`]). The parser stops at the first excess element.
     pub fn message_from_json(json: &[u8], limits: &Limits, max_elements: usize) -> Result<Self, ValueError> {
         Self::translated(json, limits, Some(max_elements))
     }
@@ -159,17 +160,18 @@ impl Value {
         Self::sized(json::to_msgpack(json, bounds)?.into(), limits)
     }
 
-    /// The value as JSON, where JSON can say it exactly: `None` when it holds bin, a map key that is no string or is
-    /// there twice, or a float that is not finite.
+    /// Converts the value to JSON. Returns `None` if JSON cannot represent the value exactly: bin, a map key of a type
+    /// other than str, a duplicate map key, or a non-finite float.
     ///
-    /// A float always has a fraction or an exponent, so that [`from_json`](Self::from_json) reads a float again. A
-    /// float of 32 bits is written with all the digits of the same number in 64 bits.
+    /// A float always has a fraction or an exponent, so [`from_json`](Self::from_json) reads a float again. A 32-bit
+    /// float is written with all digits of the equal 64-bit number.
     pub fn to_json(&self) -> Option<Vec<u8>> {
         let mut out = Vec::with_capacity(self.0.len() + 16);
         self.write_json(&mut out).then_some(out)
     }
 
-    /// Appends what [`to_json`](Self::to_json) returns. False when there is no such JSON; `out` is then as before.
+    /// Appends the output of [`to_json`](Self::to_json). Returns `false`, with `out` unchanged, if the value has no
+    /// exact JSON form.
     pub fn write_json(&self, out: &mut Vec<u8>) -> bool {
         let before = out.len();
         let done = json::write_json(&self.0, out);
@@ -179,7 +181,7 @@ impl Value {
         done
     }
 
-    /// What sort of value it is.
+    /// Returns the type of the value.
     pub fn kind(&self) -> Kind {
         match self.0.first().copied().unwrap_or(0xc0) {
             0x00..=0x7f | 0xcc..=0xd3 | 0xe0..=0xff => Kind::Int,
@@ -189,7 +191,7 @@ impl Value {
             0xc2 | 0xc3 => Kind::Bool,
             0xca | 0xcb => Kind::Float,
             0xc4..=0xc6 => Kind::Bin,
-            // Extension types and 0xc1 are in no value that was checked.
+            // Validated values contain neither extension types nor 0xc1.
             0xc0 | 0xc1 | 0xc7..=0xc9 | 0xd4..=0xd8 => Kind::Nil,
         }
     }
@@ -207,7 +209,7 @@ impl Value {
         }
     }
 
-    /// The bytes of a str or a bin, without their MsgPack header, shared.
+    /// The bytes of a str or a bin without the MsgPack header, shared.
     pub fn content(&self) -> Option<Bytes> {
         let header = match self.0.first()? {
             0xa0..=0xbf => 1,
@@ -219,17 +221,17 @@ impl Value {
         (header <= self.0.len()).then(|| self.0.slice(header..))
     }
 
-    /// A value that was checked before it was stored. Does not check again.
+    /// Wraps a value already validated before storage. Performs no checks.
     pub fn from_stored(bytes: impl Into<Bytes>) -> Self {
         Self(bytes.into())
     }
 
-    /// The encoded bytes.
+    /// Returns the encoded bytes.
     pub fn as_msgpack(&self) -> &[u8] {
         &self.0
     }
 
-    /// The encoded bytes, shared.
+    /// Returns the encoded bytes, shared.
     pub fn into_msgpack(self) -> Bytes {
         self.0
     }

@@ -1,4 +1,4 @@
-//! The encoding of what is replicated: it comes back, random bytes do no harm, and old bytes stay readable.
+//! Encoding of replicated data: round trips, random bytes, and backward compatibility.
 
 use std::path::PathBuf;
 
@@ -79,7 +79,7 @@ proptest! {
         prop_assert_eq!(Proposal::decode(&proposal.encode()).unwrap(), proposal);
     }
 
-    /// Both read and write the same bytes.
+    /// Both types read and write the same bytes.
     #[test]
     fn a_borrowed_proposal_says_what_an_owned_one_does(proposal in any_proposal()) {
         let bytes = proposal.encode();
@@ -133,7 +133,7 @@ fn an_unknown_version_is_refused_loudly() {
     assert!(matches!(Proposal::decode(&[]), Err(CodecError::Empty)));
 }
 
-/// Whatever they are: a whole value, the beginning of one, or no MsgPack at all.
+/// Covers a complete value, the start of a value, and invalid MsgPack.
 #[test]
 fn bytes_after_a_message_are_refused() {
     for message in [Answer::Stale, Answer::Applied(vec![Outcome::WrongGroup]), Answer::SessionOpened { session: 300 }] {
@@ -158,7 +158,7 @@ fn answers_nested_without_end_do_not_exhaust_the_stack() {
     assert!(matches!(Answer::decode(&bytes), Err(CodecError::Malformed(_))));
 }
 
-/// Written from the strict cluster version on, never below it.
+/// Written from the strict cluster version on, never below.
 #[test]
 fn what_the_strict_version_adds_comes_back_and_is_never_kept() {
     let rejected = Answer::Rejected { reason: "why".to_owned() };
@@ -169,7 +169,7 @@ fn what_the_strict_version_adds_comes_back_and_is_never_kept() {
     assert!(matches!(Answer::decode(&replayed), Err(CodecError::Malformed(_))));
 }
 
-/// A value as clients write it, of every kind.
+/// A value of any type, as written by clients.
 fn any_value() -> impl Strategy<Value = Vec<u8>> {
     use rmpv::Value as Tree;
     let leaf = prop_oneof![
@@ -195,7 +195,7 @@ fn any_value() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// An operation that every member applies.
+/// An operation applied by every member.
 fn sound_op() -> impl Strategy<Value = Op> {
     let key = (1..=u8::MAX, prop::collection::vec(any::<u8>(), 0..300)).prop_map(|(first, rest)| {
         let key = [&[first][..], &rest].concat();
@@ -216,7 +216,7 @@ fn sound_op() -> impl Strategy<Value = Op> {
     })
 }
 
-/// What makes an operation one that some member could not apply, or nobody could read.
+/// A defect making an operation inapplicable for some member or unreadable.
 #[derive(Debug, Clone)]
 enum Flaw {
     Key(Vec<u8>),
@@ -269,7 +269,7 @@ fn in_a_batch(ops: Vec<Op>) -> Bytes {
     Proposal::Batch(Batch { session: 1, sequence: 1, acknowledged_below: 0, ops }).encode()
 }
 
-/// What was admitted, by rules of this test's own.
+/// Checks an admitted proposal by independent rules.
 fn is_sound(admitted: &ProposalRef<'_>) -> Result<(), TestCaseError> {
     match admitted {
         ProposalRef::OpenSession => {}
@@ -297,7 +297,7 @@ fn is_sound(admitted: &ProposalRef<'_>) -> Result<(), TestCaseError> {
             _ => {}
         },
     }
-    // And it is what members will read.
+    // Members will read the same proposal.
     let again = admitted.encode();
     prop_assert_eq!(&ProposalRef::decode(&again).unwrap(), admitted);
     prop_assert!(admit(&again).is_ok());
@@ -305,7 +305,7 @@ fn is_sound(admitted: &ProposalRef<'_>) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    /// Admission lets pass all that members apply, and nothing else.
+    /// Admission accepts exactly the proposals applied by members.
     #[test]
     fn what_is_admitted_is_applied(
         ops in prop::collection::vec(sound_op(), 1..6),
@@ -329,7 +329,7 @@ proptest! {
         prop_assert!(admit(&in_a_batch(ops)).is_err(), "{flaw:?} was admitted");
     }
 
-    /// Whatever happened to the bytes on their way, and where they are nobody's.
+    /// Covers damaged bytes and arbitrary bytes.
     #[test]
     fn admission_never_panics_and_what_it_lets_pass_is_sound(
         (sound, damage) in (
@@ -503,8 +503,8 @@ fn golden_answers() -> Vec<(&'static str, Answer)> {
     ]
 }
 
-/// The fixture, which is written when it is not there. It is never written anew: a change of format gets a version
-/// and a directory of its own.
+/// Returns the fixture, written if missing. Fixtures are never overwritten: a format change gets a new version and a
+/// new directory.
 fn golden(name: &str, encoded: &[u8]) -> Vec<u8> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/v1/{name}.bin"));
     if std::env::var_os("RAFTKV_WRITE_GOLDEN").is_some() && !path.exists() {

@@ -1,4 +1,4 @@
-//! The data model from outside.
+//! Tests of the public API of the data model.
 #![allow(clippy::unwrap_used)] // A test that unwraps says where it failed.
 
 mod codec;

@@ -9,12 +9,12 @@ use raftkv_kv::{
 };
 
 const STORE: u64 = 7;
-/// That knows slot time.
+/// The cluster version with slot time.
 const VERSION: u32 = 2;
 const GROUPS: usize = 3;
-/// Pages that a move has here.
+/// Number of pages per move.
 const PAGES: u64 = 2;
-/// Moves take whole runs of slots: so many of them.
+/// Moves take whole runs of slots; the number of runs.
 const RUNS: u16 = 8;
 const RUN: u16 = SLOTS / RUNS;
 
@@ -26,7 +26,7 @@ fn page() -> Bytes {
     ImportPage::default().encode()
 }
 
-/// A move as the coordinators have learned of it; what one has learned, the other reads in the shared record.
+/// A move as known to the coordinators, which share the record.
 #[derive(Debug, Clone, Default)]
 struct Move {
     id: MoveId,
@@ -44,7 +44,7 @@ struct Move {
 }
 
 impl Move {
-    /// What a coordinator that goes forward, or one that cancels, may send now.
+    /// The next command of a coordinator continuing or cancelling the move.
     fn next(&self, cancel: bool) -> Option<(usize, Command)> {
         let id = self.id;
         let slots = self.slots.clone();
@@ -93,9 +93,10 @@ impl Move {
 struct World {
     groups: Vec<Ownership>,
     facts: Vec<GroupFacts>,
-    /// The time of the slots of each run: it goes on while some group serves them, with that group's clock, and stands still otherwise.
+    /// Slot time of each run: advances with the clock of the serving group, and stands still while no group serves the
+    /// run.
     times: [u64; RUNS as usize],
-    /// Everything ever sent: each may arrive again at any time.
+    /// Every command ever sent: each may arrive again at any time.
     sent: Vec<(MoveId, usize, Command)>,
     current: Option<Move>,
     last: MoveId,
@@ -139,7 +140,7 @@ impl World {
         if answer.is_err() {
             prop_assert_eq!(&self.groups[group], &before, "refused, and yet something changed");
         }
-        // Once more at once: nothing changes, and the answer means the same.
+        // Deliver again immediately: nothing changes, and the answer means the same.
         let after = self.groups[group].clone();
         let again = self.groups[group].apply(command.clone(), &facts);
         prop_assert_eq!(&self.groups[group], &after, "a repeat changed something: {:?}", &command);
@@ -154,7 +155,7 @@ impl World {
             current.learn(&command, &answer);
             prop_assert!(!(current.committed && current.import_aborted), "committed and aborted: {:?}", current);
             if current.released || current.export_aborted {
-                // In the shared record it is over; what it leaves is purged before the next one.
+                // In the shared record the move has ended; leftover data is purged before the next move.
                 self.groups.iter_mut().for_each(|group| group.purge = None);
                 self.current = None;
             }
@@ -457,7 +458,7 @@ fn a_group_beyond_the_bounds_does_not_get_the_version_that_has_them() {
     }
 }
 
-/// What a target is told of its source, and by which cluster version it decides.
+/// Bounds of the source values accepted by a target, per cluster version.
 #[test]
 fn revisions_and_times_have_bounds_from_the_strict_version_on() {
     let ready = || {

@@ -1,4 +1,4 @@
-//! Values: what is taken, what is refused, and that JSON and MsgPack say the same.
+//! Values: accepted and rejected input, and the equivalence of JSON and MsgPack.
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -176,7 +176,7 @@ fn nesting_has_a_limit_and_never_exhausts_the_stack() {
         let objects = "{\"a\":".repeat(depth);
         assert_eq!(json(&objects), Err(ValueError::TooDeep { limit }));
     }
-    // A value that was never checked is as deep as it likes.
+    // A value never validated can have any depth.
     let _ = Value::from_stored(nested_msgpack(1_000_000)).to_json();
 }
 
@@ -194,7 +194,7 @@ fn the_size_limit_counts_the_encoded_bytes() {
 #[test]
 fn a_json_text_is_read_no_further_than_the_value_may_be_large() {
     let limits = Limits { max_value_bytes: 10, ..Limits::default() };
-    // It would be malformed at its end: that is not seen.
+    // The parser stops before the malformed end.
     for text in ["[0,0,0,0,0,0,0,0,0,0,x", "[{},{},{},{},{},{},{},{},{},{},x", "{\"12345678\":1,x", "[\"12345678\",1,x"]
     {
         assert_eq!(json_within(text, &limits), Err(ValueError::TooLarge { len: 11, limit: 10 }), "{text}");
@@ -213,7 +213,7 @@ fn arrays_of_a_message_are_counted_before_they_are_read() {
         assert_eq!(message(fits).as_ref(), Ok(&value), "{fits}");
         assert_eq!(Value::message_from_msgpack(value.as_msgpack().to_vec(), &limits, 3), Ok(value), "{fits}");
     }
-    // Malformed behind the element too many: that is not seen.
+    // The parser stops before the malformed part behind the excess element.
     assert!(matches!(message(r#"{"a":[1],"\u0062":[{},{},{}x"#), Err(ValueError::MalformedJson(_))));
     assert_eq!(message(r#"{"a":[1],"\u0062":[{},{},{},{},x"#), too_many);
     let with = |array: &[u8]| [b"\x82\xa1a\x91\x01\xa1b", array, &[0xc1; 4]].concat();
@@ -341,7 +341,7 @@ fn a_value_is_held_to_narrower_limits() {
     assert_eq!(json(r#""12345""#).unwrap().within(&narrow), Err(ValueError::TooLarge { len: 6, limit: 5 }));
 }
 
-/// Of every length that a header can say in one or two bytes, and of every width that a number can have.
+/// Covers every length encoding of one or two bytes and every width of numbers.
 #[test]
 fn parts_of_every_kind_end_where_a_decoder_says() {
     use rmpv::Value as Tree;

@@ -1,8 +1,9 @@
-//! [`Backoff`]: how long to wait before the next try.
+//! [`Backoff`]: exponential backoff with jitter.
 
 use std::time::Duration;
 
-/// Doubling waits between two bounds, shortened at random by up to a half so that nodes do not try in step.
+/// Doubles the wait between two bounds; jitter shortens each wait by up to half, to prevent nodes from retrying in
+/// step.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     first: Duration,
@@ -11,19 +12,19 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Waits of about `first`, then twice that, up to `most`.
+    /// The wait starts at about `first` and doubles up to `most`.
     pub const fn new(first: Duration, most: Duration) -> Self {
         Self { first, most, next: first }
     }
 
-    /// How long to wait now; the next answer is longer.
+    /// Returns the current wait and doubles the next.
     pub fn wait(&mut self) -> Duration {
         let wait = self.next;
         self.next = (self.next * 2).min(self.most);
         wait.mul_f64(rand::random_range(0.5..=1.0))
     }
 
-    /// Something worked: the next trouble is a new one.
+    /// Resets the backoff after a success.
     pub fn reset(&mut self) {
         self.next = self.first;
     }

@@ -1,16 +1,17 @@
-//! [`Budget`]: a bound on what may wait, checked before any work is begun.
+//! [`Budget`]: a limit on waiting work, checked before the work starts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// So many units (requests, bytes) may be taken at once; more is refused, never waited for.
+/// A limited number of units (requests, bytes) for concurrent use; requests beyond the limit are refused without
+/// waiting.
 #[derive(Debug, Clone)]
 pub struct Budget {
     taken: Arc<AtomicUsize>,
     limit: usize,
 }
 
-/// A part of a [`Budget`], given back when dropped.
+/// Units taken from a [`Budget`], returned on drop.
 #[derive(Debug)]
 pub struct Share {
     taken: Arc<AtomicUsize>,
@@ -18,21 +19,21 @@ pub struct Share {
 }
 
 impl Budget {
-    /// Nothing is taken yet.
+    /// Makes a budget with all units available.
     pub fn new(limit: usize) -> Self {
         Self { taken: Arc::default(), limit }
     }
 
-    /// Takes `units`, or nothing when they are not to be had. Somebody who asks for more than the limit gets it when
-    /// nothing else is taken: what is allowed by the limits of a request is possible at some time.
+    /// Takes `units`, or `None` if not available. A request above the limit succeeds when nothing else is taken, so
+    /// every request within the request limits is possible at some time.
     pub fn take(&self, units: usize) -> Option<Share> {
         let before = self.taken.fetch_add(units, Ordering::Relaxed);
-        // Made first, so that a refusal gives back.
+        // Created first, so a refusal returns the units on drop.
         let share = Share { taken: Arc::clone(&self.taken), units };
         (before == 0 || before.saturating_add(units) <= self.limit).then_some(share)
     }
 
-    /// How much is taken.
+    /// Number of units taken.
     #[cfg(test)]
     fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)

@@ -1,10 +1,10 @@
-//! Streams from a process that serves clients to one that replicates, and what makes them fast and safe.
+//! Streams from a client-facing process to a replicating process, optimized for throughput and safe retries.
 //!
-//! An engine talks to its sidecar over them, a router to the groups behind it. A [`StreamLink`](stream_link::StreamLink)
-//! opens again whenever it breaks; the [`proposer`] packs many writers' operations into few proposals and repeats them
-//! without applying them twice.
+//! Used between an engine and the sidecar, and between a router and the groups. A
+//! [`StreamLink`](stream_link::StreamLink) reopens after each failure; the [`proposer`] packs operations of many
+//! writers into few proposals and resends proposals without applying any twice.
 
-// A test that unwraps says where it failed.
+// An unwrap in a test reports the location of the failure.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod backoff;

@@ -1,4 +1,4 @@
-//! [`Peer`]: who is at the other end of a link.
+//! [`Peer`]: the remote end of a link.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use crate::trouble::Trouble;
 
-/// The other end: its name in messages and what is counted about it. Cloning shares it.
+/// Name and metrics of the remote end. Cloning shares the state.
 #[derive(Debug, Clone)]
 pub struct Peer {
     shared: Arc<Shared>,
@@ -22,7 +22,7 @@ struct Shared {
     on_trouble: Option<Arc<Notify>>,
 }
 
-/// Figures of a link, registered once: the process installs its recorder before it makes one.
+/// Metrics of a link, registered once at construction; the metrics recorder must be installed before.
 #[derive(Debug)]
 pub(crate) struct Figures {
     pub(crate) connected: Gauge,
@@ -33,17 +33,17 @@ pub(crate) struct Figures {
     pub(crate) shed: Counter,
 }
 
-/// How many links there are to each peer: one to a group whose nodes changed may begin before the last one to it is dropped.
+/// Number of links per peer: after a change of nodes, a new link to a group may exist before the old link is dropped.
 static LINKS: Mutex<Option<HashMap<String, usize>>> = Mutex::new(None);
 
 impl Peer {
-    /// An engine's own sidecar.
+    /// The sidecar of an engine.
     pub fn sidecar() -> Self {
         let figures = Figures::new("raftkv_engine", "raftkv_engine_sidecar_connected", &[]);
         Self::new("the sidecar".to_owned(), figures, None)
     }
 
-    /// A group, as a router meets it. `on_trouble` is notified whenever something with it does not work.
+    /// A group, as seen by a router. `on_trouble` is notified of every problem with the group.
     pub fn group(name: String, on_trouble: Arc<Notify>) -> Self {
         let labels = [Label::new("group", name.clone())];
         let figures = Figures::new("raftkv_router", "raftkv_router_group_connected", &labels);
@@ -56,12 +56,12 @@ impl Peer {
         Self { shared: Arc::new(Shared { name, figures, on_trouble }) }
     }
 
-    /// How messages call it.
+    /// Name for log and error messages.
     pub fn name(&self) -> &str {
         &self.shared.name
     }
 
-    /// Where to note what goes wrong with it.
+    /// A recorder for problems with the peer.
     pub fn trouble(&self) -> Trouble {
         Trouble::new(self.shared.on_trouble.clone())
     }
@@ -72,7 +72,7 @@ impl Peer {
 }
 
 impl Drop for Shared {
-    /// The figure of a group that was removed says nothing any more.
+    /// Clears the gauge with the last link, since the group was removed.
     fn drop(&mut self) {
         let mut links = LINKS.lock().unwrap_or_else(PoisonError::into_inner);
         let links = links.get_or_insert_default();

@@ -1,4 +1,4 @@
-//! [`StreamLink`]: one bidirectional stream to a peer, opened again for ever.
+//! [`StreamLink`]: a bidirectional stream to a peer, reopened indefinitely.
 
 use std::fmt;
 use std::pin::Pin;
@@ -15,39 +15,40 @@ use tonic::{Code, Status, Streaming};
 use crate::backoff::Backoff;
 use crate::peer::Peer;
 
-/// First wait before a stream is opened again: a peer that restarts is back within tens of milliseconds.
+/// First backoff before reopening: a restarting peer is back within tens of milliseconds.
 const FIRST_WAIT: Duration = Duration::from_millis(10);
-/// Longest wait: what a client may lose to it after the peer is back.
+/// Longest backoff: bounds the delay for a client after the peer is back.
 const LONGEST_WAIT: Duration = Duration::from_millis(250);
-/// A peer that takes longer than this to accept a stream is hung; try again rather than wait for it.
+/// Timeout for opening a stream: a slower peer counts as hung, and the link retries.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
-/// Requests handed over and not yet taken by the connection. The owner of a link bounds what it has in flight far
-/// below; this only makes a forgotten bound visible.
+/// Buffer of requests not yet taken by the connection. The owner bounds the requests in flight far below; the buffer
+/// only exposes a missing bound.
 const SEND_BUFFER: usize = 256;
 
-/// A request was not handed over: the other side has certainly not seen it.
+/// The request was not sent: the peer has certainly not seen the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotSent;
 
-/// What happened on a link.
+/// An event on a link.
 #[derive(Debug)]
 pub enum LinkEvent<A> {
-    /// Requests can be sent from now on.
+    /// The link is open: requests can be sent.
     Opened,
-    /// An answer came.
+    /// An answer arrived.
     Answer(A),
-    /// The stream could not be opened; it will be tried again.
+    /// The stream could not be opened; the link will retry.
     NotOpened(Status),
-    /// The stream broke; it will be opened again. Requests without an answer may have been seen or not.
+    /// The stream broke; the link will reopen. Unanswered requests may or may not have been received.
     Lost(Status),
 }
 
 type Opening<A> = BoxFuture<'static, Result<Streaming<A>, Status>>;
 
-/// A stream of requests `Q` and answers `A` that is opened again whenever it breaks, with bounded backoff.
+/// A stream of requests `Q` and answers `A`, reopened after each failure with bounded backoff.
 ///
-/// It does not repeat requests: only their sender knows which may be repeated. Where the peer has several addresses, a
-/// stream ends when another one is chosen, and the next one is opened there: to its owner a loss like any other.
+/// The link does not resend requests: only the sender knows which requests are repeatable. If the peer has several
+/// addresses and a different address is chosen, the stream ends and the next stream uses the new address; the owner
+/// sees an ordinary loss.
 pub struct StreamLink<Q, A> {
     peer: Peer,
     open: Box<dyn Fn(mpsc::Receiver<Q>) -> Opening<A> + Send>,
@@ -63,14 +64,14 @@ enum State<Q, A> {
 }
 
 impl<Q, A: 'static> StreamLink<Q, A> {
-    /// A link to an engine's sidecar, whose streams are made by `open` from the receiving end of the requests. The first
-    /// is opened when [`next`](Self::next) is first polled.
+    /// A link to an engine's sidecar. `open` makes a stream from the receiving end of the requests. The first stream is
+    /// opened on the first poll of [`next`](Self::next).
     pub fn new(open: impl Fn(mpsc::Receiver<Q>) -> Opening<A> + Send + 'static) -> Self {
         Self::with_peer(Peer::sidecar(), None, open)
     }
 
-    /// A link to a peer at one of several addresses. `open` takes the address of the moment; a change of `moves` says that
-    /// it is another one now.
+    /// A link to a peer with several addresses. `open` uses the current address; a change of `moves` signals a new
+    /// address.
     pub fn to(
         peer: Peer,
         moves: watch::Receiver<u64>,
@@ -93,7 +94,7 @@ impl<Q, A: 'static> StreamLink<Q, A> {
         }
     }
 
-    /// Who is at the other end.
+    /// The peer of the link.
     pub fn peer(&self) -> &Peer {
         &self.peer
     }
@@ -103,7 +104,7 @@ impl<Q, A: 'static> StreamLink<Q, A> {
         matches!(self.state, State::Open { .. })
     }
 
-    /// Hands a request over. `Ok` promises nothing about its arrival.
+    /// Sends a request. `Ok` does not guarantee delivery.
     pub fn send(&mut self, request: Q) -> Result<(), NotSent> {
         match &self.state {
             State::Open { requests, .. } => requests.try_send(request).map_err(|_| NotSent),
@@ -111,7 +112,7 @@ impl<Q, A: 'static> StreamLink<Q, A> {
         }
     }
 
-    /// What happens next. Cancel-safe: nothing is lost when the future is dropped.
+    /// Waits for the next event. Cancel-safe: dropping the future loses no event.
     pub async fn next(&mut self) -> LinkEvent<A> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
@@ -145,7 +146,7 @@ impl<Q, A: 'static> StreamLink<Q, A> {
                 State::Open { answers, .. } => {
                     let status = match ready!(Pin::new(answers.as_mut()).poll_next(cx)) {
                         Some(Ok(answer)) => {
-                            // Only an answer shows that it works: a peer may accept streams and drop them.
+                            // Reset only after an answer: a peer may accept streams and drop them.
                             self.backoff.reset();
                             return Poll::Ready(LinkEvent::Answer(answer));
                         }
@@ -164,7 +165,7 @@ impl<Q, A: 'static> StreamLink<Q, A> {
         while let Some(moves) = &mut self.moves {
             match Pin::new(moves).poll_next(cx) {
                 Poll::Ready(Some(_)) => moved = true,
-                // Nobody chooses any more: it stays where it is.
+                // The address chooser is gone: keep the current address.
                 Poll::Ready(None) => self.moves = None,
                 Poll::Pending => break,
             }
@@ -177,7 +178,7 @@ impl<Q, A: 'static> StreamLink<Q, A> {
     }
 }
 
-/// Whether a stream was lost only because another address was chosen.
+/// Whether a stream was lost only because of an address change.
 pub fn is_move(status: &Status) -> bool {
     status.code() == Code::Aborted
 }
@@ -185,7 +186,7 @@ pub fn is_move(status: &Status) -> bool {
 fn with_timeout<A: 'static>(opening: Opening<A>) -> Opening<A> {
     tokio::time::timeout(OPEN_TIMEOUT, opening)
         .map(move |opened| {
-            // A process that is stopped still accepts connections.
+            // A suspended process still accepts connections.
             let hung = || Status::unavailable(format!("no answer within {OPEN_TIMEOUT:?}"));
             opened.unwrap_or_else(|_| Err(hung()))
         })

@@ -1,10 +1,10 @@
-//! [`Trouble`]: what last went wrong with the other end of a link, for the error of whoever waited in vain.
+//! [`Trouble`]: the last problem with the remote end of a link, for the error message of a failed request.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-/// The last reason why the other end did not do what was asked; forgotten when it does again.
+/// The last failure of the remote end; cleared on the next success.
 #[derive(Debug, Clone, Default)]
 pub struct Trouble {
     last: Arc<Mutex<Option<String>>>,
@@ -12,12 +12,12 @@ pub struct Trouble {
 }
 
 impl Trouble {
-    /// None yet; `notify` is told of each.
+    /// No problem yet; `notify` is notified of each problem.
     pub fn new(notify: Option<Arc<Notify>>) -> Self {
         Self { last: Arc::default(), notify }
     }
 
-    /// Notes a reason.
+    /// Records a problem.
     pub fn note(&self, reason: String) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
         if let Some(notify) = &self.notify {
@@ -25,12 +25,12 @@ impl Trouble {
         }
     }
 
-    /// It works again.
+    /// Clears the problem after a success.
     pub fn clear(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// `what`, with the reason when there is one.
+    /// Returns `what`, extended by the recorded problem if any.
     pub fn explain(&self, what: &str) -> String {
         match &*self.last.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(reason) => format!("{what}: {reason}"),

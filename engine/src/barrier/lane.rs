@@ -1,4 +1,4 @@
-//! [`Lane`]: the loop behind the barriers of one mode.
+//! [`Lane`]: the event loop for read barriers of one mode.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -14,29 +14,29 @@ use crate::backoff::Backoff;
 use crate::stream_link::{LinkEvent, StreamLink};
 use crate::trouble::Trouble;
 
-/// A barrier that takes longer than this does not hold up the reads that came after it: the next one leaves.
+/// A barrier slower than this does not delay later reads: another barrier is sent.
 const SLOW_BARRIER: Duration = Duration::from_millis(50);
-/// Barriers without an answer at once. Each costs the leader a round to its quorum, so more than one is only for
-/// when one is slow.
+/// Maximum barriers in flight. Each barrier costs the leader a quorum round, so a second barrier is only for a slow
+/// first barrier.
 const MAX_BARRIERS_IN_FLIGHT: usize = 4;
-/// The sidecar gets this long for a barrier; then the reads ask again, which finds a new leader.
+/// Timeout of a barrier at the sidecar; afterwards the reads retry and may find a new leader.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
-/// A sidecar that has not answered this long after it should have, never will.
+/// Time after the sidecar's timeout until a missing answer counts as lost.
 const OVERDUE: Duration = Duration::from_millis(250);
-/// First wait after a refusal: most are elections, over within a few of these.
+/// First backoff after a refusal: most are elections, over within a few of these waits.
 const FIRST_REFUSAL_WAIT: Duration = Duration::from_millis(5);
-/// Longest wait after a refusal.
+/// Longest backoff after a refusal.
 const LONGEST_REFUSAL_WAIT: Duration = Duration::from_millis(100);
 
-/// A read that waits for its barrier.
+/// A read waiting for a barrier.
 #[derive(Debug)]
 pub(super) struct PendingRead {
     pub(super) deadline: Instant,
-    /// Or why it cannot be served, now and for a while.
+    /// The result: may be served, or the reason for a lasting failure.
     pub(super) passed: oneshot::Sender<Result<(), String>>,
 }
 
-/// A barrier without an answer yet, and the reads that came before it left.
+/// A barrier in flight, with the reads from before the send.
 #[derive(Debug)]
 struct Sent {
     id: u64,
@@ -45,23 +45,23 @@ struct Sent {
     reads: Vec<PendingRead>,
 }
 
-/// Reads that may be served once the store has applied everything below `next_index`.
+/// Reads to serve once the store has applied all entries below `next_index`.
 #[derive(Debug)]
 struct Confirmed {
     next_index: u64,
     reads: Vec<PendingRead>,
 }
 
-/// The reads of one mode, from their coming to the moment they may be served.
+/// The reads of one mode, from arrival until served.
 #[derive(Debug)]
 pub(super) struct Lane {
     mode: BarrierMode,
     link: StreamLink<ReadBarrierRequest, ReadBarrierResponse>,
     queue: mpsc::UnboundedReceiver<PendingRead>,
     applied: watch::Receiver<u64>,
-    /// No barrier has left for them yet.
+    /// Reads without a barrier yet.
     waiting: Vec<PendingRead>,
-    /// In the order they left.
+    /// In send order.
     sent: VecDeque<Sent>,
     confirmed: Vec<Confirmed>,
     next_id: u64,
@@ -100,8 +100,7 @@ impl Lane {
             self.expire(Instant::now());
             let waiting = self.waiting.len() + self.queue.len();
             if waiting > 0 && self.can_send(Instant::now()) && self.gather.is_over(waiting, Instant::now()) {
-                // Whatever else is ready to run may bring reads that can share this barrier. Costs nothing when nothing
-                // is.
+                // Other ready tasks may add reads to this barrier. Costs nothing if no task is ready.
                 tokio::task::yield_now().await;
             }
             let now = Instant::now();
@@ -113,7 +112,7 @@ impl Lane {
                 () = stop.wait() => return,
                 changed = self.applied.changed(), if !self.confirmed.is_empty() => {
                     if changed.is_err() {
-                        // The store is gone: nothing can be read any more.
+                        // The store is gone: no read is possible any more.
                         return;
                     }
                     self.release();
@@ -131,7 +130,7 @@ impl Lane {
             && self.closed_until.is_none_or(|until| now >= until)
     }
 
-    /// When something can be done that cannot be done now, if time is all it needs.
+    /// The earliest time to act without an external event.
     fn next_due(&self, now: Instant) -> Option<Instant> {
         let slow = (self.sent.len() < MAX_BARRIERS_IN_FLIGHT)
             .then(|| self.sent.back().map(|last| last.at + SLOW_BARRIER))
@@ -140,7 +139,7 @@ impl Lane {
         [slow.filter(|slow| *slow > now), overdue, self.closed_until, self.gather.due(now)].into_iter().flatten().min()
     }
 
-    /// Sends one barrier for all reads that are here.
+    /// Sends one barrier for all waiting reads.
     fn dispatch(&mut self, now: Instant) {
         if self.closed_until.is_some_and(|until| now >= until) {
             self.closed_until = None;
@@ -182,7 +181,7 @@ impl Lane {
             }
             LinkEvent::Lost(status) => {
                 self.trouble.note(format!("the sidecar was lost: {}", raftkv_runtime::reason::call(&status, "")));
-                // Asking again has no effect but an answer.
+                // A barrier has no side effects: safe to retry.
                 for sent in std::mem::take(&mut self.sent) {
                     self.waiting.extend(sent.reads);
                 }
@@ -196,13 +195,13 @@ impl Lane {
             Some(Outcome::NextIndex(next_index)) => {
                 self.refusals.reset();
                 self.trouble.clear();
-                // Barriers that left earlier have readers who came earlier still: this one is good for them, too.
+                // Reads of earlier barriers arrived even earlier: this answer covers them, too.
                 let reads: Vec<_> = self.sent.drain(..=at).flat_map(|sent| sent.reads).collect();
                 self.gather.answered(reads.len(), self.waiting.len() + self.queue.len(), now);
                 self.confirmed.push(Confirmed { next_index, reads });
                 self.release();
             }
-            // There is no leader, and has not been one for longer than an election takes: asking again is for clients.
+            // No leader for longer than an election takes: retries are up to clients.
             Some(Outcome::Refused(refused)) if refused.reason() == RefusedReason::NoMajority => {
                 self.turn_away(at, &refused.message);
             }
@@ -214,7 +213,7 @@ impl Lane {
                 let reason = match refused.reason() {
                     _ if !refused.message.is_empty() => refused.message,
                     RefusedReason::NoLeader => "no leader".to_owned(),
-                    RefusedReason::Overloaded => "the leader has too much waiting".to_owned(),
+                    RefusedReason::Overloaded => "the leader is overloaded".to_owned(),
                     RefusedReason::ShuttingDown => "the sidecar is stopping".to_owned(),
                     RefusedReason::TooLarge
                     | RefusedReason::DiskFull
@@ -225,16 +224,16 @@ impl Lane {
                 };
                 self.ask_again(at, reason, now);
             }
-            None => self.ask_again(at, "the sidecar answered nothing".to_owned(), now),
+            None => self.ask_again(at, "the sidecar sent no answer".to_owned(), now),
         }
     }
 
-    /// Waiting helps none of the reads that share this barrier.
+    /// Fails the reads of a barrier: waiting does not help.
     fn turn_away(&mut self, at: usize, reason: &str) {
         metrics::counter!("raftkv_engine_barriers_refused_total").increment(1);
         self.trouble.note(reason.to_owned());
         for read in self.sent.remove(at).into_iter().flat_map(|sent| sent.reads) {
-            // Its reader may have left.
+            // The reader may have left.
             let _ = read.passed.send(Err(reason.to_owned()));
         }
     }
@@ -254,7 +253,7 @@ impl Lane {
         }
     }
 
-    /// Lets go the reads whose index is applied.
+    /// Serves the reads with an applied index.
     fn release(&mut self) {
         let applied = *self.applied.borrow_and_update();
         self.confirmed.retain_mut(|confirmed| {
@@ -263,14 +262,14 @@ impl Lane {
                 return !confirmed.reads.is_empty();
             }
             for read in confirmed.reads.drain(..) {
-                // Its reader may have left.
+                // The reader may have left.
                 let _ = read.passed.send(Ok(()));
             }
             false
         });
     }
 
-    /// Takes back the reads of barriers that will not be answered any more.
+    /// Requeues the reads of barriers with an overdue answer.
     fn expire(&mut self, now: Instant) {
         while self.sent.front().is_some_and(|first| now >= first.answer_by) {
             let reads = self.sent.pop_front().map(|sent| sent.reads);
@@ -280,7 +279,7 @@ impl Lane {
         }
     }
 
-    /// While no barrier can leave, reads whose readers have left would pile up.
+    /// While no barrier can be sent, abandoned reads would accumulate.
     fn drop_abandoned(&mut self) {
         while let Ok(read) = self.queue.try_recv() {
             self.waiting.push(read);

@@ -1,4 +1,4 @@
-//! [`Lease`]: while the sidecar's lease holds, reading needs to ask nobody.
+//! [`Lease`]: the leader lease, for linearizable reads without a round trip.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
@@ -11,26 +11,26 @@ use tokio::sync::watch;
 
 use super::service::Service;
 
-/// What the sidecar granted this engine. Cheap to clone.
+/// The lease granted by the sidecar to this engine. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Lease {
-    /// By the clock that counts the time the machine is suspended; 0 = nothing is granted.
+    /// Expiry by the boot-time clock, which includes suspended time; 0 = no lease.
     until_ns: Arc<AtomicU64>,
 }
 
 impl Lease {
-    /// Whether what was read **before** this call is what a linearizable read may give.
+    /// Whether a read finished **before** this call is linearizable.
     ///
-    /// A process that is stopped between its read and this call finds out here how long that was.
+    /// A process suspended between the read and this call detects the expiry here.
     pub(super) fn holds(&self) -> bool {
-        // The read must not be done after the clock was looked at.
+        // The read must not be reordered after the clock.
         fence(Ordering::SeqCst);
         let until_ns = self.until_ns.load(Ordering::SeqCst);
         until_ns != 0 && (clock::boottime_ns() < until_ns || planted!(StaleLease))
     }
 
-    /// Takes what the sidecar grants and revokes, until `stop`. A grant counts while the stream that brought it is open, and
-    /// only in a store that has applied as far as it says: one that lost its state has to catch up first.
+    /// Applies grants and revocations of the sidecar until `stop`. A grant is valid while the stream is open, and only
+    /// if the store has applied up to the index in the grant: a store with lost state has to catch up first.
     pub(super) async fn keep(
         self,
         service: Service,
@@ -45,9 +45,9 @@ impl Lease {
             };
             match event {
                 LinkEvent::Opened => {
-                    // A sidecar that has a reason begins with it.
+                    // A sidecar out of service sends the reason first.
                     service.set("");
-                    // Without a name nothing will be granted.
+                    // Without a clock id the sidecar grants no lease.
                     let clock_id = clock::boottime_id().unwrap_or_default();
                     let _ = link.send(LeaseAck { clock_id, revocation: 0 });
                 }
@@ -58,7 +58,7 @@ impl Lease {
                 }
                 LinkEvent::Answer(LeaseGrant { revocation, .. }) => {
                     self.until_ns.store(0, Ordering::SeqCst);
-                    // A sidecar that does not hear of it waits until the grant has run out.
+                    // Without this acknowledgement the sidecar waits until the grant expires.
                     let _ = link.send(LeaseAck { revocation, ..LeaseAck::default() });
                 }
                 LinkEvent::NotOpened(_) | LinkEvent::Lost(_) => self.until_ns.store(0, Ordering::SeqCst),

@@ -1,4 +1,4 @@
-//! [`Barriers`]: what makes a read of local data linearizable.
+//! [`Barriers`]: linearizable reads of local data.
 
 mod lane;
 mod lease;
@@ -21,15 +21,15 @@ use lane::{Lane, PendingRead};
 use lease::Lease;
 use service::Service;
 
-/// Reads that may wait for a barrier; the next one is told to come back.
+/// Maximum reads waiting for a barrier; further reads get a retry-after.
 pub const MAX_WAITING_READS: usize = 16 * 1024;
-/// When a reader that was turned away should come back.
+/// Retry delay for a rejected read.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Asks consensus up to where a read must have applied, and waits until the store has.
+/// Obtains the index a read requires from consensus, and waits until the store has applied up to the index.
 ///
-/// All reads that wait when a barrier leaves share it. A read never uses a barrier that left before the read came:
-/// it might miss a write that was acknowledged in between. Cloning shares the lanes.
+/// All reads waiting when a barrier is sent share the barrier. A read never uses a barrier sent before the read
+/// arrived, as the read could miss a write acknowledged in between. Cloning shares the lanes.
 #[derive(Debug, Clone)]
 pub struct Barriers {
     lease: Lease,
@@ -41,9 +41,9 @@ pub struct Barriers {
 }
 
 impl Barriers {
-    /// Starts the tasks behind it. `applied` is the store's next index.
+    /// Starts the background tasks. `applied` is the store's next index.
     ///
-    /// After `stop` the tasks end at once: whoever drains requests does so before.
+    /// After `stop` the tasks end immediately: drain requests before.
     pub fn start(
         client: &ConsensusClient,
         applied: watch::Receiver<u64>,
@@ -67,19 +67,19 @@ impl Barriers {
         )
     }
 
-    /// Whether this node serves anything, stale reads and writes included.
+    /// Whether this node is in service. While out of service, stale reads and writes fail as well.
     ///
     /// # Errors
-    /// `Unavailable`, with the reason that the sidecar gives: the node was removed from its cluster, say.
+    /// `Unavailable`, with the reason given by the sidecar, for example a node removed from the cluster.
     pub(crate) fn check_service(&self) -> Result<(), BackendError> {
         self.service.check()
     }
 
-    /// What `read` gives, with the freshness asked for. Under the leader's lease that is one read and two looks at a clock;
-    /// a lease that ran out in between makes it a second read, after a barrier.
+    /// Runs `read` at the requested consistency level. Under the leader lease the cost is one read and two clock
+    /// checks; if the lease expires in between, the read is repeated after a barrier.
     ///
     /// # Errors
-    /// Those of `read` and of [`wait`](Self::wait).
+    /// The errors of `read` and of [`wait`](Self::wait).
     pub async fn read<T, F, R>(&self, consistency: Consistency, deadline: Instant, read: F) -> Result<T, BackendError>
     where
         F: Fn() -> R,
@@ -96,10 +96,11 @@ impl Barriers {
         read().await
     }
 
-    /// Returns once a read of the store has the freshness asked for.
+    /// Returns once a read of the store satisfies the consistency level.
     ///
     /// # Errors
-    /// `Unavailable` at the deadline, and at once while the group is known to have no leader: a node cut off from its group says so instead of serving something old.
+    /// `Unavailable` at the deadline, and immediately while the group is known to have no leader: a node cut off from
+    /// the group returns an error instead of stale data. `Overloaded` if too many reads are waiting.
     pub async fn wait(&self, consistency: Consistency, deadline: Instant) -> Result<(), BackendError> {
         self.check_service()?;
         let lane = match consistency {

@@ -1,14 +1,14 @@
-//! [`Service`]: whether this node serves at all, as its sidecar says.
+//! [`Service`]: whether this node is in service, as reported by the sidecar.
 
 use std::sync::Arc;
 
 use raftkv_backend::BackendError;
 use tokio::sync::watch;
 
-/// What the sidecar said last. Cheap to clone.
+/// The last report of the sidecar. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Service {
-    /// Why not; `None` = it serves.
+    /// Reason for being out of service; `None` = in service.
     out: watch::Sender<Option<Arc<str>>>,
 }
 
@@ -19,7 +19,7 @@ impl Default for Service {
 }
 
 impl Service {
-    /// Notes what the sidecar says; empty = it serves.
+    /// Records the report of the sidecar; empty = in service.
     pub(super) fn set(&self, out_of_service: &str) {
         self.out.send_if_modified(|out| {
             let changed = out.as_deref().unwrap_or_default() != out_of_service;
@@ -31,7 +31,7 @@ impl Service {
     }
 
     /// # Errors
-    /// `Unavailable`, with the reason, while this node serves nothing.
+    /// `Unavailable`, with the reason, while this node is out of service.
     pub(super) fn check(&self) -> Result<(), BackendError> {
         match &*self.out.borrow() {
             None => Ok(()),

@@ -1,7 +1,7 @@
-//! [`Admission`]: what of others' proposals this node passes on.
+//! [`Admission`]: checks proposals of routers before forwarding.
 //!
-//! A payload in the log must be applied by every replica, for ever, and one that cannot be decoded stops them all. So it
-//! is decoded here, before anybody has seen it, by the function by which the leader's sidecar decides as well.
+//! Every replica applies a log entry, permanently, and an undecodable entry stops all replicas. So payloads are
+//! validated here, before replication, with the same function as in the leader's sidecar.
 
 use raftkv_http::IDEMPOTENCY_KEEP;
 use raftkv_kv::{CommandRef, MAX_IDEMPOTENCY_KEEP_MS, ProposalRef, admit};
@@ -9,17 +9,17 @@ use raftkv_proto::consensus::{Refused, RefusedReason};
 
 use crate::disk_guard::DiskGuard;
 
-// What HTTP ports ask for is admitted.
+// Every retention time requested by HTTP ports is admitted.
 const _: () = assert!(IDEMPOTENCY_KEEP.as_millis() <= MAX_IDEMPOTENCY_KEEP_MS as u128);
 
-/// What a batch is known by.
+/// Identity of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BatchNumber {
     pub(super) session: u64,
     pub(super) sequence: u64,
 }
 
-/// Decides by looking at the payload and at the disk.
+/// Decides by the payload and the free disk space.
 #[derive(Debug, Clone)]
 pub(super) struct Admission {
     disk: DiskGuard,
@@ -30,7 +30,7 @@ impl Admission {
         Self { disk }
     }
 
-    /// What the batch is known by, where it is one. `Err` = definitely not proposed, and why.
+    /// Returns the identity of a batch, `None` for other proposals. `Err` = definitely not proposed, with the reason.
     pub(super) fn check(&self, payload: &[u8]) -> Result<Option<BatchNumber>, Refused> {
         let refused = |reason: RefusedReason, message: String| Refused { reason: reason.into(), message };
         let proposal = admit(payload).map_err(|error| {

@@ -1,4 +1,4 @@
-//! [`Answers`]: answers that the client has not read yet. The sender can take them back from a client that does not read.
+//! [`Answers`]: a queue of answers not yet read by the client. The sender can drop the answers of a client not reading.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -8,9 +8,9 @@ use std::task::{Context, Poll, Waker};
 use futures::Stream;
 use tokio::sync::Notify;
 
-/// The sending end of a stream of answers. The sender has to bound the number of unread answers.
+/// The sending end of a queue of answers. The sender must bound the number of unread answers.
 ///
-/// Dropping the sending end ends the stream, once all answers have been read.
+/// Dropping the sending end ends the stream after all answers have been read.
 pub(super) struct Answers<T>(Arc<Shared<T>>);
 
 /// The receiving end.
@@ -18,20 +18,20 @@ pub(super) struct AnswerStream<T>(Arc<Shared<T>>);
 
 struct Shared<T> {
     queue: Mutex<Queue<T>>,
-    /// Something was taken, or nobody takes anything any more.
+    /// An answer was taken, or the reader is gone.
     taken: Notify,
 }
 
 struct Queue<T> {
     waiting: VecDeque<T>,
-    /// There will be no more.
+    /// No more answers will follow.
     is_complete: bool,
-    /// Nobody reads any more.
+    /// The reader is gone.
     is_closed: bool,
     reader: Option<Waker>,
 }
 
-/// The two ends of a stream of answers.
+/// Makes the two ends of a queue of answers.
 pub(super) fn answers<T>() -> (Answers<T>, AnswerStream<T>) {
     let queue = Queue { waiting: VecDeque::new(), is_complete: false, is_closed: false, reader: None };
     let shared = Arc::new(Shared { queue: Mutex::new(queue), taken: Notify::new() });
@@ -53,22 +53,22 @@ impl<T> Answers<T> {
         reader.into_iter().for_each(Waker::wake);
     }
 
-    /// Answers that are not taken.
+    /// Number of unread answers.
     pub(super) fn waiting(&self) -> usize {
         self.0.queue().waiting.len()
     }
 
-    /// Whether nobody reads any more.
+    /// Whether the reader is gone.
     pub(super) fn is_closed(&self) -> bool {
         self.0.queue().is_closed
     }
 
-    /// Ready after an answer was taken, and after the end of the stream; for one waiter.
+    /// Completes after an answer was taken, and after the end of the stream; for one waiter.
     pub(super) async fn taken(&self) {
         self.0.taken.notified().await;
     }
 
-    /// Takes back what the client has not taken. The stream ends.
+    /// Drops all unread answers and ends the stream.
     pub(super) fn take_back(self) {
         self.0.queue().waiting.clear();
     }

@@ -1,4 +1,4 @@
-//! Who this node is and where its group stands.
+//! Description of this node and the state of the group.
 
 use std::time::{Duration, Instant};
 
@@ -10,20 +10,20 @@ use tonic::Status;
 use super::status;
 use crate::backend::{EngineBackend, read_failed};
 
-/// How long what the sidecar says is kept: every router asks about once a second.
+/// Cache time of the sidecar's status: every router asks about once per second.
 const KEPT: Duration = Duration::from_millis(200);
-/// A sidecar that does not say how it is within this is left out.
+/// Timeout of the sidecar's status; without an answer the description omits the status.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
-/// Of a node whose sidecar does not answer.
+/// Role of a node without an answer from the sidecar.
 const UNKNOWN_ROLE: &str = "unknown";
 
-/// The sidecar's last answer.
+/// The last status of the sidecar.
 #[derive(Debug, Default)]
 pub(super) struct KeptStatus(Mutex<Option<(Instant, ConsensusStatus)>>);
 
 impl KeptStatus {
     async fn get(&self, backend: &EngineBackend) -> ConsensusStatus {
-        // Held while asking: many who ask at once share one answer.
+        // Held during the call: concurrent callers share one answer.
         let mut kept = self.0.lock().await;
         if let Some((at, status)) = &*kept
             && at.elapsed() < KEPT
@@ -32,7 +32,7 @@ impl KeptStatus {
         }
         let asked = backend.consensus().status(Instant::now() + STATUS_TIMEOUT).await;
         let status = asked.unwrap_or_else(|error| {
-            tracing::debug!("describe this node without its sidecar: {error}");
+            tracing::debug!("the status of the sidecar is unavailable: {error}");
             ConsensusStatus { role: UNKNOWN_ROLE.to_owned(), ..ConsensusStatus::default() }
         });
         *kept = Some((Instant::now(), status.clone()));
@@ -40,7 +40,7 @@ impl KeptStatus {
     }
 }
 
-/// What is known here, at once: it may be old.
+/// Describes this node from local state, possibly stale.
 pub(super) async fn describe(
     name: &str,
     backend: &EngineBackend,

@@ -1,7 +1,7 @@
-//! The gRPC service through which routers reach this group: [`GroupService`].
+//! The gRPC service of this group for routers: [`GroupService`].
 //!
-//! A call may say which group of which sharded store it is meant for; one that means another fails with `UNAVAILABLE` and is
-//! done nothing about. Errors become status codes in [`status`] and nowhere else.
+//! A call may name the intended group and sharded store; on a mismatch the call fails with `UNAVAILABLE` and without
+//! effect. Backend errors become status codes only in [`status`].
 
 mod admission;
 mod answers;
@@ -37,28 +37,31 @@ use describe::KeptStatus;
 use read::Reader;
 use room::Room;
 
-/// Largest request: a proposal may be as large as a log entry, which is 16 MiB at most, and some to spare.
+/// Maximum request size: a proposal may be as large as a log entry, at most 16 MiB, plus a margin.
 const MAX_REQUEST_BYTES: usize = 20 * 1024 * 1024;
-/// Streams of proposals, of reads: each router has one or two of each. The next one is told to come back.
+/// Maximum open streams of proposals and of reads; each router has one or two of each. Further streams are refused as
+/// overload.
 const MAX_STREAMS: usize = 512;
-/// Bytes of proposals without an answer, of all streams together, half of it for one address: several times what all routers of a store
-/// have under way. More is refused as overload.
+/// Maximum bytes of unanswered proposals in all streams, half of the bytes per address: several times the bytes in
+/// flight of all routers of a store. Beyond the limit proposals are refused as overload.
 const PROPOSAL_ROOM_BYTES: usize = 256 * 1024 * 1024;
-/// Bytes of keys that are being read, and of values that were until they are sent, of all streams together. More is refused as overload.
+/// Maximum bytes in all streams of keys being read, and of values until sent. Beyond the limit reads are refused as
+/// overload.
 const READ_ROOM_BYTES: usize = 128 * 1024 * 1024;
-/// Requests and answers of reads up to this size are not counted there: their number is bounded.
+/// Read requests and answers up to this size do not count against [`READ_ROOM_BYTES`], because the number of such reads
+/// is bounded.
 const UNCOUNTED_BYTES: usize = 4 * 1024;
-/// Longest name of a system key, and longest key at which a listing begins or ends: above all that is stored.
+/// Maximum length of a system key name, and of the start or end key of a listing: above every stored length.
 const MAX_NAMED_BYTES: usize = 64 * 1024;
-/// Longest cursor of an export, which has a key in it.
+/// Maximum length of an export cursor, which contains a key.
 const MAX_CURSOR_BYTES: usize = 2 * MAX_NAMED_BYTES;
 
-/// How long calls may take.
+/// Timeouts of calls.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// When they do not say.
+    /// For calls without a timeout.
     pub default: Duration,
-    /// Whatever they say.
+    /// Upper bound.
     pub max: Duration,
 }
 
@@ -72,7 +75,7 @@ impl Timeouts {
     }
 }
 
-/// Serves `raftkv_proto::group` over an engine's parts. Cloning shares everything.
+/// Serves `raftkv_proto::group` on top of the parts of an engine. Cloning shares the state.
 #[derive(Clone)]
 pub struct GroupService {
     shared: Arc<Shared>,
@@ -93,8 +96,8 @@ struct Shared {
 }
 
 impl GroupService {
-    /// `name` is the node's. The store tells of what it applies by `shortcut`. After `stop` streams answer what they have taken, and
-    /// end.
+    /// `name` is the node name. The store reports applied batches through `shortcut`. After `stop` streams finish
+    /// accepted requests and end.
     pub fn new(name: String, backend: EngineBackend, shortcut: Shortcut, timeouts: Timeouts, stop: Shutdown) -> Self {
         let admission = Admission::new(backend.disk().clone());
         let upgrader = Upgrader::new(backend.clone());
@@ -114,26 +117,26 @@ impl GroupService {
         Self { shared: Arc::new(shared) }
     }
 
-    /// What raises the cluster version of this group.
+    /// The [`Upgrader`] of this group.
     pub fn upgrader(&self) -> Upgrader {
         self.shared.upgrader.clone()
     }
 
-    /// The tonic service, with its message limits.
+    /// Returns the tonic service with the message size limits.
     pub fn into_server(self) -> GroupServer<Self> {
         GroupServer::new(self).max_decoding_message_size(MAX_REQUEST_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    /// Refuses calls that mean another group.
+    /// Refuses calls intended for another group.
     fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
         check_identity(request.metadata(), &self.shared.backend.store().ownership())
     }
 }
 
-/// Metadata names the group that this is, or none.
+/// Checks the group and store in the metadata, if any, against the identity of this group.
 ///
-/// What this node knows of itself may be old: one whose data was wiped is back in its group before it has heard that the group is
-/// part of a store. So it says no more than that another node should be asked.
+/// The identity known to this node may be outdated: after a wipe, a node rejoins the group before learning of the
+/// sharded store. A mismatch therefore only tells the router to ask another node.
 fn check_identity(metadata: &MetadataMap, ownership: &Ownership) -> Result<(), Status> {
     let store = header(metadata, STORE_HEADER, |text| u64::from_str_radix(text, 16).ok())?;
     let group = header(metadata, GROUP_HEADER, |text| text.parse::<u32>().ok())?;
@@ -149,7 +152,7 @@ fn check_identity(metadata: &MetadataMap, ownership: &Ownership) -> Result<(), S
     }))
 }
 
-/// Refuses what no router asks for, before it is kept while the call waits.
+/// Refuses an oversized field before the field is kept during the call.
 fn check_length(bytes: &[u8], most: usize) -> Result<(), Status> {
     if bytes.len() <= most {
         return Ok(());
@@ -238,7 +241,7 @@ impl Group for GroupService {
     }
 }
 
-/// What `docs/reference/limits.md` says of this service.
+/// The limits of this service for `docs/reference/limits.md`.
 #[cfg(test)]
 pub(crate) fn limits() -> Vec<raftkv_runtime::limits_page::Row> {
     use raftkv_runtime::limits_page::{bytes, count, time};

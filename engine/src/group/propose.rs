@@ -1,8 +1,8 @@
-//! Proposals of routers, passed on to the sidecar: one stream of its own for each of theirs. What this node has applied is answered
-//! at once, without waiting for the sidecar to say so.
+//! Proposals of routers, forwarded to the sidecar with a separate stream per router stream. Batches applied on this
+//! node are answered immediately, without waiting for the sidecar.
 //!
-//! "Refused" is said only of what was never handed over. Once it was, what is lost with the sidecar's stream, or is not
-//! answered in time, is "unknown".
+//! "Refused" is answered only for proposals never sent to the sidecar. After the send, a broken sidecar stream or a
+//! timeout is answered as "unknown".
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -21,30 +21,31 @@ use crate::budget::Share;
 use crate::proposer::{AppliedHere, ShortcutEnd};
 use crate::stream_link::{LinkEvent, StreamLink};
 
-/// Proposals of one stream without an answer; more are not read from it. Routers have a few batches under way.
+/// Maximum unanswered proposals per stream; the stream is not read beyond the limit. Routers have a few batches in
+/// flight.
 pub(super) const MAX_IN_FLIGHT: usize = 128;
-/// Bytes of proposals of one stream without an answer.
+/// Maximum bytes of unanswered proposals per stream.
 pub(super) const MAX_IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
-/// A router that takes no answer for this long is gone.
+/// Time until a router not reading an answer counts as gone.
 pub(super) const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
-/// A sidecar that has not answered this long after it should have, never will.
+/// Time after the proposal timeout until a missing answer of the sidecar counts as lost.
 const OVERDUE: Duration = Duration::from_millis(500);
-/// The longest that a proposal may take, whatever it says.
+/// Upper bound for the timeout of a proposal.
 pub(super) const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often it is looked for overdue ones.
+/// Interval for checking overdue proposals.
 const EXPIRY_TICK: Duration = Duration::from_millis(250);
-/// When this node stops, what is under way gets this long.
+/// Time for in-flight proposals to finish when this node stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// What a stream takes of that which all share.
+/// Shares of a stream in the common limits.
 pub(super) struct Shares {
-    /// One of the streams; given back when it ends.
+    /// Share of the stream limit, returned when the stream ends.
     pub(super) _stream: Share,
-    /// For the bytes of its proposals.
+    /// Budget for the bytes of proposals.
     pub(super) room: ClientRoom,
 }
 
-/// The answers to `requests`, made by a task that ends with the stream.
+/// Returns the answers to `requests`, produced by a task with the lifetime of the stream.
 pub(super) fn start(
     requests: Streaming<ProposeRequest>,
     link: StreamLink<ProposeRequest, ProposeResponse>,
@@ -67,16 +68,16 @@ pub(super) fn start(
         is_ended: false,
         shares,
     };
-    // Ends when the router's stream does, or soon after `stop`; the server waits for its streams.
+    // The task ends with the router's stream, or soon after `stop`; the server waits for the stream.
     tokio::spawn(pump.run(stop));
     ReceiverStream::new(receiver)
 }
 
-/// Handed to the sidecar, not answered yet.
+/// A proposal sent to the sidecar, not answered yet.
 struct Sent {
-    /// The router's.
+    /// Id chosen by the router.
     id: u64,
-    /// Where it is a batch.
+    /// For batches only.
     number: Option<BatchNumber>,
     bytes: usize,
     _room: [Share; 2],
@@ -86,22 +87,23 @@ struct Sent {
 struct Pump {
     requests: Streaming<ProposeRequest>,
     link: StreamLink<ProposeRequest, ProposeResponse>,
-    /// Tells of the batches of the stream's session.
+    /// Reports applied batches of the stream's session.
     shortcut: ShortcutEnd,
     admission: Admission,
     answers: mpsc::Sender<Result<ProposeResponse, Status>>,
-    /// By our own ids: a router may use one again after its answer, and then a late one must not meet the wrong proposal.
+    /// Keyed by local id: a router may reuse an id after the answer, and a late answer must not match the wrong
+    /// proposal.
     in_flight: HashMap<u64, Sent>,
     bytes: usize,
     next_id: u64,
-    /// Why the sidecar's stream cannot be opened; `None` = it is open, or being opened, which is waited for.
+    /// Reason the sidecar stream cannot be opened; `None` = open, or opening, in which case proposals wait.
     unreachable: Option<String>,
-    /// The router sends no more.
+    /// The router has closed the request side.
     is_ended: bool,
     shares: Shares,
 }
 
-/// That this node serves nothing is no reason for a router to give up: another node of the group may serve.
+/// Maps "out of service" to "no leader": another node of the group may be in service, so the router should retry.
 fn for_routers(outcome: Outcome) -> Outcome {
     match outcome {
         Outcome::Refused(mut refused) if refused.reason() == RefusedReason::OutOfService => {
@@ -112,12 +114,12 @@ fn for_routers(outcome: Outcome) -> Outcome {
     }
 }
 
-/// Nobody takes answers any more.
+/// The receiver of the answers is gone.
 struct Gone;
 
 impl Pump {
     async fn run(mut self, stop: Shutdown) {
-        // The task ends with whoever it works for.
+        // The task ends with the stream.
         let _ = self.pump(stop).await;
     }
 
@@ -199,7 +201,7 @@ impl Pump {
             LinkEvent::Opened => self.unreachable = None,
             LinkEvent::Answer(ProposeResponse { id, outcome }) => {
                 if let Some(sent) = self.take(id) {
-                    let nothing = || Outcome::Unknown(Unknown { message: "the sidecar answered nothing".to_owned() });
+                    let nothing = || Outcome::Unknown(Unknown { message: "the sidecar sent no answer".to_owned() });
                     self.answer(sent.id, outcome.map_or_else(nothing, for_routers)).await?;
                 }
             }
@@ -214,7 +216,7 @@ impl Pump {
         Ok(())
     }
 
-    /// The sidecar will tell as well, which then nobody waits for.
+    /// Answers a batch applied on this node. The later answer of the sidecar is ignored.
     async fn on_applied_here(&mut self, applied: AppliedHere) -> Result<(), Gone> {
         let AppliedHere { session, sequence, index, answer } = applied;
         let number = Some(BatchNumber { session, sequence });
@@ -225,7 +227,7 @@ impl Pump {
         }
     }
 
-    /// Says "unknown" of everything that was handed over.
+    /// Answers "unknown" for all proposals in flight.
     async fn forget(&mut self, why: &str) -> Result<(), Gone> {
         let ids: Vec<u64> = self.in_flight.keys().copied().collect();
         self.give_up(ids, why).await

@@ -1,4 +1,4 @@
-//! [`Reader`]: reads of routers, many keys at once.
+//! [`Reader`]: batched reads of routers.
 
 use std::time::{Duration, Instant};
 
@@ -17,48 +17,49 @@ use super::{Timeouts, UNCOUNTED_BYTES, status};
 use crate::backend::{EngineBackend, RETRY_AFTER, read_failed};
 use crate::budget::{Budget, Share};
 
-/// Requests of one stream that are read at once; more are not taken from it.
+/// Maximum requests of a stream in progress; the stream is not read beyond the limit.
 pub(super) const MAX_IN_FLIGHT: usize = 64;
-/// Most keys in one request.
+/// Maximum keys per request.
 pub(super) const MAX_KEYS: usize = 4_096;
-/// Up to so many keys are looked up on the task's own thread: handing them to another would cost more.
+/// Up to this number of keys, the lookup runs on the current thread, which costs less than a handover.
 const INLINE_KEYS: usize = 64;
-/// Largest answer: what a message may have, with room to spare.
+/// Maximum answer size: the message size limit, with a margin.
 pub(super) const MAX_ANSWER_BYTES: usize = 48 * 1024 * 1024;
 
-/// A client that takes no answer for this long is gone, and what it has not taken is forgotten.
+/// Time until a client not reading an answer counts as gone; unread answers are dropped.
 pub(super) const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
-/// How often that is looked at.
+/// Check interval of [`ANSWER_PATIENCE`].
 const PATIENCE_TICK: Duration = Duration::from_secs(1);
 
-/// What reads are served with.
+/// Dependencies for serving reads.
 #[derive(Clone)]
 pub(super) struct Reader {
     pub(super) backend: EngineBackend,
     pub(super) timeouts: Timeouts,
-    /// For the bytes that are under way.
+    /// Budget for bytes in flight.
     pub(super) room: Budget,
 }
 
 type Answer = Result<pb::ReadResponse, Status>;
-/// With its share of the room.
+/// An answer with the share of the byte budget.
 type Roomed = (Answer, Option<Share>);
 
-/// What was read.
+/// Result of a lookup.
 enum Values {
-    /// With its share of the room.
+    /// The values, with the share of the byte budget.
     All(Many, Option<Share>),
-    /// More than an answer may hold.
+    /// Larger than the maximum answer.
     TooLarge,
-    /// There is no room for it now.
+    /// The byte budget is exhausted.
     NoRoom,
 }
 
 impl Reader {
-    /// The answers to `requests`, as they come, made by a task that ends with the stream. After `stop` no more are taken.
+    /// Returns the answers to `requests` in order of completion, produced by a task with the lifetime of the stream.
+    /// After `stop` no more requests are read.
     ///
-    /// A task of its own, because nobody looks at a stream whose client does not read: deadlines would not end what waits, and what is done
-    /// would keep its turn and its room for good.
+    /// A separate task is needed because the server does not poll the stream of a client not reading: deadlines would
+    /// not expire, and finished reads would hold a turn and memory forever.
     pub(super) fn serve(
         self,
         requests: Streaming<pb::ReadRequest>,
@@ -70,14 +71,14 @@ impl Reader {
             let _held = share;
             self.pump(requests, stop, answers).await;
         });
-        // From here on the gate of the port counts it.
+        // From here on the gate of the port counts the bytes.
         stream.map(|(answer, _room)| answer)
     }
 
     async fn pump(&self, mut requests: Streaming<pb::ReadRequest>, stop: Shutdown, answers: Answers<Roomed>) {
         let mut working = FuturesUnordered::new();
         let mut is_ended = false;
-        // An answer was taken then, or there was none to take.
+        // Time of the last progress: an answer was taken, or none was unread.
         let mut moved_on = Instant::now();
         let mut tick = tokio::time::interval(PATIENCE_TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -95,7 +96,7 @@ impl Reader {
                 Some(answer) = working.next() => {
                     let answer: Roomed = answer;
                     if answer.0.is_err() {
-                        // The last thing on a stream.
+                        // An error is the last message of a stream.
                         working.clear();
                         is_ended = true;
                     }
@@ -126,8 +127,8 @@ impl Reader {
         }
     }
 
-    /// `Err` ends the stream: the request is not one that a router would send, or asks for more than a message can hold,
-    /// which it can mend only by asking for less.
+    /// `Err` ends the stream: either the request is invalid, or the answer exceeds the message size limit, in which
+    /// case the client must ask for less.
     async fn answer(&self, request: pb::ReadRequest) -> Roomed {
         match self.try_answer(request).await {
             Ok((answer, share)) => (Ok(answer), share),
@@ -148,7 +149,7 @@ impl Reader {
         let deadline = self.timeouts.deadline(timeout_ms);
         let read = || async {
             let store = self.backend.store();
-            // Taken before the read: what the read sees is at least that new.
+            // Taken before the read: the data read is at least as new.
             let store_revision = store.revision();
             let values = if keys.len() <= INLINE_KEYS {
                 get(store, &keys, &self.room)
@@ -178,7 +179,7 @@ impl Reader {
 
 fn get(store: &Store, keys: &[Key], room: &Budget) -> Result<Values, StoreError> {
     let many = match keys {
-        // The common case of one caller: cheaper, and the same.
+        // The common case of one caller: cheaper, with the same result.
         [key] => match store.get(key) {
             Ok(entry) => Some(vec![Ok(entry)]),
             Err(StoreError::WrongGroup) => Some(vec![Err(NotServed)]),
@@ -191,7 +192,7 @@ fn get(store: &Store, keys: &[Key], room: &Budget) -> Result<Values, StoreError>
     Ok(share_of(room, bytes).map_or(Values::NoRoom, |share| Values::All(many, share)))
 }
 
-/// A share of the room; none is needed for what is small. `Err` = there is no room.
+/// Takes a share of the byte budget; not needed for small sizes. `Err` = the budget is exhausted.
 fn share_of(room: &Budget, bytes: usize) -> Result<Option<Share>, ()> {
     if bytes <= UNCOUNTED_BYTES {
         return Ok(None);
@@ -214,7 +215,7 @@ fn results(values: Many, store_revision: u64) -> pb::ReadResults {
     pb::ReadResults { results: results.collect(), store_revision }
 }
 
-/// An entry as it travels.
+/// Converts an entry to the wire format.
 pub(super) fn entry(stored: Entry) -> pb::Entry {
     pb::Entry {
         key: stored.key.into_bytes(),
@@ -225,7 +226,7 @@ pub(super) fn entry(stored: Entry) -> pb::Entry {
     }
 }
 
-/// How fresh a read must be.
+/// Parses the consistency level.
 pub(super) fn consistency(asked: i32) -> Result<Consistency, Status> {
     match pb::Consistency::try_from(asked) {
         Ok(pb::Consistency::Linearizable) => Ok(Consistency::Linearizable),

@@ -1,4 +1,4 @@
-//! [`Room`]: bytes that all clients of the port share, of which none may have more than half.
+//! [`Room`]: a byte budget shared by all clients of the port, at most half per client.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,10 +14,10 @@ pub(super) struct Room {
     clients: Arc<Mutex<Clients>>,
 }
 
-/// `None` = on a socket without addresses.
+/// `None` = a socket without addresses.
 type Clients = HashMap<Option<IpAddr>, Weak<Budget>>;
 
-/// The part of a room that one client may take.
+/// The share of a room available to one client.
 #[derive(Debug, Clone)]
 pub(super) struct ClientRoom {
     all: Budget,
@@ -29,7 +29,7 @@ impl Room {
         Self { all: Budget::new(bytes), bytes, clients: Arc::default() }
     }
 
-    /// What `client` may take, together with its other streams.
+    /// Returns the budget of `client`, shared by all streams of the client.
     pub(super) fn of(&self, client: Option<IpAddr>) -> ClientRoom {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let known = clients.get(&client).and_then(Weak::upgrade);
@@ -44,7 +44,7 @@ impl Room {
 }
 
 impl ClientRoom {
-    /// Takes `bytes`, or nothing when they are not to be had.
+    /// Takes `bytes`, or `None` if not available.
     pub(super) fn take(&self, bytes: usize) -> Option<[Share; 2]> {
         Some([self.own.take(bytes)?, self.all.take(bytes)?])
     }

@@ -12,14 +12,14 @@ use tonic::Status;
 use super::{read, status};
 use crate::backend::{EngineBackend, read_failed};
 
-/// Largest page of a listing, keys and values together.
+/// Maximum size of a listing page, keys and values together.
 pub(super) const MAX_LIST_BYTES: u64 = 16 * 1024 * 1024;
-/// A page of an export when its size is not said.
+/// Default size of an export page.
 const EXPORT_BYTES: usize = 1024 * 1024;
-/// Largest page of an export: it travels in one log entry of the other group, beside whatever else is under way there.
+/// Maximum size of an export page: a page must fit in one log entry of the target group, beside other traffic.
 pub(super) const MAX_EXPORT_BYTES: usize = 4 * 1024 * 1024;
 
-/// A page of the keys that are served.
+/// Lists one page of the keys served by this group.
 pub(super) async fn list(
     backend: &EngineBackend,
     request: pb::ListRequest,
@@ -51,7 +51,7 @@ pub(super) async fn list(
     })
 }
 
-/// A system key, as of every change acknowledged before the question.
+/// Reads a system key linearizably.
 pub(super) async fn system_key(
     backend: &EngineBackend,
     key: &Bytes,
@@ -63,7 +63,7 @@ pub(super) async fn system_key(
     Ok(pb::SystemKey { version, value })
 }
 
-/// A page of what a move takes away.
+/// Reads one page of an export.
 pub(super) async fn export(
     backend: &EngineBackend,
     request: pb::ExportRequest,

@@ -1,10 +1,10 @@
-//! Errors as gRPC status codes, and as refusals of reads.
+//! Conversion of errors to gRPC status codes and to refusals of reads.
 
 use raftkv_backend::BackendError;
 use raftkv_proto::group::{ReadRefused, ReadRefusedReason};
 use tonic::Status;
 
-/// For calls that are answered once.
+/// For unary calls.
 pub(crate) fn of_backend(error: BackendError) -> Status {
     let text = error.reason();
     match error {

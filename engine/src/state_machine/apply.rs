@@ -9,11 +9,11 @@ use tonic::{Status, Streaming};
 
 use super::status;
 
-/// Requests of one stream that may be under way. What is beyond waits in the connection, and then at the sender.
+/// Maximum requests in flight per stream. Further requests wait in the connection, then at the sender.
 pub(super) const IN_FLIGHT: usize = 64;
 
-/// Applies what `requests` brings, in order, and gives the answers in the same order. From now on this stream is the one
-/// in charge: older ones end with `ABORTED`. What they have queued is still applied before anything of this one.
+/// Applies `requests` in order and returns the answers in the same order. This stream becomes the active stream: older
+/// streams end with `ABORTED`, but requests already queued by older streams are applied first.
 pub(super) fn start(
     store: Store,
     requests: Streaming<pb::ApplyRequest>,
@@ -25,7 +25,7 @@ pub(super) fn start(
         number = *newest;
     });
     let (tickets, queue) = mpsc::channel(IN_FLIGHT);
-    // Ends when the sender does, when the answers are no longer wanted, or when another stream takes over.
+    // Ends when the sender ends, when the answers are dropped, or when another stream takes over.
     tokio::spawn(feed(store, requests, tickets, number, streams.subscribe()));
     ReceiverStream::new(queue).then(|ticket: Result<Ticket, Status>| async {
         let applied = ticket?.wait().await.map_err(|error| status::of_apply(&error))?;
@@ -41,7 +41,7 @@ async fn feed(
     mut newest: watch::Receiver<u64>,
 ) {
     let ended: Status = loop {
-        // Room first: a request that is taken must be answered.
+        // Reserve capacity first: every accepted request must be answered.
         let permit = tokio::select! {
             biased;
             _ = newest.wait_for(|&newest| newest != number) => break taken_over(),
@@ -91,7 +91,7 @@ fn entry(entry: pb::Entry) -> Result<ApplyEntry, Status> {
         Some(pb::entry::Kind::Payloads(pb::Payloads { payloads })) => EntryKind::Payloads(payloads),
         Some(pb::entry::Kind::Membership(membership)) => EntryKind::Membership(membership),
         Some(pb::entry::Kind::Blank(_)) => EntryKind::Blank,
-        // A kind that this version does not know: taking it for blank would lose what it says.
+        // A kind unknown to this version: treating the entry as blank would lose the content.
         None => return Err(Status::invalid_argument(format!("entry {} is of no known kind", entry.index))),
     };
     let pb::Entry { index, log_id, clock_ms, group_clock_ms, .. } = entry;

@@ -1,15 +1,15 @@
-//! The gRPC service through which consensus drives the [`Store`].
+//! The gRPC service for consensus to drive the [`Store`].
 //!
-//! Errors become status codes here and nowhere else, see [`status`]:
+//! Store errors become status codes only in [`status`]; errors of an upgrade are converted as for routers.
 //!
 //! | code                  | meaning                                                                        |
 //! |-----------------------|--------------------------------------------------------------------------------|
-//! | `FAILED_PRECONDITION` | entries are missing before these, or a snapshot that is not wanted here        |
+//! | `FAILED_PRECONDITION` | earlier entries are missing, or an unwanted snapshot                           |
 //! | `DATA_LOSS`           | stored data or a received snapshot is damaged                                  |
-//! | `INVALID_ARGUMENT`    | a message that the contract does not allow                                     |
+//! | `INVALID_ARGUMENT`    | a message outside the contract                                                 |
 //! | `ABORTED`             | another apply stream has taken over                                            |
 //! | `UNAVAILABLE`         | the store has stopped: this process is ending                                  |
-//! | `RESOURCE_EXHAUSTED`  | the disk has no room for it now; nothing was changed                           |
+//! | `RESOURCE_EXHAUSTED`  | not enough disk space at the moment; nothing was changed                       |
 //! | `INTERNAL`            | the disk failed; this process is ending                                        |
 
 mod apply;
@@ -32,16 +32,16 @@ use crate::disk_guard::DiskGuard;
 use crate::group::status::of_backend;
 use crate::upgrade::Upgrader;
 
-/// What of the status the store does not know.
+/// Status fields from outside the store.
 #[derive(Clone, Debug, Default)]
 pub struct ServiceInfo {
-    /// Address where this engine serves HTTP, as clients reach it.
+    /// HTTP address of this engine, as reachable for clients.
     pub http_address: String,
-    /// Knows whether values are refused; for `disk_nearly_full`.
+    /// Reports whether values are refused; for `disk_nearly_full`.
     pub disk: Option<DiskGuard>,
 }
 
-/// What raises the cluster version: known once the rest of the engine is there.
+/// Slot for the [`Upgrader`], filled once the rest of the engine has started.
 pub type UpgraderSlot = Arc<OnceLock<Upgrader>>;
 
 /// Serves `raftkv_proto::state_machine` over a [`Store`].
@@ -50,22 +50,22 @@ pub struct StateMachineService {
     store: Store,
     info: ServiceInfo,
     upgrader: UpgraderSlot,
-    /// Number of the apply stream that is in charge: the newest. Older ones end when they see another number.
+    /// Number of the active apply stream: the newest. Older streams end on seeing a different number.
     streams: watch::Sender<u64>,
 }
 
 impl StateMachineService {
-    /// Over `store`.
+    /// Serves `store`.
     pub fn new(store: Store, info: ServiceInfo) -> Self {
         Self { store, info, upgrader: UpgraderSlot::default(), streams: watch::Sender::new(0) }
     }
 
-    /// Where to put what raises the cluster version.
+    /// The slot for the [`Upgrader`].
     pub fn upgrader(&self) -> UpgraderSlot {
         Arc::clone(&self.upgrader)
     }
 
-    /// Where this engine stands, and which versions it speaks.
+    /// Adds the cluster version, clock and supported versions of this engine to a position.
     fn position(&self, at: Position) -> pb::Position {
         pb::Position {
             cluster_version: self.store.version(),
@@ -77,7 +77,7 @@ impl StateMachineService {
         }
     }
 
-    /// The tonic service, with the message limits of the contract.
+    /// Returns the tonic service with the message size limits of the contract.
     pub fn into_server(self) -> StateMachineServer<Self> {
         StateMachineServer::new(self)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -156,13 +156,13 @@ impl StateMachine for StateMachineService {
     }
 }
 
-/// Of a state, without what is said of this process.
+/// Converts a position, without the fields of this process.
 fn position(position: Position) -> pb::Position {
     let Position { next_index, log_id, membership } = position;
     pb::Position { next_index, log_id, membership, ..pb::Position::default() }
 }
 
-/// Runs what blocks on the disk off the async workers.
+/// Runs blocking disk work outside the async workers.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, Status> {
@@ -172,6 +172,6 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-/// Requests of the sidecar that one stream has under way.
+/// Maximum requests of the sidecar in flight per stream.
 #[cfg(test)]
 pub(crate) const APPLIES_IN_FLIGHT: usize = apply::IN_FLIGHT;

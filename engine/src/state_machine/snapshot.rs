@@ -1,4 +1,4 @@
-//! The snapshot streams. A thread does what blocks; a short channel to it is the back-pressure.
+//! The snapshot streams. A thread does the blocking work; a short channel provides back-pressure.
 
 use futures::{Stream, StreamExt};
 use raftkv_proto::state_machine as pb;
@@ -10,10 +10,10 @@ use tonic::{Status, Streaming};
 
 use super::{position, status};
 
-/// Frames between the thread and the wire.
+/// Capacity of the channel between thread and stream, in frames.
 const FRAMES: usize = 4;
 
-/// The whole state of this moment.
+/// Streams a snapshot of the current state.
 pub(super) fn send(store: Store) -> impl Stream<Item = Result<pb::SnapshotChunk, Status>> + Send {
     let (chunks, queue) = mpsc::channel::<Result<Kind, StoreError>>(FRAMES);
     tokio::task::spawn_blocking(move || {
@@ -37,7 +37,7 @@ pub(super) fn send(store: Store) -> impl Stream<Item = Result<pb::SnapshotChunk,
             })
         });
         for kind in std::iter::once(Ok(header)).chain(parts) {
-            // Nobody listens any more: stop reading.
+            // The receiver is gone: stop reading.
             if chunks.blocking_send(kind).is_err() {
                 return;
             }
@@ -49,8 +49,8 @@ pub(super) fn send(store: Store) -> impl Stream<Item = Result<pb::SnapshotChunk,
     })
 }
 
-/// Receives a state and returns its token. When the caller goes away this future is dropped, the thread finds its
-/// channel closed before the trailer, and removes what it has written.
+/// Receives a snapshot and returns the staging token. If the caller disconnects, this future is dropped, the thread
+/// sees the channel close before the trailer and deletes the staged data.
 pub(super) async fn receive(store: Store, mut chunks: Streaming<pb::SnapshotChunk>) -> Result<u64, Status> {
     let header = match chunks.message().await?.and_then(|chunk| chunk.kind) {
         Some(Kind::Header(header)) => header,
@@ -76,18 +76,18 @@ pub(super) async fn receive(store: Store, mut chunks: Streaming<pb::SnapshotChun
                     SnapshotPart::Trailer { records: trailer.records, crc32c: trailer.crc32c }
                 }
                 Some(Kind::Header(_)) | None => {
-                    break Some(Status::invalid_argument("a chunk of a kind that is not due"));
+                    break Some(Status::invalid_argument("an unexpected kind of chunk"));
                 }
             },
         };
-        // The thread has given up; its result says why.
+        // The thread has given up; the result contains the reason.
         if parts.send(part).await.is_err() {
             break None;
         }
     };
     if broken.is_some() {
-        // A whole snapshot may have come before the error: whoever sent it does not expect it to be kept. An extra part
-        // makes it refused, in every case.
+        // A complete snapshot may have arrived before the error, but the sender expects a failure. An extra frame makes
+        // the store reject the snapshot in every case.
         let _ = parts.send(SnapshotPart::Frame(bytes::Bytes::new())).await;
     }
     drop(parts);

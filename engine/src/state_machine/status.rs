@@ -3,7 +3,7 @@
 use raftkv_store::{ApplyError, StoreError};
 use tonic::Status;
 
-/// For everything but applying.
+/// Status of all calls but apply.
 pub(super) fn of_store(error: &StoreError) -> Status {
     let text = error.to_string();
     match error {
@@ -17,7 +17,7 @@ pub(super) fn of_store(error: &StoreError) -> Status {
     }
 }
 
-/// For applying.
+/// Status of apply.
 pub(super) fn of_apply(error: &ApplyError) -> Status {
     let text = error.to_string();
     match error {

@@ -1,7 +1,9 @@
-//! [`Upgrader`]: raises the cluster version when all who are concerned speak the next one, and lets operators hold or hurry it.
+//! [`Upgrader`]: raises the cluster version once all members and routers support the next version; lets operators hold
+//! or speed up the upgrade.
 //!
-//! Every engine has one; it acts while its node leads. What it decides by is in [`plan`]; that the version rises by one from what it
-//! is, and never while it is held, is decided again where the command is applied, so two leaders at once do no harm.
+//! Every engine has an upgrader, active while the node is the leader. The decision is made in [`plan`]. On apply, the
+//! state machine checks again for a single step from the current version and for a hold, so two leaders at the same
+//! time do no harm.
 
 mod plan;
 
@@ -21,24 +23,25 @@ use tokio::sync::Mutex;
 use crate::backend::{EngineBackend, read_failed};
 use plan::{Facts, Plan};
 
-/// How often it looks.
+/// Check interval.
 const LOOK: Duration = Duration::from_secs(1);
-/// As long as the group may just have been formed: a client may want what is new at once.
+/// Check interval while the group may be new: a client may need new features immediately.
 const FIRST_LOOK: Duration = Duration::from_millis(50);
-/// It may, for so long.
+/// Duration of the short check interval after the start.
 const YOUNG: Duration = Duration::from_secs(30);
-/// What the keeper does by itself takes this long at most.
+/// Timeout of an automatic upgrade.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a request may take when it does not say.
+/// Default timeout of a request.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A leader knows what members speak within this after the last of them was replaced: it asks them once a second.
+/// Time for a leader to learn the members' versions after the last member was replaced: the leader polls once per
+/// second.
 const SETTLES: Duration = Duration::from_millis(2_500);
-/// Between two looks until then.
+/// Poll interval during [`SETTLES`].
 const FACTS_AGAIN: Duration = Duration::from_millis(200);
-/// And whatever it says.
+/// Upper bound for the timeout of a request.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Cloning shares everything.
+/// Raises the cluster version of a group. Cloning shares the state.
 #[derive(Clone)]
 pub struct Upgrader {
     shared: Arc<Shared>,
@@ -46,17 +49,17 @@ pub struct Upgrader {
 
 struct Shared {
     backend: EngineBackend,
-    /// What the routers were last seen to speak, and since when.
+    /// The last seen versions of the routers, with the time of the first sighting.
     routers: Mutex<Option<(RouterVersions, Instant)>>,
 }
 
 impl Upgrader {
-    /// Over an engine's parts.
+    /// Makes an upgrader on top of an engine's parts.
     pub fn new(backend: EngineBackend) -> Self {
         Self { shared: Arc::new(Shared { backend, routers: Mutex::new(None) }) }
     }
 
-    /// Raises the version when it may rise, until `stop`.
+    /// Raises the version when allowed, until `stop`.
     pub async fn run(self, stop: Shutdown) {
         let begin = Instant::now();
         loop {
@@ -66,12 +69,12 @@ impl Upgrader {
                 () = tokio::time::sleep(if is_young { FIRST_LOOK } else { LOOK }) => {}
             }
             if let Err(error) = self.look().await {
-                tracing::debug!(%error, "the cluster version was not looked at");
+                tracing::debug!(%error, "the cluster version could not be checked");
             }
         }
     }
 
-    /// Does what a request says, and tells how things stand after it.
+    /// Executes a request and returns the resulting state.
     pub async fn handle(&self, request: UpgradeRequest) -> Result<UpgradeStatus, BackendError> {
         let timeout = match request.timeout_ms {
             0 => DEFAULT_TIMEOUT,
@@ -79,7 +82,7 @@ impl Upgrader {
         };
         let deadline = Instant::now() + timeout;
         let action = UpgradeAction::try_from(request.action)
-            .map_err(|_| BackendError::Rejected("an action that this version does not know".to_owned()))?;
+            .map_err(|_| BackendError::Rejected("the action is unknown to this version".to_owned()))?;
         let (status, facts) = self.facts(deadline).await?;
         match action {
             UpgradeAction::Show => return Ok(described(&facts, &status)),
@@ -91,8 +94,8 @@ impl Upgrader {
         Ok(described(&facts, &status))
     }
 
-    /// Raises the version as far as it may rise, one after the other, and tells how things stand after it. Once it has risen, whatever keeps
-    /// it from rising further is no failure of this: what was reached is told, and why no more.
+    /// Raises the version step by step as far as allowed, and returns the resulting state. After the first successful
+    /// step a later obstacle is not an error: the result contains the version reached and the reason for stopping.
     async fn finish(
         &self,
         status: ConsensusStatus,
@@ -125,7 +128,7 @@ impl Upgrader {
         }
     }
 
-    /// The same facts, or those of a moment later where members have not been asked since their programs were replaced.
+    /// Returns the facts, refreshed for a moment if members have not been polled since their processes were replaced.
     async fn settled(
         &self,
         mut status: ConsensusStatus,
@@ -151,7 +154,7 @@ impl Upgrader {
             return Ok(());
         }
         let deadline = Instant::now() + TIMEOUT;
-        // Not fresh by a barrier: what is older than the group's state is refused where the command is applied.
+        // No barrier: outdated facts are refused when the command is applied.
         let status = self.shared.backend.consensus().status(deadline).await?;
         if status.role != "leader" {
             return Ok(());
@@ -163,7 +166,7 @@ impl Upgrader {
         Ok(())
     }
 
-    /// As of now, at the leader.
+    /// Current facts, at the leader only.
     async fn facts(&self, deadline: Instant) -> Result<(ConsensusStatus, Facts), BackendError> {
         let backend = &self.shared.backend;
         let status = backend.consensus().status(deadline).await?;
@@ -222,7 +225,7 @@ impl Upgrader {
             let (key, value) = (UPGRADE_KEY.into(), UpgradePolicy { hold }.encode());
             match self.propose(SystemCommand::PutKey { key, expected_version, value }, deadline).await? {
                 SystemAnswer::KeyPut { .. } => return Ok(()),
-                // Somebody else has changed it: their answer was not ours.
+                // Changed concurrently by another process: try again.
                 SystemAnswer::Refused(Refusal::Version { .. }) if Instant::now() < deadline => {}
                 SystemAnswer::Refused(refusal) => return Err(BackendError::Rejected(refusal.to_string())),
                 other => return Err(unexpected(&other)),
@@ -230,7 +233,7 @@ impl Upgrader {
         }
     }
 
-    /// Every command that comes here says what it expects, and may be repeated by its sender.
+    /// Proposes a system command; each command states the expected version, and the sender may repeat the command.
     async fn propose(&self, command: SystemCommand, deadline: Instant) -> Result<SystemAnswer, BackendError> {
         let payload = Proposal::System(command).encode();
         let answer = self.shared.backend.consensus().propose(payload, deadline).await?;
@@ -246,7 +249,7 @@ fn unexpected(answer: &impl std::fmt::Debug) -> BackendError {
     BackendError::Internal(format!("a system command was answered {answer:?}"))
 }
 
-/// The version has risen to what `facts` say, and it is not known whether it goes on.
+/// Describes a version raised to `facts.version`, when further progress failed with `error`.
 fn stopped(facts: &Facts, status: &ConsensusStatus, error: &BackendError) -> UpgradeStatus {
     let mut described = described(facts, status);
     if described.next != 0 {

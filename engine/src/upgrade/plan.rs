@@ -1,67 +1,67 @@
-//! [`Facts`]: whether the cluster version may rise. Pure: what is known is given.
+//! [`Facts`]: decides whether the cluster version may rise. Pure: all inputs are passed in.
 
 use std::time::Duration;
 
 use raftkv_kv::{MAX_CLOCK_MS, MAX_REVISION};
 use raftkv_proto::{ClusterVersion, STRICT_VERSION, VersionRange};
 
-/// A new version stands by for so long before the cluster version rises by itself: until then programs can go back to the version
-/// before, since nothing of the new one was written.
+/// Standby time before the cluster version rises automatically. Until then processes can be downgraded to the previous
+/// version, because no data of the new version was written.
 pub(super) const STANDBY: Duration = Duration::from_secs(600);
 
-// The data model knows no wire contracts, and says itself from when on it is strict.
+// The data model is independent of the wire contracts and defines the strict version separately.
 const _: () = assert!(raftkv_kv::STRICT_VERSION == STRICT_VERSION);
 
-/// What the leader's engine knows.
+/// Facts known to the leader's engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Facts {
     /// The cluster version in the state.
     pub(super) version: ClusterVersion,
-    /// What this engine speaks.
+    /// Versions supported by this engine.
     pub(super) spoken: VersionRange,
-    /// The highest version that every member speaks now; 0 = not known.
+    /// The highest version currently supported by every member; 0 = unknown.
     pub(super) members: ClusterVersion,
-    /// For how long they have all spoken it.
+    /// Time since all members support `members`.
     pub(super) members_for: Duration,
-    /// No older program can have been in the group: its leader's process formed it.
+    /// No older process can have been in the group, because the leader's process formed the group.
     pub(super) is_new: bool,
-    /// The revision or the clock of the group is beyond what the strict version allows.
+    /// The revision or the clock of the group is beyond the bounds of the strict version.
     pub(super) is_beyond_bounds: bool,
     /// An operator holds the version.
     pub(super) is_held: bool,
-    /// The group is a part of a sharded store: routers count.
+    /// The group is part of a sharded store, so routers count.
     pub(super) is_sharded: bool,
-    /// What the routers speak; `None` = they have not said so.
+    /// Versions supported by the routers; `None` = not reported.
     pub(super) routers: Option<VersionRange>,
-    /// For how long that has been so.
+    /// Time since the routers' versions last changed.
     pub(super) routers_for: Duration,
 }
 
-/// What is to be done about the version.
+/// Decision about the version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Plan {
-    /// It is the highest that this engine speaks.
+    /// Already the highest version supported by this engine.
     Newest,
-    /// It can rise now.
+    /// Can rise now.
     Raise,
-    /// It rises by itself in so long.
+    /// Rises automatically after this time.
     Wait(Duration),
-    /// It does not rise, and why.
+    /// Does not rise, with the reason.
     Blocked(String),
 }
 
 impl Facts {
-    /// The version after this one, if this engine speaks it.
+    /// The next version, if supported by this engine.
     pub(super) fn next(&self) -> Option<ClusterVersion> {
         self.version.checked_add(1).filter(|next| self.spoken.contains(*next))
     }
 
-    /// Whether members are in the way, as far as is known: they may have been replaced just now.
+    /// Whether members block the next version as far as known; members may have been replaced just now.
     pub(super) fn lacks_members(&self) -> bool {
         !self.is_held && self.next().is_some_and(|next| self.members < next)
     }
 
-    /// What is to be done when nobody asks for anything.
+    /// The decision without a request.
     pub(super) fn plan(&self) -> Plan {
         match self.finish() {
             Plan::Raise if !self.is_new => {
@@ -75,7 +75,7 @@ impl Facts {
         }
     }
 
-    /// What is to be done when an operator asks for the next version.
+    /// The decision when an operator requests the next version.
     pub(super) fn finish(&self) -> Plan {
         let Some(next) = self.next() else { return Plan::Newest };
         if self.is_held {
@@ -91,7 +91,7 @@ impl Facts {
         }
         match self.routers {
             _ if !self.is_sharded => Plan::Raise,
-            None => Plan::Blocked("no router has said what it speaks".to_owned()),
+            None => Plan::Blocked("no router has reported the versions it supports".to_owned()),
             Some(routers) if !routers.contains(next) => {
                 Plan::Blocked(format!("not every router speaks version {next}: all of them speak {routers}"))
             }

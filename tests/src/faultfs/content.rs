@@ -3,18 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Unit of memory and of what `stat` counts as allocated.
+/// Page size, and unit of allocated space in `stat`.
 pub(super) const PAGE: u64 = 4096;
 
 type Page = [u8; PAGE as usize];
 
-/// The bytes of a file. Pages that were never written take no memory and read as zeros. Clones share pages until either
-/// writes them.
+/// The bytes of a file. Unwritten pages take no memory and read as zeros. Clones share pages until a write (copy-on-write).
 #[derive(Debug, Clone, Default)]
 pub(super) struct Content {
     pages: BTreeMap<u64, Arc<Page>>,
     len: u64,
-    /// Pages before this one are allocated, written or not.
+    /// Pages before this page number are allocated, written or not.
     reserved: u64,
     /// Written pages from `reserved` on.
     beyond: u64,
@@ -26,12 +25,12 @@ impl Content {
         self.len
     }
 
-    /// Pages that are allocated.
+    /// Number of allocated pages.
     pub(super) fn pages(&self) -> u64 {
         self.reserved + self.beyond
     }
 
-    /// Pages that writing this range would allocate anew.
+    /// Number of pages that a write to this range would allocate.
     pub(super) fn pages_missing(&self, offset: u64, len: u64) -> u64 {
         if len == 0 {
             return 0;
@@ -41,7 +40,7 @@ impl Content {
         end.saturating_sub(first) - self.pages.range(first..end.max(first)).count() as u64
     }
 
-    /// The bytes of a range, as far as the file goes.
+    /// The bytes of a range, up to the end of the file.
     pub(super) fn read(&self, offset: u64, size: u64) -> Vec<u8> {
         let end = self.len.min(offset.saturating_add(size));
         let mut bytes = vec![0; end.saturating_sub(offset) as usize];
@@ -58,14 +57,14 @@ impl Content {
         bytes
     }
 
-    /// Writes, and makes the file longer where the bytes go beyond its end.
+    /// Writes, and extends the file if necessary.
     pub(super) fn write(&mut self, offset: u64, bytes: &[u8]) {
         self.put(offset, bytes);
         self.len = self.len.max(offset + bytes.len() as u64);
     }
 
-    /// Writes without making the file longer: what lies beyond its end shows only if it grows later, and is gone with
-    /// [`trim`](Self::trim).
+    /// Writes without extending the file: bytes beyond the end become visible only if the file grows later, and
+    /// [`trim`](Self::trim) removes them.
     pub(super) fn put(&mut self, offset: u64, bytes: &[u8]) {
         let mut at = 0;
         while at < bytes.len() {
@@ -82,7 +81,7 @@ impl Content {
         }
     }
 
-    /// Sets the length; what is new reads as zeros.
+    /// Sets the length; new bytes read as zeros.
     pub(super) fn resize(&mut self, len: u64) {
         let shorter = len < self.len;
         self.len = len;
@@ -92,13 +91,13 @@ impl Content {
         }
     }
 
-    /// Allocates the pages of a range, and those before it.
+    /// Allocates all pages up to the end of a range.
     pub(super) fn reserve(&mut self, offset: u64, len: u64) {
         self.reserved = self.reserved.max((offset + len).div_ceil(PAGE));
         self.beyond = self.pages.range(self.reserved..).count() as u64;
     }
 
-    /// Forgets the bytes beyond the end.
+    /// Removes the bytes beyond the end.
     pub(super) fn trim(&mut self) {
         self.pages.split_off(&self.len.div_ceil(PAGE));
         let within = (self.len % PAGE) as usize;

@@ -1,4 +1,4 @@
-//! [`Fault`]: what goes wrong with a disk on command, and [`Counts`]: what went wrong.
+//! [`Fault`]: an injected disk fault; [`Counts`]: operations and faults so far.
 
 use std::ops::Add;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-/// Which calls a fault is for.
+/// Calls affected by a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Call {
     /// fsync and fdatasync, of files and of directories.
@@ -17,20 +17,20 @@ pub enum Call {
     Write,
 }
 
-/// What a fault does to a call.
+/// Effect of a fault on a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// Nothing is done, and the call fails. After a failed fsync the writes it should have made durable never will be.
+    /// The call has no effect and fails. After a failed fsync, the covered writes never become durable.
     Fail(Errno),
-    /// Of a write, some sectors from its start reach the file; then it fails with EIO. Any other call fails as a whole.
+    /// A write stores some sectors from the start of the data, then fails with EIO. An fsync fails completely with EIO.
     Tear,
-    /// It fails with EIO, and what becomes of what was written is open until the power fails: as when the disk goes away with it.
+    /// The call fails with EIO; a power loss decides whether earlier writes survive, as if the disk were lost along with the power.
     Gone,
-    /// It succeeds, so much later. What was written meanwhile is not covered.
+    /// An fsync succeeds after this delay, without covering writes made during the delay.
     Delay(Duration),
 }
 
-/// Something to go wrong.
+/// An injected fault.
 #[derive(Debug, Clone)]
 pub struct Fault {
     call: Call,
@@ -41,12 +41,12 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// Every call of this kind, until the fault is cleared, unless told otherwise.
+    /// Affects every call of this kind until cleared, by default.
     pub fn new(call: Call, effect: Effect) -> Self {
         Self { call, effect, below: PathBuf::new(), after: 0, times: u64::MAX }
     }
 
-    /// Only of files in this directory, or in one below it; relative to the root of the file system.
+    /// Limits the fault to files in this directory and its subdirectories; relative to the root of the file system.
     pub fn below(mut self, path: impl Into<PathBuf>) -> Self {
         self.below = path.into();
         self
@@ -58,46 +58,46 @@ impl Fault {
         self
     }
 
-    /// Is over after so many calls.
+    /// Ends the fault after this number of calls.
     pub fn times(mut self, calls: u64) -> Self {
         self.times = calls;
         self
     }
 }
 
-/// Says how often a fault has fired.
+/// Counter of a fault's effects.
 #[derive(Debug, Clone, Default)]
 pub struct Fired(Arc<AtomicU64>);
 
 impl Fired {
-    /// How often until now.
+    /// Number of effects so far.
     pub fn count(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// What a disk has done and refused since it was made.
+/// Operations and refusals of a disk since its creation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Writes that succeeded.
+    /// Successful writes.
     pub writes: u64,
-    /// fsyncs that succeeded, of files and directories.
+    /// Successful fsyncs, of files and directories.
     pub fsyncs: u64,
-    /// Calls that failed by a fault.
+    /// Calls failed by a fault.
     pub failed: u64,
-    /// Writes that were cut short by a fault.
+    /// Writes cut short by a fault.
     pub torn: u64,
-    /// fsyncs that were delayed by a fault.
+    /// Fsyncs delayed by a fault.
     pub delayed: u64,
-    /// Calls refused because there was no space.
+    /// Calls refused for lack of space.
     pub no_space: u64,
-    /// Calls refused because the file system was read-only.
+    /// Calls refused by a read-only file system.
     pub read_only: u64,
     /// Power losses.
     pub power_losses: u64,
-    /// Changes of files that a power loss undid, whole or in part.
+    /// File changes undone by power losses, completely or in part.
     pub changes_lost: u64,
-    /// Changes of names that a power loss undid.
+    /// Name changes undone by power losses.
     pub names_lost: u64,
 }
 
@@ -120,7 +120,7 @@ impl Add for Counts {
     }
 }
 
-/// The faults that are set.
+/// The active faults.
 #[derive(Debug, Default)]
 pub(super) struct Faults(Vec<Armed>);
 
@@ -145,7 +145,7 @@ impl Faults {
         self.0.is_empty()
     }
 
-    /// What happens to this call, by the first fault that is for it.
+    /// Effect of the first matching fault on this call.
     pub(super) fn effect(&mut self, call: Call, path: &Path) -> Option<Effect> {
         for Armed { fault, fired } in &mut self.0 {
             if fault.call != call || fault.times == 0 || !path.starts_with(&fault.below) {

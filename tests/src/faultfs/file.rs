@@ -1,4 +1,4 @@
-//! [`FileData`]: a file's bytes as processes see them, and as a power loss would leave them.
+//! [`FileData`]: bytes of a file, as seen by processes and as left by a power loss.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -7,10 +7,10 @@ use rand::rngs::StdRng;
 
 use super::content::{Content, PAGE};
 
-/// What a disk writes whole or not at all.
+/// Unit of an atomic disk write.
 pub(super) const SECTOR: u64 = 512;
 
-/// Something done to a file that no fsync has made durable yet.
+/// A change of a file, not yet durable.
 #[derive(Debug, Clone)]
 enum Change {
     Write { offset: u64, bytes: Vec<u8> },
@@ -18,25 +18,24 @@ enum Change {
     Reserve { offset: u64, len: u64 },
 }
 
-/// A file's bytes: live, durable, and what lies between the two.
+/// Live bytes, durable bytes, and the pending changes between both states.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FileData {
     live: Content,
     durable: Content,
-    /// In the order in which they were made, each with its number.
+    /// Numbered changes, in order.
     pending: VecDeque<(u64, Change)>,
-    /// Where the last write ended.
+    /// End of the last write.
     written_to: u64,
 }
 
 impl FileData {
-    /// As processes see it.
+    /// Content as seen by processes.
     pub(super) fn live(&self) -> &Content {
         &self.live
     }
 
-    /// Whether a request to write at `offset` may be the rest of a process's write, of which the one before was the beginning: the
-    /// kernel divides writes at pages.
+    /// Whether a write request at `offset` may be a continuation of the previous request: the kernel splits a process's writes at pages.
     pub(super) fn may_go_on(&self, offset: u64) -> bool {
         offset != 0 && offset == self.written_to && offset.is_multiple_of(PAGE)
     }
@@ -59,7 +58,7 @@ impl FileData {
         self.pending.push_back((number, Change::Reserve { offset, len }));
     }
 
-    /// An fsync that began after change `upto` has succeeded.
+    /// Completes an fsync that began after change `upto`.
     pub(super) fn sync(&mut self, upto: u64) {
         while self.pending.front().is_some_and(|(number, _)| *number <= upto) {
             match self.pending.pop_front() {
@@ -71,20 +70,20 @@ impl FileData {
         }
     }
 
-    /// An fsync that began after change `upto` has failed: the kernel now takes its pages for clean, so that no later
-    /// fsync writes them. Processes go on seeing what only memory has.
+    /// Fails an fsync that began after change `upto`: the kernel now treats the pages as clean, so no later fsync
+    /// writes them. Processes still see the bytes in memory.
     pub(super) fn fail_sync(&mut self, upto: u64) {
         for (number, change) in &mut self.pending {
             if *number <= upto
                 && let Change::Write { offset, bytes } = change
             {
-                // The length is the journal's business, not the pages'.
+                // The length is part of the journal, not of the pages.
                 *change = Change::Write { offset: *offset + bytes.len() as u64, bytes: Vec::new() };
             }
         }
     }
 
-    /// Nothing survives but what was made durable. Returns how many changes are lost.
+    /// Discards all changes that are not durable. Returns the number of lost changes.
     pub(super) fn drop_volatile(&mut self) -> usize {
         let lost = self.pending.len();
         self.pending.clear();
@@ -92,11 +91,11 @@ impl FileData {
         lost
     }
 
-    /// Of what was not made durable, some sectors and some of the changes of the length survive. Each sector is found as
-    /// one of the writes to it has left it, or as it was durable: a later write never survives without an earlier one to
-    /// the same sector, since both were in one page of memory. Returns how many writes did not survive whole.
+    /// Lets some sectors and some length changes survive. Each sector has the durable content, or the content after any
+    /// write to the sector: a later write never survives without the earlier writes to the same sector, because both
+    /// share a page in memory. Returns the number of writes that did not survive completely.
     pub(super) fn tear(&mut self, rng: &mut StdRng) -> usize {
-        // How eager the kernel was to write by itself.
+        // Probability that the kernel wrote a sector on its own.
         let eagerness = rng.random_range(0.0..=1.0);
         let metadata = self.cutoff(rng);
         let mut sectors: BTreeMap<u64, u64> = BTreeMap::new();
@@ -105,7 +104,7 @@ impl FileData {
         for (number, change) in &pending {
             match change {
                 Change::Resize(len) if *number <= metadata => self.durable.resize(*len),
-                // The blocks after a cut are others than before it: without it, nothing written later is in this file.
+                // A truncated file gets new blocks: if the truncation is lost, all later writes are lost too.
                 Change::Resize(len) if *len < self.durable.len() => break,
                 Change::Resize(_) => {}
                 Change::Reserve { offset, len } if *number <= metadata => self.durable.reserve(*offset, *len),
@@ -143,7 +142,7 @@ impl FileData {
         torn
     }
 
-    /// Changes of the length up to this number survive.
+    /// The last change number up to which length changes survive.
     fn cutoff(&self, rng: &mut StdRng) -> u64 {
         match self.pending.len() {
             0 => 0,
@@ -154,7 +153,7 @@ impl FileData {
         }
     }
 
-    /// Bytes that are allocated for it.
+    /// Allocated bytes.
     pub(super) fn allocated(&self) -> u64 {
         self.live.pages() * PAGE
     }
@@ -206,7 +205,7 @@ mod tests {
             file.tear(&mut StdRng::seed_from_u64(seed));
             seen.insert(text(&file));
         }
-        // Never AACC: the second write shares its page with the first.
+        // Never AACC: both writes share a page.
         assert_eq!(seen.into_iter().collect::<Vec<_>>(), [b"AAAA".to_vec(), b"BBAA".to_vec(), b"BBCC".to_vec()]);
     }
 

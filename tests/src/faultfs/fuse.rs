@@ -1,4 +1,4 @@
-//! [`Adapter`]: the kernel's requests, told to the tree.
+//! [`Adapter`]: connects FUSE requests from the kernel to the tree.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -16,13 +16,13 @@ use super::content::PAGE;
 use super::names::Ino;
 use super::tree::{Body, Tree};
 
-/// How long the kernel may believe what it was told: nothing changes but by its own requests.
+/// Cache time of the kernel: all changes come from kernel requests.
 const TTL: Duration = Duration::from_secs(1);
-/// The largest write in one request: what the kernel gives without being configured for more.
+/// Maximum write per request: the kernel's limit without further configuration.
 const MAX_WRITE: u32 = 1024 * 1024;
 const FALLOC_KEEP_SIZE: i32 = 1;
 
-/// Serves one mount. Reads are cached by the kernel until a file is opened again; writes come here at once.
+/// Serves a mount. The kernel caches reads until a file is opened again; writes arrive immediately.
 #[derive(Debug, Clone)]
 pub(super) struct Adapter {
     pub(super) tree: Arc<Mutex<Tree>>,
@@ -34,7 +34,7 @@ fn errno(errno: rustix::io::Errno) -> Errno {
 
 impl Adapter {
     pub(super) fn tree(&self) -> MutexGuard<'_, Tree> {
-        // A panic with the lock held fails the test that runs it; what the tree says then does not matter.
+        // A panic with the lock held fails the running test, so the state of the tree no longer matters.
         self.tree.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -64,7 +64,7 @@ impl Adapter {
         })
     }
 
-    /// Answers with what a name stands for now.
+    /// Replies with the inode of a name.
     fn entry(tree: &Tree, made: Result<Ino, rustix::io::Errno>, reply: ReplyEntry) {
         match made.and_then(|ino| Self::attr(tree, ino)) {
             Ok(attr) => reply.entry(&TTL, &attr, Generation(0)),
@@ -85,8 +85,8 @@ impl Adapter {
             Err(error) => reply.error(errno(error)),
             Ok(sync) => match sync.delay {
                 None => Self::done(self.tree().end_sync(sync), reply),
-                // On a thread of its own, so that other requests go on. A process waits for its own fsync even when it is
-                // killed, so the thread is gone before the last process is.
+                // On a separate thread, to keep serving other requests. Even a killed process waits for an fsync in
+                // progress, so the thread ends before the last process.
                 Some(delay) => {
                     let adapter = self.clone();
                     std::thread::spawn(move || {
@@ -101,7 +101,7 @@ impl Adapter {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        // A kernel that knows less takes less.
+        // A kernel with a smaller limit uses the smaller limit.
         let _ = config.set_max_write(MAX_WRITE);
         Ok(())
     }
@@ -292,7 +292,7 @@ impl Filesystem for Adapter {
     }
 
     fn fsync(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        // What fdatasync leaves out, times, is not kept here anyway.
+        // fdatasync skips only times, which have no separate durable state here.
         self.sync(ino.0, reply);
     }
 
@@ -306,7 +306,7 @@ impl Filesystem for Adapter {
             Ok(entries) => entries,
             Err(error) => return reply.error(errno(error)),
         };
-        // No change has the numbers 1 and 2: they are left for these two.
+        // Cookies 1 and 2 are reserved for `.` and `..`: no change has these numbers.
         let dots = [(1, ino.0, ".".into()), (2, tree.parent(ino.0), "..".into())];
         let dots = dots.into_iter().filter(|(cookie, ..)| *cookie > offset);
         for (cookie, ino, name) in dots.chain(entries) {

@@ -1,7 +1,7 @@
-//! [`FaultFs`]: a disk that loses power, fails, stalls and fills on command.
+//! [`FaultFs`]: a disk that simulates power loss, errors, stalls and lack of space.
 //!
-//! A small file system in memory, mounted with FUSE. It keeps for each file and directory what processes see and what an
-//! fsync has made durable, so that a test can take the power away and look at what is left:
+//! A small file system in memory, mounted with FUSE. For each file and directory, the file system keeps the state seen
+//! by processes and the state made durable by fsync. A test can cut the power and inspect the durable state:
 //!
 //! ```no_run
 //! # fn story() -> anyhow::Result<()> {
@@ -17,11 +17,11 @@
 //! # }
 //! ```
 //!
-//! What it promises to processes is what POSIX promises and no more ([`NamePromise::Directory`]), or what ext4 and XFS do
-//! ([`NamePromise::Journal`]). In both, an fsync covers the file's bytes and length that were there when it began; a
-//! rename is atomic; a failed fsync loses the pages, and a second one does not bring them back. Space is counted, so that
-//! `statvfs` tells the truth. Locks are the kernel's. Times, permissions and owners are not lost; symbolic links, extended
-//! attributes and punched holes are not supported.
+//! Processes get exactly the durability guarantees of POSIX ([`NamePromise::Directory`]), or the guarantees of ext4 and
+//! XFS ([`NamePromise::Journal`]). In both modes, an fsync covers all bytes and the length of the file at the start of
+//! the call; a rename is atomic; a failed fsync loses the pages, and a second fsync does not recover them. Space is
+//! accounted, so `statvfs` is correct. Locks are handled by the kernel. Times, permissions and owners survive a power
+//! loss. Symbolic links, extended attributes and punched holes are not supported.
 
 mod content;
 mod fault;
@@ -50,15 +50,15 @@ pub use tree::{Loss, Space};
 use fuse::Adapter;
 use tree::Tree;
 
-/// Set to 1, a machine on which nothing can be mounted is a failure.
+/// Set to 1 to fail on a machine without FUSE mounts.
 const REQUIRED: &str = "RAFTKV_REQUIRE_FUSE";
-/// Threads that serve a mount: a request that waits for the lock holds up no other for long.
+/// Threads per mount: a request waiting for the lock must not block all other requests.
 const THREADS: usize = 2;
-/// What a process that was killed had open is closed within this.
+/// Time limit for the kernel to close the files of killed processes.
 const CLOSED: Duration = Duration::from_secs(10);
 const BUSY_PAUSE: Duration = Duration::from_millis(2);
 
-/// A disk in memory, mounted on a directory. Unmounted when dropped; its content is gone then.
+/// A disk in memory, mounted on a directory. Dropping unmounts the disk and discards the content.
 #[derive(Debug)]
 pub struct FaultFs {
     dir: PathBuf,
@@ -67,8 +67,7 @@ pub struct FaultFs {
 }
 
 impl FaultFs {
-    /// Mounts an empty disk on an empty directory. `None` where nothing can be mounted, with a line that nobody can
-    /// overlook, and an error where it is required to work.
+    /// Mounts an empty disk on an empty directory. Without mount support, prints a notice and returns `None`, or an error if required.
     pub fn mount(dir: &Path, promise: NamePromise) -> anyhow::Result<Option<Self>> {
         let mut disk = Self {
             dir: dir.to_owned(),
@@ -105,7 +104,7 @@ impl FaultFs {
         loop {
             match unmount(&self.dir, UnmountFlags::empty()) {
                 Ok(()) => return session.join().context("end serving a disk"),
-                // The kernel closes the files of a killed process a moment after its parent has heard of the end.
+                // The kernel closes the files of a killed process shortly after the parent sees the exit.
                 Err(Errno::BUSY) if start.elapsed() < patience => std::thread::sleep(BUSY_PAUSE),
                 Err(error) => {
                     self.session = Some(session);
@@ -115,7 +114,7 @@ impl FaultFs {
         }
     }
 
-    /// Where it is mounted.
+    /// Mount point.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -124,46 +123,46 @@ impl FaultFs {
         self.adapter.tree()
     }
 
-    /// The power fails and comes back: what was not durable is gone. Every process that had something open must have been
-    /// killed. `seed` decides what survives of the rest.
+    /// Simulates a power loss and the return of power: data not durable is lost, except for a part chosen by `loss` and
+    /// `seed`. All processes with open files must have been killed.
     pub fn power_loss(&mut self, loss: Loss, seed: u64) -> anyhow::Result<()> {
-        // Unmounted meanwhile: the kernel forgets what it remembers, too.
+        // Unmounted in between, to clear the kernel's caches.
         self.detach(CLOSED)?;
         self.tree().power_loss(loss, seed);
         self.attach()
     }
 
-    /// Sets a fault; says how often it has fired.
+    /// Injects a fault; the result counts its effects.
     pub fn inject(&self, fault: Fault) -> Fired {
         self.tree().inject(fault)
     }
 
-    /// Takes all faults back.
+    /// Clears all faults.
     pub fn clear_faults(&self) {
         self.tree().clear_faults();
     }
 
-    /// Refuses every change from now on, or takes them again.
+    /// Enables or disables read-only mode.
     pub fn set_read_only(&self, read_only: bool) {
         self.tree().set_read_only(read_only);
     }
 
-    /// Leaves this much space free; `None`: as much as there was at first.
+    /// Limits the free space to this number of bytes; `None` restores the original capacity.
     pub fn set_free(&self, bytes: Option<u64>) {
         self.tree().set_free(bytes);
     }
 
-    /// Its space.
+    /// Total and free space.
     pub fn space(&self) -> Space {
         self.tree().space()
     }
 
-    /// What it has done and refused so far.
+    /// Operations and refusals so far.
     pub fn counts(&self) -> Counts {
         self.tree().counts()
     }
 
-    /// Copies everything to a directory, for whoever wants to look into it.
+    /// Copies all files to a directory, for inspection.
     pub fn copy_to(&self, dir: &Path) -> anyhow::Result<()> {
         ensure!(self.session.is_some(), "the disk is not mounted");
         copy(&self.dir, dir)
@@ -188,7 +187,7 @@ impl Drop for FaultFs {
     fn drop(&mut self) {
         if let Err(error) = self.detach(CLOSED) {
             println!("a disk is detached while it is in use: {error:#}");
-            // Served until the last user is gone, which nobody waits for.
+            // Served until the last user is gone; no caller waits for the end.
             if let Err(error) = unmount(&self.dir, UnmountFlags::DETACH) {
                 println!("{} stays mounted: {error}", self.dir.display());
             }

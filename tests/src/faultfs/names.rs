@@ -1,4 +1,4 @@
-//! [`Names`]: which changes of directories no fsync has made durable yet.
+//! [`Names`]: directory changes not yet made durable by an fsync.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::ffi::OsString;
@@ -6,10 +6,10 @@ use std::ffi::OsString;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-/// The number of a file, directory or socket.
+/// Inode number of a file, directory or socket.
 pub(super) type Ino = u64;
 
-/// One entry of a directory before and after.
+/// A directory entry before and after a change.
 #[derive(Debug, Clone)]
 pub(super) struct Renamed {
     pub(super) dir: Ino,
@@ -18,23 +18,23 @@ pub(super) struct Renamed {
     pub(super) after: Option<Ino>,
 }
 
-/// A call that changed names. All of it survives or nothing: a rename changes two entries.
+/// A call that changed names. Survives completely or not at all: a rename changes two entries.
 #[derive(Debug, Clone)]
 pub(super) struct NameChange {
     pub(super) number: u64,
     pub(super) entries: Vec<Renamed>,
 }
 
-/// What makes a name durable.
+/// Condition for a durable name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NamePromise {
-    /// Only an fsync of the directory that the name is in: all that POSIX promises.
+    /// Only an fsync of the name's directory: the guarantee of POSIX.
     Directory,
-    /// Any fsync makes every name durable that was there when it began, as the one journal of ext4 and XFS does.
+    /// Any fsync makes all names at the start of the call durable, like the single journal of ext4 and XFS.
     Journal,
 }
 
-/// The changes that are not durable, in their order.
+/// The changes not yet durable, in order.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Names(VecDeque<NameChange>);
 
@@ -47,8 +47,8 @@ impl Names {
         self.0.len()
     }
 
-    /// Takes out what an fsync of `dir`, begun after change `upto`, makes durable: the changes of `dir`, and those of other
-    /// directories that they stand on.
+    /// Removes and returns the changes made durable by an fsync of `dir` that began after change `upto`: changes of
+    /// `dir`, and the changes of other directories on which they depend.
     pub(super) fn sync(&mut self, dir: Ino, upto: u64) -> Vec<NameChange> {
         let mut dirs = HashSet::from([dir]);
         let mut taken = BTreeSet::new();
@@ -61,13 +61,13 @@ impl Names {
         self.take(|change| taken.contains(&change.number))
     }
 
-    /// Takes out everything up to `upto`.
+    /// Removes and returns all changes up to `upto`.
     pub(super) fn sync_all(&mut self, upto: u64) -> Vec<NameChange> {
         self.take(|change| change.number <= upto)
     }
 
-    /// Takes out what survives a power loss; the rest is gone. With a journal that is what was done before some moment,
-    /// without one any changes, but of the same entry never a later one without the earlier.
+    /// Returns the changes that survive a power loss, and discards the rest. With a journal, a prefix of the changes
+    /// survives; otherwise any changes, except that a later change of an entry never survives without the earlier.
     pub(super) fn tear(&mut self, promise: NamePromise, rng: &mut StdRng) -> Vec<NameChange> {
         let mut lost: HashSet<(Ino, OsString)> = HashSet::new();
         let keep = rng.random_range(0.0..=1.0);

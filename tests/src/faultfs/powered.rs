@@ -1,4 +1,4 @@
-//! [`PoweredCluster`]: a cluster whose nodes have a disk of their own each, and one power supply.
+//! [`PoweredCluster`]: a cluster with a simulated disk per node and a common power supply.
 
 use std::ops::Deref;
 
@@ -9,16 +9,16 @@ use super::{Counts, Fault, FaultFs, Fired, Loss, NamePromise};
 use crate::cluster::{Cluster, ClusterBuilder};
 use crate::node::Node;
 
-/// A cluster on disks that lose what was not synced.
+/// A cluster on disks that lose unsynced data at a power loss.
 #[derive(Debug)]
 pub struct PoweredCluster {
-    // `None` only while it ends.
+    // `None` only during the shutdown.
     cluster: Option<Cluster>,
     disks: Vec<FaultFs>,
 }
 
 impl PoweredCluster {
-    /// Starts it. `None` where nothing can be mounted, after saying so.
+    /// Starts the cluster. Without mount support, prints a notice and returns `None`.
     pub async fn start(builder: ClusterBuilder, promise: NamePromise) -> anyhow::Result<Option<Self>> {
         let mut cluster = Self { cluster: Some(builder.create().await?), disks: Vec::new() };
         for index in 0..cluster.nodes().len() {
@@ -45,21 +45,21 @@ impl PoweredCluster {
         &self.disks
     }
 
-    /// Sets the same fault on every disk.
+    /// Injects the same fault into every disk.
     pub fn inject_everywhere(&self, fault: &Fault) -> Vec<Fired> {
         self.disks.iter().map(|disk| disk.inject(fault.clone())).collect()
     }
 
-    /// What all disks together have done and refused.
+    /// Sum of the counts of all disks.
     pub fn counts(&self) -> Counts {
         self.disks.iter().map(FaultFs::counts).fold(Counts::default(), |sum, one| sum + one)
     }
 
-    /// The power of all nodes fails: every process is gone, and with it all that was not durable. Leaves them down.
+    /// Cuts the power of all nodes: kills all processes and discards data not durable. The nodes stay down.
     pub fn power_off(&mut self, loss: Loss, seed: u64) -> anyhow::Result<()> {
-        // Signals first: one after the other would leave the last ones time to go on.
+        // Signals first: otherwise the last processes would run longer than the first.
         for process in self.nodes().iter().flat_map(|node| [node.sidecar(), node.engine()]) {
-            // One that had ended by itself needs none.
+            // Fails only if the process has already exited.
             let _ = process.signal(Signal::KILL);
         }
         for node in self.nodes() {
@@ -71,25 +71,25 @@ impl PoweredCluster {
         Ok(())
     }
 
-    /// The power of one node fails. Leaves it down.
+    /// Cuts the power of a node. The node stays down.
     pub fn power_off_node(&mut self, node: &Node, loss: Loss, seed: u64) -> anyhow::Result<()> {
         node.kill();
         self.disks[node.index() - 1].power_loss(loss, seed)
     }
 
-    /// Starts what does not run.
+    /// Starts the processes not running.
     pub fn power_on(&self) -> anyhow::Result<()> {
         self.nodes().iter().try_for_each(|node| node.start())
     }
 
-    /// Says that a process ended itself for a reason, as a part of the test.
+    /// Allows intended exits of processes.
     pub fn expect_fatal(&mut self) {
         if let Some(cluster) = &mut self.cluster {
             cluster.expect_fatal();
         }
     }
 
-    /// Ends the cluster after a test that succeeded, as [`Cluster::finish`] does.
+    /// Ends the cluster after a successful test, like [`Cluster::finish`].
     pub async fn finish(mut self) -> anyhow::Result<()> {
         let cluster = self.cluster.take().context("it has ended")?;
         cluster.nodes().iter().for_each(|node| node.kill());
@@ -114,7 +114,7 @@ impl Drop for PoweredCluster {
         let Some(cluster) = self.cluster.take() else { return };
         for node in cluster.nodes() {
             node.kill();
-            // The data of a test that failed, beside its logs.
+            // Keeps the data of a failed test beside the logs.
             let kept = cluster.dir().join(format!("{}-disk", node.name()));
             if let Some(disk) = self.disks.get(node.index() - 1)
                 && let Err(error) = disk.copy_to(&kept)

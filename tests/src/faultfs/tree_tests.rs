@@ -1,4 +1,4 @@
-//! The tree as a model: what was synced is there after any power loss, what was not is old or new and nothing else.
+//! Model-based test of the tree: after a power loss, synced data is present, and unsynced data is either old or new.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -180,7 +180,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..40)
 }
 
-/// What the reference knows of a file: its content after each change since the last fsync, the synced one first.
+/// Reference content of a file after each change since the last fsync, starting with the synced content.
 #[derive(Debug, Clone, Default)]
 struct Versions(Vec<Vec<u8>>);
 
@@ -202,7 +202,7 @@ proptest! {
         let promise = if journal { NamePromise::Journal } else { NamePromise::Directory };
         let mut tree = tree(promise);
         let mut files: BTreeMap<Ino, Versions> = BTreeMap::new();
-        // The names after each change since the last fsync of the directory, the synced ones first.
+        // Names after each change since the last fsync of the directory, starting with the synced names.
         let mut names: Vec<BTreeMap<usize, Ino>> = vec![BTreeMap::new()];
         let mut byte = 0;
         for step in steps {
@@ -243,7 +243,7 @@ proptest! {
                     versions.0 = vec![versions.last()];
                     if journal { names = vec![now] }
                 },
-                // The power fails before it ends: it has promised nothing.
+                // The power fails before the fsync ends, so the fsync guarantees nothing.
                 Step::FsyncBegun { file } => if let Some(ino) = now.get(&file) {
                     tree.begin_sync(*ino).expect("it is there");
                 },
@@ -268,7 +268,7 @@ proptest! {
                 }
             }
         }
-        // Live, every file is what was written last.
+        // The live content of each file is the last write.
         for (number, ino) in names.last().cloned().unwrap_or_default() {
             prop_assert_eq!(read(&tree, ROOT, NAMES[number]).expect("there"), files[&ino].last());
         }
@@ -290,11 +290,11 @@ proptest! {
             for (sector, bytes) in content.chunks(SECTOR as usize).enumerate() {
                 let at = sector * SECTOR as usize;
                 let matches = |version: &Vec<u8>| version.get(at..at + bytes.len()) == Some(bytes);
-                // Where the length came first, there are zeros.
+                // Zeros if only the length survived.
                 prop_assert!(versions.iter().any(matches) || bytes.iter().all(|byte| *byte == 0), "sector {}", sector);
             }
         }
-        // A second loss takes nothing more: what was found is durable.
+        // A second power loss changes nothing: the remaining data is durable.
         let before: Vec<_> = NAMES.map(|called| read(&tree, ROOT, called)).into();
         tree.power_loss(Loss::Volatile, seed);
         prop_assert_eq!(before, Vec::from(NAMES.map(|called| read(&tree, ROOT, called))));

@@ -1,4 +1,4 @@
-//! Append lists and counters: values that are made out of the ones before, by swaps.
+//! Append lists and counters: each value is derived from the previous value, with compare-and-swap.
 
 use std::time::Instant;
 
@@ -15,11 +15,11 @@ use crate::linearizability::Operation;
 pub(super) const LISTS: usize = 2;
 /// Counters in use at once.
 pub(super) const COUNTERS: usize = 2;
-/// Appends or adds before the key is replaced.
+/// Appends or adds before a key is replaced.
 const LIFE: u64 = 120;
 
 impl Worker {
-    /// Appends to lists: reads one, and puts it with one element more where nobody else was faster.
+    /// Appends to lists: reads a list, and writes the list with an additional element unless another client was faster.
     pub(super) async fn appends(mut self) -> anyhow::Result<Seen> {
         while self.goes_on() {
             let list = self.rng.random_range(0..LISTS);
@@ -58,8 +58,8 @@ impl Worker {
         Ok(self.seen)
     }
 
-    /// Adds one to counters, each add under an `Idempotency-Key` until its outcome is known: then the counter is exactly as
-    /// many as were acknowledged.
+    /// Increments counters, each time with an `Idempotency-Key` until the outcome is known. A counter then equals the
+    /// number of acknowledged increments.
     pub(super) async fn counts(mut self) -> anyhow::Result<Seen> {
         while self.goes_on() {
             let counter = self.rng.random_range(0..COUNTERS);
@@ -89,7 +89,7 @@ impl Worker {
         Ok(self.seen)
     }
 
-    /// The text of a key with its revision; empty and 0 where there is none. `None` where there is no answer.
+    /// Text and revision of a key; empty and 0 for a missing key. `None` without an answer.
     async fn read_text(&mut self, key: &str) -> anyhow::Result<Option<(String, u64)>> {
         let path = format!("/v1/kv/{}?{TIMEOUT}", encode_key(key));
         let (begin, outcome) = self.ask(|client| client.request(Method::GET, &path)).await?;
@@ -116,7 +116,7 @@ fn put(client: &Client, key: &str, revision: u64, body: &str) -> reqwest::Reques
     }
 }
 
-/// The last number of a list, or a counter's own.
+/// The last number of a list, or the value of a counter.
 pub(super) fn last_of(text: &str) -> anyhow::Result<Option<u64>> {
     match text.trim_end_matches(',').rsplit(',').next() {
         None | Some("") => Ok(None),

@@ -1,4 +1,4 @@
-//! What must be true after an episode.
+//! Checks after an episode.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -16,17 +16,17 @@ use super::work::Seen;
 use crate::client::Client;
 use crate::contents::Contents;
 
-/// Histories are checked by so many threads.
+/// Threads that check histories.
 const THREADS: usize = 2;
-/// For the histories of one episode: low concurrency makes them fast, an exponential one is a soak badly made.
+/// Time limit for the histories of an episode: low concurrency makes the checks fast; exponential time indicates a bad soak.
 const CHECK_PATIENCE: Duration = Duration::from_secs(120);
-/// For the replicas to be at one position when nobody writes.
+/// Time limit for the replicas to reach the same position without writes.
 const EQUAL_PATIENCE: Duration = Duration::from_secs(60);
 
-/// What is to stay as it is from one episode to the next: the value and the revision of each key.
+/// Entries that must not change between episodes: the value and the revision of each key.
 pub(super) type Expected = BTreeMap<String, (serde_json::Value, u64)>;
 
-/// Everything that one episode's clients saw, against what is there now that they have ended.
+/// Checks all client observations of an episode against the final state.
 pub(super) async fn episode(
     store: &Store,
     prefix: &str,
@@ -52,7 +52,7 @@ pub(super) async fn episode(
     appended(&seen, texts)?;
     counted(&seen, texts)?;
     members(&seen, &now)?;
-    // The last read of each key: what was acknowledged is there, or was replaced by what was.
+    // The final read of each key: an acknowledged value is present, or was replaced by another acknowledged value.
     for (key, log) in &mut seen.logs {
         let found = match now.get(key) {
             Some((value, revision)) => Some((last_number(value)?, *revision)),
@@ -61,7 +61,7 @@ pub(super) async fn episode(
         log.read(found, begin, end);
     }
     let odd = now.keys().find(|key| !seen.logs.contains_key(*key) && !seen.set.contains_key(*key));
-    ensure!(odd.is_none(), "VIOLATION: there is a key {odd:?}, and nobody wrote it");
+    ensure!(odd.is_none(), "VIOLATION: no client wrote the existing key {odd:?}");
     let operations: usize = seen.logs.values().map(KeyLog::len).sum();
     linearizable(seen.logs, &store.dir()).await?;
     Stats::add(&stats.checked, operations);
@@ -69,7 +69,7 @@ pub(super) async fn episode(
     let compared = store.hashes_agree(EQUAL_PATIENCE).await?;
     stats.hashes.fetch_add(compared, std::sync::atomic::Ordering::Relaxed);
     if let Some(shards) = store.shards() {
-        // Each key in exactly one group, the one that serves its slot; each slot served once.
+        // Each key is in exactly one group, which serves the key's slot; each slot is served once.
         shards.spread().await.context("how keys are spread over the groups")?;
     }
     expected.extend(now);
@@ -78,7 +78,7 @@ pub(super) async fn episode(
     Ok(())
 }
 
-/// What earlier episodes left is as they left it, at every node.
+/// Checks through every node or router that no entry of an earlier episode has changed.
 pub(super) async fn everything(store: &Store, expected: &Expected) -> anyhow::Result<()> {
     let mut sources: Vec<(Client, &str)> = store.direct().into_iter().map(|client| (client, "linearizable")).collect();
     if store.shards().is_none() {
@@ -97,7 +97,7 @@ pub(super) async fn everything(store: &Store, expected: &Expected) -> anyhow::Re
             );
         }
         let odd = contents.entries.keys().find(|key| !expected.contains_key(*key));
-        ensure!(odd.is_none(), "VIOLATION: there is a key {odd:?} that was not there before, and nobody wrote it");
+        ensure!(odd.is_none(), "VIOLATION: no client wrote the new key {odd:?}");
     }
     Ok(())
 }
@@ -109,7 +109,7 @@ fn last_number(value: &serde_json::Value) -> anyhow::Result<u64> {
     }
 }
 
-/// Each acknowledged element is in its list once, each refused one is not, and no list was ever anything else.
+/// Checks that a list contains each acknowledged element once and no refused element, and that lists only grew.
 fn appended(seen: &Seen, text_of: impl Fn(&str) -> String) -> anyhow::Result<()> {
     let mut counts: HashMap<&str, HashMap<u64, u32>> = HashMap::new();
     let lists = seen
@@ -143,7 +143,7 @@ fn appended(seen: &Seen, text_of: impl Fn(&str) -> String) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Each counter is exactly the number of acknowledged adds.
+/// Checks that each counter equals the number of acknowledged increments.
 fn counted(seen: &Seen, text_of: impl Fn(&str) -> String) -> anyhow::Result<()> {
     for (key, adds) in &seen.adds {
         let now = last_of(&text_of(key))?.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Wall clocks that jump, by libfaketime.
+//! Wall clock jumps, with libfaketime.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,14 +11,13 @@ use crate::node::Node;
 use crate::wait::eventually_within;
 use crate::wall_clock::WallClock;
 
-/// How far the clock jumps: longer than the store remembers requests, which it would forget if it believed the clock.
+/// Size of a jump: longer than the store remembers requests. A store that trusted the wall clock would forget them.
 const JUMP: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The clock of a group may be told a little late, and so seem to go faster for a while.
+/// The group clock may be read with a small delay, and so seem fast for a moment.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// The sidecar that leads runs by a wall clock that jumps ahead, then behind. The clocks that leases are measured with are
-/// not touched: that they run evenly is an assumption.
+/// Makes the wall clock of the leader's sidecar jump ahead, then behind. Lease clocks are unaffected: their steady rate is an assumption.
 pub(super) async fn jump(story: &Story<'_>) -> anyhow::Result<()> {
     let (node, _guard) = story.leader().await?;
     let sidecar = node.sidecar();
@@ -36,7 +35,7 @@ async fn jumped(story: &Story<'_>, node: &Node, wall: &WallClock) -> anyhow::Res
     wall.runs(node.sidecar()).await?;
     let (begin, before) = (Instant::now(), story.clock_of(node).await?);
     wall.set(&format!("+{}", JUMP.as_secs()))?;
-    // The group's clock is told by whoever leads: so this node must.
+    // The leader sets the group clock, so this node must lead.
     eventually_within(PATIENCE * 2, "the node whose clock has jumped leads", || async {
         if !node.status().await?.node.leads() {
             let path = format!("/transfer-leader?to={}", node.name());

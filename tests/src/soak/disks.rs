@@ -1,4 +1,4 @@
-//! Faults of disks, on file systems of the harness.
+//! Disk faults, on the simulated disks of the harness.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,20 +15,20 @@ use crate::faultfs::{Call, Effect, Fault, FaultFs, Loss};
 use crate::node::Node;
 use crate::wait::eventually_within;
 
-/// Under load a disk is written to all the time; behind a partition, when that is over.
+/// Disks are written all the time under load; behind a partition, only after the partition ends.
 const PATIENCE: Duration = Duration::from_secs(60);
 const SLOW: Duration = Duration::from_millis(60);
 /// Less than the reserve of half a gigabyte.
 const LITTLE: u64 = 64 << 20;
-/// The space that a node keeps free: the default of its reserve.
+/// Default of the disk reserve of a node.
 const RESERVE: u64 = 512 << 20;
-/// What a small disk has beyond that.
+/// Free space of a small disk beyond the reserve.
 const ROOM: u64 = 24 << 20;
-/// The number and the size of the values that fill a small disk, each written repeatedly: the log, tables and compactions take space.
+/// Number and size of the values to fill a small disk. Each is written repeatedly, because log, tables and compactions take space.
 const FILL_KEYS: usize = 256;
 const FILL_BYTES: usize = 128 * 1024;
 
-/// Takes everything back when the fault ends, however it does.
+/// Removes all disk faults when dropped.
 struct Mended(Arc<Mutex<FaultFs>>);
 
 impl Drop for Mended {
@@ -40,7 +40,7 @@ impl Drop for Mended {
     }
 }
 
-/// Takes the power of a node whose processes are dead.
+/// Cuts the power of a node after its processes have been killed.
 async fn power_loss(story: &Story<'_>, node: &Node, loss: Loss) -> anyhow::Result<()> {
     let disk = story.store.disk(node)?;
     let seed = story.planned.seed.wrapping_add(node.index() as u64);
@@ -78,7 +78,7 @@ pub(super) async fn power_loss_all(story: &Story<'_>) -> anyhow::Result<()> {
     nodes.iter().try_for_each(|node| node.start())
 }
 
-/// Something after which a process cannot go on: it must end, and is started again.
+/// Injects a fatal fault: the process must exit, and is restarted.
 pub(super) async fn fatal(story: &Story<'_>) -> anyhow::Result<()> {
     let (node, _guard) = story.any_node().await;
     let disk = story.store.disk(&node)?;
@@ -118,7 +118,7 @@ pub(super) async fn slow(story: &Story<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Less space than the reserve: the node refuses values.
+/// Leaves less space than the reserve: the node must refuse values.
 pub(super) async fn full(story: &Story<'_>) -> anyhow::Result<()> {
     let (node, _guard) = story.any_node().await;
     let disk = story.store.disk(&node)?;
@@ -137,7 +137,7 @@ pub(super) async fn full(story: &Story<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A disk that has little more than the reserve is filled: the node refuses values before anything of it fails.
+/// Fills a disk with little more than the reserve: the node must refuse values before any write fails.
 pub(super) async fn filled(story: &Story<'_>) -> anyhow::Result<()> {
     let (node, _guard) = story.any_node().await;
     let disk = story.store.disk(&node)?;
@@ -166,7 +166,7 @@ pub(super) async fn filled(story: &Story<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// No byte left, or a read-only disk: what cannot write its log must not acknowledge.
+/// Leaves no space, or makes the disk read-only: a node must not acknowledge without writing its log.
 pub(super) async fn unwritable(story: &Story<'_>) -> anyhow::Result<()> {
     let (node, _guard) = story.any_node().await;
     let disk = story.store.disk(&node)?;
@@ -181,7 +181,7 @@ pub(super) async fn unwritable(story: &Story<'_>) -> anyhow::Result<()> {
         if refused(&locked(&disk)) > before {
             return Ok(());
         }
-        // A leader without room takes no values: then nothing is written that the disk could refuse.
+        // A leader without space refuses values, so the disk gets no write to refuse.
         let put = node.client().put_with("fill/0", "x".to_owned(), "?timeout=1s", None).await;
         ensure!(matches!(&put, Put::Refused(why) if why.starts_with("507")), "the disk refused none: {put:?}");
         Ok(())

@@ -1,4 +1,4 @@
-//! [`KeyLog`]: what clients saw of one key, with the revisions.
+//! [`KeyLog`]: client observations of a single key, with revisions.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -7,26 +7,26 @@ use anyhow::ensure;
 
 use crate::linearizability::{History, Operation};
 
-/// What one key's clients saw.
+/// Observations of a single key by all clients.
 #[derive(Debug, Clone, Default)]
 pub(super) struct KeyLog {
     history: History,
     seen: Vec<Seen>,
 }
 
-/// A value with its revision.
+/// A value with revision.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     value: u64,
     revision: u64,
     begin: Instant,
     end: Instant,
-    /// It was written by this request, not read.
+    /// Written by this request, not read.
     is_new: bool,
 }
 
 impl KeyLog {
-    /// A read that found this, or nothing.
+    /// Adds a read with its result.
     pub(super) fn read(&mut self, found: Option<(u64, u64)>, begin: Instant, end: Instant) {
         if let Some((value, revision)) = found {
             self.seen.push(Seen { value, revision, begin, end, is_new: false });
@@ -34,34 +34,34 @@ impl KeyLog {
         self.history.answered(Operation::Read(found.map(|(value, _)| value)), begin, end);
     }
 
-    /// A write or a swap that succeeded.
+    /// Adds a successful write or swap.
     pub(super) fn wrote(&mut self, operation: Operation, value: u64, revision: u64, begin: Instant, end: Instant) {
         self.seen.push(Seen { value, revision, begin, end, is_new: true });
         self.history.answered(operation, begin, end);
     }
 
-    /// A delete that succeeded, or a condition that did not hold.
+    /// Adds a successful delete, or a failed condition.
     pub(super) fn answered(&mut self, operation: Operation, begin: Instant, end: Instant) {
         self.history.answered(operation, begin, end);
     }
 
-    /// A change of unknown outcome.
+    /// Adds a change with unknown outcome.
     pub(super) fn unknown(&mut self, operation: Operation, begin: Instant) {
         self.history.unanswered(operation, begin);
     }
 
-    /// Takes in what another client saw.
+    /// Adds the observations of another client.
     pub(super) fn extend(&mut self, other: Self) {
         self.history.extend(other.history);
         self.seen.extend(other.seen);
     }
 
-    /// How many operations there are.
+    /// Number of operations.
     pub(super) fn len(&self) -> usize {
         self.history.len()
     }
 
-    /// Fails unless one copy of the key would have answered as was seen, every value had one revision, and revisions rose.
+    /// Fails unless the history is linearizable, each value has a single revision, and revisions increase.
     pub(super) fn check(mut self) -> Result<(), (String, Self)> {
         if let Err(error) = self.check_revisions() {
             return Err((format!("{error:#}"), self));
@@ -78,7 +78,7 @@ impl KeyLog {
             let first = *revisions.entry(*value).or_insert(*revision);
             ensure!(first == *revision, "the value {value} was written at revision {first} and again at {revision}");
         }
-        // Whoever begins after somebody has heard of a revision hears of no lower one, and writes a higher one.
+        // A request that begins after a revision was seen must not see a lower revision, and must write a higher revision.
         self.seen.sort_by_key(|seen| seen.begin);
         let mut by_end: Vec<_> = self.seen.iter().map(|seen| (seen.end, seen.revision)).collect();
         by_end.sort();
@@ -89,7 +89,7 @@ impl KeyLog {
             }
             ensure!(
                 *revision > highest || (*revision == highest && !is_new),
-                "{value} has revision {revision} after somebody had heard of {highest}"
+                "{value} has revision {revision} after revision {highest} was seen"
             );
         }
         Ok(())

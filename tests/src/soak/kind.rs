@@ -1,11 +1,11 @@
-//! [`Kind`]: the kinds of fault that a soak knows.
+//! [`Kind`]: the kinds of fault in a soak.
 
 use std::fmt;
 
-/// What a store of a soak is like.
+/// Topology of a store in a soak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Shape {
-    /// One group whose nodes have disks of the harness.
+    /// A single group with simulated disks.
     Plain,
     /// Two groups behind two routers.
     Sharded,
@@ -13,17 +13,17 @@ pub enum Shape {
 
 macro_rules! kinds {
     ($($(#[doc = $doc:literal])* $kind:ident = $name:literal in $shapes:expr,)*) => {
-        /// A kind of fault, or of change that must not hurt.
+        /// A kind of fault, or of a change that must be harmless.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Kind {
             $($(#[doc = $doc])* $kind,)*
         }
 
         impl Kind {
-            /// All of them.
+            /// All kinds.
             pub const ALL: &[Self] = &[$(Self::$kind),*];
 
-            /// Its name in schedules and reports.
+            /// Name in schedules and reports.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$kind => $name,)*
@@ -54,69 +54,69 @@ kinds! {
     LeaderKill = "leader-kill" in BOTH,
     /// SIGKILL of all nodes of a group at once.
     GroupKill = "group-kill" in BOTH,
-    /// SIGKILL again and again, each time while the node recovers.
+    /// Repeated SIGKILL, each time during the node's recovery.
     CrashLoop = "crash-loop" in BOTH,
     /// SIGSTOP of an engine.
     EngineStop = "engine-stop" in BOTH,
     /// SIGSTOP of a sidecar.
     SidecarStop = "sidecar-stop" in BOTH,
-    /// SIGSTOP of a leader, for longer than its lease.
+    /// SIGSTOP of a leader for longer than the leader lease.
     LeaderStop = "leader-stop" in BOTH,
-    /// SIGSTOP of the leader's engine alone, whose reads were granted before.
+    /// SIGSTOP of only the leader's engine, with reads already granted.
     LeaderEngineStop = "leader-engine-stop" in BOTH,
-    /// SIGTERM of a node, and its start.
+    /// SIGTERM of a node, followed by a start.
     NodeTerm = "node-term" in BOTH,
-    /// SIGTERM of the leader, and its start.
+    /// SIGTERM of the leader, followed by a start.
     LeaderTerm = "leader-term" in BOTH,
     /// SIGKILL of a router.
     RouterKill = "router-kill" in SHARDED,
     /// SIGSTOP of a router.
     RouterStop = "router-stop" in SHARDED,
-    /// SIGTERM of a router, and its start.
+    /// SIGTERM of a router, followed by a start.
     RouterTerm = "router-term" in SHARDED,
-    /// The leader hears nobody and is not heard.
+    /// The leader is partitioned from all nodes in both directions.
     IsolateLeader = "isolate-leader" in BOTH,
-    /// A follower hears nobody and is not heard.
+    /// A follower is partitioned from all nodes in both directions.
     IsolateFollower = "isolate-follower" in BOTH,
-    /// The leader hears the others, and is not heard.
+    /// Messages from the leader are dropped.
     FromLeaderCut = "leader-not-heard" in BOTH,
-    /// The leader is heard, and hears nobody.
+    /// Messages to the leader are dropped.
     ToLeaderCut = "leader-hears-nobody" in BOTH,
     /// Two nodes reach each other through a third only.
     Bridge = "bridge" in BOTH,
-    /// No node reaches another.
+    /// No node reaches any other.
     NoMajority = "no-majority" in BOTH,
-    /// Connections between a node and the others break, and new ones are refused.
+    /// Connections between a node and all others break, and new connections are refused.
     Refused = "connections-refused" in BOTH,
-    /// Clients lose their connections in the middle of requests.
+    /// Clients lose connections in the middle of requests.
     ClientCut = "client-cut" in BOTH,
-    /// Messages between nodes take longer.
+    /// Messages between nodes are delayed.
     Delay = "delay" in BOTH,
-    /// Messages between nodes are lost with their connections.
+    /// Messages between nodes are lost together with the connections.
     Loss = "loss" in BOTH,
-    /// Little bandwidth between nodes.
+    /// Low bandwidth between nodes.
     Bandwidth = "bandwidth" in BOTH,
-    /// Packets between nodes that are larger than some size are lost.
+    /// Packets between nodes above a size limit are lost.
     LargeLost = "large-packets-lost" in BOTH,
-    /// All that a node sends to others and receives from them shares a slow link.
+    /// All traffic of a node shares a slow link.
     SlowLink = "slow-link" in BOTH,
-    /// A follower comes back under another address, and later under its own again.
+    /// A follower returns under another address, and later under the original address.
     AddressChange = "address-change" in BOTH,
-    /// A node's data is gone; it comes back empty.
+    /// A node loses all data and restarts empty.
     Wipe = "wiped-node" in BOTH,
-    /// A node is removed from its group, and joins it anew.
+    /// A node is removed from the group and joins again.
     LeaveJoin = "leave-and-join" in BOTH,
-    /// Leadership is handed over.
+    /// Leadership transfer.
     Transfer = "leadership-transfer" in BOTH,
-    /// All nodes make their state durable and their logs short.
+    /// All nodes make their state durable and compact the log.
     Compact = "compaction" in BOTH,
-    /// A node was away for so long that it needs a snapshot.
+    /// A node returns after the log was purged, and needs a snapshot.
     SnapshotInstall = "snapshot-install" in BOTH,
-    /// The engine of a node dies when the node needs a snapshot: entries of its log and the snapshot arrive together.
+    /// A node's engine dies while the node needs a snapshot: log entries and the snapshot arrive concurrently.
     SnapshotIntoRecovery = "snapshot-into-recovery" in BOTH,
     /// The wall clock of the leader jumps ahead, then back.
     ClockJump = "clock-jump" in BOTH,
-    /// A node loses power: with it what was not synced.
+    /// A node loses power and all unsynced data.
     PowerLossOne = "power-loss-one" in PLAIN,
     /// All nodes lose power at once.
     PowerLossAll = "power-loss-all" in PLAIN,
@@ -124,25 +124,25 @@ kinds! {
     PowerLossTorn = "power-loss-torn" in PLAIN,
     /// An fsync of the log fails.
     FsyncFails = "fsync-fails" in PLAIN,
-    /// Each fsync of a node takes long.
+    /// Every fsync of a node is slow.
     FsyncSlow = "fsync-slow" in PLAIN,
     /// A write of the log is cut short.
     TornWrite = "torn-write" in PLAIN,
     /// A write of the engine is cut short.
     TornEngineWrite = "torn-write-engine" in PLAIN,
-    /// A node has less space than its reserve.
+    /// A node has less free space than the disk reserve.
     DiskFull = "disk-full" in PLAIN,
-    /// A node's disk is filled until it takes no more values.
+    /// A node's disk is filled until the node refuses values.
     SmallDisk = "small-disk" in PLAIN,
-    /// A node has no byte of space left.
+    /// A node has no free space at all.
     DiskNoByte = "disk-no-byte" in PLAIN,
-    /// A node's disk turns read-only.
+    /// A node's disk becomes read-only.
     DiskReadOnly = "disk-read-only" in PLAIN,
     /// Slots move to the other group.
     Move = "slot-move" in SHARDED,
     /// A move is cancelled.
     MoveCancel = "move-cancelled" in SHARDED,
-    /// SIGKILL of the router that carries out a move.
+    /// SIGKILL of the router that coordinates a move.
     CoordinatorKill = "coordinator-kill-in-move" in SHARDED,
     /// SIGKILL of the leader of a move's source.
     SourceKill = "source-leader-kill-in-move" in SHARDED,
@@ -151,17 +151,17 @@ kinds! {
 }
 
 impl Kind {
-    /// Whether a store of this shape can have it.
+    /// Whether this kind is possible in a store of the given shape.
     pub fn is_in(self, shape: Shape) -> bool {
         self.shapes().contains(&shape)
     }
 
-    /// Whether it needs a disk of the harness.
+    /// Whether this kind needs a simulated disk.
     pub fn is_of_disks(self) -> bool {
         self.shapes() == PLAIN
     }
 
-    /// The kind of this name.
+    /// Finds a kind by name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.name() == name)
     }
@@ -174,7 +174,7 @@ impl fmt::Display for Kind {
 }
 
 impl Shape {
-    /// Its name in schedules and reports.
+    /// Name in schedules and reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",

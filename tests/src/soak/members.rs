@@ -1,4 +1,4 @@
-//! Nodes come and go, leadership moves, logs are cut.
+//! Membership changes, leadership transfers and log compaction.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use crate::node::Node;
 use crate::partition::Flow;
 use crate::wait::eventually_within;
 
-/// A join gets over elections and partitions that are going on.
+/// A join may have to wait for elections and partitions.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// Written by a fault that needs a long log, again and again under the same few keys.
+/// Size of a value for a fault that needs a long log; the same few keys are overwritten repeatedly.
 const PAD_BYTES: usize = 128 * 1024;
 const PAD_KEYS: usize = 8;
 
-/// Removes all that a node has; its directory may be where a disk is mounted, and stays.
+/// Removes all files of a node but keeps the directory, which may be a mount point.
 fn clear(dir: &Path) -> anyhow::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
@@ -36,7 +36,7 @@ async fn kill_and_clear(node: &Node) -> anyhow::Result<()> {
     clear(node.dir()).with_context(|| format!("wipe {}", node.name()))
 }
 
-/// Waits until a node is a voter under another id than it had.
+/// Waits until a node is a voter under a new id.
 async fn joined(story: &Story<'_>, node: &Node, former: u64) -> anyhow::Result<()> {
     eventually_within(PATIENCE, &format!("{} is a member again", node.name()), || async {
         node.ready().await?;
@@ -49,7 +49,7 @@ async fn joined(story: &Story<'_>, node: &Node, former: u64) -> anyhow::Result<(
     .await
 }
 
-/// All nodes' locks: a second node must not lose anything before this one is back.
+/// Holds the locks of all nodes: a second node must not lose data before this node has recovered.
 pub(super) async fn wipe(story: &Story<'_>) -> anyhow::Result<()> {
     let _guards = story.all_nodes().await;
     settled(story).await?;
@@ -72,7 +72,7 @@ pub(super) async fn leave_and_join(story: &Story<'_>) -> anyhow::Result<()> {
     eventually_within(PATIENCE, &format!("{} is no member", node.name()), || async {
         let status = others[0].status().await?;
         if status.members.iter().any(|member| member.raft_id == former) {
-            // Refused while there is no leader or another change is under way; said again, it does no harm.
+            // Refused without a leader or during another change; a repeat is harmless.
             others[0].remove(node.name()).await?.success()?;
             anyhow::bail!("the members are {:?}", status.members);
         }
@@ -86,7 +86,7 @@ pub(super) async fn leave_and_join(story: &Story<'_>) -> anyhow::Result<()> {
     joined(story, node, former).await
 }
 
-/// Waits until all nodes of the group are up to date: one that is behind may hold what a wiped one acknowledged.
+/// Waits until all nodes of the group are up to date: a lagging node may lack entries acknowledged by the wiped node.
 async fn settled(story: &Story<'_>) -> anyhow::Result<()> {
     eventually_within(PATIENCE, "the group is whole", || async {
         for node in story.group().nodes() {
@@ -106,7 +106,7 @@ pub(super) async fn transfer(story: &Story<'_>) -> anyhow::Result<()> {
         let others = group.others(&leader);
         let next = &others[story.random(others.len())];
         let path = format!("/transfer-leader?to={}", next.name());
-        // Refused while another fault keeps the next one from being up to date.
+        // Refused while another fault keeps the target from being up to date.
         leader.management().post(&path, "application/json", "").await?.success()?;
         let now = group.leader().await?;
         ensure!(now.index() != leader.index(), "{} still leads", leader.name());
@@ -132,9 +132,9 @@ pub(super) async fn compact(story: &Story<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A node is away until the others' logs no longer reach back to where it is.
+/// Stops a node until the other nodes have purged its next log entries.
 pub(super) async fn snapshot(story: &Story<'_>) -> anyhow::Result<()> {
-    // Before the node's: who waits for it must not hold a node that the other one needs.
+    // Before the node's lock: a waiter for this lock must not hold a node needed by the other fault.
     let _absence = story.store.absences[story.planned.group].lock().await;
     let (node, _guard) = story.follower().await?;
     let snapshots = || -> anyhow::Result<usize> { Ok(node.logs()?.matches("the snapshot is live").count()) };
@@ -153,8 +153,8 @@ pub(super) async fn snapshot(story: &Story<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A node is cut off until the others' logs no longer reach back to where it is. Then its engine dies, and what the engine has lost
-/// comes out of the node's log while a snapshot comes from the leader.
+/// Partitions a node until the other nodes have purged its next log entries. Then the node's engine dies, and recovers
+/// lost entries from the node's log while the leader sends a snapshot.
 pub(super) async fn snapshot_into_recovery(story: &Story<'_>) -> anyhow::Result<()> {
     let _absence = story.store.absences[story.planned.group].lock().await;
     let _network = story.store.networks[story.planned.group].lock().await;
@@ -162,7 +162,7 @@ pub(super) async fn snapshot_into_recovery(story: &Story<'_>) -> anyhow::Result<
     let snapshots = || -> anyhow::Result<usize> { Ok(node.logs()?.matches("the snapshot is live").count()) };
     let before = snapshots()?;
     let healed = Healed(story.group());
-    // Closed, not silent: what was held back would arrive later, and the node would need no snapshot.
+    // Closed, not silent: held messages would arrive later, and the node would need no snapshot.
     for other in story.group().others(&node) {
         story.group().cut(&node, &other, Flow::Closed);
         story.group().cut(&other, &node, Flow::Closed);
@@ -181,7 +181,7 @@ pub(super) async fn snapshot_into_recovery(story: &Story<'_>) -> anyhow::Result<
     Ok(())
 }
 
-/// Where the log of a node ends: one that has just been started does not know it yet.
+/// The last log index of a node; unknown just after a start.
 async fn last_log(node: &Node) -> anyhow::Result<u64> {
     eventually_within(PATIENCE, &format!("{} knows its log", node.name()), || async {
         node.status().await?.node.last_log.context("no entry yet")
@@ -197,7 +197,7 @@ async fn purged_beyond(story: &Story<'_>, away: &Arc<Node>, last: u64) -> anyhow
     eventually_within(PATIENCE, "the others' logs are purged", || async {
         for client in &clients {
             let number = turn.replace(turn.get() + 1);
-            // Whatever becomes of it: some will get into the log.
+            // The outcome does not matter: some of these writes reach the log.
             let key = format!("pad/{}", number % PAD_KEYS);
             let _ = client.put_with(&key, pad.clone(), "?timeout=1s", None).await;
         }

@@ -1,17 +1,18 @@
-//! The soak: random faults under load, with checks, for as long as one likes.
+//! The soak: random faults under load, with checks, for a configurable time.
 //!
-//! A soak is a row of stores, of two [shapes](Shape) in turn. In each store there are episodes: clients work on keys that
-//! were never used before, one to three [faults](Kind) come and go meanwhile, and when all are over the store has to take
-//! writes again. Then the clients end, and what they saw is checked: every history of a key linearizable, every counter
-//! exact, every list with what must be in it, revisions rising, the replicas equal, each key in one group.
+//! A soak runs a series of stores, alternating between two [shapes](Shape). Each store has a series of episodes. In an
+//! episode, clients work on unused keys during one to three [faults](Kind), and after the faults the store must accept
+//! writes again. Then the clients stop, and the observations are checked: the history of every key is linearizable,
+//! counters are exact, lists are complete, revisions increase, replicas are equal, and each key is in exactly one
+//! group.
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `RAFTKV_SOAK_MINUTES` | how long; without it about a minute |
-//! | `RAFTKV_SOAK_FROM` | the number of the first store: with the seed, goes on with a soak that was ended |
-//! | `RAFTKV_SOAK_KINDS` | names of kinds, with commas: no other faults |
-//! | `RAFTKV_SOAK_REPORT` | a file for the summary as JSON |
-//! | `RAFTKV_TEST_SEED` | in each store the same faults in the same order as in the run that printed it |
+//! | `RAFTKV_SOAK_MINUTES` | duration in minutes (about 1) |
+//! | `RAFTKV_SOAK_FROM` | number of the first store: with the seed, continues an interrupted soak |
+//! | `RAFTKV_SOAK_KINDS` | only these kinds of fault, separated by commas |
+//! | `RAFTKV_SOAK_REPORT` | file for the summary as JSON |
+//! | `RAFTKV_TEST_SEED` | replays the faults of an earlier run in the same order in each store, from the printed seed |
 
 mod chains;
 mod check;
@@ -51,16 +52,16 @@ use store::Store;
 use story::Story;
 use work::Work;
 
-/// How often it says how far it is.
+/// Interval of progress reports.
 const TELL: Duration = Duration::from_secs(10);
-/// Clients work for at least so long in an episode.
+/// Minimum duration of the client load per episode.
 const MIN_LOAD: Duration = Duration::from_secs(5);
-/// How often it looks whether a client has seen something wrong.
+/// Interval between checks for client errors.
 const LOOK: Duration = Duration::from_millis(200);
-/// For all nodes to be ready again, which has no promise but that it comes.
+/// Timeout for all nodes to be ready again, an event without a guaranteed bound.
 const WHOLE_PATIENCE: Duration = Duration::from_secs(90);
 
-/// Runs a soak to its end, or to the first thing that is wrong. Prints the schedule as it goes, and the summary.
+/// Runs a soak until the end or the first violation. Prints the schedule during the run, then the summary.
 pub async fn run() -> anyhow::Result<Outcome> {
     let mut plan = Plan::from_env()?;
     for (kind, why) in &plan.left_out {
@@ -129,14 +130,14 @@ impl Soak {
         };
         let gap = pulse.end().await;
         self.stats.gap(gap, &names);
-        // What clients saw comes first: it is the reason of whatever else there is.
+        // Client observations come first: a violation seen by clients explains all other errors.
         match tokio::time::timeout(WHOLE_PATIENCE, work.end()).await {
             Ok(seen) => {
                 let seen = seen?;
                 result?;
                 check::episode(store, &prefix, seen, expected, &self.stats).await
             }
-            Err(_) => result.and(Err(anyhow!("VIOLATION: clients do not end: {WHOLE_PATIENCE:?} without an answer"))),
+            Err(_) => result.and(Err(anyhow!("VIOLATION: clients do not stop within {WHOLE_PATIENCE:?}"))),
         }
     }
 
@@ -157,7 +158,7 @@ impl Soak {
         .await?;
         let recovery = pulse.recovered().await?;
         self.stats.recovery(recovery, names);
-        store.whole(WHOLE_PATIENCE).await.map_err(|error| anyhow!("VIOLATION: it does not heal: {error:#}"))?;
+        store.whole(WHOLE_PATIENCE).await.map_err(|error| anyhow!("VIOLATION: no recovery: {error:#}"))?;
         tokio::time::sleep(MIN_LOAD.saturating_sub(begin.elapsed())).await;
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Faults of the network between nodes, and between clients and the store.
+//! Network faults between nodes, and between clients and the store.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -12,15 +12,15 @@ use crate::node::Node;
 use crate::partition::{Flow, FlowCounts, Weather};
 use crate::wait::eventually_within;
 
-/// Heartbeats make the first message in a tenth of a second, elections the first connection.
+/// Timeout for faults to hit traffic: the first heartbeat takes a tenth of a second, the first connection an election.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A leader keeps its lease for less than a second: longer than that, and than an election.
+/// Longer than a leader lease (less than a second) and an election.
 const BEYOND_LEASE: Duration = Duration::from_millis(2_000);
-/// The proxy carries these for a client.
+/// Node numbers of the client proxy's two sides.
 const CLIENT: usize = 0;
 const SERVER: usize = 1;
 
-/// Opens and clears everything when the fault ends, however it does.
+/// Removes all network faults when dropped.
 pub(super) struct Healed<'a>(pub(super) &'a crate::cluster::Cluster);
 
 impl Drop for Healed<'_> {
@@ -90,7 +90,7 @@ pub(super) async fn weather(story: &Story<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A follower comes back under another address: its peers have to reach it there, without an election.
+/// A follower returns under another address: its peers must reconnect without an election.
 pub(super) async fn address(story: &Story<'_>) -> anyhow::Result<()> {
     let _network = story.store.networks[story.planned.group].lock().await;
     let (node, _guard) = story.follower().await?;
@@ -106,7 +106,7 @@ pub(super) async fn address(story: &Story<'_>) -> anyhow::Result<()> {
     reached(story, &node, node.raft_address()).await
 }
 
-/// Waits until the leader knows a node under this address and the node has what the leader had then.
+/// Waits until the leader knows a node under this address and the node has applied all log entries of the leader at that moment.
 async fn reached(story: &Story<'_>, node: &Node, address: SocketAddr) -> anyhow::Result<()> {
     let last = eventually_within(PATIENCE, &format!("{} is known under {address}", node.name()), || async {
         let status = story.group().leader().await?.status().await?;
@@ -135,13 +135,13 @@ async fn counted(story: &Story<'_>, what: &str, enough: impl Fn(FlowCounts) -> b
     Ok(())
 }
 
-/// A client's connections break in the middle of requests, or stand still, whichever the seed says.
+/// Breaks or stalls a client's connections in the middle of requests, chosen by the seed.
 pub(super) async fn client(story: &Story<'_>) -> anyhow::Result<()> {
     let partition = &story.store.link.partition;
     let before = partition.counts();
     let (flow, directions) = match story.random(3) {
         0 => (Flow::Closed, vec![(CLIENT, SERVER), (SERVER, CLIENT)]),
-        // The request arrives, and its answer does not.
+        // The request arrives, but the answer does not.
         1 => (Flow::Closed, vec![(SERVER, CLIENT)]),
         _ => (Flow::Silent, vec![(SERVER, CLIENT)]),
     };

@@ -1,4 +1,4 @@
-//! [`Outcome`]: what came of a soak.
+//! [`Outcome`]: the result of a soak.
 
 use std::fmt;
 
@@ -8,70 +8,70 @@ use serde::Serialize;
 use super::plan::Plan;
 use super::stats::Stats;
 
-/// A file to write the outcome to, as JSON.
+/// Report file, as JSON.
 const FILE: &str = "RAFTKV_SOAK_REPORT";
 
 /// The summary of a soak.
 #[derive(Debug, Clone, Serialize)]
 pub struct Outcome {
-    /// Replays it.
+    /// Seed to replay the soak.
     pub seed: String,
-    /// In all, from the first store's start.
+    /// Duration since the start of the first store.
     pub seconds: u64,
-    /// Stores that were started, one after the other.
+    /// Number of stores started, each after the end of the previous store.
     pub stores: u64,
-    /// Times at which faults came and everything was checked.
+    /// Number of completed episodes of faults and checks.
     pub episodes: u64,
-    /// HTTP requests that were answered.
+    /// Number of answered HTTP requests.
     pub requests: u64,
-    /// Operations that had a known outcome.
+    /// Number of operations with known outcome.
     pub operations_succeeded: u64,
-    /// Operations in the histories that were found to be linearizable, with those of unknown outcome.
+    /// Number of operations in linearizable histories, including operations with unknown outcome.
     pub operations_checked: u64,
-    /// Checked operations a second, over everything.
+    /// Checked operations per second of the total duration.
     pub checked_per_second: u64,
-    /// Changes of unknown outcome.
+    /// Changes with unknown outcome.
     pub unknown: u64,
-    /// Requests that were refused as not applied.
+    /// Requests refused without effect.
     pub refused: u64,
-    /// Acknowledged adds to counters, each applied once.
+    /// Acknowledged counter increments, each applied exactly once.
     pub adds: u64,
-    /// Acknowledged appends, each found once.
+    /// Acknowledged appends, each found exactly once.
     pub appends: u64,
-    /// Lists compared key by key with what their one writer knew.
+    /// Lists compared key by key with the knowledge of the only writer.
     pub lists: u64,
-    /// Pairs of replicas whose states were compared.
+    /// Pairs of replicas with equal state hashes.
     pub replica_hashes_compared: u64,
-    /// Moments at which no slot had two owners.
+    /// Number of checks for slots with two owners, without finding any.
     pub owner_checks: u64,
-    /// The longest time in which a group took no write, in milliseconds, and the faults meanwhile.
+    /// Longest time without a write in a group, in milliseconds.
     pub longest_write_gap_ms: u64,
-    /// See there.
+    /// The faults during the longest write gap.
     pub longest_write_gap_in: String,
-    /// The longest time from the end of the faults until every group took writes from every client, in milliseconds.
+    /// Longest time from the end of the faults until every group accepted writes from every client, in milliseconds.
     pub longest_recovery_ms: u64,
-    /// See there.
+    /// The faults before the longest recovery.
     pub longest_recovery_in: String,
-    /// Part of the time that went into checks, in percent.
+    /// Percentage of time spent in checks.
     pub checking_percent: f64,
-    /// Kinds of fault with how often each was planned and fired.
+    /// Kinds of fault, with planned and fired counts.
     pub faults: Vec<FaultCount>,
-    /// Kinds that this machine cannot have, and why.
+    /// Kinds not possible on this machine, with the reason.
     pub left_out: Vec<(String, String)>,
-    /// What was found to be wrong; a soak ends with the first.
+    /// Violations; a soak ends with the first.
     pub violations: Vec<String>,
-    /// Why it does not count, although nothing was found.
+    /// Reasons to reject the run in the absence of violations.
     pub uncovered: Vec<String>,
 }
 
-/// How often a kind came.
+/// Counts of a kind of fault.
 #[derive(Debug, Clone, Serialize)]
 pub struct FaultCount {
-    /// Its name.
+    /// Name of the kind.
     pub kind: String,
-    /// How often it was planned.
+    /// Number of planned faults.
     pub planned: u64,
-    /// How often it was seen to take effect.
+    /// Number of faults with observed effect.
     pub fired: u64,
 }
 
@@ -129,19 +129,19 @@ impl Outcome {
         }
     }
 
-    /// How often faults fired.
+    /// Number of fired faults.
     pub fn fired(&self) -> u64 {
         self.faults.iter().map(|count| count.fired).sum()
     }
 
-    /// Writes it to the file that the environment names, if it does.
+    /// Writes the report to the file named in the environment, if any.
     pub(super) fn write(&self) -> anyhow::Result<()> {
         let Some(file) = std::env::var_os(FILE) else { return Ok(()) };
         let text = serde_json::to_string_pretty(self)?;
         std::fs::write(&file, text + "\n").with_context(|| format!("write {}", file.display()))
     }
 
-    /// Fails unless nothing was wrong and everything was covered.
+    /// Fails unless the soak has no violations and full coverage.
     pub fn verdict(&self) -> anyhow::Result<()> {
         ensure!(self.violations.is_empty(), "{}", self.violations.join("\n"));
         ensure!(

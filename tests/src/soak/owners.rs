@@ -1,4 +1,4 @@
-//! No slot has two owners, at any moment.
+//! Checks continuously that no slot has two owners.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +10,12 @@ use super::stats::Stats;
 use super::store::Store;
 use crate::group_peer::GroupPeer;
 
-/// Between two looks.
+/// Pause between checks.
 const PERIOD: Duration = Duration::from_millis(250);
-/// A node that cannot be asked now is asked later.
+/// Timeout of a check; unreachable nodes are asked again later.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Looks again and again. Returns only with an error: a slot that has two owners.
+/// Checks repeatedly. Returns only an error: two groups serve the same slot.
 pub(super) async fn watch(store: &Store, stats: &Arc<Stats>) -> anyhow::Result<()> {
     let mut turn = 0;
     loop {
@@ -32,27 +32,27 @@ pub(super) async fn watch(store: &Store, stats: &Arc<Stats>) -> anyhow::Result<(
             Ok(Ok(Some(what))) => {
                 return Err(anyhow!("VIOLATION: groups {} and {} both serve {what}", one + 1, other + 1));
             }
-            // No answer in time, or slots were just moving: nothing is seen.
+            // No answer in time, or a move in progress: the check is inconclusive.
             Ok(Err(_)) | Err(_) => {}
         }
     }
 }
 
-/// The slots that both serve at one moment: those that the one served before and after it was asked what the other serves,
-/// with no move of its own begun or ended between.
+/// Slots served by both groups at the same moment: the intersection of `other`'s slots with the slots of `one` before
+/// and after, provided that no move of `one` began or ended in between.
 async fn overlap(one: &mut GroupPeer, other: &mut GroupPeer) -> anyhow::Result<Option<String>> {
     let before = moves(&one.describe().await?.1);
     let first = one.served().await?;
     let others = other.served().await?;
     let last = one.served().await?;
-    // After a linearizable read this node knows all that was done before it.
+    // After a linearizable read, this node has applied all earlier changes.
     let after = moves(&one.describe().await?.1);
     anyhow::ensure!(before == after, "slots move");
     let both = first.intersection(&last).intersection(&others);
     Ok((!both.is_empty()).then(|| format!("the slots {both}")))
 }
 
-/// The last move of a group, how its last ones in and out ended, and those under way.
+/// A group's last move, results of the last import and export, and moves in progress.
 type Moves = (MoveId, [Option<(MoveId, bool)>; 2], [Option<MoveId>; 2]);
 
 fn moves(ownership: &Ownership) -> Moves {

@@ -1,4 +1,4 @@
-//! [`Plan`]: how long a soak is, and which faults come when.
+//! [`Plan`]: the length of a soak and the schedule of faults.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,65 +15,65 @@ use crate::faultfs::NamePromise;
 use crate::seed::Seed;
 use crate::wall_clock::faketime_library;
 
-/// How many minutes; without it, [`SHORT`].
+/// Duration in minutes; default: [`SHORT`].
 const MINUTES: &str = "RAFTKV_SOAK_MINUTES";
-/// Names of kinds, with commas: no others.
+/// Names of the allowed kinds, separated by commas.
 const KINDS: &str = "RAFTKV_SOAK_KINDS";
-/// The number of the first store, from 1: stores have nothing in common, so a soak that was ended goes on where it was.
+/// Number of the first store, from 1: stores are independent, so an interrupted soak can continue.
 const FROM: &str = "RAFTKV_SOAK_FROM";
-/// The soak that every test run has.
+/// Duration of the soak in every test run.
 const SHORT: Duration = Duration::from_secs(64);
-/// A store is replaced by one of the other shape after so long; sooner in a soak that has not the time for four.
+/// Lifetime of a store; half of the soak in a soak of less than ten minutes.
 const STORE: Duration = Duration::from_secs(5 * 60);
-/// From this length on every kind must have fired.
+/// Minimum duration at which every kind must have fired.
 const ALL_KINDS_FROM: Duration = Duration::from_secs(20 * 60);
-/// What the seed is used for here; a store's number is added to it.
+/// Purpose of the random generator; a store's number is added.
 const SCHEDULE: u64 = 0x50a4;
-/// Operations that have to succeed in each second, on average over everything: a fraction of what two busy cores do.
+/// Required average rate of successful operations: a fraction of the rate of two busy cores.
 const MIN_OPERATIONS_PER_SECOND: f64 = 200.0;
 
-/// A fault of the schedule.
+/// A scheduled fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Planned {
-    /// Which.
+    /// Kind of fault.
     pub kind: Kind,
-    /// In which group, from 0.
+    /// Group index, from 0.
     pub group: usize,
-    /// After the beginning of the episode.
+    /// Delay after the beginning of the episode.
     pub after: Duration,
-    /// How long it lasts.
+    /// Duration.
     pub hold: Duration,
-    /// Source of its other choices.
+    /// Seed of further random choices.
     pub seed: u64,
 }
 
-/// Faults that overlap.
+/// Overlapping faults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Episode {
-    /// From 1, over all stores.
+    /// Episode number, from 1, over all stores.
     pub number: u64,
-    /// Source of its clients' choices.
+    /// Seed of the clients' random choices.
     pub seed: u64,
-    /// In the order in which they begin.
+    /// Faults in order of start.
     pub faults: Vec<Planned>,
 }
 
-/// The length and the schedule.
+/// Length and schedule of a soak.
 #[derive(Debug)]
 pub struct Plan {
-    /// Where its choices are from.
+    /// Seed of the schedule.
     pub seed: Seed,
-    /// How long it goes on.
+    /// Total duration.
     pub total: Duration,
-    /// Stores before the first one, of another run of the seed.
+    /// Number of stores to skip, which ran in an earlier run of the seed.
     pub before: u64,
-    /// How long one store lives.
+    /// Lifetime of a store.
     pub store: Duration,
     /// The shapes of the stores, in turn.
     pub shapes: Vec<Shape>,
-    /// Kinds that are possible here.
+    /// Kinds possible on this machine.
     pub kinds: Vec<Kind>,
-    /// Kinds that are not, and why.
+    /// Kinds not possible on this machine, with the reason.
     pub left_out: Vec<(Kind, String)>,
     rng: StdRng,
     decks: BTreeMap<Shape, Vec<Kind>>,
@@ -81,12 +81,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// As the environment says, with the kinds that are possible on this machine.
+    /// Reads the plan from the environment, with the kinds possible on this machine.
     pub fn from_env() -> anyhow::Result<Self> {
         let total = match std::env::var(MINUTES) {
             Ok(text) => {
                 let minutes: f64 = text.parse().with_context(|| format!("{MINUTES}={text:?} is no number"))?;
-                ensure!(minutes > 0.0 && minutes < 100_000.0, "{MINUTES}={text:?} makes no sense");
+                ensure!(minutes > 0.0 && minutes < 100_000.0, "{MINUTES}={text:?} is out of range");
                 Duration::from_secs_f64(minutes * 60.0)
             }
             Err(_) => SHORT,
@@ -136,14 +136,14 @@ impl Plan {
         })
     }
 
-    /// A store begins, the one of this number. Its episodes are the same in every run of the seed, however many the stores
-    /// before it had the time for.
+    /// Begins store number `store`. The store's episodes are the same in every run of the seed, independent of the
+    /// earlier stores' episodes.
     pub fn begin(&mut self, store: u64) {
         self.rng = self.seed.rng(SCHEDULE + store);
         self.decks.clear();
     }
 
-    /// The next episode, in a store of this shape.
+    /// The next episode for a store of the given shape.
     pub fn episode(&mut self, shape: Shape) -> Episode {
         self.episodes += 1;
         let count = [1, 2, 2, 2, 3][self.rng.random_range(0..5)];
@@ -166,7 +166,7 @@ impl Plan {
         Episode { number: self.episodes, seed: self.rng.random(), faults }
     }
 
-    /// From a shuffled deck with each kind once.
+    /// Draws from a shuffled deck with each kind once.
     fn deal(&mut self, shape: Shape) -> Kind {
         let deck = self.decks.entry(shape).or_default();
         if deck.is_empty() {
@@ -176,12 +176,12 @@ impl Plan {
         deck.pop().unwrap_or_else(|| unreachable!("a shape without kinds is none of `shapes`"))
     }
 
-    /// Operations that must have succeeded after so long.
+    /// Required number of successful operations after `elapsed`.
     pub fn min_operations(&self, elapsed: Duration) -> u64 {
         (elapsed.as_secs_f64() * MIN_OPERATIONS_PER_SECOND) as u64
     }
 
-    /// Whether it is long enough for every kind.
+    /// Whether the soak is long enough for all kinds.
     pub fn is_complete(&self) -> bool {
         self.total >= ALL_KINDS_FROM
     }

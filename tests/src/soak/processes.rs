@@ -1,4 +1,4 @@
-//! Faults of processes: killed, stopped, asked to end.
+//! Process faults: SIGKILL, SIGSTOP and SIGTERM.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +13,11 @@ use crate::node::Node;
 use crate::process::Process;
 use crate::wait::eventually_within;
 
-/// For a process to run, to stop or to end.
+/// Timeout for a process to run, to stop or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Longer than a lease and an election.
 const BEYOND_LEASE: Duration = Duration::from_millis(2_200);
-/// How often a node dies in a loop, and how long it lives at most between.
+/// Number of crashes in a crash loop, and maximum lifetime in between.
 const CRASHES: usize = 4;
 const LIFE_MS: usize = 400;
 
@@ -51,10 +51,10 @@ async fn chosen<'a>(story: &Story<'a>, who: Who) -> anyhow::Result<(Arc<Node>, M
     }
 }
 
-/// What the kernel says of a process: `R`, `S`, `T`, …; `None` = there is none.
+/// Process state from the kernel: `R`, `S`, `T`, …; `None` = no such process.
 fn state_of(pid: u32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before it, in parentheses, may hold anything.
+    // The preceding name, in parentheses, may contain any character.
     stat.rsplit(')').next()?.trim_start().chars().next()
 }
 
@@ -63,15 +63,15 @@ async fn running(process: &Process) -> anyhow::Result<u32> {
         .await
 }
 
-/// Kills processes, and sees that they are dead.
+/// Kills processes and verifies the deaths.
 pub(super) async fn killed(processes: &[&Process]) -> anyhow::Result<()> {
     let mut pids = Vec::new();
     for process in processes {
         pids.push(running(process).await?);
     }
-    // Signals first, so that none hears of the others' end.
+    // Signals first, so that no process notices the end of another.
     for process in processes {
-        // One that has just ended by itself needs none.
+        // Fails only if the process has already exited.
         let _ = process.signal(Signal::KILL);
     }
     for (process, pid) in processes.iter().zip(pids) {
@@ -96,7 +96,7 @@ pub(super) async fn kill(story: &Story<'_>, who: Who, part: Part) -> anyhow::Res
     let (node, _guard) = chosen(story, who).await?;
     killed(&part.of(&node)).await?;
     story.fired();
-    // At once as often as later: a node that comes back within the lease it had is another case.
+    // Half of the time the node restarts at once: a return within its former lease is a separate case.
     if story.random(2) == 0 {
         story.hold().await;
     }
@@ -134,7 +134,7 @@ pub(super) async fn stop(story: &Story<'_>, who: Who, part: Part) -> anyhow::Res
         story.fired();
         tokio::time::sleep(story.planned.hold.max(BEYOND_LEASE)).await;
     }
-    // Whatever came before: nothing stays stopped. In either order.
+    // Always resume all processes, in either order.
     let order: Vec<_> = if story.random(2) == 0 { parts } else { parts.into_iter().rev().collect() };
     for process in order {
         process.resume()?;
@@ -144,7 +144,7 @@ pub(super) async fn stop(story: &Story<'_>, who: Who, part: Part) -> anyhow::Res
 
 pub(super) async fn term(story: &Story<'_>, who: Who) -> anyhow::Result<()> {
     let (node, _guard) = chosen(story, who).await?;
-    // A process that has only just begun does not know the signal yet, and dies of it.
+    // A process that has just started has no signal handler yet, and would die of the signal.
     eventually_within(PATIENCE, &format!("{} answers", node.name()), || async {
         node.client().get_path("/livez").await?.success()?;
         node.management().get_path("/livez").await?.success()
@@ -160,7 +160,7 @@ pub(super) async fn term(story: &Story<'_>, who: Who) -> anyhow::Result<()> {
 pub(super) async fn router(story: &Story<'_>) -> anyhow::Result<()> {
     let shards = story.store.shards().context("a store with routers")?;
     let first = story.random(shards.routers().len());
-    // One that is nobody's, or else the first when it is nobody's any more.
+    // A router without another fault, or else the first choice after a wait.
     let free = (0..shards.routers().len())
         .map(|at| (first + at) % shards.routers().len())
         .find_map(|at| Some((at, story.store.routers[at].try_lock().ok()?)));

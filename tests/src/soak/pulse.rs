@@ -1,4 +1,4 @@
-//! [`Pulse`]: writes all the time, to see for how long none succeeds.
+//! [`Pulse`]: continuous writes, to measure write gaps.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,14 +9,14 @@ use tokio::task::JoinHandle;
 
 use crate::client::Client;
 
-/// Between two writes of one client.
+/// Pause between two writes of a client.
 const PAUSE: Duration = Duration::from_millis(10);
-/// A client that gets no answer by then asks again.
+/// Client timeout of a write.
 const PATIENCE: Duration = Duration::from_millis(1_500);
-/// Every group takes writes from every client within this after the last fault is over: the promise that is checked.
+/// Maximum recovery time: every group must accept writes from every client within this time after the last fault.
 pub(super) const RECOVERY: Duration = Duration::from_secs(15);
 
-/// One key of each group, written through every client.
+/// A key per group, written through every client.
 pub(super) struct Pulse {
     keys: Vec<String>,
     clients: Vec<Client>,
@@ -51,7 +51,7 @@ impl Pulse {
         Self { keys, clients, going_on, beats, tasks }
     }
 
-    /// Waits until every group takes a write from every client; an error when that takes too long. Returns how long it took.
+    /// Waits until every group accepts a write from every client; fails after [`RECOVERY`]. Returns the elapsed time.
     pub(super) async fn recovered(&self) -> anyhow::Result<Duration> {
         let start = Instant::now();
         for key in &self.keys {
@@ -74,7 +74,7 @@ impl Pulse {
         Ok(start.elapsed())
     }
 
-    /// Ends it. Returns the longest time in which a group took no write.
+    /// Stops the writes. Returns the longest write gap of any group.
     pub(super) async fn end(self) -> Duration {
         self.going_on.store(false, Ordering::Relaxed);
         let mut longest = Duration::ZERO;

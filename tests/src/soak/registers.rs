@@ -1,4 +1,4 @@
-//! Registers: keys in families, which many clients read, write, delete and swap, one by one, in batches and in lists.
+//! Registers: families of keys that many clients read, write, delete and swap, individually, in batches and in lists.
 
 use std::time::Instant;
 
@@ -13,21 +13,21 @@ use super::work::{Outcome, TIMEOUT, Worker};
 use crate::client::encode_key;
 use crate::linearizability::Operation;
 
-/// Families of keys, each with a prefix of its own.
+/// Number of key families, each with a separate prefix.
 pub(super) const FAMILIES: usize = 6;
-/// Keys of a family: what a list gives at once.
+/// Keys per family, all returned by a single list.
 const KEYS: usize = 12;
-/// Operations of a batch.
+/// Operations per batch.
 const BATCH: usize = 8;
-/// Operations of a family before its keys are replaced: histories of some hundred operations are checked in no time.
+/// Operations on a family before its keys are replaced: histories with some hundred operations are checked fast.
 const FAMILY_LIFE: u64 = 250 * KEYS as u64;
 
-/// One change of a register.
+/// A change of a register.
 #[derive(Debug, Clone, Copy)]
 enum Change {
     Put(u64),
     Delete,
-    /// By the revision at which a value was seen; 0 and none: where there was nothing.
+    /// Conditional on the revision of a value seen earlier; `None` and 0 for an absent key.
     Swap {
         from: Option<u64>,
         revision: u64,
@@ -58,7 +58,7 @@ impl Change {
         }
     }
 
-    /// As an operation of a batch.
+    /// Encodes an operation of a batch.
     fn in_batch(self, key: &str) -> Value {
         match self {
             Self::Put(value) => json!({"op": "put", "key": key, "value": value}),
@@ -72,7 +72,7 @@ impl Change {
 }
 
 impl Worker {
-    /// Works on registers until the episode is over.
+    /// Works on registers until the end of the episode.
     pub(super) async fn registers(mut self) -> anyhow::Result<super::work::Seen> {
         while self.goes_on() {
             let family = self.rng.random_range(0..FAMILIES);
@@ -122,7 +122,7 @@ impl Worker {
         }
     }
 
-    /// A put (0), a delete (1) or a swap (2); when it is `known`, repeated under an `Idempotency-Key` until it is.
+    /// A put (0), a delete (1) or a swap (2). With `known`, repeated with an `Idempotency-Key` until the outcome is known.
     async fn change(&mut self, family: usize, key: &str, sort: usize, known: bool) -> anyhow::Result<()> {
         let change = self.new_change(key, sort);
         let path = format!("/v1/kv/{}?{TIMEOUT}", encode_key(key));
@@ -163,7 +163,7 @@ impl Worker {
         let end = Instant::now();
         match (status, change) {
             (200, Change::Delete) => self.log(key).answered(Operation::Delete, begin, end),
-            // As good as a read that found nothing.
+            // Equivalent to a read without a value.
             (404, Change::Delete) => self.log(key).read(None, begin, end),
             (200, Change::Put(value) | Change::Swap { to: value, .. }) => {
                 self.last.insert(key.to_owned(), (Some(value), revision));
@@ -171,7 +171,7 @@ impl Worker {
             }
             (412, Change::Swap { from, .. }) => {
                 self.last.remove(key);
-                // By revision, which is stricter than by value, but no value is written twice.
+                // A comparison by revision is stricter than by value, but values are unique.
                 self.log(key).answered(Operation::NoSwap { from }, begin, end);
             }
             _ => anyhow::bail!("VIOLATION: {change:?} of {key} was answered {status}"),
@@ -225,7 +225,7 @@ impl Worker {
             let results = results["results"].as_array().context("a batch has results")?.clone();
             ensure!(results.len() == BATCH, "VIOLATION: {BATCH} operations have {} results", results.len());
             let status = |result: &Value| result["status"].as_u64().unwrap_or_default();
-            // Each operation has its outcome; with the key, the batch is sent again until all are known.
+            // Each operation has a separate outcome; with an `Idempotency-Key`, the batch is repeated until all outcomes are known.
             if known && results.iter().any(|result| !matches!(status(result), 200 | 404 | 412)) {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
                 continue;
@@ -246,7 +246,7 @@ impl Worker {
         }
     }
 
-    /// Reads a whole family: what is not listed is not there.
+    /// Lists a whole family: a key missing from the list is absent.
     async fn list(&mut self, family: usize, prefix: &str) -> anyhow::Result<()> {
         let Some((begin, entries)) = self.listed(prefix).await? else { return Ok(()) };
         let end = Instant::now();
@@ -259,13 +259,13 @@ impl Worker {
             };
             self.saw(&key, found, begin, end);
         }
-        ensure!(entries.next().is_none(), "VIOLATION: the list of {prefix} has keys that nobody wrote, or in no order");
+        ensure!(entries.next().is_none(), "VIOLATION: the list of {prefix} has unknown or unordered keys");
         self.succeeded(KEYS);
         self.shared.registers[family].operations(KEYS - 1, FAMILY_LIFE);
         Ok(())
     }
 
-    /// All keys below a prefix, with value and revision; `None` where there is no answer.
+    /// All keys with a prefix, with value and revision; `None` without an answer.
     pub(super) async fn listed(
         &mut self,
         prefix: &str,
@@ -292,11 +292,11 @@ impl Worker {
 }
 
 fn answer_revision(answer: &crate::answer::Answer) -> anyhow::Result<u64> {
-    // In the body of every success, deletes have no ETag.
+    // Read from the body, because deletes have no ETag.
     answer.json()?["revision"].as_u64().with_context(|| format!("no revision: {answer}"))
 }
 
-/// A number, put as a text or as JSON.
+/// A number stored as text or as JSON.
 pub(super) fn number_of(value: &Value) -> anyhow::Result<u64> {
     match value {
         Value::String(text) => Ok(text.parse()?),

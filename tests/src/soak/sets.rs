@@ -1,4 +1,4 @@
-//! Sets: keys below a prefix that only one client changes, so that it knows what a list of them has to show.
+//! Sets: keys changed by a single client, which therefore knows the expected content of lists.
 
 use std::collections::HashMap;
 
@@ -12,13 +12,13 @@ use super::stats::Stats;
 use super::work::{Member, Outcome, Seen, TIMEOUT, Worker};
 use crate::client::encode_key;
 
-/// Keys of a set.
+/// Keys per set.
 const KEYS: usize = 40;
 /// Changes between two lists.
 const CHANGES: usize = 6;
 
 impl Worker {
-    /// Puts and deletes, each of them once or repeated, and lists.
+    /// Puts, deletes and lists keys of a set.
     pub(super) async fn sets(mut self) -> anyhow::Result<Seen> {
         let prefix = format!("{}s{}/", self.shared.prefix, self.number);
         while self.goes_on() {
@@ -40,7 +40,7 @@ impl Worker {
             Some(value) => client.request(Method::PUT, &path).body(value.to_string()),
             None => client.request(Method::DELETE, &path),
         };
-        // A change of unknown outcome may be applied at any time: nothing is known of that key any more.
+        // A change with unknown outcome may be applied at any time, so the state of the key stays unknown.
         if self.seen.set.get(key) == Some(&Member::Maybe) {
             return Ok(());
         }
@@ -85,7 +85,7 @@ impl Worker {
     }
 }
 
-/// Fails unless exactly what is known to be there is listed, and what may be there.
+/// Fails unless the list matches the known keys; keys in an unknown state may be present or absent.
 pub(super) fn check_members(
     set: &HashMap<String, Member>,
     prefix: &str,
@@ -103,6 +103,6 @@ pub(super) fn check_members(
         }
     }
     let odd = listed.keys().find(|key| key.starts_with(prefix) && !set.contains_key(*key));
-    ensure!(odd.is_none(), "VIOLATION: {odd:?} is listed, and nobody wrote it");
+    ensure!(odd.is_none(), "VIOLATION: no client wrote the listed key {odd:?}");
     Ok(())
 }

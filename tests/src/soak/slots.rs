@@ -1,4 +1,4 @@
-//! Slots move, whoever dies meanwhile.
+//! Slot moves, combined with faults.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use crate::admin::{Admin, OperationView};
 use crate::shards::Shards;
 use crate::wait::eventually_within;
 
-/// A move gets over elections, another coordinator and partitions of its groups.
+/// A move survives elections, a change of coordinator and partitions of its groups.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Slow enough that a move is met before its end: the slots that move hold several times as much.
+/// Slow enough to catch a move in progress: the moving slots hold several times as much data.
 const SLOWLY: u64 = 60_000;
-/// How often a move may be over before something could be done to it.
+/// Maximum number of moves that may end before the fault can hit.
 const ATTEMPTS: usize = 8;
 
-/// The slots that move have one owner: they move as one. Returns its number and the other one's.
+/// Waits until all mobile slots are in the same group; they move together. Returns the numbers of the source and the target group.
 async fn ends(story: &Story<'_>, shards: &Shards, admin: &Admin) -> anyhow::Result<(usize, usize)> {
     eventually_within(PATIENCE, "the slots that move are in one group", || async {
         for (source, target) in [(1, 2), (2, 1)] {
@@ -58,7 +58,7 @@ async fn over(admin: &Admin, operation: u64) -> anyhow::Result<OperationView> {
     .await
 }
 
-/// Waits until a move is under way; false when it is over already.
+/// Waits until a move is in progress; false if already over.
 async fn under_way(admin: &Admin, operation: u64) -> anyhow::Result<bool> {
     eventually_within(PATIENCE, &format!("operation {operation} is under way"), || async {
         let view = admin.operation(operation).await?;
@@ -71,7 +71,7 @@ async fn under_way(admin: &Admin, operation: u64) -> anyhow::Result<bool> {
 pub(super) async fn moved(story: &Story<'_>) -> anyhow::Result<()> {
     let _moves = story.store.moves.lock().await;
     let shards = story.store.shards().context("a store with shards")?;
-    // The one that is asked; whatever happens to the other.
+    // This router gets the requests; the other router may be in another fault.
     let _router = story.store.routers[1].lock().await;
     let admin = shards.router(2).admin();
     let (operation, ..) = begun(story, shards, &admin, None).await?;
@@ -90,7 +90,7 @@ pub(super) async fn cancelled(story: &Story<'_>) -> anyhow::Result<()> {
         let (operation, ..) = begun(story, shards, &admin, Some(SLOWLY)).await?;
         let met = under_way(&admin, operation).await?;
         if met {
-            // Refused when it has just ended.
+            // Refused if the move has just ended.
             let _ = admin.cancel(operation).await?;
         }
         let view = over(&admin, operation).await?;
@@ -111,9 +111,9 @@ async fn all<'a>(locks: &'a [Mutex<()>]) -> Vec<MutexGuard<'a, ()>> {
     guards
 }
 
-/// Somebody who has a part in a move dies in it; the move ends one way or the other.
+/// Kills a participant of a move; the move must still end, done or cancelled.
 pub(super) async fn killed_in_move(story: &Story<'_>) -> anyhow::Result<()> {
-    // Either group's leader may be the one that is down while the move goes on. First of all: who holds one may take minutes.
+    // Either group's leader may be down while the move continues. Locked first, because a holder may take minutes.
     let _absences = match story.planned.kind {
         Kind::SourceKill | Kind::TargetKill => all(&story.store.absences).await,
         _ => Vec::new(),
@@ -139,7 +139,7 @@ pub(super) async fn killed_in_move(story: &Story<'_>) -> anyhow::Result<()> {
             return Ok(());
         }
     }
-    anyhow::bail!("{ATTEMPTS} moves were over before somebody could die in them")
+    anyhow::bail!("{ATTEMPTS} moves ended before a participant could be killed")
 }
 
 async fn coordinator(story: &Story<'_>, shards: &Shards, admin: &Admin, operation: u64) -> anyhow::Result<bool> {
@@ -150,7 +150,7 @@ async fn coordinator(story: &Story<'_>, shards: &Shards, admin: &Admin, operatio
     let router = shards.routers().iter().find(|router| router.name() == name).context("the coordinator's process")?;
     let other = shards.routers().iter().find(|router| router.name() != name).context("another router")?;
     killed(&[router.process()]).await?;
-    // Seen by the one that lives.
+    // Ask the surviving router.
     let other = other.admin();
     let was_met = eventually_within(PATIENCE, "the operation is known", || async {
         Ok(!other.operation(operation).await?.is_over())
@@ -165,7 +165,7 @@ async fn coordinator(story: &Story<'_>, shards: &Shards, admin: &Admin, operatio
 async fn leader_of(story: &Story<'_>, group: usize, admin: &Admin, operation: u64) -> anyhow::Result<bool> {
     let cluster = &story.store.groups()[group - 1];
     let leader = cluster.leader().await?;
-    // Another fault may have it: then this move goes on without a death.
+    // If another fault holds the leader, this move continues without a kill.
     let Ok(_guard) = story.store.nodes[group - 1][leader.index() - 1].try_lock() else { return Ok(false) };
     killed(&[leader.sidecar(), leader.engine()]).await?;
     let was_met = eventually_within(PATIENCE, "the operation is known", || async {

@@ -1,4 +1,4 @@
-//! [`Stats`]: what a soak has done so far.
+//! [`Stats`]: counters of a soak.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,31 +7,31 @@ use std::time::{Duration, Instant};
 
 use super::kind::Kind;
 
-/// Counted by everybody who has a part in it.
+/// Counters shared by all tasks of a soak.
 #[derive(Debug)]
 pub(super) struct Stats {
     pub(super) start: Instant,
-    /// HTTP requests that were answered.
+    /// Number of answered HTTP requests.
     pub(super) requests: AtomicU64,
-    /// Operations with a known outcome: a batch is as many as it has, a list as many as it has keys of registers.
+    /// Operations with known outcome: a batch counts its operations, a list of registers the keys of the family, a list of a set counts 1.
     pub(super) succeeded: AtomicU64,
-    /// Changes of unknown outcome.
+    /// Changes with unknown outcome.
     pub(super) unknown: AtomicU64,
-    /// Requests that were refused as not applied.
+    /// Requests refused without effect.
     pub(super) refused: AtomicU64,
-    /// Operations in histories that were checked.
+    /// Operations in checked histories.
     pub(super) checked: AtomicU64,
-    /// Adds to counters that were acknowledged, each found to be applied once.
+    /// Acknowledged counter increments, each applied exactly once.
     pub(super) adds: AtomicU64,
-    /// Elements of append lists that were acknowledged, each found once.
+    /// Acknowledged elements of append lists, each found exactly once.
     pub(super) appended: AtomicU64,
-    /// Lists compared with what one client knew.
+    /// Lists compared with the knowledge of the only writer.
     pub(super) lists: AtomicU64,
-    /// Pairs of replicas whose hashes were compared.
+    /// Pairs of replicas with compared hashes.
     pub(super) hashes: AtomicU64,
-    /// Moments at which no slot had two owners.
+    /// Number of checks without a slot with two owners.
     pub(super) owners: AtomicU64,
-    /// Spent in checks, in microseconds.
+    /// Time spent in checks, in microseconds.
     pub(super) checking_us: AtomicU64,
     rest: Mutex<Rest>,
 }
@@ -79,7 +79,7 @@ impl Stats {
         *self.rest().fired.entry(kind).or_default() += 1;
     }
 
-    /// A time without a successful write, during these faults.
+    /// Records a write gap during these faults.
     pub(super) fn gap(&self, gap: Duration, faults: &str) {
         let mut rest = self.rest();
         if gap > rest.gap.0 {
@@ -87,7 +87,7 @@ impl Stats {
         }
     }
 
-    /// The time from the end of these faults until every group took writes from every client.
+    /// Records the recovery time after these faults: the time until every group accepted writes from every client.
     pub(super) fn recovery(&self, recovery: Duration, faults: &str) {
         let mut rest = self.rest();
         if recovery > rest.recovery.0 {
@@ -95,14 +95,14 @@ impl Stats {
         }
     }
 
-    /// How often each kind was planned and fired.
+    /// Planned and fired counts of each kind.
     pub(super) fn kinds(&self) -> Vec<(Kind, u64, u64)> {
         let rest = self.rest();
         let fired = |kind| rest.fired.get(kind).copied().unwrap_or_default();
         rest.planned.iter().map(|(kind, planned)| (*kind, *planned, fired(kind))).collect()
     }
 
-    /// The longest gap and the longest recovery, each with the faults around it.
+    /// The longest write gap and the longest recovery, each with the faults.
     pub(super) fn longest(&self) -> [(Duration, String); 2] {
         let rest = self.rest();
         [rest.gap.clone(), rest.recovery.clone()]

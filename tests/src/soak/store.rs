@@ -1,4 +1,4 @@
-//! [`Store`]: what a soak runs against.
+//! [`Store`]: the store under test in a soak.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,38 +21,38 @@ use crate::router::Router;
 use crate::shards::Shards;
 use crate::wait::eventually_within;
 
-/// Slots that move back and forth: half of what the first group has at first.
+/// Number of slots that move back and forth: half of the first group's initial slots.
 const MOBILE_SLOTS: usize = 4_096;
-/// Ends that need no explanation: nothing was wrong, or another process went away. The codes are in docs/guides/operate.md.
+/// Expected exit codes: success, or the loss of another process. See docs/guides/operate.md.
 const EXPECTED_EXITS: [i32; 3] = [0, 69, 75];
-/// The end after an error of a disk.
+/// Exit code after a disk error.
 const EXIT_IOERR: i32 = 74;
 const SIGKILL: i32 = 9;
-/// In a log these are bugs.
+/// Log messages of bugs.
 const PANICS: [&str; 2] = ["panicked at", "runtime::panic"];
-/// Small enough that logs are purged, and snapshots sent, all the time.
+/// Small enough for frequent log purges and snapshots.
 const LOG: &str = "2MiB";
 
-/// A store of one of the shapes, with what a soak needs beside it.
+/// A store of a given shape, with locks and faults for a soak.
 #[derive(Debug)]
 pub(super) struct Store {
-    // Dropped before the disks, for its processes have files open there.
+    // Dropped before the disks, because the processes have open files there.
     body: Body,
     disks: Vec<Arc<Mutex<FaultFs>>>,
-    /// A client's connection that can be cut.
+    /// A client connection that can be cut.
     pub(super) link: Link,
-    /// Per group, per node: held by the fault that does something to it.
+    /// Per group and node: lock held by a fault of the node.
     pub(super) nodes: Vec<Vec<tokio::sync::Mutex<()>>>,
-    /// Per group: held by the fault that keeps a node down until the others have done something. Two of these would leave
-    /// one node of three, and each would wait for what the other has to end first.
+    /// Per group: lock held by a fault that keeps a node down until the others have made progress. Two such faults
+    /// would leave a single node of three, and each would wait for the other's end.
     pub(super) absences: Vec<tokio::sync::Mutex<()>>,
-    /// Per group: held by the fault that does something to its network.
+    /// Per group: lock held by a network fault.
     pub(super) networks: Vec<tokio::sync::Mutex<()>>,
-    /// Per router.
+    /// Per router: lock held by a fault of the router.
     pub(super) routers: Vec<tokio::sync::Mutex<()>>,
-    /// Held by whoever moves slots.
+    /// Lock held during a slot move.
     pub(super) moves: tokio::sync::Mutex<()>,
-    /// What moves; empty without shards.
+    /// The slots that move; empty without shards.
     pub(super) mobile: SlotSet,
     kept: bool,
 }
@@ -61,7 +61,7 @@ pub(super) struct Store {
 enum Body {
     Plain(Box<Cluster>),
     Sharded(Box<Shards>),
-    /// It is being ended.
+    /// Being shut down.
     Over,
 }
 
@@ -75,7 +75,7 @@ pub(super) struct Link {
 
 impl Link {
     async fn to(target: SocketAddr) -> anyhow::Result<Self> {
-        // Free a moment ago; nothing else listens on this address of loopback.
+        // Free a moment ago; no other program uses this loopback address.
         let at =
             std::net::TcpListener::bind("127.0.0.77:0").and_then(|free| free.local_addr()).context("a free port")?;
         let partition = Partition::default();
@@ -85,7 +85,7 @@ impl Link {
 }
 
 impl Store {
-    /// Starts one.
+    /// Starts a store.
     pub(super) async fn start(shape: Shape) -> anyhow::Result<Self> {
         let mut disks = Vec::new();
         let env = [("RAFTKV_SNAPSHOT_AFTER", LOG), ("RAFTKV_LOG_RETAIN", LOG), ("RAFTKV_LOG_MAX", "4MiB")];
@@ -94,7 +94,7 @@ impl Store {
                 let builder = Cluster::builder().partitionable();
                 let mut cluster = env.iter().fold(builder, |it, (name, value)| it.env(name, *value)).create().await?;
                 for node in cluster.nodes() {
-                    // Without FUSE on the machine's own disk; the plan has left out the faults of disks.
+                    // Without FUSE, the machine's own disk is used; the plan has left out disk faults.
                     let Some(disk) = FaultFs::mount(node.dir(), NamePromise::Directory)? else { break };
                     disks.push(Arc::new(Mutex::new(disk)));
                 }
@@ -137,7 +137,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Its groups.
+    /// The groups of the store.
     pub(super) fn groups(&self) -> &[Cluster] {
         match &self.body {
             Body::Plain(cluster) => std::slice::from_ref(&**cluster),
@@ -146,7 +146,7 @@ impl Store {
         }
     }
 
-    /// The groups and routers, when it has any.
+    /// Groups and routers of a sharded store.
     pub(super) fn shards(&self) -> Option<&Shards> {
         match &self.body {
             Body::Sharded(shards) => Some(shards),
@@ -159,7 +159,7 @@ impl Store {
         self.disks.get(node.index() - 1).cloned().context("the node has no disk of the harness")
     }
 
-    /// A client of every node, or of every router.
+    /// Clients of all nodes, or of all routers.
     pub(super) fn direct(&self) -> Vec<Client> {
         match &self.body {
             Body::Plain(cluster) => cluster.nodes().iter().map(|node| node.client()).collect(),
@@ -168,14 +168,14 @@ impl Store {
         }
     }
 
-    /// These, and one whose connection can be cut.
+    /// The clients of [`direct`](Self::direct), and a client with a connection that can be cut.
     pub(super) fn clients(&self) -> Vec<Client> {
         let mut clients = self.direct();
         clients.push(self.link.client.clone());
         clients
     }
 
-    /// A key in each group that stays there.
+    /// A key per group, in a slot that never moves.
     pub(super) async fn resident_keys(&self, prefix: &str) -> anyhow::Result<Vec<String>> {
         let Some(shards) = self.shards() else { return Ok(vec![format!("{prefix}0")]) };
         let mut keys = Vec::new();
@@ -187,7 +187,7 @@ impl Store {
         Ok(keys)
     }
 
-    /// Waits until every node and router is ready and every group has all its members.
+    /// Waits until all nodes and routers are ready and every group has all members.
     pub(super) async fn whole(&self, patience: Duration) -> anyhow::Result<()> {
         let whole = async {
             match &self.body {
@@ -199,8 +199,8 @@ impl Store {
         tokio::time::timeout(patience, whole).await.map_err(|_| anyhow!("the store is not whole after {patience:?}"))?
     }
 
-    /// Compares the hashes of the replicas of each group at equal positions, until all replicas are at one. Returns how
-    /// many pairs were compared. Writes must have ended.
+    /// Compares the state hashes of each group's replicas at equal positions, until all replicas are at the same
+    /// position. Returns the number of compared pairs. Writes must have stopped.
     pub(super) async fn hashes_agree(&self, patience: Duration) -> anyhow::Result<u64> {
         let mut compared = 0;
         for (number, group) in self.groups().iter().enumerate() {
@@ -234,7 +234,7 @@ impl Store {
         Ok(compared)
     }
 
-    /// Where histories are kept when something is wrong.
+    /// Directory for histories of violations.
     pub(super) fn dir(&self) -> PathBuf {
         self.groups().first().map(Cluster::dir).unwrap_or_default()
     }
@@ -245,7 +245,7 @@ impl Store {
         nodes.flat_map(|node| [node.engine(), node.sidecar()]).chain(routers.iter().map(Router::process)).collect()
     }
 
-    /// What no process may do, whatever is done to it: to panic, or to end for a reason that nothing explains.
+    /// Finds process behaviour forbidden under any fault: panics, and exits without an expected reason.
     pub(super) fn misdeeds(&self) -> Vec<String> {
         let mut found = Vec::new();
         for process in self.processes() {
@@ -265,7 +265,7 @@ impl Store {
         found
     }
 
-    /// Ends it after everything was found to be right, and removes its files.
+    /// Ends the store after successful checks and removes the files.
     pub(super) async fn finish(mut self) -> anyhow::Result<()> {
         self.kept = false;
         self.kill();
@@ -284,7 +284,7 @@ impl Store {
     }
 }
 
-/// A disk, whoever else looks at it.
+/// Locks a disk, even after a panic of another holder.
 pub(super) fn locked(disk: &Mutex<FaultFs>) -> MutexGuard<'_, FaultFs> {
     disk.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -296,7 +296,7 @@ impl Drop for Store {
         }
         self.kill();
         for (disk, node) in self.disks.iter().zip(self.groups().iter().flat_map(Cluster::nodes)) {
-            // The data of a soak that failed, beside its logs.
+            // Keeps the data of a failed soak beside the logs.
             let kept = self.dir().join(format!("{}-disk", node.name()));
             if let Err(error) = locked(disk).copy_to(&kept) {
                 println!("the disk of {} cannot be kept: {error:#}", node.name());

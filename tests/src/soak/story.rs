@@ -1,4 +1,4 @@
-//! [`Story`]: one fault from its beginning to its end.
+//! [`Story`]: the execution of a planned fault.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,15 +17,15 @@ use crate::cluster::Cluster;
 use crate::node::Node;
 use crate::wait::eventually_within;
 
-/// Longer than any fault takes, even one that waits for two others to end.
+/// Longer than any fault, including a wait for two others.
 const PATIENCE: Duration = Duration::from_secs(240);
-/// For a group to have a leader that is not in another fault's hands.
+/// Timeout to find a leader without another fault.
 const LEADER_PATIENCE: Duration = Duration::from_secs(120);
-/// For an engine to start after a fault that had it before.
+/// Timeout for an engine to start after an earlier fault.
 const CLOCK_PATIENCE: Duration = Duration::from_secs(30);
 
-/// A planned fault, under way. What it does to a node it does alone: the lock of the node is its own meanwhile. Faults of
-/// other nodes, of the network, of routers and of moves go on beside it.
+/// A planned fault in progress. A fault of a node holds the node's lock. Faults of other nodes, of the network, of
+/// routers and of moves may run concurrently.
 pub(super) struct Story<'a> {
     pub(super) store: &'a Store,
     pub(super) planned: Planned,
@@ -39,8 +39,7 @@ impl<'a> Story<'a> {
         Self { store, planned, rng, fired: AtomicBool::new(false) }
     }
 
-    /// Makes the fault, sees it take effect, and takes it back. An error where it did not take effect, or where something
-    /// did not get over it.
+    /// Injects the fault, waits for the effect, and removes the fault. Fails if the fault had no effect or a component did not recover.
     pub(super) async fn happen(&self) -> anyhow::Result<()> {
         let kind = self.planned.kind;
         tokio::time::sleep(self.planned.after).await;
@@ -100,12 +99,12 @@ impl<'a> Story<'a> {
         }
     }
 
-    /// It was seen to take effect.
+    /// Records that the fault has taken effect.
     pub(super) fn fired(&self) {
         self.fired.store(true, Ordering::Relaxed);
     }
 
-    /// Leaves it as it is for the planned time.
+    /// Sleeps for the planned duration of the fault.
     pub(super) async fn hold(&self) {
         tokio::time::sleep(self.planned.hold).await;
     }
@@ -115,12 +114,12 @@ impl<'a> Story<'a> {
         self.rng.lock().unwrap_or_else(PoisonError::into_inner).random_range(0..end)
     }
 
-    /// The group that it is about.
+    /// The affected group.
     pub(super) fn group(&self) -> &'a Cluster {
         &self.store.groups()[self.planned.group]
     }
 
-    /// A node that nobody else does something to, whoever it is.
+    /// Locks a random node without another fault.
     pub(super) async fn any_node(&self) -> (Arc<Node>, MutexGuard<'a, ()>) {
         let nodes = self.group().nodes();
         let node = Arc::clone(&nodes[self.random(nodes.len())]);
@@ -128,7 +127,7 @@ impl<'a> Story<'a> {
         (node, guard)
     }
 
-    /// The leader, which nobody else does something to.
+    /// Locks the leader without another fault.
     pub(super) async fn leader(&self) -> anyhow::Result<(Arc<Node>, MutexGuard<'a, ()>)> {
         eventually_within(LEADER_PATIENCE, "there is a leader", || async {
             let leader = self.group().leader().await?;
@@ -139,7 +138,7 @@ impl<'a> Story<'a> {
         .await
     }
 
-    /// A node that follows, which nobody else does something to.
+    /// Locks a follower without another fault.
     pub(super) async fn follower(&self) -> anyhow::Result<(Arc<Node>, MutexGuard<'a, ()>)> {
         let choice = self.random(2);
         eventually_within(LEADER_PATIENCE, "there is a follower", || async {
@@ -152,7 +151,7 @@ impl<'a> Story<'a> {
         .await
     }
 
-    /// All nodes of the group.
+    /// Locks all nodes of the group.
     pub(super) async fn all_nodes(&self) -> Vec<MutexGuard<'a, ()>> {
         let mut guards = Vec::new();
         for lock in &self.store.nodes[self.planned.group] {
@@ -165,7 +164,7 @@ impl<'a> Story<'a> {
         self.store.nodes[self.planned.group][node.index() - 1].lock().await
     }
 
-    /// The group's clock in the state of this node, in milliseconds. Another fault may have ended the node's engine, which is on its way up.
+    /// The group clock in this node's state, in milliseconds. Waits for an engine restarted by another fault.
     pub(super) async fn clock_of(&self, node: &Node) -> anyhow::Result<u64> {
         eventually_within(CLOCK_PATIENCE, "an engine tells its group's clock", || async {
             Ok(node.group_peer()?.describe().await?.0.clock_ms)

@@ -1,4 +1,4 @@
-//! [`Work`]: the clients of one episode.
+//! [`Work`]: the clients of an episode.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,24 +16,23 @@ use super::stats::Stats;
 use crate::answer::Answer;
 use crate::client::Client;
 
-/// Deadline that requests name.
+/// Deadline in requests.
 pub(super) const TIMEOUT: &str = "timeout=3s";
-/// A process that stands still answers nothing, not even that.
+/// Client timeout: a paused process does not even report a missed deadline.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// Between two attempts of a request with an `Idempotency-Key`.
+/// Pause between attempts of a request with an `Idempotency-Key`.
 const PAUSE: Duration = Duration::from_millis(20);
-/// A request with an `Idempotency-Key` that is not answered by then never will be: longer than any fault.
+/// Maximum time until a request with an `Idempotency-Key` is answered: longer than any fault.
 const REPEAT_PATIENCE: Duration = Duration::from_secs(240);
-/// Clients of each sort.
+/// Number of clients of each type.
 const REGISTERS: u64 = 10;
 const APPENDERS: u64 = 2;
 const COUNTERS: u64 = 2;
 const SETS: u64 = 2;
-/// A family of keys is replaced by another after so many changes of unknown outcome of one key: the checker has to try
-/// all ways in which they may have happened.
+/// Number of changes with unknown outcome before a family of keys is replaced: the checker must try all possible outcomes.
 const MAX_UNKNOWN: u64 = 3;
 
-/// Which keys are in use: a number that rises when it is time for others.
+/// Generation of keys: increases when the keys must be replaced.
 #[derive(Debug, Default)]
 pub(super) struct Generation {
     number: AtomicU64,
@@ -46,14 +45,14 @@ impl Generation {
         self.number.load(Ordering::Relaxed)
     }
 
-    /// Something of it has an unknown outcome.
+    /// Counts a change with unknown outcome.
     pub(super) fn unknown(&self) {
         if self.unknown.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_UNKNOWN {
             self.next();
         }
     }
 
-    /// So many more operations; at `limit` it is replaced.
+    /// Counts operations; the generation is replaced at `limit`.
     pub(super) fn operations(&self, number: usize, limit: u64) {
         if self.operations.fetch_add(number as u64, Ordering::Relaxed) + number as u64 >= limit {
             self.next();
@@ -67,9 +66,9 @@ impl Generation {
     }
 }
 
-/// What all clients of an episode share.
+/// State shared by all clients of an episode.
 pub(super) struct Shared {
-    /// All keys of the episode begin with it.
+    /// Prefix of all keys in the episode.
     pub(super) prefix: String,
     clients: Vec<Client>,
     going_on: AtomicBool,
@@ -79,23 +78,23 @@ pub(super) struct Shared {
     pub(super) counters: Vec<Generation>,
 }
 
-/// What one client saw.
+/// Observations of a client.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     /// By key.
     pub(super) logs: HashMap<String, KeyLog>,
-    /// Append lists: elements that are there once, and elements that are not there.
+    /// Append lists: elements known to be present exactly once, and elements known to be absent.
     pub(super) appended: Vec<(String, u64)>,
     pub(super) not_appended: Vec<(String, u64)>,
-    /// The last content of each append list.
+    /// Latest content of each append list.
     pub(super) texts: HashMap<String, String>,
-    /// Adds to each counter.
+    /// Acknowledged increments of each counter.
     pub(super) adds: HashMap<String, u64>,
-    /// Keys of sets: there with this value, not there, or unknown.
+    /// Keys of sets: present with a value, absent, or unknown.
     pub(super) set: HashMap<String, Member>,
 }
 
-/// What the one client that writes a key knows of it.
+/// State of a key as known by the only writer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Member {
     Is(u64),
@@ -103,14 +102,14 @@ pub(super) enum Member {
     Maybe,
 }
 
-/// Clients at work.
+/// The running clients.
 pub(super) struct Work {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<anyhow::Result<Seen>>>,
 }
 
 impl Work {
-    /// Starts them.
+    /// Starts the clients.
     pub(super) fn start(prefix: &str, clients: Vec<Client>, seed: u64, stats: Arc<Stats>) -> Self {
         let some = |count: usize| (0..count).map(|_| Generation::default()).collect();
         let shared = Arc::new(Shared {
@@ -135,12 +134,12 @@ impl Work {
         Self { shared, workers }
     }
 
-    /// Fails when a client gave up: an answer was wrong, and [`end`](Self::end) says how.
+    /// False if a client stopped because of a wrong answer; [`end`](Self::end) returns the error.
     pub(super) fn is_healthy(&self) -> bool {
         !self.workers.iter().any(JoinHandle::is_finished)
     }
 
-    /// Ends the clients, each after what it is at, and puts together what they saw.
+    /// Stops each client after the current operation, and merges the observations.
     pub(super) async fn end(self) -> anyhow::Result<Seen> {
         self.shared.going_on.store(false, Ordering::Relaxed);
         let mut all = Seen::default();
@@ -176,22 +175,22 @@ impl Seen {
     }
 }
 
-/// How a request ended.
+/// Result of a request.
 pub(super) enum Outcome {
     /// 200, 404 or 412.
     Answer(Answer),
-    /// Definitely not applied.
+    /// Not applied, and never will be.
     Refused,
-    /// Applied or not, now or later.
+    /// May have been applied, or may be applied later.
     Unknown,
 }
 
-/// One client.
+/// A client.
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) rng: StdRng,
     pub(super) seen: Seen,
-    /// What it saw last of a key, for its swaps: the value and the revision.
+    /// For each key, the last value and revision seen, for swaps.
     pub(super) last: HashMap<String, (Option<u64>, u64)>,
     pub(super) number: u64,
     value: u64,
@@ -207,7 +206,7 @@ impl Worker {
         self.shared.going_on.load(Ordering::Relaxed)
     }
 
-    /// A value that nobody else writes.
+    /// A unique value.
     pub(super) fn new_value(&mut self) -> u64 {
         self.value += 1;
         self.value
@@ -225,7 +224,7 @@ impl Worker {
         self.shared.clients[at].clone()
     }
 
-    /// Sends a request once, to any client; an error where the answer is one that must never come.
+    /// Sends a request once, to a random client; fails on a forbidden answer.
     pub(super) async fn ask(
         &mut self,
         request: impl Fn(&Client) -> RequestBuilder,
@@ -236,7 +235,7 @@ impl Worker {
         Ok((begin, outcome))
     }
 
-    /// Sends a request with an `Idempotency-Key` until its outcome is known.
+    /// Repeats a request with an `Idempotency-Key` until the outcome is known.
     pub(super) async fn ask_until_known(
         &mut self,
         request: impl Fn(&Client) -> RequestBuilder,
@@ -251,13 +250,13 @@ impl Worker {
         }
     }
 
-    /// So many operations have succeeded.
+    /// Counts successful operations.
     pub(super) fn succeeded(&self, operations: usize) {
         Stats::add(&self.shared.stats.succeeded, operations);
     }
 }
 
-/// What an answer, or getting none, says.
+/// Classifies an answer or a missing answer.
 pub(super) fn outcome(stats: &Stats, answer: reqwest::Result<Answer>) -> anyhow::Result<Outcome> {
     let answer = match answer {
         Ok(answer) => answer,

@@ -1,24 +1,25 @@
-//! What `benches/paths.rs` times and `crates/http/examples/instructions.rs` counts.
+//! Workloads shared by `benches/paths.rs`, which measures time, and `crates/http/examples/instructions.rs`, which
+//! counts instructions.
 
 use std::hint::black_box;
 
 use bytes::Bytes;
 use raftkv_kv::{Answer, BatchRef, Command, Key, Op, OpRef, Outcome, ProposalRef, Value, slot_of};
 
-/// Operations of a batch: as many as the 64 clients of `make bench` can give it.
+/// Operations per batch: the maximum from the 64 clients of `make bench`.
 const OPS: u64 = 64;
-/// The load generator's size of a value.
+/// Value size used by the load generator.
 const VALUE_BYTES: usize = 100;
 
 /// A hot path and its input.
 pub(crate) struct Workload {
-    /// As `scripts/instructions.txt` and the reports of criterion have it.
+    /// Name in `scripts/instructions.txt` and in criterion reports.
     pub(crate) name: &'static str,
-    /// Goes the path once. What it makes is dropped within: that is part of what it costs.
+    /// Runs the path once and drops the result. The drop is part of the measured cost.
     pub(crate) run: Box<dyn Fn()>,
 }
 
-/// All of them.
+/// Returns every workload.
 pub(crate) fn all() -> Vec<Workload> {
     let (ops, answer) = (ops(), Answer::Applied(outcomes()));
     let (encoded_proposal, encoded_answer) = (encode(&ops), answer.encode());
@@ -37,13 +38,13 @@ fn workload(name: &'static str, run: impl Fn() + 'static) -> Workload {
     Workload { name, run: Box::new(run) }
 }
 
-/// As an engine encodes what its clients have asked for.
+/// Encodes a batch as an engine does.
 fn encode(ops: &[Op]) -> Bytes {
     let ops = ops.iter().map(OpRef::from).collect();
     ProposalRef::Batch(BatchRef { session: 7, sequence: 1_000, acknowledged_below: 999, ops }).encode()
 }
 
-/// The slots of a batch's keys: one alone would be less than what it takes to call it.
+/// Hashes all keys of a batch: a single hash would cost less than the call.
 fn slots(keys: &[Bytes]) {
     for key in keys {
         black_box(slot_of(black_box(key)));
@@ -56,17 +57,17 @@ fn ops() -> Vec<Op> {
     keys("bench-").into_iter().map(set).collect()
 }
 
-/// Half of them new, half of them not.
+/// Half of the keys are created, half existed before.
 fn outcomes() -> Vec<Outcome> {
     (0..OPS).map(|n| Outcome::Set { revision: 1_000_000 + n, created: n % 2 == 0 }).collect()
 }
 
-/// The load generator's keys, spread over ten thousand.
+/// The keys of the load generator, spread over a key space of ten thousand.
 fn keys(prefix: &str) -> Vec<Bytes> {
     (0..OPS).map(|n| format!("{prefix}{:010}", n * 7_919 % 10_000).into()).collect()
 }
 
-/// A text as MsgPack has it: str 8, its length, its bytes.
+/// A text in MsgPack: str 8, length, bytes.
 fn msgpack_str() -> Vec<u8> {
     let mut value = vec![0xd9, VALUE_BYTES as u8];
     value.resize(2 + VALUE_BYTES, b'v');

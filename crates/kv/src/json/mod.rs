@@ -1,4 +1,4 @@
-//! JSON to MsgPack and back, exactly: no number is rounded, no key is lost, nothing recurses.
+//! Exact conversion between JSON and MsgPack: numbers are not rounded, keys are not lost, and no function recurses.
 
 mod read;
 mod write;
@@ -8,7 +8,7 @@ use std::collections::HashSet;
 pub(crate) use read::{Bounds, to_msgpack};
 pub(crate) use write::{write_json, write_string};
 
-/// Few keys are compared with one another; many go through a hash set.
+/// Compares up to eight keys pairwise; more keys go through a hash set.
 fn first_duplicate<'a>(keys: impl Iterator<Item = &'a [u8]> + Clone) -> Option<&'a [u8]> {
     const FEW: usize = 8;
     if keys.clone().nth(FEW).is_none() {

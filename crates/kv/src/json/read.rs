@@ -1,25 +1,26 @@
-//! [`to_msgpack`]: reads JSON.
+//! [`to_msgpack`]: converts JSON to MsgPack.
 
 use std::ops::Range;
 
 use super::first_duplicate;
 use crate::ValueError;
 
-/// Bounds of a translation. It ends at the first byte that exceeds one of them, so that memory follows from these and not from the text.
+/// Bounds of a conversion. The parser stops at the first byte beyond a bound, so memory use depends on the bounds and
+/// not on the text.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    /// Deepest nesting of containers.
+    /// Maximum nesting of containers.
     pub(crate) depth: usize,
-    /// Size of the result in bytes.
+    /// Maximum size of the result in bytes.
     pub(crate) bytes: usize,
-    /// Elements of an array that is a field of the outermost object; `None` = as many as fit the other bounds.
+    /// Maximum elements of an array in a field of the outermost object; `None`: limited by the other bounds only.
     pub(crate) elements: Option<usize>,
 }
 
-/// Depth of the fields of the outermost object, where [`Bounds::elements`] counts.
+/// Nesting depth at which [`Bounds::elements`] applies: the fields of the outermost object.
 const FIELDS: usize = 2;
 
-/// Translates exactly one JSON text to MsgPack.
+/// Converts exactly one JSON text to MsgPack.
 pub(crate) fn to_msgpack(json: &[u8], bounds: Bounds) -> Result<Vec<u8>, ValueError> {
     let text = std::str::from_utf8(json)
         .map_err(|e| ValueError::MalformedJson(format!("not UTF-8 at byte {}", e.valid_up_to())))?;
@@ -36,16 +37,16 @@ pub(crate) fn to_msgpack(json: &[u8], bounds: Bounds) -> Result<Vec<u8>, ValueEr
     Ok(parser.assemble())
 }
 
-/// A container whose header is written when its size is known.
+/// A container header, written once the size is known.
 struct Header {
-    /// Where in the body its content begins.
+    /// Offset of the content in the body.
     at: usize,
     is_map: bool,
     count: u32,
 }
 
 impl Header {
-    /// Bytes of it in MsgPack.
+    /// Size of the header in MsgPack, in bytes.
     fn size(&self) -> usize {
         match self.count {
             0..=15 => 1,
@@ -55,15 +56,15 @@ impl Header {
     }
 }
 
-/// A container not closed yet.
+/// A container still open.
 struct Open {
     header: usize,
     is_map: bool,
-    /// Index of its first key in `Parser::keys`.
+    /// Index of the first key of the container in `Parser::keys`.
     first_key: usize,
 }
 
-/// What may come next.
+/// The tokens allowed next.
 #[derive(Clone, Copy, PartialEq)]
 enum Expect {
     Value,
@@ -72,18 +73,18 @@ enum Expect {
     /// A key, or the end of an object just opened.
     KeyOrEnd,
     Key,
-    /// A comma, or the end of the container, or of the text.
+    /// A comma, the end of the container, or the end of the text.
     CommaOrEnd,
 }
 
 struct Parser<'a> {
     text: &'a str,
     at: usize,
-    /// Everything but the headers of containers. MsgPack wants their sizes first, JSON tells them last.
+    /// The output without container headers. MsgPack needs the size first, but JSON gives it last.
     body: Vec<u8>,
     headers: Vec<Header>,
     open: Vec<Open>,
-    /// Where in the body the keys of the open objects are.
+    /// Positions in the body of the keys of all open objects.
     keys: Vec<Range<usize>>,
     bounds: Bounds,
 }
@@ -126,7 +127,7 @@ impl Parser<'_> {
         }
     }
 
-    /// The result has at least a byte for each header beside the body.
+    /// Checks the size limit. The result has at least one byte per header in addition to the body.
     fn check_size(&self) -> Result<(), ValueError> {
         let (len, limit) = (self.body.len() + self.headers.len(), self.bounds.bytes);
         if len > limit { Err(ValueError::TooLarge { len, limit }) } else { Ok(()) }
@@ -134,7 +135,7 @@ impl Parser<'_> {
 
     /// Reads one scalar, or opens a container.
     fn value(&mut self, byte: u8) -> Result<Expect, ValueError> {
-        // An object counts its keys.
+        // For an object, `key` does the counting.
         if let Some(open) = self.open.last()
             && !open.is_map
         {
@@ -264,7 +265,7 @@ impl Parser<'_> {
         Ok(())
     }
 
-    /// Reads a string into the body; returns where its bytes are there.
+    /// Reads a string into the body and returns the range of the bytes there.
     fn string(&mut self) -> Result<Range<usize>, ValueError> {
         self.at += 1;
         let rest = &self.text.as_bytes()[self.at..];
@@ -273,7 +274,7 @@ impl Parser<'_> {
             return Err(self.error("a string that does not end"));
         };
         if rest[plain] == b'"' {
-            // The common case: nothing to unescape, so the length is known.
+            // The common case: no escapes, so the length is known.
             let _ = rmp::encode::write_str(&mut self.body, &self.text[self.at..self.at + plain]);
             self.at += plain + 1;
             return Ok(self.body.len() - plain..self.body.len());
@@ -306,7 +307,7 @@ impl Parser<'_> {
         }
     }
 
-    /// Reads what follows a backslash.
+    /// Reads an escape sequence after the backslash.
     fn escape(&mut self) -> Result<char, ValueError> {
         let byte = self.peek();
         self.at += 1;
@@ -354,12 +355,12 @@ impl Parser<'_> {
         Ok(unit)
     }
 
-    /// Puts the headers where they belong.
+    /// Inserts the headers into the body.
     fn assemble(self) -> Vec<u8> {
         if self.headers.is_empty() {
             return self.body;
         }
-        // Exactly: what is too much would be kept as long as the value.
+        // Exact capacity: spare capacity would stay allocated for the lifetime of the value.
         let headers: usize = self.headers.iter().map(Header::size).sum();
         let mut out = Vec::with_capacity(self.body.len() + headers);
         let mut copied = 0;

@@ -1,4 +1,4 @@
-//! [`write_json`]: writes JSON.
+//! [`write_json`]: converts MsgPack to JSON.
 
 use std::io::Write;
 
@@ -8,13 +8,13 @@ use crate::msgpack::{Scanner, Token};
 /// A container being written.
 struct Writing<'a> {
     is_map: bool,
-    /// Values (keys count too) still missing.
+    /// Values still missing, map keys included.
     left: u64,
     first: bool,
     keys: Vec<&'a [u8]>,
 }
 
-/// Appends the value as JSON. False when JSON cannot say it exactly; `out` is then unfinished.
+/// Appends the value as JSON. Returns `false`, with `out` incomplete, when JSON cannot represent the value exactly.
 pub(crate) fn write_json(msgpack: &[u8], out: &mut Vec<u8>) -> bool {
     let mut scanner = Scanner::new(msgpack);
     let mut open: Vec<Writing<'_>> = Vec::new();
@@ -45,7 +45,7 @@ pub(crate) fn write_json(msgpack: &[u8], out: &mut Vec<u8>) -> bool {
             Token::Bool(false) => out.write_all(b"false"),
             Token::Negative(n) => write!(out, "{n}"),
             Token::Unsigned(n) => write!(out, "{n}"),
-            // Debug always writes a fraction or an exponent, so that it is read as a float again.
+            // Debug formatting always writes a fraction or an exponent, so parsers read a float again.
             Token::Float32(n) if n.is_finite() => write!(out, "{:?}", f64::from(n)),
             Token::Float64(n) if n.is_finite() => write!(out, "{n:?}"),
             Token::Float32(_) | Token::Float64(_) | Token::Bin(_) => return false,

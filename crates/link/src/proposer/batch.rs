@@ -1,4 +1,4 @@
-//! [`InFlight`]: a batch that was sent and has no answer yet.
+//! [`InFlight`]: a sent batch without an answer.
 
 use std::time::{Duration, Instant};
 
@@ -10,42 +10,42 @@ use raftkv_runtime::stage::Stage;
 use super::request::Request;
 use crate::backoff::Backoff;
 
-/// First wait before the same batch is proposed again.
+/// First backoff before a batch is resent.
 const FIRST_WAIT: Duration = Duration::from_millis(5);
-/// Longest wait before the same batch is proposed again: a fraction of an election.
+/// Longest backoff before a batch is resent: a fraction of an election.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
-/// Where a batch stands.
+/// Send state of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// Sent under this id; an answer is expected by then.
+    /// Sent under `id`; the answer is expected by `answer_by`.
     Sent { id: u64, answer_by: Instant },
-    /// To be sent again, not before this.
+    /// To be resent, at `not_before` or later.
     Resend { not_before: Instant },
 }
 
-/// Some requests' operations under one sequence number.
+/// Operations of several requests under one sequence number.
 ///
-/// Once a send of it may have reached the log, its bytes never change: only a repeat of the same sequence is
-/// recognized, and only until another batch says that this sequence is not repeated any more.
+/// After a send that may have reached the log, the bytes must not change: only a repeat of the same sequence is
+/// deduplicated, and only until a later batch marks the sequence as acknowledged.
 #[derive(Debug)]
 pub(super) struct InFlight {
     pub(super) session: u64,
     pub(super) sequence: u64,
     pub(super) progress: Progress,
-    /// A send of it had no definite answer: it may be in the log.
+    /// An earlier send had no definite answer: the batch may be in the log.
     pub(super) maybe_applied: bool,
     pub(super) payload: Bytes,
     pub(super) requests: Vec<Request>,
-    /// The latest deadline of its requests.
+    /// The latest deadline of the requests.
     pub(super) deadline: Instant,
-    /// When it was made, to leave at once.
+    /// Creation time; the first send is immediate.
     pub(super) since: Instant,
     backoff: Backoff,
 }
 
 impl InFlight {
-    /// Encodes the operations of `requests`, to be sent at once.
+    /// Encodes the operations of `requests` for immediate sending.
     pub(super) fn new(
         session: u64,
         sequence: u64,
@@ -64,35 +64,35 @@ impl InFlight {
         Self { session, sequence, progress, maybe_applied: false, payload, requests, deadline, since: now, backoff }
     }
 
-    /// How many operations it holds.
+    /// Number of operations in the batch.
     pub(super) fn ops(&self) -> usize {
         self.requests.iter().map(|request| request.ops().len()).sum()
     }
 
-    /// Whether it was sent under `id` and waits for that answer.
+    /// Whether the batch was sent under `id` and waits for the answer.
     pub(super) fn is_sent_as(&self, id: u64) -> bool {
         matches!(self.progress, Progress::Sent { id: sent, .. } if sent == id)
     }
 
-    /// It will be sent again after a while.
+    /// Schedules a resend after the backoff.
     pub(super) fn resend_later(&mut self, now: Instant) {
         self.progress = Progress::Resend { not_before: now + self.backoff.wait() };
     }
 
-    /// It was sent and what became of it is not known.
+    /// Marks the batch as sent with unknown outcome and schedules a resend.
     pub(super) fn lost(&mut self, now: Instant) {
         self.maybe_applied = true;
         self.resend_later(now);
     }
 
-    /// Whether nobody would hear of its answer. Its sequence can be given up: whatever is still on its way is either
-    /// applied before the next batch, which its writers were told is possible, or stale after it.
+    /// Whether no caller would receive the answer. The sequence can then be given up: a copy still on the way is either
+    /// applied before the next batch, as reported to the callers as possible, or stale afterwards.
     pub(super) fn is_abandoned(&self, now: Instant) -> bool {
         now >= self.deadline || self.requests.iter().all(Request::is_abandoned)
     }
 
-    /// Hands each request its part of the outcomes. When there are not as many as operations, every waiter hears of an
-    /// internal error, and the caller how many there were.
+    /// Distributes the outcomes to the requests. If the number of outcomes is wrong, every waiter gets an internal
+    /// error and the caller gets the actual number.
     pub(super) fn answer(self, outcomes: Vec<Outcome>) -> Result<(), usize> {
         let expected = self.ops();
         let got = outcomes.len();
@@ -108,7 +108,7 @@ impl InFlight {
         Ok(())
     }
 
-    /// Tells every waiter the same error.
+    /// Fails every waiter with the same error.
     pub(super) fn fail(self, error: &BackendError) {
         for request in self.requests {
             request.answer(Err(error.clone()));

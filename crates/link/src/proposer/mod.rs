@@ -1,4 +1,4 @@
-//! [`Proposer`]: turns many writers' operations into few proposals, each applied exactly once.
+//! [`Proposer`]: packs operations of many writers into few proposals, each applied exactly once.
 
 mod batch;
 mod request;
@@ -29,28 +29,29 @@ use system::SystemRequest;
 use task::Task;
 use ticket::Waiter;
 
-/// Batches under way at once. Every batch costs each node the same, whatever its size: with one under way, all who come
-/// meanwhile share the next, and other engines' batches keep the log busy. More made batches smaller and throughput less.
+/// Maximum batches in flight. The cost of a batch per node does not depend on the size: with one batch in flight, all
+/// callers arriving meanwhile share the next batch, while batches of other engines keep the log busy. A higher limit
+/// made batches smaller and reduced throughput.
 pub const MAX_BATCHES_IN_FLIGHT: usize = 1;
-/// Operations packed into one batch: bounds how long applying one log entry takes.
+/// Maximum operations in one batch; bounds the apply time of one log entry.
 pub const MAX_BATCH_OPS: usize = 1_024;
-/// Bytes packed into one batch: bounds the log entry.
+/// Maximum bytes in one batch; bounds the size of the log entry.
 pub const MAX_BATCH_BYTES: usize = 1024 * 1024;
-/// Writers that may wait for an answer; the next one is told to come back. More than the connections that are served
-/// by default, so that it is memory that is bounded, not concurrency.
+/// Maximum callers waiting for an answer; further callers get a retry-after. Higher than the default connection limit,
+/// to bound memory rather than concurrency.
 pub const MAX_WAITING_REQUESTS: usize = 16 * 1024;
-/// Bytes of operations that may wait for an answer.
+/// Maximum bytes of operations waiting for an answer.
 pub const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
-/// System commands that may wait for an answer: the steps of one move and a few documents.
+/// Maximum system commands waiting for an answer: enough for the steps of one move and a few documents.
 pub const MAX_WAITING_SYSTEM_COMMANDS: usize = 64;
-/// When a writer that was turned away should come back: a full queue is answered within a fraction of it.
+/// Retry delay for a rejected caller: a full queue is answered within a fraction of the delay.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Proposes operations over a link. Cloning shares the queue.
 ///
-/// Operations that wait are packed into batches; a batch leaves as soon as fewer than [`MAX_BATCHES_IN_FLIGHT`] are
-/// under way, so a lone writer never waits for company and batches grow by themselves under load. Each batch carries a
-/// session and a sequence number, so repeating it after a lost answer does not apply it twice.
+/// Waiting operations are packed into batches. A batch is sent as soon as fewer than [`MAX_BATCHES_IN_FLIGHT`] are in
+/// flight, so a single writer has no extra latency and batches grow under load. Each batch carries a session and a
+/// sequence number, so a repeat after a lost answer is not applied twice.
 #[derive(Debug, Clone)]
 pub struct Proposer {
     queue: mpsc::UnboundedSender<Request>,
@@ -63,9 +64,9 @@ pub struct Proposer {
 }
 
 impl Proposer {
-    /// Starts the task behind it, which owns `proposals`.
+    /// Starts the background task with ownership of `proposals`.
     ///
-    /// After `stop` nothing is taken any more; what was taken gets up to `grace` to finish, then the task ends.
+    /// After `stop` new requests are rejected; accepted requests get up to `grace` to finish, then the task ends.
     pub fn start(
         proposals: StreamLink<ProposeRequest, ProposeResponse>,
         stop: Shutdown,
@@ -74,7 +75,8 @@ impl Proposer {
         Self::start_beside(Shortcut::default().end(), proposals, stop, grace)
     }
 
-    /// [`start`](Self::start) in a process that applies batches as well, and tells of them by `shortcut`.
+    /// Like [`start`](Self::start), for a process with a local state machine, which reports applied batches through
+    /// `shortcut`.
     pub fn start_beside(
         shortcut: ShortcutEnd,
         proposals: StreamLink<ProposeRequest, ProposeResponse>,
@@ -99,15 +101,16 @@ impl Proposer {
         (proposer, handle)
     }
 
-    /// Applies the operations in order, in one log entry; one outcome per operation.
+    /// Applies the operations in order, in one log entry; returns one outcome per operation.
     ///
-    /// Returns by the deadline. On any error but [`BackendError::OutcomeUnknown`] nothing is applied, now or later.
+    /// Returns by the deadline. On any error except [`BackendError::OutcomeUnknown`] no operation is applied, now or
+    /// later.
     pub async fn propose(&self, ops: Vec<Op>, deadline: Instant) -> Result<Vec<Outcome>, BackendError> {
         if ops.is_empty() {
             return Ok(Vec::new());
         }
         let bytes = ops.iter().map(request::weight).sum();
-        // Held until the answer: what is in flight needs memory, too.
+        // Held until the answer: in-flight requests also occupy memory.
         let (Some(_request), Some(_bytes)) = (self.requests.take(1), self.bytes.take(bytes)) else {
             self.peer.figures().shed.increment(1);
             return Err(BackendError::Overloaded { retry_after: RETRY_AFTER });
@@ -119,11 +122,11 @@ impl Proposer {
         self.answer_of(waiter, deadline).await
     }
 
-    /// Applies a system command, in a log entry of its own and outside any session.
+    /// Applies a system command, in a separate log entry and outside any session.
     ///
-    /// It is proposed again after a lost answer, so it may be applied several times: it must be one of those that expect
-    /// that, as all are. Returns by the deadline; errors as of [`propose`](Self::propose). A refusal by the state machine
-    /// is an answer.
+    /// The command is proposed again after a lost answer and may therefore be applied several times; every system
+    /// command tolerates repeats. Returns by the deadline, with the errors of [`propose`](Self::propose). A refusal by
+    /// the state machine is an answer.
     pub async fn system(&self, command: SystemCommand, deadline: Instant) -> Result<SystemAnswer, BackendError> {
         let Some(_share) = self.system_commands.take(1) else {
             return Err(BackendError::Overloaded { retry_after: RETRY_AFTER });
@@ -147,7 +150,7 @@ impl Proposer {
             Err(_) if waiter.give_up() => {
                 Err(BackendError::Unavailable(self.trouble.explain("no leader took the write in time")))
             }
-            // The answer may have come in this very moment.
+            // The answer may have arrived at the same moment.
             Err(_) => {
                 waiter.try_answer().unwrap_or_else(|| Err(unknown(&self.trouble.explain("no answer came in time"))))
             }

@@ -1,4 +1,4 @@
-//! [`Request`]: one writer's operations, and the writer who waits.
+//! [`Request`]: the operations of one writer and the waiting caller.
 
 use std::time::Instant;
 
@@ -8,14 +8,14 @@ use tokio::sync::oneshot;
 
 use super::ticket::{Ticket, Waiter};
 
-/// Encoding around the key and value of an operation, at most.
+/// Maximum encoding overhead of an operation, without key and value.
 const OP_OVERHEAD_BYTES: usize = 64;
 
-/// What became of a request.
+/// The result of a request.
 pub(super) type Reply = Result<Vec<Outcome>, BackendError>;
 
-/// Operations that are to be applied together, and whom to tell. Dropping the waiter withdraws it if it was not proposed
-/// yet.
+/// Operations applied together, with the waiting caller. Dropping the waiter withdraws the request unless already
+/// proposed.
 #[derive(Debug)]
 pub(super) struct Request {
     ops: Vec<Op>,
@@ -38,7 +38,7 @@ impl Request {
         &self.ops
     }
 
-    /// Whether all it wants is to delete: what a nearly full disk still takes.
+    /// Whether all operations are deletes, still accepted on a nearly full disk.
     pub(super) fn only_deletes(&self) -> bool {
         self.ops.iter().all(|op| matches!(op.command, Command::Delete { .. }))
     }
@@ -47,7 +47,7 @@ impl Request {
         self.bytes
     }
 
-    /// When it came.
+    /// Arrival time.
     pub(super) fn since(&self) -> Instant {
         self.since
     }
@@ -56,28 +56,28 @@ impl Request {
         self.deadline
     }
 
-    /// Called before it goes into a proposal; `false` = its waiter has left, it must not.
+    /// Called before the request goes into a proposal; `false` = the waiter has left, do not propose.
     pub(super) fn mark_proposed(&self) -> bool {
         self.ticket.mark_proposed()
     }
 
-    /// Called when its proposal was definitely not applied: it may be withdrawn again.
+    /// Called after the proposal was definitely not applied: the request may be withdrawn again.
     pub(super) fn mark_waiting(&self) {
         self.ticket.mark_waiting();
     }
 
-    /// Whether nobody waits any more.
+    /// Whether the waiter has left.
     pub(super) fn is_abandoned(&self) -> bool {
         self.reply.is_closed()
     }
 
-    /// Tells the waiter, if it is still there.
+    /// Answers the waiter, if still present.
     pub(super) fn answer(self, reply: Reply) {
         let _ = self.reply.send(reply);
     }
 }
 
-/// About the bytes an operation needs in a proposal.
+/// Approximate size of an operation in a proposal, in bytes.
 pub fn weight(op: &Op) -> usize {
     let value = match &op.command {
         Command::Set { value, .. } => value.as_msgpack().len(),

@@ -1,25 +1,25 @@
-//! [`Session`]: under which number batches are proposed.
+//! [`Session`]: the session for numbering batches.
 
 use std::time::Instant;
 
-/// The engine's session with the replicated state.
+/// The engine's session with the replicated state machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Session {
-    /// None, or the last one expired.
+    /// No session yet, or the last session has expired.
     Closed,
-    /// Asked for under this proposal id; an answer is expected by then.
+    /// Requested under proposal `id`; the answer is expected by `answer_by`.
     Opening { id: u64, answer_by: Instant },
-    /// Batches can be numbered.
+    /// Open: batches can be numbered.
     Open { session: u64, next_sequence: u64 },
 }
 
 impl Session {
-    /// Whether it was asked for under `id`.
+    /// Whether the session was requested under `id`.
     pub(super) fn is_opening_as(&self, id: u64) -> bool {
         matches!(self, Session::Opening { id: asked, .. } if *asked == id)
     }
 
-    /// Whether batches are numbered under `session`.
+    /// Whether the open session is `session`.
     pub(super) fn is(&self, session: u64) -> bool {
         matches!(self, Session::Open { session: open, .. } if *open == session)
     }

@@ -1,4 +1,4 @@
-//! [`Shortcut`]: answers from a state machine in this very process.
+//! [`Shortcut`]: answers from a state machine in the same process.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,31 +6,31 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-/// Answers that wait for one end. It has few batches under way; what does not fit comes over the link.
+/// Answer buffer of one end. Few batches are in flight per end; on overflow the answer arrives over the link.
 const WAITING: usize = 8;
 
-/// Where a process hands batches to the one that replicates and applies them as well, its state machine tells the answer to each
-/// as soon as it is applied and visible. The answer comes over the link, too; whichever is first counts: both say what the same
-/// committed entry has led to. Cloning shares everything.
+/// Delivers answers directly from the state machine to the proposer in the same process, as soon as a batch is applied
+/// and visible. The answer also arrives over the link; the first of the two counts, since both result from the same
+/// committed entry. Cloning shares the state.
 #[derive(Debug, Clone, Default)]
 pub struct Shortcut {
     ends: Arc<Mutex<HashMap<u64, mpsc::Sender<AppliedHere>>>>,
 }
 
-/// A batch that was applied in this process.
+/// A batch applied in this process.
 #[derive(Debug)]
 pub struct AppliedHere {
-    /// What the batch is numbered under.
+    /// Session of the batch.
     pub session: u64,
-    /// Its number.
+    /// Sequence of the batch within the session.
     pub sequence: u64,
-    /// The log entry that held it.
+    /// Log index of the entry with the batch.
     pub index: u64,
-    /// Encoded.
+    /// The encoded answer.
     pub answer: Bytes,
 }
 
-/// Hears of the batches of one session.
+/// Receives the answers to the batches of one session.
 #[derive(Debug)]
 pub struct ShortcutEnd {
     shortcut: Shortcut,
@@ -41,7 +41,7 @@ pub struct ShortcutEnd {
 }
 
 impl Shortcut {
-    /// An end that hears of nothing until it [follows](ShortcutEnd::follow) a session.
+    /// Makes an end, idle until the end [follows](ShortcutEnd::follow) a session.
     pub fn end(&self) -> ShortcutEnd {
         let (sender, answers) = mpsc::channel(WAITING);
         ShortcutEnd { shortcut: self.clone(), session: 0, sender, answers }
@@ -52,22 +52,22 @@ impl Shortcut {
         self.lock().contains_key(&session)
     }
 
-    /// Tells of a batch that is applied and visible.
+    /// Delivers the answer to an applied and visible batch.
     pub fn answer(&self, applied: AppliedHere) {
         if let Some(end) = self.lock().get(&applied.session) {
-            // Full, or about to end: the link has it.
+            // Buffer full or end closing: the answer arrives over the link.
             let _ = end.try_send(applied);
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, mpsc::Sender<AppliedHere>>> {
-        // Every change of the map is one step.
+        // Every change of the map is a single step.
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ShortcutEnd {
-    /// Hears of the batches of `session` from now on, and of no other's.
+    /// Switches to the batches of `session`, and leaves any earlier session.
     pub fn follow(&mut self, session: u64) {
         if session != self.session {
             self.leave();
@@ -76,18 +76,18 @@ impl ShortcutEnd {
         }
     }
 
-    /// The next batch that was applied here. Cancel-safe.
+    /// Receives the next batch applied here. Cancel-safe.
     pub async fn next(&mut self) -> AppliedHere {
         match self.answers.recv().await {
             Some(applied) => applied,
-            // Never: this end holds a sender.
+            // Unreachable: `self` holds a sender.
             None => std::future::pending().await,
         }
     }
 
     fn leave(&mut self) {
         let mut ends = self.shortcut.lock();
-        // Another end may follow it by now.
+        // Another end may follow the session by now.
         if ends.get(&self.session).is_some_and(|end| end.same_channel(&self.sender)) {
             ends.remove(&self.session);
         }

@@ -1,4 +1,4 @@
-//! [`Systems`]: system commands on their way, outside any session.
+//! [`Systems`]: system commands in flight, outside any session.
 
 use std::time::{Duration, Instant};
 
@@ -12,17 +12,18 @@ use super::ticket::{Ticket, Waiter};
 use super::unknown;
 use crate::backoff::Backoff;
 
-/// First wait before a command is proposed again.
+/// First backoff before a command is proposed again.
 const FIRST_WAIT: Duration = Duration::from_millis(5);
-/// Longest wait before a command is proposed again: a fraction of an election.
+/// Longest backoff before a command is proposed again: a fraction of an election.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
-/// What became of a system command.
+/// The result of a system command.
 pub(super) type SystemReply = Result<SystemAnswer, BackendError>;
 
-/// A system command, and who waits for it.
+/// A system command with the waiting caller.
 ///
-/// It is in no session: it says itself what it expects, so a repeat of it does no harm and needs no number.
+/// Not part of a session: the command contains the expected state, so a repeat is harmless and needs no sequence
+/// number.
 #[derive(Debug)]
 pub(super) struct SystemRequest {
     payload: Bytes,
@@ -40,17 +41,17 @@ impl SystemRequest {
     }
 }
 
-/// One of them on its way.
+/// A command in flight.
 #[derive(Debug)]
 struct Call {
     request: SystemRequest,
     progress: Progress,
-    /// A send of it had no definite answer: it may be in the log.
+    /// An earlier send had no definite answer: the command may be in the log.
     maybe_applied: bool,
     backoff: Backoff,
 }
 
-/// All of them that have no answer yet. Few: the proposer bounds them.
+/// All commands without an answer. Few: the proposer limits the number.
 #[derive(Debug, Default)]
 pub(super) struct Systems {
     calls: Vec<Call>,
@@ -61,14 +62,14 @@ impl Systems {
         self.calls.is_empty()
     }
 
-    /// To be sent as soon as may be.
+    /// Queues a command for immediate sending.
     pub(super) fn push(&mut self, request: SystemRequest, now: Instant) {
         let progress = Progress::Resend { not_before: now };
         let backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
         self.calls.push(Call { request, progress, maybe_applied: false, backoff });
     }
 
-    /// When the next one can be sent, if time is all it needs.
+    /// The times of scheduled resends.
     pub(super) fn next_due(&self) -> impl Iterator<Item = Instant> + '_ {
         self.calls.iter().filter_map(|call| match call.progress {
             Progress::Resend { not_before } => Some(not_before),
@@ -76,7 +77,7 @@ impl Systems {
         })
     }
 
-    /// Sends each that is due with `send`, which tells its id and when the answer is overdue.
+    /// Sends each due command with `send`, which returns the proposal id and the time the answer is due.
     pub(super) fn dispatch(&mut self, now: Instant, mut send: impl FnMut(Bytes, Instant) -> Option<(u64, Instant)>) {
         self.calls.retain_mut(|call| {
             let Progress::Resend { not_before } = call.progress else { return true };
@@ -86,7 +87,7 @@ impl Systems {
             if now < not_before {
                 return true;
             }
-            // After an unknown send it is proposed for good: its waiter cannot withdraw it any more.
+            // After a send with unknown outcome the command cannot be withdrawn any more.
             if !call.maybe_applied && !call.request.ticket.mark_proposed() {
                 return false;
             }
@@ -98,43 +99,43 @@ impl Systems {
         });
     }
 
-    /// Whether one of them was sent under `id`.
+    /// Whether a command was sent under `id`.
     pub(super) fn is_sent_as(&self, id: u64) -> bool {
         self.position(id).is_some()
     }
 
-    /// Hands its answer to the waiter of the one that was sent under `id`.
+    /// Answers the waiter of the command sent under `id`.
     pub(super) fn answer(&mut self, id: u64, reply: SystemReply) {
         if let Some(at) = self.position(id) {
-            // Its waiter may have left.
+            // The waiter may have left.
             let _ = self.calls.swap_remove(at).request.reply.send(reply);
         }
     }
 
-    /// The one sent under `id` was not applied by that send and is not sent again: its waiter is told why.
+    /// Rejects the command sent under `id` without a resend; the waiter gets the reason.
     pub(super) fn reject(&mut self, id: u64, reason: String) {
         if let Some(at) = self.position(id) {
-            // A node of another version may have taken an earlier send.
+            // A node of another version may have accepted an earlier send.
             let reply = if self.calls[at].maybe_applied { unknown(&reason) } else { BackendError::Rejected(reason) };
             self.answer(id, Err(reply));
         }
     }
 
-    /// The one sent under `id` was definitely not applied by that send; it is sent again later.
+    /// The command sent under `id` was definitely not applied by the last send; schedules a resend.
     pub(super) fn on_refused(&mut self, id: u64, now: Instant) {
         if let Some(at) = self.position(id) {
             self.calls[at].refused(now);
         }
     }
 
-    /// What became of the one sent under `id` is not known; it is sent again later.
+    /// The outcome of the command sent under `id` is unknown; schedules a resend.
     pub(super) fn on_unknown(&mut self, id: u64, now: Instant) {
         if let Some(at) = self.position(id) {
             self.calls[at].lost(now);
         }
     }
 
-    /// The stream broke: all that were sent may have been seen or not.
+    /// The stream broke: the outcome of all sent commands is unknown.
     pub(super) fn on_lost(&mut self, now: Instant) {
         self.calls
             .iter_mut()
@@ -142,7 +143,7 @@ impl Systems {
             .for_each(|call| call.lost(now));
     }
 
-    /// Forgets those that nobody waits for, and repeats those that should have been answered long ago.
+    /// Drops commands without a waiter, and schedules a resend of commands with an overdue answer.
     pub(super) fn expire(&mut self, now: Instant) {
         self.calls.retain_mut(|call| {
             if let Progress::Sent { answer_by, .. } = call.progress

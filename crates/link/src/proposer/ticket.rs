@@ -1,20 +1,20 @@
-//! [`Ticket`]: who decides whether something may still be proposed.
+//! [`Ticket`]: arbitrates between proposing and withdrawing a request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use tokio::sync::oneshot;
 
-/// Decides, once, between the task that proposes and the waiter that gives up: a waiter may only say "not applied"
-/// when the task can never propose its operations afterwards.
+/// Arbitrates atomically between the proposing task and a waiter giving up: a waiter may report "not applied" only if
+/// the task can never propose the operations afterwards.
 #[derive(Debug, Clone)]
 pub(super) struct Ticket(Arc<AtomicU8>);
 
-/// In no proposal that may have been applied.
+/// In no proposal with a possible effect.
 const WAITING: u8 = 0;
-/// In a proposal under way.
+/// In a proposal in flight.
 const PROPOSED: u8 = 1;
-/// Its waiter has left; never to be proposed.
+/// The waiter has left; never to be proposed.
 const WITHDRAWN: u8 = 2;
 
 impl Ticket {
@@ -22,17 +22,17 @@ impl Ticket {
         Self(Arc::new(AtomicU8::new(WAITING)))
     }
 
-    /// Called before it goes into a proposal; `false` = its waiter has left, it must not.
+    /// Called before the request goes into a proposal; `false` = the waiter has left, do not propose.
     pub(super) fn mark_proposed(&self) -> bool {
         self.change(WAITING, PROPOSED)
     }
 
-    /// Called when its proposal was definitely not applied: it may be withdrawn again.
+    /// Called after the proposal was definitely not applied: the request may be withdrawn again.
     pub(super) fn mark_waiting(&self) {
         self.change(PROPOSED, WAITING);
     }
 
-    /// Withdraws it. `true` = it has not been applied and never will be.
+    /// Withdraws the request. `true` = not applied, now or later.
     fn withdraw(&self) -> bool {
         self.change(WAITING, WITHDRAWN)
     }
@@ -42,7 +42,7 @@ impl Ticket {
     }
 }
 
-/// Who waits for what becomes of something proposed. Dropping it withdraws that if it was not proposed yet.
+/// Waits for the result of a proposed request. Dropping the waiter withdraws the request unless already proposed.
 #[derive(Debug)]
 pub(super) struct Waiter<T> {
     ticket: Ticket,
@@ -54,17 +54,17 @@ impl<T> Waiter<T> {
         Self { ticket, reply }
     }
 
-    /// The answer; `None` when the task ended without one.
+    /// The answer; `None` if the task ended without an answer.
     pub(super) async fn answer(&mut self) -> Option<T> {
         (&mut self.reply).await.ok()
     }
 
-    /// The answer, if it is there already.
+    /// The answer, if already available.
     pub(super) fn try_answer(&mut self) -> Option<T> {
         self.reply.try_recv().ok()
     }
 
-    /// Withdraws the request. `true` = it has not been applied and never will be.
+    /// Withdraws the request. `true` = not applied, now or later.
     pub(super) fn give_up(&self) -> bool {
         self.ticket.withdraw()
     }
@@ -72,7 +72,7 @@ impl<T> Waiter<T> {
 
 impl<T> Drop for Waiter<T> {
     fn drop(&mut self) {
-        // A client that hung up: whatever was not begun is not begun any more.
+        // The client disconnected: a request not yet proposed is cancelled.
         self.give_up();
     }
 }

@@ -1,4 +1,4 @@
-//! What is durable in the tree: an fsync adds to it, and a power loss leaves nothing else, or little.
+//! Durable state of the tree: extended by fsync, kept by a power loss.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -11,29 +11,29 @@ use super::{Body, Entry, ROOT, Result, Tree};
 use crate::faultfs::fault::{Call, Effect};
 use crate::faultfs::names::{Ino, NameChange, NamePromise};
 
-/// What a power loss leaves.
+/// State after a power loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
-    /// Exactly what was made durable.
+    /// Only durable data.
     Volatile,
-    /// What was made durable, and of the rest some sectors and some names.
+    /// Durable data, and some sectors and names of the rest.
     Torn,
 }
 
-/// An fsync under way.
+/// An fsync in progress.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::faultfs) struct Fsync {
     ino: Ino,
     upto: u64,
     fails: Option<Errno>,
-    /// It fails, and what it covers stays as it is.
+    /// The fsync fails, and the covered changes stay pending.
     is_gone: bool,
-    /// How long it takes.
+    /// Delay before the completion.
     pub(in crate::faultfs) delay: Option<Duration>,
 }
 
 impl Tree {
-    /// Begins an fsync of a file or directory: what is there now is what it covers.
+    /// Begins an fsync of a file or directory: the fsync covers all changes up to now.
     pub(in crate::faultfs) fn begin_sync(&mut self, ino: Ino) -> Result<Fsync> {
         self.inode(ino)?;
         let mut sync = Fsync { ino, upto: self.number, fails: None, is_gone: false, delay: None };
@@ -50,7 +50,7 @@ impl Tree {
         Ok(sync)
     }
 
-    /// Ends an fsync: what it covers is durable now, unless it fails.
+    /// Ends an fsync: the covered changes become durable, unless the fsync fails.
     pub(in crate::faultfs) fn end_sync(&mut self, sync: Fsync) -> Result<()> {
         let Fsync { ino, upto, fails, is_gone, .. } = sync;
         if let Some(errno) = fails {
@@ -76,7 +76,7 @@ impl Tree {
 
     fn make_durable(&mut self, changes: Vec<NameChange>) {
         for entry in changes.into_iter().flat_map(|change| change.entries) {
-            // A directory is kept as long as a change of it is not durable.
+            // A directory is kept until all its changes are durable.
             if let Ok(directory) = self.directory_mut(entry.dir) {
                 let before = match entry.after {
                     Some(ino) => directory.durable.insert(entry.name, ino),
@@ -98,7 +98,7 @@ impl Tree {
         }
     }
 
-    /// Forgets an inode that nobody can come to any more, not even after a power loss.
+    /// Removes an inode that is unreachable, now and after any power loss.
     pub(super) fn forget(&mut self, ino: Ino) {
         if self.inodes.get(&ino).is_some_and(|inode| {
             inode.links == 0 && inode.durable_links == 0 && inode.pending_links == 0 && inode.opens == 0
@@ -107,7 +107,7 @@ impl Tree {
         }
     }
 
-    /// The power fails. All processes that had something open must be gone.
+    /// Simulates a power loss. All processes with open files must have ended.
     pub(in crate::faultfs) fn power_loss(&mut self, loss: Loss, seed: u64) {
         let mut rng = StdRng::seed_from_u64(seed);
         let pending = self.names.len();
@@ -133,7 +133,7 @@ impl Tree {
         self.counts.power_losses += 1;
     }
 
-    /// Makes the durable names the live ones, and forgets what has none.
+    /// Makes the durable names live, and removes inodes without a name.
     fn restore(&mut self) {
         let mut links: HashMap<Ino, u32> = HashMap::from([(ROOT, 1)]);
         let mut places = HashMap::new();

@@ -1,4 +1,4 @@
-//! Names in the tree: found, listed, made, moved and removed.
+//! Names in the tree: lookup, listing, creation, renaming and removal.
 
 use std::ffi::{OsStr, OsString};
 use std::time::SystemTime;
@@ -8,16 +8,16 @@ use rustix::io::Errno;
 use super::{Body, Directory, Entry, Inode, ROOT, Result, Tree};
 use crate::faultfs::names::{Ino, NameChange, Renamed};
 
-/// As on other Linux file systems.
+/// The limit of other Linux file systems.
 const NAME_MAX: usize = 255;
 
 impl Tree {
-    /// Finds a name.
+    /// Finds the inode of a name.
     pub(in crate::faultfs) fn lookup(&self, dir: Ino, name: &OsStr) -> Result<Ino> {
         self.directory(dir)?.live.get(name).map(|entry| entry.ino).ok_or(Errno::NOENT)
     }
 
-    /// The entries of a directory after `cookie`, each with its own, in their order.
+    /// The entries of a directory after `cookie`, each with a cookie, in order.
     pub(in crate::faultfs) fn list(&self, dir: Ino, cookie: u64) -> Result<Vec<(u64, Ino, OsString)>> {
         let live = self.directory(dir)?.live.iter();
         let mut entries: Vec<_> = live
@@ -28,12 +28,12 @@ impl Tree {
         Ok(entries)
     }
 
-    /// The directory that a directory is in.
+    /// The parent of a directory.
     pub(in crate::faultfs) fn parent(&self, dir: Ino) -> Ino {
         self.inodes.get(&dir).map_or(ROOT, |inode| inode.place.0)
     }
 
-    /// Makes a file, directory or socket.
+    /// Creates a file, directory or socket.
     pub(in crate::faultfs) fn make(
         &mut self,
         dir: Ino,
@@ -57,17 +57,17 @@ impl Tree {
         Ok(ino)
     }
 
-    /// Makes an empty file.
+    /// Creates an empty file.
     pub(in crate::faultfs) fn create(&mut self, dir: Ino, name: &OsStr, mode: u32, owner: (u32, u32)) -> Result<Ino> {
         self.make(dir, name, Body::File(Box::default()), mode, owner)
     }
 
-    /// Makes a directory.
+    /// Creates a directory.
     pub(in crate::faultfs) fn mkdir(&mut self, dir: Ino, name: &OsStr, mode: u32, owner: (u32, u32)) -> Result<Ino> {
         self.make(dir, name, Body::Directory(Directory::default()), mode, owner)
     }
 
-    /// Gives a file one more name.
+    /// Adds a hard link to a file.
     pub(in crate::faultfs) fn link(&mut self, ino: Ino, dir: Ino, name: &OsStr) -> Result<()> {
         self.writable()?;
         self.file(ino)?;
@@ -97,7 +97,7 @@ impl Tree {
         self.rename_entries(vec![(dir, name.to_owned(), None)])
     }
 
-    /// Moves a name, over another one where there is one. Survives whole or not at all.
+    /// Renames an entry, replacing an existing target. Survives a power loss completely or not at all.
     pub(in crate::faultfs) fn rename(&mut self, from: (Ino, &OsStr), to: (Ino, &OsStr), replace: bool) -> Result<()> {
         self.writable()?;
         let ino = self.lookup(from.0, from.1)?;
@@ -119,7 +119,7 @@ impl Tree {
         self.rename_entries(vec![(from.0, from.1.to_owned(), None), (to.0, to.1.to_owned(), Some(ino))])
     }
 
-    /// Changes entries, all of them in one step.
+    /// Changes several entries in a single atomic step.
     fn rename_entries(&mut self, entries: Vec<(Ino, OsString, Option<Ino>)>) -> Result<()> {
         let number = self.next();
         let mut changed = Vec::with_capacity(entries.len());

@@ -1,4 +1,4 @@
-//! [`Tree`]: a file system in memory that knows what a power loss would leave of it.
+//! [`Tree`]: a file system in memory that tracks the durable state.
 
 mod durability;
 mod entries;
@@ -21,15 +21,15 @@ use super::names::{Ino, NamePromise, Names};
 
 /// The root directory.
 pub(super) const ROOT: Ino = 1;
-/// Space of a file system whose space is no part of the test. Only what is written takes memory.
+/// Capacity when space is not part of the test. Only written data takes memory.
 const CAPACITY: u64 = 64 * 1024 * 1024 * 1024;
 
-/// What is in an inode.
+/// Content of an inode.
 #[derive(Debug)]
 pub(super) enum Body {
     File(Box<FileData>),
     Directory(Directory),
-    /// Its place in the tree is all there is to it: the kernel does the rest.
+    /// Exists as a name only; the kernel implements the socket.
     Socket,
 }
 
@@ -42,45 +42,45 @@ pub(super) struct Directory {
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     ino: Ino,
-    /// Where a listing goes on; entries that come and go meanwhile do not move the others.
+    /// Position in listings; other entries may come and go without changing the position.
     cookie: u64,
 }
 
-/// A file, directory or socket with what stands beside it.
+/// A file, directory or socket with metadata.
 #[derive(Debug)]
 pub(super) struct Inode {
     pub(super) body: Body,
     pub(super) mode: u32,
     pub(super) owner: (u32, u32),
     pub(super) changed: SystemTime,
-    /// Live names.
+    /// Number of live names.
     pub(super) links: u32,
     durable_links: u32,
-    /// Names in changes that are not durable.
+    /// Number of references from changes not yet durable.
     pending_links: u32,
     opens: u32,
-    /// Its last live name.
+    /// The last live name.
     place: (Ino, OsString),
 }
 
 /// Space of the file system, in pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
-    /// All.
+    /// Total pages.
     pub total: u64,
-    /// Not allocated.
+    /// Free pages.
     pub free: u64,
-    /// Inodes.
+    /// Number of inodes.
     pub inodes: u64,
 }
 
-/// A file system in memory. Each file keeps what processes see and what was made durable, each directory as well.
+/// A file system in memory, with the live and the durable state of each file and directory.
 #[derive(Debug)]
 pub(super) struct Tree {
     inodes: HashMap<Ino, Inode>,
     names: Names,
     promise: NamePromise,
-    /// Of the last change; inodes and cookies are numbered with it, too.
+    /// Number of the last change; also the source of inode numbers and cookies.
     number: u64,
     capacity: u64,
     read_only: bool,
@@ -92,7 +92,7 @@ pub(super) struct Tree {
 type Result<T> = std::result::Result<T, Errno>;
 
 impl Tree {
-    /// An empty one.
+    /// Creates an empty file system.
     pub(super) fn new(promise: NamePromise) -> Self {
         let mut tree = Self {
             inodes: HashMap::new(),
@@ -111,34 +111,34 @@ impl Tree {
         tree
     }
 
-    /// What it has done and refused so far.
+    /// Operations and refusals so far.
     pub(super) fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// Sets a fault.
+    /// Injects a fault.
     pub(super) fn inject(&mut self, fault: Fault) -> Fired {
         self.faults.add(fault)
     }
 
-    /// Takes all faults back.
+    /// Clears all faults.
     pub(super) fn clear_faults(&mut self) {
         self.faults.clear();
     }
 
-    /// Refuses every change from now on, or takes them again.
+    /// Enables or disables read-only mode.
     pub(super) fn set_read_only(&mut self, read_only: bool) {
         self.read_only = read_only;
     }
 
-    /// Leaves this much space free; `None`: as much as there was at first.
+    /// Limits the free space to this number of bytes; `None` restores the original capacity.
     pub(super) fn set_free(&mut self, bytes: Option<u64>) {
         self.capacity = bytes.map_or(CAPACITY, |bytes| self.used_pages() * PAGE + bytes);
     }
 
-    /// Its space.
+    /// Total and free space.
     pub(super) fn space(&self) -> Space {
-        // A disk that is full is no smaller: who looks at its size must not take it for a small one.
+        // The total stays the same on a full disk: a process must not mistake a full disk for a small disk.
         let free = (self.capacity / PAGE).saturating_sub(self.used_pages());
         Space { total: CAPACITY / PAGE, free, inodes: self.inodes.len() as u64 }
     }
@@ -207,7 +207,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Where it is, from the root; where it was when it has no name any more.
+    /// Path from the root; the last known path for an inode without a name.
     fn path(&self, mut ino: Ino) -> PathBuf {
         let mut names = Vec::new();
         while ino != ROOT
@@ -227,13 +227,13 @@ impl Tree {
         self.faults.effect(call, &path)
     }
 
-    /// Says that a process has it open.
+    /// Registers an open file handle.
     pub(super) fn open(&mut self, ino: Ino) -> Result<()> {
         self.inode_mut(ino)?.opens += 1;
         Ok(())
     }
 
-    /// Says that one of those who had it open has closed it.
+    /// Closes a file handle.
     pub(super) fn release(&mut self, ino: Ino) {
         if let Some(inode) = self.inodes.get_mut(&ino) {
             inode.opens = inode.opens.saturating_sub(1);
@@ -241,7 +241,7 @@ impl Tree {
         self.forget(ino);
     }
 
-    /// Bytes of a file.
+    /// Reads bytes of a file.
     pub(super) fn read(&self, ino: Ino, offset: u64, size: u64) -> Result<Vec<u8>> {
         Ok(self.file(ino)?.live().read(offset, size))
     }
@@ -252,8 +252,8 @@ impl Tree {
         let len = bytes.len() as u64;
         let missing = self.file(ino)?.live().pages_missing(offset, len);
         self.has_space(missing)?;
-        // An error in the middle of a write is told to nobody: the process hears of a short write and goes on, rightly. So a
-        // fault waits for a request that is certainly the beginning of one.
+        // The kernel does not report an error in the middle of a write: the process sees a short write and continues,
+        // as allowed. So a fault fires only on a request that certainly begins a write.
         let effect = if self.file(ino)?.may_go_on(offset) { None } else { self.effect(Call::Write, ino) };
         let keep = match effect {
             Some(failing @ (Effect::Fail(_) | Effect::Gone)) => {
@@ -287,7 +287,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Allocates space, and makes the file longer unless its size is to be kept.
+    /// Allocates space, and extends the file unless `keep_size` is set.
     pub(super) fn allocate(&mut self, ino: Ino, offset: u64, len: u64, keep_size: bool) -> Result<()> {
         self.writable()?;
         let missing = self.file(ino)?.live().pages_missing(offset, len);
@@ -301,7 +301,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Sets permissions and owner, each as far as given. Not lost by a power loss: nothing here depends on them.
+    /// Sets permissions and owner, each if given. Unaffected by a power loss: no test depends on them.
     pub(super) fn set_owner(&mut self, ino: Ino, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
         let inode = self.inode_mut(ino)?;
         inode.mode = mode.unwrap_or(inode.mode);

@@ -1,4 +1,4 @@
-//! What comes back over the link, and what it means for those who wait.
+//! Handling of answers and link events.
 
 use std::time::Instant;
 
@@ -80,7 +80,7 @@ impl Task {
                 }
             }
         }
-        // Otherwise an answer to what was given up: nobody waits for it.
+        // Otherwise the answer is for an abandoned proposal without a waiter.
     }
 
     fn on_system(&mut self, id: u64, outcome: Proposed, now: Instant) {
@@ -90,7 +90,7 @@ impl Task {
                     Ok(Answer::System(answer)) => Ok(answer),
                     Ok(Answer::Rejected { reason }) => Err(BackendError::Rejected(reason)),
                     other => {
-                        tracing::error!(?other, "a system command was answered as if it were something else");
+                        tracing::error!(?other, "a system command got an answer of another kind");
                         Err(unknown("the answer is of the wrong kind"))
                     }
                 };
@@ -100,7 +100,7 @@ impl Task {
             Proposed::Refused(refused) if refused.reason() == RefusedReason::TooLarge => {
                 self.systems.answer(id, Err(BackendError::Internal(describe(&refused))));
             }
-            // Every node of that version refuses the same bytes: they are not sent again.
+            // Permanent: every node of the same version refuses the same bytes, so no resend.
             Proposed::Refused(refused) if refused.reason() == RefusedReason::NotAdmitted => {
                 self.peer.figures().refused.increment(1);
                 self.systems.reject(id, describe(&refused));
@@ -129,7 +129,7 @@ impl Task {
                     return;
                 }
                 other => {
-                    tracing::error!(?other, "opening a session was answered with something else");
+                    tracing::error!(?other, "opening a session got an answer of another kind");
                     "no session was opened".to_owned()
                 }
             },
@@ -138,13 +138,13 @@ impl Task {
             {
                 let out_of_service = refused.reason() == RefusedReason::OutOfService;
                 let reason = describe(&refused);
-                // Waiting helps none of them.
+                // Waiting does not help any of the queued requests.
                 while let Some(request) = self.waiting.pop_front().or_else(|| self.queue.try_recv().ok()) {
                     request.answer(Err(BackendError::Unavailable(reason.clone())));
                 }
                 self.peer.figures().refused.increment(1);
                 if !out_of_service {
-                    // Asking again is for clients, and the next one finds out.
+                    // Retries are up to clients; the next request detects a new leader.
                     self.trouble.note(reason);
                     return;
                 }
@@ -153,11 +153,11 @@ impl Task {
             Proposed::Refused(refused) => describe(&refused),
             Proposed::Unknown(unknown) => unknown.message,
         };
-        // Asking twice is harmless: a session nobody uses expires.
+        // A second request is harmless: an unused session expires.
         self.hold_back(reason, now);
     }
 
-    /// The link will tell as well, which then nobody waits for.
+    /// Handles an answer from the local state machine. The later answer over the link is ignored.
     pub(super) fn on_applied_here(&mut self, applied: &AppliedHere) {
         let is_it = |batch: &InFlight| batch.session == applied.session && batch.sequence == applied.sequence;
         if let Some(at) = self.batches.iter().position(is_it) {
@@ -175,21 +175,21 @@ impl Task {
                 self.gather.answered(batch.requests.len(), self.waiting.len() + self.queue.len(), Instant::now());
                 let sequence = batch.sequence;
                 if let Err(got) = batch.answer(outcomes) {
-                    tracing::error!(sequence, got, "not as many outcomes as operations");
+                    tracing::error!(sequence, got, "the number of outcomes differs from the number of operations");
                 }
             }
             Ok(Answer::SessionExpired) => self.on_session_expired(batch),
             Ok(Answer::Stale) => {
-                // A sequence is only given up together with its waiters.
-                tracing::error!(session = batch.session, sequence = batch.sequence, "a batch in use is called stale");
-                batch.fail(&unknown("the batch was called stale"));
+                // A sequence is only given up together with the waiters.
+                tracing::error!(session = batch.session, sequence = batch.sequence, "an active batch is stale");
+                batch.fail(&unknown("the batch was answered as stale"));
             }
-            // Not applied now, and no other send of the same bytes was applied: they mean the same to every member, always. But what
-            // was sent before the group came to its last revision may have been.
+            // Not applied now, and no other send of the same bytes was applied: every member always interprets the same
+            // bytes alike. But a send from before the group reached the last revision may have been applied.
             Ok(Answer::Rejected { reason }) if batch.maybe_applied => batch.fail(&unknown(&reason)),
             Ok(Answer::Rejected { reason }) => batch.fail(&BackendError::Rejected(reason)),
             Ok(Answer::SessionOpened { .. } | Answer::System(_)) => {
-                tracing::error!(sequence = batch.sequence, "a batch was answered as if it were something else");
+                tracing::error!(sequence = batch.sequence, "a batch got an answer of another kind");
                 batch.fail(&unknown("the answer is of the wrong kind"));
             }
             Err(error) => {
@@ -205,7 +205,8 @@ impl Task {
             self.session = Session::Closed;
         }
         if batch.maybe_applied {
-            // An earlier send may have been applied while the session was known; nobody remembers.
+            // An earlier send may have been applied while the session was open; the state machine has no record any
+            // more.
             batch.fail(&unknown("the session expired while the write was being repeated"));
         } else {
             self.put_back(batch.requests);
@@ -221,8 +222,8 @@ impl Task {
             _ => None,
         };
         if let Some(error) = for_good {
-            // Every node of that version refuses the same bytes. Sent again until its deadline the batch would close the lane each time,
-            // for all other writers. A node of another version may have taken an earlier send.
+            // Every node of the same version refuses the same bytes. Resending until the deadline would close the lane
+            // each time for all other writers. A node of another version may have accepted an earlier send.
             let batch = self.batches.swap_remove(at);
             let error = if batch.maybe_applied { unknown(&reason) } else { error };
             batch.fail(&error);
@@ -235,7 +236,7 @@ impl Task {
             batch.fail(&BackendError::Unavailable(reason.clone()));
             match refused.reason() {
                 RefusedReason::OutOfService => self.hold_back(reason, now),
-                // Asking again is for clients, and the next one finds out.
+                // Retries are up to clients; the next request detects a new leader.
                 _ => self.trouble.note(reason),
             }
             return;
@@ -246,21 +247,22 @@ impl Task {
             return;
         }
         if self.batches[at].maybe_applied {
-            // This send was not applied, but an earlier one may be: only the same sequence finds out.
+            // This send was not applied, but an earlier send may have been: only a repeat of the same sequence can
+            // tell.
             self.batches[at].resend_later(now);
         } else {
-            // Definitely not applied: its requests are as good as new, and can be withdrawn again.
+            // Definitely not applied: the requests are requeued and can be withdrawn again.
             let batch = self.batches.swap_remove(at);
             self.put_back(batch.requests);
         }
         self.hold_back(reason, now);
     }
 
-    /// Values are refused, and told so; what only deletes goes again, by itself.
+    /// Fails requests with values and requeues requests with deletes only.
     fn on_disk_full(&mut self, batch: InFlight, reason: String, now: Instant) {
         let (deletes, others): (Vec<_>, Vec<_>) = batch.requests.into_iter().partition(Request::only_deletes);
         if others.is_empty() {
-            // It takes nothing at all now: as any other refusal.
+            // Even deletes are refused: treat as any other refusal.
             self.hold_back(reason.clone(), now);
         }
         for request in others {
@@ -270,8 +272,7 @@ impl Task {
         self.put_back(deletes);
     }
 
-    /// The requests of a batch that was definitely not applied wait again, before all others. Its sequence is not
-    /// used again.
+    /// Requeues the requests of a batch definitely not applied, ahead of all others. The sequence is not reused.
     fn put_back(&mut self, requests: Vec<Request>) {
         for request in requests.into_iter().rev() {
             request.mark_waiting();
@@ -286,13 +287,13 @@ fn describe(refused: &Refused) -> String {
     match refused.reason() {
         _ if !refused.message.is_empty() => refused.message.clone(),
         RefusedReason::NoLeader => "no leader".to_owned(),
-        RefusedReason::Overloaded => "the leader has too much waiting".to_owned(),
+        RefusedReason::Overloaded => "the leader is overloaded".to_owned(),
         RefusedReason::ShuttingDown => "the node is stopping".to_owned(),
         RefusedReason::TooLarge => "the proposal is larger than a log entry may be".to_owned(),
         RefusedReason::DiskFull => "the disk is nearly full".to_owned(),
         RefusedReason::NoMajority => "no leader with a majority".to_owned(),
-        RefusedReason::OutOfService => "the node serves nothing".to_owned(),
-        RefusedReason::NotAdmitted => "no group takes this proposal".to_owned(),
+        RefusedReason::OutOfService => "the node is out of service".to_owned(),
+        RefusedReason::NotAdmitted => "no group accepts this proposal".to_owned(),
         RefusedReason::Unspecified => "refused".to_owned(),
     }
 }

@@ -1,4 +1,4 @@
-//! [`Task`]: the loop behind a [`Proposer`](super::Proposer).
+//! [`Task`]: the event loop of a [`Proposer`](super::Proposer).
 
 mod answers;
 
@@ -25,27 +25,27 @@ use crate::peer::Peer;
 use crate::stream_link::StreamLink;
 use crate::trouble::Trouble;
 
-/// The peer gets this long to answer a proposal; then it is asked again, which finds a new leader where the old one
-/// went silent. Longer than an election, shorter than a client's usual deadline.
+/// Timeout of one attempt at the peer; a resend may then find a new leader after the old leader went silent. Longer
+/// than an election, shorter than the usual client deadline.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The peer gets this long to open a session: asking again is harmless, and until it is answered nobody can write.
+/// Timeout for opening a session. A second request is harmless, and without a session no write can proceed.
 const SESSION_TIMEOUT: Duration = Duration::from_millis(500);
-/// The peer is given less time than is left, so that its "refused" comes before the client's deadline and the
-/// client hears "not applied" rather than "unknown": a tenth of what is left, at most this.
+/// Maximum margin between the peer's timeout and the client's deadline. The margin is a tenth of the remaining time, so
+/// a "refused" arrives before the deadline and the client gets "not applied" instead of "unknown".
 const MOST_ANSWER_MARGIN: Duration = Duration::from_millis(50);
-/// A peer that has not answered this long after it should have, never will: treat the proposal as lost.
+/// Time after the peer's timeout until a missing answer counts as lost.
 const OVERDUE: Duration = Duration::from_millis(500);
-/// How far sequences may run ahead of the lowest one without an answer. The state machine keeps the answers of all in
-/// between, 1,024 at most; with half of that, a batch that is being repeated is never called stale.
+/// Maximum distance between the next sequence and the lowest unanswered sequence. The state machine keeps the answers
+/// in between, at most 1,024; half the bound ensures a repeated batch is never stale.
 const MAX_SEQUENCE_SPREAD: u64 = 512;
-/// First wait after a refusal: most are elections, over within a few of these.
+/// First backoff after a refusal: most are elections, over within a few of these waits.
 const FIRST_REFUSAL_WAIT: Duration = Duration::from_millis(5);
-/// Longest wait after a refusal.
+/// Longest backoff after a refusal.
 const LONGEST_REFUSAL_WAIT: Duration = Duration::from_millis(100);
-/// How often deadlines of batches in flight are looked at. Writers have exact timers of their own; this only frees.
+/// Interval for checking deadlines of in-flight batches. Only frees resources: callers have exact timers.
 const TICK: Duration = Duration::from_millis(20);
 
-/// Owns everything a proposal needs; nothing here is shared but the queue.
+/// All state for proposing; only the queue is shared.
 #[derive(Debug)]
 pub(super) struct Task {
     link: StreamLink<ProposeRequest, ProposeResponse>,
@@ -54,20 +54,20 @@ pub(super) struct Task {
     queue: mpsc::UnboundedReceiver<Request>,
     system_queue: mpsc::UnboundedReceiver<SystemRequest>,
     systems: Systems,
-    /// Taken from the queue and not in a batch: it did not fit, or its batch was refused.
+    /// Requests taken from the queue but in no batch: either beyond the batch limits, or requeued after a refusal.
     waiting: VecDeque<Request>,
     batches: Vec<InFlight>,
     session: Session,
     next_id: u64,
-    /// After a refusal nothing new is proposed before this.
+    /// After a refusal, no new proposal before this time.
     closed_until: Option<Instant>,
-    /// The disk behind is nearly full: what only deletes travels apart, or it would be refused together with the rest.
+    /// The disk is nearly full: batches of deletes are kept separate, so as not to be refused together with values.
     deletes_apart: bool,
     refusals: Backoff,
     gather: Gather,
     trouble: Trouble,
     was_connected: bool,
-    /// A peer may accept streams and drop them, again and again.
+    /// Limits repeated log lines: a peer may accept streams and drop them repeatedly.
     reminder: Reminder,
 }
 
@@ -102,10 +102,10 @@ impl Task {
         }
     }
 
-    /// Runs until `stop` is triggered and everything taken is answered, or `grace` is over.
+    /// Runs until `stop` is triggered and all accepted requests are answered, or `grace` is over.
     ///
-    /// Whoever waits when it ends learns from the dropped reply channel that no answer comes, and from its ticket
-    /// whether its operations may have been applied.
+    /// At the end, a remaining waiter sees the dropped reply channel, and the ticket tells whether the operations may
+    /// have been applied.
     pub(super) async fn run(mut self, stop: Shutdown, grace: Duration) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -113,8 +113,7 @@ impl Task {
         loop {
             let waiting = self.waiting.len() + self.queue.len();
             if waiting > 0 && self.can_propose(Instant::now()) && self.gather.is_over(waiting, Instant::now()) {
-                // Whatever else is ready to run may bring operations that can share this batch. Costs nothing when
-                // nothing is.
+                // Other ready tasks may add operations to this batch. Costs nothing if no task is ready.
                 tokio::task::yield_now().await;
             }
             let now = Instant::now();
@@ -146,7 +145,7 @@ impl Task {
             tracing::warn!(
                 requests,
                 batches = self.batches.len(),
-                "stopped with writes unanswered: the grace period is over"
+                "stopped with unanswered writes: the grace period is over"
             );
         }
     }
@@ -159,7 +158,7 @@ impl Task {
             && self.system_queue.is_empty()
     }
 
-    /// Whether a new request could leave, so that taking one from the queue is of use.
+    /// Whether a new request could be sent now, so taking from the queue makes sense.
     fn can_propose(&self, now: Instant) -> bool {
         self.link.is_open()
             && self.batches.len() < MAX_BATCHES_IN_FLIGHT
@@ -167,7 +166,7 @@ impl Task {
             && self.closed_until.is_none_or(|until| now >= until)
     }
 
-    /// Whether the session has a number for another batch, or there is none and one can be opened.
+    /// Whether the session has a sequence for another batch, or a new session can be opened.
     fn has_sequence(&self) -> bool {
         match self.session {
             Session::Closed => true,
@@ -179,7 +178,7 @@ impl Task {
         }
     }
 
-    /// When something can be sent that cannot be sent now, if time is all it needs.
+    /// The earliest time to act without an external event.
     fn next_due(&self, now: Instant) -> Option<Instant> {
         if !self.link.is_open() {
             return None;
@@ -191,7 +190,7 @@ impl Task {
         resend.chain(self.systems.next_due()).chain(self.closed_until).chain(self.gather.due(now)).min()
     }
 
-    /// Sends everything that can be sent.
+    /// Sends all due proposals.
     fn dispatch(&mut self, now: Instant) {
         if !self.link.is_open() {
             return;
@@ -248,12 +247,12 @@ impl Task {
         let takes_space = !batch.requests.iter().all(Request::only_deletes);
         match self.send(payload, deadline, callers, takes_space, now) {
             Some((id, answer_by)) => self.batches[at].progress = Progress::Sent { id, answer_by },
-            // Not handed over: as if it had been refused.
+            // Not handed over: same as a refusal.
             None => self.batches[at].resend_later(now),
         }
     }
 
-    /// Hands a proposal for which `callers` wait to the peer; its id, and when the answer is overdue.
+    /// Sends a proposal with `callers` waiting callers to the peer; returns the id and the time the answer is due.
     fn send(
         &mut self,
         payload: Bytes,
@@ -285,7 +284,7 @@ impl Task {
         !self.waiting.is_empty()
     }
 
-    /// The requests of the next batch, in order, at least one if any waits.
+    /// Takes the requests of the next batch, in order; at least one if any is waiting.
     fn take_requests(&mut self) -> Vec<Request> {
         let (mut taken, mut ops, mut bytes) = (Vec::<Request>::new(), 0, 0);
         while self.has_requests() {
@@ -299,7 +298,7 @@ impl Task {
                 break;
             }
             let Some(request) = self.waiting.pop_front() else { break };
-            // Refused once and its writer gone since, or withdrawn.
+            // Withdrawn, or refused before and abandoned since.
             if request.is_abandoned() || !request.mark_proposed() {
                 ops -= request.ops().len();
                 bytes -= request.bytes();
@@ -314,8 +313,8 @@ impl Task {
         self.batches.iter().filter(|batch| batch.session == session).map(|batch| batch.sequence).min()
     }
 
-    /// Nobody waits for it any more. The next batch of the session says that this sequence is not repeated; what is
-    /// still on its way is stale from then on.
+    /// Drops an abandoned batch. The next batch of the session acknowledges the sequence, so a copy still on the way
+    /// becomes stale.
     fn give_up(&mut self, at: usize) {
         let batch = self.batches.swap_remove(at);
         self.peer.figures().given_up.increment(1);
@@ -326,7 +325,7 @@ impl Task {
         );
     }
 
-    /// Frees what nobody waits for, and repeats what should have been answered long ago.
+    /// Drops abandoned batches, and schedules a resend of batches with an overdue answer.
     fn expire(&mut self, now: Instant) {
         for at in (0..self.batches.len()).rev() {
             if self.batches[at].is_abandoned(now) {
@@ -344,7 +343,7 @@ impl Task {
         {
             self.session = Session::Closed;
         }
-        // While nothing can be proposed, those who left would pile up.
+        // While proposing is impossible, abandoned requests would accumulate.
         if !self.can_propose(now) {
             while let Ok(request) = self.queue.try_recv() {
                 self.waiting.push_back(request);
@@ -355,7 +354,7 @@ impl Task {
 
     fn hold_back(&mut self, reason: String, now: Instant) {
         self.trouble.note(reason);
-        // Several refusals of one moment are one trouble.
+        // Several refusals at the same moment count as one.
         if self.closed_until.is_none() {
             self.closed_until = Some(now + self.refusals.wait());
         }
