@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use hyper::{Method, StatusCode};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::answer::Answer;
 use crate::endpoints::{Endpoints, encode};
@@ -164,9 +164,15 @@ fn written(answer: &Answer) -> Result<Written, Error> {
     }
 }
 
-/// Returns the revision of a successful answer.
+/// Returns the revision of a successful answer: from the `ETag`, or from the body of an answer to a delete.
 fn revision(answer: &Answer) -> Result<u64, Error> {
-    match answer.revision().filter(|_| answer.status.is_success()) {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Outcome {
+        revision: Option<u64>,
+    }
+    let of_body = || serde_json::from_slice::<Outcome>(&answer.body).unwrap_or_default().revision;
+    match answer.status.is_success().then(|| answer.revision().or_else(of_body)).flatten() {
         Some(revision) => Ok(revision),
         None => Err(answer.error()),
     }
@@ -187,6 +193,8 @@ mod tests {
     fn a_write_is_applied_or_refused_or_failed() {
         let applied = answer(StatusCode::OK, Some("\"7\""), "");
         assert_eq!(written(&applied), Ok(Written::Applied { revision: 7 }));
+        let deleted = answer(StatusCode::OK, None, r#"{"revision":204,"existed":true}"#);
+        assert_eq!(written(&deleted), Ok(Written::Applied { revision: 204 }));
         assert_eq!(written(&answer(StatusCode::PRECONDITION_FAILED, Some("\"7\""), "{}")), Ok(Written::Conflict));
         let full = written(&answer(StatusCode::INSUFFICIENT_STORAGE, None, r#"{"detail":"the disk is full"}"#));
         assert_eq!(full.map_err(|error| error.message), Err("507: the disk is full".to_owned()));
